@@ -1,0 +1,79 @@
+//! What becomes of a packet: the one list of verdicts, and the one list of drop reasons.
+
+use crate::tables::IfIndex;
+
+/// What a hook does with the packet it was given. Exactly one of these, for every packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Into the pod behind this host-side interface.
+    Deliver(IfIndex),
+    /// Out of this interface (the uplink), to the neighbour already written into the frame.
+    Forward(IfIndex),
+    /// Back out of the interface it came from: an answer the path made itself (ARP).
+    Answer,
+    /// Up to the node's own network stack, unchanged or as the path rewrote it.
+    Stack,
+    /// Nowhere. Counted under its reason.
+    Drop(Reason),
+}
+
+/// Declares the reasons once: number, slug (metrics, JSON, case files), sentence (people).
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $slug:literal, $sentence:literal;)+) => {
+        /// Why a packet was refused. The slug is the stable name, in metrics, the flow log and JSON.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $sentence] $name = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, by number.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name),+];
+
+            /// The stable name.
+            pub const fn slug(self) -> &'static str {
+                match self { $(Reason::$name => $slug,)+ }
+            }
+            /// What it means, for people.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Reason::$name => $sentence,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    Truncated = 1, "truncated", "The frame ends inside a header, or before the length its IP header states.";
+    MalformedHeader = 2, "malformed-header", "A header length or version is impossible.";
+    UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4 nor ARP.";
+    UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP or ICMP.";
+    Fragment = 5, "fragment", "A fragment: its ports are not in it.";
+    InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
+    NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
+    PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
+    ConntrackFull = 9, "conntrack-full", "The connection tracking table is full.";
+    FlowConflict = 10, "flow-conflict", "A live flow with another translation already uses these addresses and ports.";
+    MasqueradeFull = 11, "masquerade-full", "The masquerade table is full.";
+    MasqueradePortsExhausted = 12, "masquerade-ports-exhausted", "No free source port was found for this destination.";
+    NoRoute = 13, "no-route", "No route leads to the destination.";
+    Blackhole = 14, "blackhole", "The destination belongs to the cluster, but to nobody in it.";
+    TtlExceeded = 15, "ttl-exceeded", "The time to live ran out at this node.";
+    UnknownTunnelSource = 16, "unknown-tunnel-source", "The outer source address is not a node of the cluster.";
+    UnknownVni = 17, "unknown-vni", "The tunnel's network identifier is not the cluster's.";
+    NotLocal = 18, "not-local", "It arrived over the overlay for an address that is not on this node.";
+    TooBig = 19, "too-big", "The packet does not fit the underlay after encapsulation.";
+    WriteFailed = 20, "write-failed", "The engine could not change the packet.";
+    UnknownIcmp = 21, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
+}
+
+impl Reason {
+    /// The reason with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| *reason as u8 == number)
+    }
+    /// The reason with this slug, if there is one.
+    pub fn from_slug(slug: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.slug() == slug)
+    }
+}

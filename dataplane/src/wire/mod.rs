@@ -1,0 +1,226 @@
+//! Bytes and fields: what stands on the wire, in wire order, and nothing of what it means.
+//!
+//! Wire order is a type here ([`Be16`], [`Be32`], the address types); a bare `u16` or `u32` is host
+//! order. Every type is plain bytes without padding or alignment, so it can be read from any offset of
+//! a frame and used as it is in a table key.
+
+pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+pub mod ip;
+pub mod transport;
+pub mod tunnel;
+
+use core::fmt::{self, Debug, Display, Formatter};
+
+/// Values that are fully described by their bytes: no padding, no pointer, every bit pattern valid.
+///
+/// Frames are read and tables are filled by copying such values.
+///
+/// # Safety
+/// The type must be `repr(C)` or `repr(transparent)`, hold no padding byte, and every bit pattern of
+/// its size must be a valid value: the engines copy raw frame and map bytes into it.
+#[expect(unsafe_code, reason = "the one marker trait: only whoever declares a row can vouch for its layout")]
+pub unsafe trait Plain: Copy + 'static {}
+
+/// Declares types [`Plain`], after checking that they need no alignment that padding could hide in.
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => { $(
+        #[expect(unsafe_code, reason = "see Plain: the size assert beside each type shows there is no padding")]
+        unsafe impl $crate::wire::Plain for $type {}
+    )+ };
+}
+pub(crate) use plain;
+
+plain!(u8, u16, u32, u64, [u8; 4], [u8; 6], [u8; 16], Be16, Be32, Mac, V4, V6);
+
+/// Sixteen bits in network byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Be16(pub [u8; 2]);
+
+impl Be16 {
+    /// From host order.
+    #[inline(always)]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be_bytes())
+    }
+    /// To host order.
+    #[inline(always)]
+    pub const fn host(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+}
+
+/// Thirty-two bits in network byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Be32(pub [u8; 4]);
+
+impl Be32 {
+    /// From host order.
+    #[inline(always)]
+    pub const fn new(host: u32) -> Self {
+        Self(host.to_be_bytes())
+    }
+    /// To host order.
+    #[inline(always)]
+    pub const fn host(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+}
+
+/// A TCP or UDP port, or the identifier of an ICMP echo, in wire order.
+pub type Port = Be16;
+
+impl Debug for Be16 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.host())
+    }
+}
+impl Display for Be16 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.host())
+    }
+}
+impl Debug for Be32 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.host())
+    }
+}
+
+/// An Ethernet address (IEEE 802).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address of an interface that carries `address`: `0a:58` and the last four bytes of the
+    /// address, the convention of the CNI plugins. A node thus knows its neighbours without asking.
+    #[inline(always)]
+    pub fn of<A: Address>(address: A) -> Self {
+        let [a, b, c, d] = address.low32().to_be_bytes();
+        Self([0x0a, 0x58, a, b, c, d])
+    }
+    /// All stations.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+    /// The host side of every pod's veth, which is every pod's gateway ([`V4::GATEWAY`]).
+    pub const GATEWAY: Self = Self([0x0a, 0x58, 169, 254, 1, 1]);
+}
+
+impl Display for Mac {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+impl Debug for Mac {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// An IP address of one family. Everything above `wire` is written once, generic over it.
+pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + core::hash::Hash {
+    /// The `EtherType` of the family's packets.
+    const ETHERTYPE: Be16;
+    /// Bits in an address: 32 or 128, the longest prefix.
+    const BITS: u32;
+    /// The last 32 bits, host order: what hashes and hardware addresses are made of.
+    fn low32(self) -> u32;
+    /// All bits, folded into 32, host order.
+    fn fold32(self) -> u32;
+    /// The address in sixteen bytes: an IPv4 one as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
+    fn to_v6(self) -> V6;
+    /// The sum of the address's 16-bit words for a pseudo-header, not folded (RFC 1071).
+    fn sum(self) -> u32;
+}
+
+/// An IPv4 address, in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct V4(pub [u8; 4]);
+
+impl V4 {
+    /// The address every pod has as its gateway, on a link of its own (RFC 3927 range).
+    pub const GATEWAY: Self = Self([169, 254, 1, 1]);
+}
+
+impl Address for V4 {
+    const ETHERTYPE: Be16 = ethernet::IPV4;
+    const BITS: u32 = 32;
+    #[inline(always)]
+    fn low32(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+    #[inline(always)]
+    fn fold32(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+    #[inline(always)]
+    fn to_v6(self) -> V6 {
+        let [a, b, c, d] = self.0;
+        V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let [a, b, c, d] = self.0;
+        u16::from_be_bytes([a, b]) as u32 + u16::from_be_bytes([c, d]) as u32
+    }
+}
+
+/// An IPv6 address, in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct V6(pub [u8; 16]);
+
+impl Address for V6 {
+    const ETHERTYPE: Be16 = ethernet::IPV6;
+    const BITS: u32 = 128;
+    #[inline(always)]
+    fn low32(self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+    #[inline(always)]
+    fn fold32(self) -> u32 {
+        let words = u128::from_be_bytes(self.0);
+        (words >> 96) as u32 ^ (words >> 64) as u32 ^ (words >> 32) as u32 ^ words as u32
+    }
+    #[inline(always)]
+    fn to_v6(self) -> V6 {
+        self
+    }
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let words = u128::from_be_bytes(self.0);
+        let mut sum = 0;
+        let mut shift = 0;
+        while shift < 128 {
+            sum += (words >> shift) as u32 & 0xffff;
+            shift += 16;
+        }
+        sum
+    }
+}
+
+impl Display for V4 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(&core::net::Ipv4Addr::from(self.0), f)
+    }
+}
+impl Debug for V4 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+impl Display for V6 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(&core::net::Ipv6Addr::from(self.0), f)
+    }
+}
+impl Debug for V6 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
