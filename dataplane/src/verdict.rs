@@ -77,3 +77,22 @@ impl Reason {
         Self::ALL.iter().copied().find(|reason| reason.slug() == slug)
     }
 }
+
+impl Verdict {
+    /// Counters an engine keeps: one for each kind of verdict, and one for each reason.
+    pub const COUNTERS: u32 = 64;
+
+    /// The index of this verdict's counter, below [`Verdict::COUNTERS`].
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Deliver(_) => 1,
+            Self::Forward(_) => 2,
+            Self::Answer => 3,
+            Self::Stack => 4,
+            Self::Drop(reason) => 8 + reason as u32,
+        }
+    }
+}
+
+const _: () = assert!(8 + Reason::ALL.len() < Verdict::COUNTERS as usize);

@@ -32,7 +32,7 @@ macro_rules! plain {
 }
 pub(crate) use plain;
 
-plain!(u8, u16, u32, u64, [u8; 4], [u8; 6], [u8; 16], Be16, Be32, Mac, V4, V6);
+plain!(u8, u16, u32, u64, Be16, Be32, Mac, V4, V6);
 
 /// Sixteen bits in network byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
@@ -132,7 +132,7 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     fn fold32(self) -> u32;
     /// The address in sixteen bytes: an IPv4 one as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
     fn to_v6(self) -> V6;
-    /// The sum of the address's 16-bit words for a pseudo-header, not folded (RFC 1071).
+    /// The sum of the address's 16-bit words as they lie in memory, not folded (RFC 1071, section 2).
     fn sum(self) -> u32;
 }
 
@@ -165,7 +165,7 @@ impl Address for V4 {
     #[inline(always)]
     fn sum(self) -> u32 {
         let [a, b, c, d] = self.0;
-        u16::from_be_bytes([a, b]) as u32 + u16::from_be_bytes([c, d]) as u32
+        u16::from_ne_bytes([a, b]) as u32 + u16::from_ne_bytes([c, d]) as u32
     }
 }
 
@@ -193,7 +193,7 @@ impl Address for V6 {
     }
     #[inline(always)]
     fn sum(self) -> u32 {
-        let words = u128::from_be_bytes(self.0);
+        let words = u128::from_ne_bytes(self.0);
         let mut sum = 0;
         let mut shift = 0;
         while shift < 128 {
