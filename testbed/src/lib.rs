@@ -1,5 +1,7 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
+pub mod dataplane;
 pub mod link;
 pub mod netns;
 pub mod topology;
+pub mod traffic;

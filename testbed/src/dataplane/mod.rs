@@ -1,0 +1,1 @@
+//! The dataplanes that are compared.
