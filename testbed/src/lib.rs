@@ -1,1 +1,3 @@
+//! A cluster's packet path on one machine, and the judges of it.
 
+pub mod netns;
