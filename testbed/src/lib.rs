@@ -1,3 +1,5 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
+pub mod link;
 pub mod netns;
+pub mod topology;
