@@ -2,4 +2,5 @@
 
 pub mod link;
 pub mod netns;
+pub mod state;
 pub mod topology;
