@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt,
+    socket, sockopt,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -133,42 +133,25 @@ pub struct Answer {
 pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     let pods = cluster.pods.iter().flat_map(|pod| {
         let netns = pod_netns(&cluster.name, pod);
-        pod.ports
-            .iter()
-            .map(move |port| listener(&netns, pod.address, port))
+        pod.ports.iter().map(move |port| listener(&netns, pod.address, port))
     });
     let externals = cluster.externals.iter().flat_map(|external| {
         let netns = Netns::of(&cluster.name, Part::World);
-        external
-            .ports
-            .iter()
-            .map(move |port| listener(&netns, external.address, port))
+        external.ports.iter().map(move |port| listener(&netns, external.address, port))
     });
     // Pods of one host network may declare the same port.
     let mut seen = HashSet::new();
-    pods.chain(externals)
-        .filter(|listener| seen.insert(listener.clone()))
-        .collect()
+    pods.chain(externals).filter(|listener| seen.insert(listener.clone())).collect()
 }
 
 /// A port of a host outside the cluster.
 pub fn external(cluster: &Cluster, address: IpAddr, protocol: Protocol, port: u16) -> Listener {
     let netns = Netns::of(&cluster.name, Part::World).name().to_owned();
-    Listener {
-        netns,
-        address,
-        protocol,
-        port,
-    }
+    Listener { netns, address, protocol, port }
 }
 
 fn listener(netns: &Netns, address: IpAddr, port: &ContainerPort) -> Listener {
-    Listener {
-        netns: netns.name().to_owned(),
-        address,
-        protocol: port.protocol,
-        port: port.port,
-    }
+    Listener { netns: netns.name().to_owned(), address, protocol: port.protocol, port: port.port }
 }
 
 /// Where a running server is asked.
@@ -190,10 +173,7 @@ impl Client {
         note: impl FnOnce(u32) -> Result<(), state::Error>,
     ) -> Result<(Self, Answer), Error> {
         let log = spec.control.with_extension("log");
-        let failed = |source| Error::Start {
-            source,
-            log: log.clone(),
-        };
+        let failed = |source| Error::Start { source, log: log.clone() };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         command
@@ -206,10 +186,7 @@ impl Client {
         // Our copy of its output ends here, so that its end is the end of ours.
         drop(command);
         let started = note(child.id()).map_err(Error::from).and_then(|()| {
-            let mut input = child
-                .stdin
-                .take()
-                .ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+            let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
             write_line(&mut input, spec).map_err(failed)?;
             read_line(&mut BufReader::new(ours)).map_err(failed)
         });
@@ -225,9 +202,7 @@ impl Client {
 
     /// The server that takes requests there.
     pub fn at(control: &Path) -> Self {
-        Self {
-            control: control.to_owned(),
-        }
+        Self { control: control.to_owned() }
     }
 
     /// Opens listeners. They can be dialed when this returns.
@@ -261,10 +236,7 @@ impl Client {
             write_line(&mut stream, request)?;
             read_line(&mut BufReader::new(stream))
         };
-        asked().map_err(|source| Error::Ask {
-            control: self.control.clone(),
-            source,
-        })
+        asked().map_err(|source| Error::Ask { control: self.control.clone(), source })
     }
 }
 
@@ -304,9 +276,7 @@ pub fn serve_from_stdin() -> Result<(), Error> {
 /// The control socket cannot be made, or `ready` failed.
 pub fn serve(spec: Spec, ready: impl FnOnce(&Answer) -> io::Result<()>) -> Result<(), Error> {
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut server = Server::new(spec.most_connections);
         let answer = server.add(spec.listeners).await;
@@ -331,11 +301,7 @@ pub fn serve(spec: Spec, ready: impl FnOnce(&Answer) -> io::Result<()>) -> Resul
 }
 
 /// Answers the requests of one connection to the control socket, in order.
-async fn converse(
-    stream: tokio::net::UnixStream,
-    server: Arc<Mutex<Server>>,
-    stop: mpsc::Sender<()>,
-) {
+async fn converse(stream: tokio::net::UnixStream, server: Arc<Mutex<Server>>, stop: mpsc::Sender<()>) {
     let (reader, mut writer) = stream.into_split();
     let mut lines = tokio::io::BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -381,11 +347,7 @@ struct Served {
 impl Server {
     fn new(most_connections: usize) -> Self {
         let permits = most_connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            open: HashMap::new(),
-            permits: Arc::new(Semaphore::new(permits)),
-            reported: HashSet::new(),
-        }
+        Self { open: HashMap::new(), permits: Arc::new(Semaphore::new(permits)), reported: HashSet::new() }
     }
 
     /// Opens what is not open yet.
@@ -409,10 +371,8 @@ impl Server {
 
     /// Closes what is open of these, and waits until it is.
     async fn remove(&mut self, listeners: Vec<Listener>) -> Answer {
-        let served: Vec<Served> = listeners
-            .iter()
-            .filter_map(|listener| self.open.remove(listener))
-            .collect();
+        let served: Vec<Served> =
+            listeners.iter().filter_map(|listener| self.open.remove(listener)).collect();
         for Served { stop, task } in served {
             drop(stop);
             // A task that panicked is closed as well.
@@ -421,11 +381,7 @@ impl Server {
         self.answer([], Vec::new())
     }
 
-    fn answer(
-        &mut self,
-        unsupported: impl IntoIterator<Item = Protocol>,
-        failed: Vec<String>,
-    ) -> Answer {
+    fn answer(&mut self, unsupported: impl IntoIterator<Item = Protocol>, failed: Vec<String>) -> Answer {
         let mut unsupported: Vec<Protocol> = unsupported.into_iter().collect();
         unsupported.sort();
         for protocol in &unsupported {
@@ -433,20 +389,14 @@ impl Server {
                 tracing::warn!("this kernel does not speak {protocol}: nobody listens there");
             }
         }
-        Answer {
-            open: self.open.len(),
-            unsupported,
-            failed,
-        }
+        Answer { open: self.open.len(), unsupported, failed }
     }
 
     /// Starts the task of one listener.
     fn serve(&mut self, listener: &Listener, socket: OwnedFd) -> io::Result<()> {
         let (stop, stopped) = oneshot::channel();
         let task = match listener.protocol {
-            Protocol::Udp => {
-                tokio::spawn(echo_datagrams(UdpSocket::from_std(socket.into())?, stopped))
-            }
+            Protocol::Udp => tokio::spawn(echo_datagrams(UdpSocket::from_std(socket.into())?, stopped)),
             // A one-to-one SCTP socket is used as a TCP socket is (RFC 6458, section 4).
             Protocol::Tcp | Protocol::Sctp => {
                 let socket = TcpListener::from_std(socket.into())?;
@@ -459,12 +409,7 @@ impl Server {
 }
 
 fn sentence(listener: &Listener, error: &io::Error) -> String {
-    let Listener {
-        netns,
-        address,
-        protocol,
-        port,
-    } = listener;
+    let Listener { netns, address, protocol, port } = listener;
     format!("cannot listen on {address}:{port}/{protocol} in {netns}: {error}")
 }
 
@@ -472,10 +417,7 @@ fn sentence(listener: &Listener, error: &io::Error) -> String {
 fn open_all(listeners: Vec<Listener>) -> Vec<(Listener, io::Result<OwnedFd>)> {
     let mut by_netns: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
     for listener in listeners {
-        by_netns
-            .entry(listener.netns.clone())
-            .or_default()
-            .push(listener);
+        by_netns.entry(listener.netns.clone()).or_default().push(listener);
     }
     let mut all = Vec::new();
     for (netns, listeners) in by_netns {
@@ -483,11 +425,7 @@ fn open_all(listeners: Vec<Listener>) -> Vec<(Listener, io::Result<OwnedFd>)> {
             Ok(sockets) => all.extend(listeners.into_iter().zip(sockets)),
             Err(error) => {
                 let why = error.to_string();
-                all.extend(
-                    listeners
-                        .into_iter()
-                        .map(|one| (one, Err(io::Error::other(why.clone())))),
-                );
+                all.extend(listeners.into_iter().map(|one| (one, Err(io::Error::other(why.clone())))));
             }
         }
     }
@@ -505,12 +443,7 @@ fn open(listener: &Listener) -> io::Result<OwnedFd> {
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
         Protocol::Sctp => (SockType::Stream, SockProtocol::Sctp),
     };
-    let socket = socket(
-        family,
-        kind,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        protocol,
-    )?;
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)?;
     if kind == SockType::Stream {
         // A port whose last connections linger can be listened on again.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -524,11 +457,7 @@ fn open(listener: &Listener) -> io::Result<OwnedFd> {
 }
 
 /// Takes connections until told to stop; then ends those it took.
-async fn accept_all(
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-    mut stopped: oneshot::Receiver<()>,
-) {
+async fn accept_all(listener: TcpListener, permits: Arc<Semaphore>, mut stopped: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -612,10 +541,7 @@ fn echo_waiting(socket: &UdpSocket) {
 
 /// Allows this process as many files as it may have at most: a socket is one.
 fn raise_file_limit() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes, and setrlimit reads, the one rlimit, which outlives the calls.
     let raised = unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
@@ -642,11 +568,7 @@ mod tests {
 
     fn spec(directory: &Path) -> Spec {
         let control = directory.join("listen.sock");
-        Spec {
-            control,
-            most_connections: 4,
-            listeners: Vec::new(),
-        }
+        Spec { control, most_connections: 4, listeners: Vec::new() }
     }
 
     #[test]
@@ -661,14 +583,9 @@ mod tests {
             assert!(!told.exists());
             Ok(())
         };
-        let (_, answer) =
-            Client::start(shell(&script), &spec(directory.path()), note).expect("it answers");
+        let (_, answer) = Client::start(shell(&script), &spec(directory.path()), note).expect("it answers");
         assert_eq!(answer, Answer::default());
-        assert!(
-            std::fs::read_to_string(&told)
-                .expect("it was told")
-                .contains("most_connections")
-        );
+        assert!(std::fs::read_to_string(&told).expect("it was told").contains("most_connections"));
     }
 
     #[test]
@@ -677,16 +594,11 @@ mod tests {
         let mut number = 0;
         let note = |pid| {
             number = pid;
-            Err(state::Error::Busy {
-                cluster: "lab".to_owned(),
-            })
+            Err(state::Error::Busy { cluster: "lab".to_owned() })
         };
         let started = Client::start(shell("read line; sleep 100"), &spec(directory.path()), note);
         assert!(matches!(started, Err(Error::State(_))));
-        assert!(
-            state::Process::running("sh", number).is_err(),
-            "it still runs"
-        );
+        assert!(state::Process::running("sh", number).is_err(), "it still runs");
     }
 
     #[test]
@@ -698,12 +610,10 @@ mod tests {
 
     #[test]
     fn requests_are_lines_that_a_person_can_write() {
-        let line = r#"{"add":[{"netns":"podpath-lab-world","address":"203.0.113.7","protocol":"TCP","port":80}]}"#;
+        let line =
+            r#"{"add":[{"netns":"podpath-lab-world","address":"203.0.113.7","protocol":"TCP","port":80}]}"#;
         let request: Request = serde_json::from_str(line).expect("it is one");
-        assert_eq!(
-            serde_json::to_string(&request).expect("it can be written"),
-            line
-        );
+        assert_eq!(serde_json::to_string(&request).expect("it can be written"), line);
         assert!(serde_json::from_str::<Request>(r#""stop""#).is_ok());
     }
 }

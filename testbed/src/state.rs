@@ -91,11 +91,7 @@ pub enum Error {
 
 /// Errors, one after the other.
 fn sentences(errors: &[Error]) -> String {
-    errors
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What is to be known of a cluster in order to change it or to take it down.
@@ -113,17 +109,8 @@ pub struct State {
 
 impl State {
     /// The state of a cluster of which nothing runs yet.
-    pub fn new(
-        dataplane: impl Into<String>,
-        objects: Vec<serde_json::Value>,
-        cluster: Cluster,
-    ) -> Self {
-        Self {
-            dataplane: dataplane.into(),
-            objects,
-            cluster,
-            processes: Vec::new(),
-        }
+    pub fn new(dataplane: impl Into<String>, objects: Vec<serde_json::Value>, cluster: Cluster) -> Self {
+        Self { dataplane: dataplane.into(), objects, cluster, processes: Vec::new() }
     }
 }
 
@@ -149,25 +136,14 @@ impl Process {
         let role = role.into();
         let noted = started(pid).and_then(|started| Ok((started, boot()?)));
         match noted {
-            Ok((started, boot)) => Ok(Self {
-                role,
-                pid,
-                started,
-                boot,
-            }),
-            Err(source) => Err(Error::Process {
-                tried: "note",
-                pid,
-                role,
-                source,
-            }),
+            Ok((started, boot)) => Ok(Self { role, pid, started, boot }),
+            Err(source) => Err(Error::Process { tried: "note", pid, role, source }),
         }
     }
 
     /// Whether it still runs.
     pub fn runs(&self) -> bool {
-        boot().is_ok_and(|boot| boot == self.boot)
-            && started(self.pid).is_ok_and(|at| at == self.started)
+        boot().is_ok_and(|boot| boot == self.boot) && started(self.pid).is_ok_and(|at| at == self.started)
     }
 
     /// Asks it to end, then ends it, and waits until it has. One that has ended already is fine.
@@ -188,10 +164,7 @@ impl Process {
                 Err(errno) => return Err(self.failed("end", errno.into())),
                 Ok(()) => {}
             }
-            if handle
-                .wait(PATIENCE)
-                .map_err(|errno| self.failed("wait for", errno.into()))?
-            {
+            if handle.wait(PATIENCE).map_err(|errno| self.failed("wait for", errno.into()))? {
                 return Ok(());
             }
         }
@@ -199,12 +172,7 @@ impl Process {
     }
 
     fn failed(&self, tried: &'static str, source: io::Error) -> Error {
-        Error::Process {
-            tried,
-            pid: self.pid,
-            role: self.role.clone(),
-            source,
-        }
+        Error::Process { tried, pid: self.pid, role: self.role.clone(), source }
     }
 }
 
@@ -224,31 +192,18 @@ impl Handle {
     fn signal(&self, signal: Signal) -> Result<(), Errno> {
         let (fd, none) = (self.0.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
         // SAFETY: without a siginfo the call reads three numbers.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
         Errno::result(sent).map(drop)
     }
 
     /// Whether it ended within the time.
     fn wait(&self, patience: Duration) -> Result<bool, Errno> {
         let deadline = Instant::now() + patience;
-        let mut ended = libc::pollfd {
-            fd: self.0.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut ended = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .as_millis();
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
             // SAFETY: poll reads and writes the one pollfd, which outlives the call.
-            let ready = unsafe {
-                libc::poll(
-                    &raw mut ended,
-                    1,
-                    left.try_into().unwrap_or(libc::c_int::MAX),
-                )
-            };
+            let ready = unsafe { libc::poll(&raw mut ended, 1, left.try_into().unwrap_or(libc::c_int::MAX)) };
             match Errno::result(ready) {
                 Err(Errno::EINTR) => {}
                 ready => return ready.map(|ready| ready > 0),
@@ -261,14 +216,9 @@ impl Handle {
 fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in brackets, and may hold spaces and brackets.
-    let fields: Vec<&str> = stat
-        .rsplit_once(") ")
-        .map(|(_, rest)| rest.split(' ').collect())
-        .unwrap_or_default();
-    match (
-        fields.first(),
-        fields.get(19).and_then(|ticks| ticks.parse().ok()),
-    ) {
+    let fields: Vec<&str> =
+        stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+    match (fields.first(), fields.get(19).and_then(|ticks| ticks.parse().ok())) {
         (Some(&"Z" | &"X"), _) => Err(io::ErrorKind::NotFound.into()),
         (_, Some(ticks)) => Ok(ticks),
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -277,9 +227,7 @@ fn started(pid: u32) -> io::Result<u64> {
 
 /// This start of the machine.
 fn boot() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// The right to change one cluster, as long as it lives. It ends with the process, however that ends.
@@ -296,36 +244,23 @@ pub struct Lock {
 pub fn lock(cluster: &str) -> Result<Lock, Error> {
     check_cluster(cluster)?;
     let directory = Path::new(DIRECTORY);
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(failed("create", directory))?;
     let path = lock_path(cluster);
     loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(failed("open", &path))?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(Error::Busy {
-                    cluster: cluster.to_owned(),
-                });
+                return Err(Error::Busy { cluster: cluster.to_owned() });
             }
             Err((_, errno)) => return Err(failed("lock", &path)(errno.into())),
         };
         // Whoever had it before may have removed the file between our open and our lock.
         let ours = file.metadata().map_err(failed("read", &path))?.ino();
         if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
-            return Ok(Lock {
-                cluster: cluster.to_owned(),
-                file,
-            });
+            return Ok(Lock { cluster: cluster.to_owned(), file });
         }
     }
 }
@@ -343,20 +278,12 @@ pub fn list() -> Result<Vec<String>, Error> {
             for entry in entries.map_err(failed("read", directory))? {
                 let name = entry.map_err(failed("read", directory))?.file_name();
                 // A lock's name has a dot, and is none.
-                found.extend(
-                    name.into_string()
-                        .ok()
-                        .filter(|name| check_cluster(name).is_ok()),
-                );
+                found.extend(name.into_string().ok().filter(|name| check_cluster(name).is_ok()));
             }
         }
     }
     let namespaces = Netns::list("podpath-")?;
-    found.extend(
-        namespaces
-            .iter()
-            .filter_map(|netns| netns.cluster().map(str::to_owned)),
-    );
+    found.extend(namespaces.iter().filter_map(|netns| netns.cluster().map(str::to_owned)));
     let mut found: Vec<String> = found.into_iter().collect();
     found.sort();
     Ok(found)
@@ -375,10 +302,7 @@ pub fn load(cluster: &str) -> Result<Option<State>, Error> {
     };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|error| Error::Unreadable {
-            path,
-            why: error.to_string(),
-        })
+        .map_err(|error| Error::Unreadable { path, why: error.to_string() })
 }
 
 /// The cluster's folder, for what belongs beside its state, such as sockets. [`Lock::save`] makes it.
@@ -410,22 +334,12 @@ impl Lock {
     /// The file system refuses.
     pub fn save(&self, state: &State) -> Result<(), Error> {
         let directory = directory(&self.cluster);
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(failed("create", &directory))?;
-        let (path, beside) = (
-            directory.join("state.json"),
-            directory.join("state.json.new"),
-        );
+        let (path, beside) = (directory.join("state.json"), directory.join("state.json.new"));
         let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&beside)?;
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
             file.write_all(&serde_json::to_vec_pretty(state)?)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
@@ -450,12 +364,7 @@ impl Lock {
             Ok(state) => {
                 let processes = state.map(|state| state.processes).unwrap_or_default();
                 // The last started may need the others until it has ended.
-                left.extend(
-                    processes
-                        .iter()
-                        .rev()
-                        .filter_map(|process| process.end().err()),
-                );
+                left.extend(processes.iter().rev().filter_map(|process| process.end().err()));
             }
         }
         left.extend(delete_namespaces(&self.cluster).err().map(Error::from));
@@ -468,14 +377,7 @@ impl Lock {
         }
         // Only now may the next one begin.
         drop(self.file);
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Left {
-                cluster: self.cluster,
-                left,
-            })
-        }
+        if left.is_empty() { Ok(()) } else { Err(Error::Left { cluster: self.cluster, left }) }
     }
 }
 
@@ -501,11 +403,7 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 fn failed(tried: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
-    move |source| Error::File {
-        tried,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| Error::File { tried, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -516,11 +414,7 @@ mod tests {
 
     /// A process that ends when the test says so.
     fn child() -> std::process::Child {
-        Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("cat starts")
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat starts")
     }
 
     #[test]
@@ -543,29 +437,19 @@ mod tests {
             .expect("sh starts");
         // Its first byte says that the trap is set.
         let mut byte = [0];
-        io::Read::read_exact(child.stdout.as_mut().expect("it is piped"), &mut byte)
-            .expect("it writes");
+        io::Read::read_exact(child.stdout.as_mut().expect("it is piped"), &mut byte).expect("it writes");
         let process = Process::running("sh", child.id()).expect("it runs");
         process.end().expect("it ends");
         let status = child.wait().expect("it is ours");
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&status),
-            Some(libc::SIGKILL)
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
     }
 
     #[test]
     fn another_process_with_the_same_number_is_left_alone() {
         let mut child = child();
         let noted = Process::running("cat", child.id()).expect("it runs");
-        let before = Process {
-            started: noted.started - 1,
-            ..noted.clone()
-        };
-        let of_another_boot = Process {
-            boot: "another".to_owned(),
-            ..noted.clone()
-        };
+        let before = Process { started: noted.started - 1, ..noted.clone() };
+        let of_another_boot = Process { boot: "another".to_owned(), ..noted.clone() };
         before.end().expect("there is nothing to end");
         of_another_boot.end().expect("there is nothing to end");
         assert!(noted.runs());
