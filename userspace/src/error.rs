@@ -26,7 +26,9 @@ pub enum Error {
         known: String,
     },
     /// Something in memory has an address of a family that its engine does not speak.
-    #[error("cannot give {who} the address {address}: this packet path speaks IPv4 only: give it an IPv4 address")]
+    #[error(
+        "cannot give {who} the address {address}: this packet path speaks IPv4 only: give it an IPv4 address"
+    )]
     WrongFamily {
         /// A pod, a node, a host outside.
         who: String,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes, Table,
+    Backends, Connections, Endpoints, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes,
+    Table,
 };
 use dataplane::wire::V4;
 

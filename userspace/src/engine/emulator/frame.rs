@@ -76,8 +76,7 @@ impl Packet for Frame {
     /// As Linux does for a packet whose checksum is complete (`bpf_l4_csum_replace` with a difference,
     /// `inet_proto_csum_replace_by_diff`).
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()> {
-        let old: [u8; 2] = self.read(offset)?;
-        let old = u16::from_ne_bytes(old);
+        let old: u16 = self.read(offset)?;
         if mend.optional && old == 0 {
             return Some(());
         }
@@ -85,7 +84,7 @@ impl Packet for Frame {
         if mend.optional && new == 0 {
             new = 0xffff;
         }
-        self.write(offset, new.to_ne_bytes())
+        self.write(offset, new)
     }
 
     /// As `bpf_skb_adjust_room` does in its mode `BPF_ADJ_ROOM_MAC`: the Ethernet header moves to the front.

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv4Type, IpNumber,
-    Ipv4Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice, UdpHeader, icmpv4,
+    ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv4Type,
+    IpNumber, Ipv4Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice, UdpHeader, icmpv4,
 };
 
 /// The time to live that hosts give their packets.
@@ -146,7 +146,8 @@ impl Message {
     pub fn to_frame(&self) -> Vec<u8> {
         let (source, target) = (self.source.octets(), self.target.octets());
         let (protocol, body) = self.body.to_bytes(source, target);
-        let ethernet = Ethernet2Header { source: self.from, destination: self.to, ether_type: EtherType::IPV4 };
+        let ethernet =
+            Ethernet2Header { source: self.from, destination: self.to, ether_type: EtherType::IPV4 };
         let length = u16::try_from(body.len()).expect("hosts send small packets");
         let mut ip = Ipv4Header::new(length, self.ttl, IpNumber(protocol), source, target)
             .expect("hosts send packets that fit");
@@ -181,9 +182,10 @@ impl Message {
         let (source, target) = (header.source(), header.destination());
         let body = match sliced.transport {
             Some(transport) => Body::read(&transport, source, target)?,
-            None => {
-                Body::Other { protocol: packet.payload_ip_number().0, data: packet.payload().payload.to_vec() }
-            }
+            None => Body::Other {
+                protocol: packet.payload_ip_number().0,
+                data: packet.payload().payload.to_vec(),
+            },
         };
         Ok(Self { from, to, source: source.into(), target: target.into(), ttl: header.ttl(), body })
     }
@@ -205,15 +207,20 @@ impl Body {
             Self::Tcp(segment) => segment.to_bytes(source, target),
             Self::Udp { source_port, target_port, data } => {
                 let length = u16::try_from(8 + data.len()).expect("hosts send small packets");
-                let mut header =
-                    UdpHeader { source_port: *source_port, destination_port: *target_port, length, checksum: 0 };
+                let mut header = UdpHeader {
+                    source_port: *source_port,
+                    destination_port: *target_port,
+                    length,
+                    checksum: 0,
+                };
                 header.checksum =
                     header.calc_checksum_ipv4_raw(source, target, data).expect("hosts send small packets");
                 [&header.to_bytes()[..], data].concat()
             }
             Self::Echo { reply, identifier, sequence, data } => {
                 let header = etherparse::IcmpEchoHeader { id: *identifier, seq: *sequence };
-                let kind = if *reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
+                let kind =
+                    if *reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
                 control(kind, data)
             }
             Self::Unreachable { code, quote } => {
@@ -267,6 +274,7 @@ impl Body {
                     _ => Self::Other { protocol: 1, data: message.slice().to_vec() },
                 })
             }
+            TransportSlice::Igmp(message) => Ok(Self::Other { protocol: 2, data: message.slice().to_vec() }),
             TransportSlice::Icmpv6(_) => Err(Unreadable::Malformed),
         }
     }

@@ -1,9 +1,9 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
 use dataplane::tables::{
-    Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Frontend, Frontends, Holds, Identities,
-    Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey,
-    PolicyRow, Route, Routes, Slots, Tuple, Writes,
+    Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Frontend, Frontends, Holds,
+    Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes,
+    NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Tuple, Writes,
 };
 use dataplane::trace::Record;
 use dataplane::wire::Address;
