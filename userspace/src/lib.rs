@@ -5,3 +5,4 @@ pub mod error;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod toolchain;
