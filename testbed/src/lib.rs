@@ -1,0 +1,4 @@
+//! A cluster on one machine, and the judges of its packet path.
+
+pub mod end;
+pub mod oracle;
