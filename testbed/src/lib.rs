@@ -2,3 +2,5 @@
 
 pub mod end;
 pub mod oracle;
+pub mod output;
+pub mod probe;
