@@ -11,15 +11,17 @@ pub mod wire;
 
 pub mod flow;
 
+pub mod neighbour;
+
 pub mod service;
 
 pub mod conntrack;
 
 pub mod policy;
 
-pub mod nat;
-
 pub mod route;
+
+pub mod nat;
 
 pub mod overlay;
 

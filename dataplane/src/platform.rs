@@ -4,8 +4,8 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Backends, Connections, Endpoints, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades, Node, Nodes, Policy,
-    Routes, Writes,
+    Backends, Connections, Endpoints, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades, Node,
+    Nodes, Policy, Routes, Writes,
 };
 use crate::trace::Record;
 use crate::verdict::Verdict;

@@ -408,9 +408,8 @@ pub struct Node<A> {
     pub masquerade_count: u16,
 }
 
-plain!(Endpoint, Slots, PolicyKey, PolicyRow, Frontend<V4>, Frontend<V6>, Backend<V4>, Backend<V6>, Tuple<V4>);
-plain!(Tuple<V6>, Connection<V4>, Connection<V6>, Masquerade<V4>, Masquerade<V6>, Masqueraded<V4>, Masqueraded<V6>);
-plain!(Route<V4>, Route<V6>, Node<V4>, Node<V6>);
+plain!(Endpoint, Slots, PolicyKey, PolicyRow);
+plain!(<A> Frontend, Backend, Tuple, Connection, Masquerade, Masqueraded, Route, Node);
 
 const _: () = assert!(size_of::<Endpoint>() == 16);
 const _: () = assert!(size_of::<Slots>() == 8);

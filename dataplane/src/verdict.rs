@@ -65,6 +65,9 @@ reasons! {
     TooBig = 19, "too-big", "The packet does not fit the underlay after encapsulation.";
     WriteFailed = 20, "write-failed", "The engine could not change the packet.";
     UnknownIcmp = 21, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
+    StaleMasquerade = 22, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
+    Spoofed = 23, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
+    OwnAddressAsked = 24, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
 }
 
 impl Reason {

@@ -26,9 +26,7 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The text has none of the four forms.
-    #[error(
-        "cannot read {0:?} as a name: expected namespace/pod, svc:namespace/name, node:name or ext:name"
-    )]
+    #[error("cannot read {0:?} as a name: expected namespace/pod, svc:namespace/name, node:name or ext:name")]
     Form(String),
     /// What follows the last colon is no port.
     #[error(
@@ -61,26 +59,12 @@ impl End {
     /// [`NameError::Unknown`], with the most similar name that exists.
     pub fn find_in(&self, cluster: &Cluster) -> Result<(), NameError> {
         let (kind, name, known): (_, _, Vec<String>) = match self {
-            Self::Pod(name) => (
-                "pod",
-                name,
-                cluster.pods.iter().map(|pod| pod.id()).collect(),
-            ),
-            Self::External(name) => (
-                "external",
-                name,
-                cluster.externals.iter().map(|e| e.name.clone()).collect(),
-            ),
-            Self::Node(name) => (
-                "node",
-                name,
-                cluster.nodes.iter().map(|node| node.name.clone()).collect(),
-            ),
-            Self::Service(name) => (
-                "service",
-                name,
-                cluster.services.iter().map(|s| s.id()).collect(),
-            ),
+            Self::Pod(name) => ("pod", name, cluster.pods.iter().map(|pod| pod.id()).collect()),
+            Self::External(name) => {
+                ("external", name, cluster.externals.iter().map(|e| e.name.clone()).collect())
+            }
+            Self::Node(name) => ("node", name, cluster.nodes.iter().map(|node| node.name.clone()).collect()),
+            Self::Service(name) => ("service", name, cluster.services.iter().map(|s| s.id()).collect()),
         };
         if known.contains(name) {
             return Ok(());
@@ -91,11 +75,7 @@ impl End {
             .filter(|(distance, _)| *distance <= 1 + name.len() / 4)
             .min()
             .map(|(_, candidate)| candidate);
-        Err(NameError::Unknown {
-            kind,
-            name: name.clone(),
-            near,
-        })
+        Err(NameError::Unknown { kind, name: name.clone(), near })
     }
 }
 
@@ -137,8 +117,7 @@ impl FromStr for End {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let wrong = || NameError::Form(text.to_owned());
-        let plain =
-            |name: &str| (!name.is_empty() && !name.contains(['/', ':'])).then(|| name.to_owned());
+        let plain = |name: &str| (!name.is_empty() && !name.contains(['/', ':'])).then(|| name.to_owned());
         let namespaced = |name: &str| {
             let (namespace, rest) = name.split_once('/')?;
             (plain(namespace).is_some() && plain(rest).is_some()).then(|| name.to_owned())
@@ -185,28 +164,14 @@ impl FromStr for Dial {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let wrong = || NameError::Port(text.to_owned());
         if let Ok(end) = text.parse() {
-            return Ok(Self {
-                end,
-                port: None,
-                protocol: Protocol::Tcp,
-            });
+            return Ok(Self { end, port: None, protocol: Protocol::Tcp });
         }
-        let (end, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| NameError::Form(text.to_owned()))?;
+        let (end, port) = text.rsplit_once(':').ok_or_else(|| NameError::Form(text.to_owned()))?;
         let end = end.parse().map_err(|_| NameError::Form(text.to_owned()))?;
         let (port, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-        let port = port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         let protocol = protocol_named(protocol).ok_or_else(wrong)?;
-        Ok(Self {
-            end,
-            port: Some(port),
-            protocol,
-        })
+        Ok(Self { end, port: Some(port), protocol })
     }
 }
 
@@ -230,10 +195,9 @@ mod tests {
 
     #[test]
     fn what_has_no_form_is_refused() {
-        for text in [
-            "", "web", "shop/", "/web", "a/b/c", "svc:api", "node:", "ext:a/b", "pod:a/b",
-            "node:a:b",
-        ] {
+        for text in
+            ["", "web", "shop/", "/web", "a/b/c", "svc:api", "node:", "ext:a/b", "pod:a/b", "node:a:b"]
+        {
             assert_eq!(text.parse::<End>(), Err(NameError::Form(text.to_owned())));
         }
     }
@@ -244,21 +208,11 @@ mod tests {
         assert_eq!(dial("a/b").unwrap().port, None);
         assert_eq!(
             dial("a/b:80").unwrap(),
-            Dial {
-                end: End::Pod("a/b".into()),
-                port: Some(80),
-                protocol: Protocol::Tcp
-            }
+            Dial { end: End::Pod("a/b".into()), port: Some(80), protocol: Protocol::Tcp }
         );
         let dns = dial("svc:kube-system/dns:53/udp").unwrap();
         assert_eq!((dns.port, dns.protocol), (Some(53), Protocol::Udp));
-        for text in [
-            "a/b:0",
-            "a/b:65536",
-            "a/b:http",
-            "a/b:80/icmp",
-            "ext:world:",
-        ] {
+        for text in ["a/b:0", "a/b:65536", "a/b:http", "a/b:80/icmp", "ext:world:"] {
             assert_eq!(dial(text), Err(NameError::Port(text.to_owned())));
         }
         assert_eq!(dial("web:80"), Err(NameError::Form("web:80".to_owned())));
@@ -272,16 +226,10 @@ mod tests {
             address: "10.240.0.4".parse().unwrap(),
             pod_cidr: None,
         };
-        let cluster = Cluster {
-            nodes: vec![node("worker"), node("control")],
-            ..Cluster::default()
-        };
+        let cluster = Cluster { nodes: vec![node("worker"), node("control")], ..Cluster::default() };
         assert_eq!(End::Node("worker".into()).find_in(&cluster), Ok(()));
         let error = End::Node("wroker".into()).find_in(&cluster).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"unknown node "wroker", did you mean "worker"?"#
-        );
+        assert_eq!(error.to_string(), r#"unknown node "wroker", did you mean "worker"?"#);
         let error = End::Node("elsewhere".into()).find_in(&cluster).unwrap_err();
         assert_eq!(error.to_string(), r#"unknown node "elsewhere""#);
     }

@@ -85,11 +85,7 @@ impl fmt::Display for Expectation {
             Self::Reject => f.write_str("reject: nobody listens there"),
             Self::Undefined(open) => write!(f, "left open: {open}"),
             Self::Deny(Cause::NoBackend) => f.write_str("deny: the Service has no ready endpoint"),
-            Self::Deny(Cause::Isolated {
-                direction,
-                pod,
-                policies,
-            }) => {
+            Self::Deny(Cause::Isolated { direction, pod, policies }) => {
                 write!(
                     f,
                     "deny: no rule allows it, {direction} of {pod} is isolated by {}",
@@ -104,18 +100,8 @@ impl fmt::Display for Expectation {
 ///
 /// Pods and nodes are taken to listen wherever they are dialled: a pod's declared ports are information,
 /// and do not keep it from listening on others.
-pub fn expect(
-    cluster: &Cluster,
-    from: &End,
-    to: &End,
-    port: u16,
-    protocol: Protocol,
-) -> Expectation {
-    let flow = Flow {
-        cluster,
-        port,
-        protocol,
-    };
+pub fn expect(cluster: &Cluster, from: &End, to: &End, port: u16, protocol: Protocol) -> Expectation {
+    let flow = Flow { cluster, port, protocol };
     let source = match party(cluster, from) {
         Some(source) => source,
         None => return Expectation::Undefined("the cluster has no such source"),
@@ -152,17 +138,12 @@ impl Party<'_> {
 
 fn party<'a>(cluster: &'a Cluster, end: &End) -> Option<Party<'a>> {
     match end {
-        End::Pod(id) => cluster
-            .pods
-            .iter()
-            .find(|pod| pod.id() == *id)
-            .and_then(|pod| pod_party(cluster, pod)),
+        End::Pod(id) => {
+            cluster.pods.iter().find(|pod| pod.id() == *id).and_then(|pod| pod_party(cluster, pod))
+        }
         End::Node(name) => node_named(cluster, name).map(Party::Node),
         End::External(name) => {
-            let external = cluster
-                .externals
-                .iter()
-                .find(|external| external.name == *name)?;
+            let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some(Party::Outside(external.address, &external.ports))
         }
         End::Service(_) => None,
@@ -171,11 +152,7 @@ fn party<'a>(cluster: &'a Cluster, end: &End) -> Option<Party<'a>> {
 
 /// A host-network pod is its node.
 fn pod_party<'a>(cluster: &'a Cluster, pod: &'a Pod) -> Option<Party<'a>> {
-    if pod.host_network {
-        node_named(cluster, &pod.node).map(Party::Node)
-    } else {
-        Some(Party::Pod(pod))
-    }
+    if pod.host_network { node_named(cluster, &pod.node).map(Party::Node) } else { Some(Party::Pod(pod)) }
 }
 
 fn node_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Node> {
@@ -187,17 +164,10 @@ fn party_at(cluster: &Cluster, address: IpAddr) -> Party<'_> {
     if let Some(node) = cluster.nodes.iter().find(|node| node.address == address) {
         return Party::Node(node);
     }
-    if let Some(pod) = cluster
-        .pods
-        .iter()
-        .find(|pod| pod.address == address && !pod.host_network)
-    {
+    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address == address && !pod.host_network) {
         return Party::Pod(pod);
     }
-    let external = cluster
-        .externals
-        .iter()
-        .find(|external| external.address == address);
+    let external = cluster.externals.iter().find(|external| external.address == address);
     Party::Outside(address, external.map_or(&[], |external| &external.ports))
 }
 
@@ -212,44 +182,29 @@ struct Flow<'a> {
 impl<'a> Flow<'a> {
     /// 1. A Service is judged on its backends, at their ports.
     fn expect_service(self, source: Party<'_>, id: &str) -> Expectation {
-        let Some(service) = self
-            .cluster
-            .services
-            .iter()
-            .find(|service| service.id() == id)
-        else {
+        let Some(service) = self.cluster.services.iter().find(|service| service.id() == id) else {
             return Expectation::Undefined("the cluster has no such Service");
         };
         if let Party::Outside(..) = source {
-            return Expectation::Undefined(
-                "a cluster IP is promised to the inside of the cluster only",
-            );
+            return Expectation::Undefined("a cluster IP is promised to the inside of the cluster only");
         }
-        let dialled = |port: &&userspace::model::ServicePort| {
-            port.port == self.port && port.protocol == self.protocol
-        };
+        let dialled =
+            |port: &&userspace::model::ServicePort| port.port == self.port && port.protocol == self.protocol;
         let Some(port) = service.ports.iter().find(dialled) else {
             return Expectation::Undefined("the Service has no such port");
         };
         let mut outcomes = port.backends.iter().map(|Backend { address, port }| {
-            Flow {
-                port: *port,
-                ..self
-            }
-            .expect_party(source, party_at(self.cluster, *address))
+            Flow { port: *port, ..self }.expect_party(source, party_at(self.cluster, *address))
         });
         let Some(first) = outcomes.next() else {
             return Expectation::Deny(Cause::NoBackend);
         };
         // Backends denied by different policies are all denied.
-        let alike =
-            |other: Expectation| std::mem::discriminant(&other) == std::mem::discriminant(&first);
+        let alike = |other: Expectation| std::mem::discriminant(&other) == std::mem::discriminant(&first);
         if outcomes.all(alike) {
             first
         } else {
-            Expectation::Undefined(
-                "the Service's backends fare differently, and which one is chosen is open",
-            )
+            Expectation::Undefined("the Service's backends fare differently, and which one is chosen is open")
         }
     }
 
@@ -276,18 +231,14 @@ impl<'a> Flow<'a> {
             // 4.
             let own_node = matches!(source, Party::Node(node) if node.name == receiver.node);
             // 5.
-            if !own_node
-                && let Err(cause) = self.permitted(Direction::Ingress, receiver, source, target)
-            {
+            if !own_node && let Err(cause) = self.permitted(Direction::Ingress, receiver, source, target) {
                 return Expectation::Deny(cause);
             }
         }
         // 6.
         if let Party::Outside(_, listening) = target
             && !listening.is_empty()
-            && !listening
-                .iter()
-                .any(|on| on.port == self.port && on.protocol == self.protocol)
+            && !listening.iter().any(|on| on.port == self.port && on.protocol == self.protocol)
         {
             return Expectation::Reject;
         }
@@ -303,26 +254,16 @@ impl<'a> Flow<'a> {
         peer: Party<'_>,
         target: Party<'_>,
     ) -> Result<(), Cause> {
-        let isolating: Vec<&NetworkPolicy> = self
-            .cluster
-            .policies
-            .iter()
-            .filter(|policy| isolates(policy, direction, pod))
-            .collect();
+        let isolating: Vec<&NetworkPolicy> =
+            self.cluster.policies.iter().filter(|policy| isolates(policy, direction, pod)).collect();
         // Policies add up: one rule of any of them is enough.
         if isolating.is_empty()
-            || isolating
-                .iter()
-                .any(|policy| self.allowed_by(policy, direction, peer, target))
+            || isolating.iter().any(|policy| self.allowed_by(policy, direction, peer, target))
         {
             return Ok(());
         }
         let policies = isolating.into_iter().map(id).collect();
-        Err(Cause::Isolated {
-            direction,
-            pod: pod.id(),
-            policies,
-        })
+        Err(Cause::Isolated { direction, pod: pod.id(), policies })
     }
 
     /// Whether some rule of the policy matches the peer and the port both.
@@ -334,13 +275,11 @@ impl<'a> Flow<'a> {
         target: Party<'_>,
     ) -> bool {
         let home = namespace(policy);
-        rules(policy, direction)
-            .into_iter()
-            .any(|Rule { peers, ports }| {
-                // An empty list restricts nothing, as a missing one.
-                (peers.is_empty() || peers.iter().any(|one| self.peer_matches(one, home, peer)))
-                    && (ports.is_empty() || ports.iter().any(|one| self.port_matches(one, target)))
-            })
+        rules(policy, direction).into_iter().any(|Rule { peers, ports }| {
+            // An empty list restricts nothing, as a missing one.
+            (peers.is_empty() || peers.iter().any(|one| self.peer_matches(one, home, peer)))
+                && (ports.is_empty() || ports.iter().any(|one| self.port_matches(one, target)))
+        })
     }
 
     /// Whether `peer` is one the rule speaks of. `home` is the policy's namespace.
@@ -351,11 +290,9 @@ impl<'a> Flow<'a> {
         // Selectors select pods, and nothing else.
         let Party::Pod(pod) = peer else { return false };
         let in_namespace = match &rule.namespace_selector {
-            Some(selector) => self
-                .cluster
-                .namespaces
-                .get(&pod.namespace)
-                .is_some_and(|labels| selects(selector, labels)),
+            Some(selector) => {
+                self.cluster.namespaces.get(&pod.namespace).is_some_and(|labels| selects(selector, labels))
+            }
             // Without one, the policy's own namespace is meant.
             None => pod.namespace == home,
         };
@@ -443,8 +380,7 @@ fn rules(policy: &NetworkPolicy, direction: Direction) -> Vec<Rule<'_>> {
 fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     let mut equal = selector.match_labels.iter().flatten();
     let mut required = selector.match_expressions.iter().flatten();
-    equal.all(|(key, value)| labels.get(key) == Some(value))
-        && required.all(|one| holds(one, labels))
+    equal.all(|(key, value)| labels.get(key) == Some(value)) && required.all(|one| holds(one, labels))
 }
 
 fn holds(requirement: &LabelSelectorRequirement, labels: &Labels) -> bool {
@@ -463,11 +399,7 @@ fn holds(requirement: &LabelSelectorRequirement, labels: &Labels) -> bool {
 
 /// Whether the address lies in the block, and in none of its exceptions.
 fn block_holds(block: &IPBlock, address: IpAddr) -> bool {
-    let inside = |range: &str| {
-        range
-            .parse::<IpNet>()
-            .is_ok_and(|range| range.contains(&address))
-    };
+    let inside = |range: &str| range.parse::<IpNet>().is_ok_and(|range| range.contains(&address));
     inside(&block.cidr) && !block.except.iter().flatten().any(|range| inside(range))
 }
 
@@ -478,11 +410,7 @@ fn namespace(policy: &NetworkPolicy) -> &str {
 
 /// `namespace/name`.
 fn id(policy: &NetworkPolicy) -> String {
-    format!(
-        "{}/{}",
-        namespace(policy),
-        policy.metadata.name.as_deref().unwrap_or_default()
-    )
+    format!("{}/{}", namespace(policy), policy.metadata.name.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -34,18 +34,11 @@ impl Format {
 }
 
 /// Cells in columns, three spaces apart, as kubectl sets them.
-pub fn columns<const N: usize>(
-    head: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
+pub fn columns<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut lines = vec![head.map(str::to_owned)];
     lines.extend(rows);
     let widths: [usize; N] = std::array::from_fn(|column| {
-        lines
-            .iter()
-            .map(|line| line[column].chars().count())
-            .max()
-            .unwrap_or(0)
+        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = String::new();
     for line in lines {
@@ -78,10 +71,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_lines_end_without_spaces() {
         let rows = [["web", "n1"], ["a-long-name", ""]].map(|row| row.map(str::to_owned));
-        assert_eq!(
-            columns(["NAME", "NODE"], rows),
-            "NAME          NODE\nweb           n1\na-long-name\n"
-        );
+        assert_eq!(columns(["NAME", "NODE"], rows), "NAME          NODE\nweb           n1\na-long-name\n");
     }
 
     #[test]

@@ -33,11 +33,7 @@ pub struct Flow {
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} -> {}:{}/{}",
-            self.from, self.to, self.port, self.protocol
-        )
+        write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)
     }
 }
 
@@ -76,11 +72,7 @@ pub struct Measured {
 
 impl From<Verdict> for Measured {
     fn from(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            reason: None,
-            decided_by: None,
-        }
+        Self { verdict, reason: None, decided_by: None }
     }
 }
 
@@ -123,8 +115,7 @@ impl Row {
 
     /// Whether the two answers differ. What is left open differs from nothing.
     pub fn differs(&self) -> bool {
-        self.expected()
-            .is_some_and(|expected| expected != self.measured.verdict)
+        self.expected().is_some_and(|expected| expected != self.measured.verdict)
     }
 }
 
@@ -170,27 +161,14 @@ impl Grid {
     ///
     /// # Errors
     /// The prober's.
-    pub fn measure(
-        cluster: &Cluster,
-        flows: Vec<Flow>,
-        prober: &mut dyn Prober,
-    ) -> anyhow::Result<Self> {
+    pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
         let answers = prober.probe(&flows)?;
         debug_assert_eq!(answers.len(), flows.len(), "an answer for each flow");
         let rows: Vec<Row> = (flows.into_iter().zip(answers))
             .map(|(flow, measured)| {
-                let Flow {
-                    from,
-                    to,
-                    port,
-                    protocol,
-                } = &flow;
+                let Flow { from, to, port, protocol } = &flow;
                 let expectation = oracle::expect(cluster, from, to, *port, *protocol);
-                Row {
-                    flow,
-                    measured,
-                    expectation,
-                }
+                Row { flow, measured, expectation }
             })
             .collect();
         Ok(Self {
@@ -207,10 +185,7 @@ impl Grid {
 /// dialled from outside.
 pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
     let pods = cluster.pods.iter().map(|pod| End::Pod(pod.id()));
-    let externals = cluster
-        .externals
-        .iter()
-        .map(|external| End::External(external.name.clone()));
+    let externals = cluster.externals.iter().map(|external| End::External(external.name.clone()));
     let mut flows = Vec::new();
     for from in pods.chain(externals) {
         let outside = matches!(from, End::External(_));
@@ -236,14 +211,11 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
             dial(End::Service(service.id()), &mut ports);
         }
         for external in &cluster.externals {
-            dial(
-                End::External(external.name.clone()),
-                &mut external.ports.iter().map(declared),
-            );
+            dial(End::External(external.name.clone()), &mut external.ports.iter().map(declared));
         }
     }
     flows
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

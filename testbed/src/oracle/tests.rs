@@ -7,18 +7,11 @@ use super::*;
 use userspace::model::{ContainerPort, External, Service, ServicePort};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 fn container_port(name: &str, port: u16, protocol: Protocol) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        port,
-        protocol,
-    }
+    ContainerPort { name: Some(name.to_owned()), port, protocol }
 }
 
 fn pod(id: &str, node: &str, address: &str, pairs: &[(&str, &str)]) -> Pod {
@@ -30,59 +23,34 @@ fn pod(id: &str, node: &str, address: &str, pairs: &[(&str, &str)]) -> Pod {
         node: node.to_owned(),
         address: address.parse().unwrap(),
         host_network: false,
-        ports: vec![
-            container_port("http", 80, Protocol::Tcp),
-            container_port("dns", 53, Protocol::Udp),
-        ],
+        ports: vec![container_port("http", 80, Protocol::Tcp), container_port("dns", 53, Protocol::Udp)],
         ready: true,
     }
 }
 
 fn node(name: &str, address: &str) -> Node {
-    Node {
-        name: name.to_owned(),
-        labels: Labels::new(),
-        address: address.parse().unwrap(),
-        pod_cidr: None,
-    }
+    Node { name: name.to_owned(), labels: Labels::new(), address: address.parse().unwrap(), pod_cidr: None }
 }
 
 /// The stage, under these policies: YAML documents, each the `metadata` and `spec` of one.
 fn cluster(policies: &[&str]) -> Cluster {
-    let agent = Pod {
-        host_network: true,
-        ..pod("shop/agent", "n1", "10.240.0.4", &[("app", "agent")])
-    };
+    let agent = Pod { host_network: true, ..pod("shop/agent", "n1", "10.240.0.4", &[("app", "agent")]) };
     let namespaces = [("shop", "retail"), ("bank", "money")].map(|(name, team)| {
-        (
-            name.to_owned(),
-            labels(&[("kubernetes.io/metadata.name", name), ("team", team)]),
-        )
+        (name.to_owned(), labels(&[("kubernetes.io/metadata.name", name), ("team", team)]))
     });
-    let world = External {
-        name: "world".to_owned(),
-        address: "203.0.113.7".parse().unwrap(),
-        ports: Vec::new(),
-    };
+    let world =
+        External { name: "world".to_owned(), address: "203.0.113.7".parse().unwrap(), ports: Vec::new() };
     Cluster {
         namespaces: namespaces.into(),
         nodes: vec![node("n1", "10.240.0.4"), node("n2", "10.240.0.5")],
         pods: vec![
-            pod(
-                "shop/web",
-                "n1",
-                "10.244.1.2",
-                &[("app", "web"), ("tier", "front")],
-            ),
+            pod("shop/web", "n1", "10.244.1.2", &[("app", "web"), ("tier", "front")]),
             pod("shop/api", "n1", "10.244.1.3", &[("app", "api")]),
             agent,
             pod("bank/till", "n2", "10.244.2.2", &[("app", "web")]),
         ],
         externals: vec![world],
-        policies: policies
-            .iter()
-            .map(|text| serde_saphyr::from_str(text).unwrap())
-            .collect(),
+        policies: policies.iter().map(|text| serde_saphyr::from_str(text).unwrap()).collect(),
         ..Cluster::default()
     }
 }
@@ -95,13 +63,7 @@ fn policy(spec: &str) -> String {
 }
 
 fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
-    match expect(
-        cluster,
-        &from.parse().unwrap(),
-        &to.parse().unwrap(),
-        port,
-        protocol,
-    ) {
+    match expect(cluster, &from.parse().unwrap(), &to.parse().unwrap(), port, protocol) {
         Expectation::Allow => "allow",
         Expectation::Deny(_) => "deny",
         Expectation::Reject => "reject",
@@ -114,11 +76,7 @@ fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) 
 fn judge(spec: &str, flows: &[(&str, &str, &str)]) {
     let cluster = cluster(&[&policy(spec)]);
     for (from, to, expected) in flows {
-        assert_eq!(
-            word(&cluster, from, to, 80, Protocol::Tcp),
-            *expected,
-            "{from} -> {to} under {spec}"
-        );
+        assert_eq!(word(&cluster, from, to, 80, Protocol::Tcp), *expected, "{from} -> {to} under {spec}");
     }
 }
 
@@ -140,15 +98,7 @@ use Protocol::{Sctp, Tcp, Udp};
 #[test]
 fn without_policies_everybody_reaches_everybody() {
     let cluster = cluster(&[]);
-    let ends = [
-        "shop/web",
-        "shop/api",
-        "shop/agent",
-        "bank/till",
-        "node:n1",
-        "node:n2",
-        "ext:world",
-    ];
+    let ends = ["shop/web", "shop/api", "shop/agent", "bank/till", "node:n1", "node:n2", "ext:world"];
     for from in ends {
         for to in ends {
             assert_eq!(word(&cluster, from, to, 80, Tcp), "allow", "{from} -> {to}");
@@ -170,10 +120,7 @@ fn a_policy_without_rules_isolates_the_pods_it_selects() {
 
 #[test]
 fn a_policy_selects_only_pods_of_its_own_namespace() {
-    judge(
-        "{podSelector: {matchLabels: {app: web}}}",
-        &[("shop/web", "bank/till", "allow")],
-    );
+    judge("{podSelector: {matchLabels: {app: web}}}", &[("shop/web", "bank/till", "allow")]);
 }
 
 #[test]
@@ -192,26 +139,14 @@ fn an_empty_or_missing_pod_selector_selects_the_whole_namespace() {
 
 #[test]
 fn without_policy_types_ingress_is_isolated_and_egress_only_if_it_has_rules() {
-    judge(
-        "{podSelector: {}}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/web", "bank/till", "allow"),
-        ],
-    );
+    judge("{podSelector: {}}", &[("bank/till", "shop/web", "deny"), ("shop/web", "bank/till", "allow")]);
     judge(
         "{podSelector: {}, egress: []}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/web", "bank/till", "allow"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/web", "bank/till", "allow")],
     );
     judge(
         "{podSelector: {}, policyTypes: [], egress: [{to: [{podSelector: {}}]}]}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/web", "bank/till", "deny"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/web", "bank/till", "deny")],
     );
 }
 
@@ -219,39 +154,22 @@ fn without_policy_types_ingress_is_isolated_and_egress_only_if_it_has_rules() {
 fn policy_types_decide_even_against_the_rules_that_are_there() {
     judge(
         "{podSelector: {}, policyTypes: [Egress], ingress: []}",
-        &[
-            ("bank/till", "shop/web", "allow"),
-            ("shop/web", "bank/till", "deny"),
-        ],
+        &[("bank/till", "shop/web", "allow"), ("shop/web", "bank/till", "deny")],
     );
     judge(
         "{podSelector: {}, policyTypes: [Ingress], egress: [{to: [{podSelector: {}}]}]}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/web", "bank/till", "allow"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/web", "bank/till", "allow")],
     );
     judge(
         "{podSelector: {}, policyTypes: [Ingress, Egress]}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/web", "bank/till", "deny"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/web", "bank/till", "deny")],
     );
 }
 
 #[test]
 fn an_empty_rule_allows_everything_and_an_empty_list_of_rules_nothing() {
-    let from_all = [
-        ("bank/till", "shop/web"),
-        ("ext:world", "shop/web"),
-        ("node:n2", "shop/web"),
-    ];
-    for (rules, expected) in [
-        ("[{}]", "allow"),
-        ("[{from: [], ports: []}]", "allow"),
-        ("[]", "deny"),
-    ] {
+    let from_all = [("bank/till", "shop/web"), ("ext:world", "shop/web"), ("node:n2", "shop/web")];
+    for (rules, expected) in [("[{}]", "allow"), ("[{from: [], ports: []}]", "allow"), ("[]", "deny")] {
         let flows = from_all.map(|(from, to)| (from, to, expected));
         judge(&format!("{{podSelector: {{}}, ingress: {rules}}}"), &flows);
     }
@@ -261,10 +179,7 @@ fn an_empty_rule_allows_everything_and_an_empty_list_of_rules_nothing() {
 fn a_pod_selector_alone_means_the_policys_own_namespace() {
     judge(
         "{podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]}",
-        &[
-            ("shop/web", "shop/api", "allow"),
-            ("bank/till", "shop/api", "deny"),
-        ],
+        &[("shop/web", "shop/api", "allow"), ("bank/till", "shop/api", "deny")],
     );
 }
 
@@ -306,10 +221,7 @@ fn both_selectors_in_one_peer_must_match_and_in_two_peers_either() {
     let pods = "podSelector: {matchLabels: {app: api}}";
     judge(
         &format!("{{podSelector: {{}}, ingress: [{{from: [{{{namespace}, {pods}}}]}}]}}"),
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/api", "shop/web", "deny"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/api", "shop/web", "deny")],
     );
     judge(
         &format!("{{podSelector: {{}}, ingress: [{{from: [{{{namespace}}}, {{{pods}}}]}}]}}"),
@@ -324,27 +236,12 @@ fn both_selectors_in_one_peer_must_match_and_in_two_peers_either() {
 #[test]
 fn expressions_of_a_selector_hold_as_their_operators_say() {
     let cases = [
-        (
-            "{key: app, operator: In, values: [web, other]}",
-            ["allow", "deny"],
-        ),
-        (
-            "{key: app, operator: NotIn, values: [web]}",
-            ["deny", "allow"],
-        ),
+        ("{key: app, operator: In, values: [web, other]}", ["allow", "deny"]),
+        ("{key: app, operator: NotIn, values: [web]}", ["deny", "allow"]),
         // The key is missing on shop/api.
-        (
-            "{key: tier, operator: In, values: [front]}",
-            ["allow", "deny"],
-        ),
-        (
-            "{key: tier, operator: NotIn, values: [front]}",
-            ["deny", "allow"],
-        ),
-        (
-            "{key: tier, operator: NotIn, values: [back]}",
-            ["allow", "allow"],
-        ),
+        ("{key: tier, operator: In, values: [front]}", ["allow", "deny"]),
+        ("{key: tier, operator: NotIn, values: [front]}", ["deny", "allow"]),
+        ("{key: tier, operator: NotIn, values: [back]}", ["allow", "allow"]),
         ("{key: tier, operator: Exists}", ["allow", "deny"]),
         ("{key: tier, operator: DoesNotExist}", ["deny", "allow"]),
     ];
@@ -354,16 +251,8 @@ fn expressions_of_a_selector_hold_as_their_operators_say() {
         ))
         .replace("namespace: shop", "namespace: bank");
         let cluster = cluster(&[&bank]);
-        assert_eq!(
-            word(&cluster, "shop/web", "bank/till", 80, Tcp),
-            web,
-            "{expression}"
-        );
-        assert_eq!(
-            word(&cluster, "shop/api", "bank/till", 80, Tcp),
-            api,
-            "{expression}"
-        );
+        assert_eq!(word(&cluster, "shop/web", "bank/till", 80, Tcp), web, "{expression}");
+        assert_eq!(word(&cluster, "shop/api", "bank/till", 80, Tcp), api, "{expression}");
     }
 }
 
@@ -374,10 +263,7 @@ fn labels_and_expressions_of_one_selector_must_all_hold() {
         &format!(
             "{{podSelector: {{}}, ingress: [{{from: [{{namespaceSelector: {{}}, podSelector: {selector}}}]}}]}}"
         ),
-        &[
-            ("shop/web", "shop/api", "allow"),
-            ("bank/till", "shop/api", "deny"),
-        ],
+        &[("shop/web", "shop/api", "allow"), ("bank/till", "shop/api", "deny")],
     );
 }
 
@@ -387,21 +273,14 @@ fn namespaces_can_be_selected_by_the_label_that_is_their_name() {
         "{matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [bank]}]}";
     judge(
         &format!("{{podSelector: {{}}, ingress: [{{from: [{{namespaceSelector: {selector}}}]}}]}}"),
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("shop/api", "shop/web", "allow"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("shop/api", "shop/web", "allow")],
     );
 }
 
 #[test]
 fn an_ip_block_matches_pods_nodes_and_hosts_outside_by_address() {
     let flows = |[pod, node, outside]: [&'static str; 3]| {
-        [
-            ("bank/till", "shop/web", pod),
-            ("node:n2", "shop/web", node),
-            ("ext:world", "shop/web", outside),
-        ]
+        [("bank/till", "shop/web", pod), ("node:n2", "shop/web", node), ("ext:world", "shop/web", outside)]
     };
     for (cidr, expected) in [
         ("10.244.2.2/32", ["allow", "deny", "deny"]),
@@ -424,19 +303,13 @@ fn what_is_excepted_from_an_ip_block_is_not_matched_by_it() {
         ("ext:world", "shop/web", "deny"),
         ("node:n2", "shop/web", "allow"),
     ];
-    judge(
-        &format!("{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {block}}}]}}]}}"),
-        &flows,
-    );
+    judge(&format!("{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {block}}}]}}]}}"), &flows);
 }
 
 #[test]
 fn an_exception_of_one_block_does_not_take_from_another_rule() {
     let rules = "[{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.244.2.0/24]}}]}, {from: [{namespaceSelector: {matchLabels: {team: money}}}]}]";
-    judge(
-        &format!("{{podSelector: {{}}, ingress: {rules}}}"),
-        &[("bank/till", "shop/web", "allow")],
-    );
+    judge(&format!("{{podSelector: {{}}, ingress: {rules}}}"), &[("bank/till", "shop/web", "allow")]);
 }
 
 #[test]
@@ -451,30 +324,16 @@ fn a_port_alone_is_tcp() {
 fn a_protocol_without_a_port_is_all_its_ports() {
     judge_ports(
         "{ingress: [{ports: [{protocol: UDP}]}]}",
-        &[
-            (53, Udp, "allow"),
-            (9, Udp, "allow"),
-            (53, Tcp, "deny"),
-            (53, Sctp, "deny"),
-        ],
+        &[(53, Udp, "allow"), (9, Udp, "allow"), (53, Tcp, "deny"), (53, Sctp, "deny")],
     );
-    judge_ports(
-        "{ingress: [{ports: [{}]}]}",
-        &[(1, Tcp, "allow"), (1, Udp, "deny")],
-    );
+    judge_ports("{ingress: [{ports: [{}]}]}", &[(1, Tcp, "allow"), (1, Udp, "deny")]);
 }
 
 #[test]
 fn an_end_port_closes_a_range_on_both_ends() {
     judge_ports(
         "{ingress: [{ports: [{port: 80, endPort: 90}]}]}",
-        &[
-            (79, Tcp, "deny"),
-            (80, Tcp, "allow"),
-            (90, Tcp, "allow"),
-            (91, Tcp, "deny"),
-            (85, Udp, "deny"),
-        ],
+        &[(79, Tcp, "deny"), (80, Tcp, "allow"), (90, Tcp, "allow"), (91, Tcp, "deny"), (85, Udp, "deny")],
     );
 }
 
@@ -482,25 +341,14 @@ fn an_end_port_closes_a_range_on_both_ends() {
 fn a_named_port_is_the_receiving_pods_and_of_its_protocol() {
     judge_ports(
         "{ingress: [{ports: [{port: http}, {port: dns, protocol: UDP}]}]}",
-        &[
-            (80, Tcp, "allow"),
-            (53, Udp, "allow"),
-            (80, Udp, "deny"),
-            (53, Tcp, "deny"),
-            (81, Tcp, "deny"),
-        ],
+        &[(80, Tcp, "allow"), (53, Udp, "allow"), (80, Udp, "deny"), (53, Tcp, "deny"), (81, Tcp, "deny")],
     );
-    judge_ports(
-        "{ingress: [{ports: [{port: dns}]}]}",
-        &[(53, Tcp, "deny"), (53, Udp, "deny")],
-    );
+    judge_ports("{ingress: [{ports: [{port: dns}]}]}", &[(53, Tcp, "deny"), (53, Udp, "deny")]);
 }
 
 #[test]
 fn a_named_port_may_be_another_number_on_every_target() {
-    let mut cluster = cluster(&[&policy(
-        "{policyTypes: [Egress], egress: [{ports: [{port: http}]}]}",
-    )]);
+    let mut cluster = cluster(&[&policy("{policyTypes: [Egress], egress: [{ports: [{port: http}]}]}")]);
     cluster.pods[3].ports = vec![container_port("http", 8080, Tcp)];
     assert_eq!(word(&cluster, "shop/web", "shop/api", 80, Tcp), "allow");
     assert_eq!(word(&cluster, "shop/web", "bank/till", 80, Tcp), "deny");
@@ -522,20 +370,11 @@ fn policies_that_select_one_pod_add_up() {
     let from_api = policy(
         "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: api}}}]}]}",
     );
-    let from_bank = policy(
-        "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: money}}}]}]}",
-    );
+    let from_bank =
+        policy("{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: money}}}]}]}");
     let cluster = cluster(&[&from_api, &from_bank, &policy("{podSelector: {}}")]);
-    for (from, expected) in [
-        ("shop/api", "allow"),
-        ("bank/till", "allow"),
-        ("ext:world", "deny"),
-    ] {
-        assert_eq!(
-            word(&cluster, from, "shop/web", 80, Tcp),
-            expected,
-            "{from}"
-        );
+    for (from, expected) in [("shop/api", "allow"), ("bank/till", "allow"), ("ext:world", "deny")] {
+        assert_eq!(word(&cluster, from, "shop/web", 80, Tcp), expected, "{from}");
     }
 }
 
@@ -546,30 +385,19 @@ fn both_ends_must_allow_a_flow() {
     );
     let closed = policy("{podSelector: {}}").replace("namespace: shop", "namespace: bank");
     let open = closed.replace("{podSelector: {}}", "{podSelector: {}, ingress: [{}]}");
-    for (policies, expected) in [
-        (vec![&out], "allow"),
-        (vec![&out, &closed], "deny"),
-        (vec![&out, &open], "allow"),
-    ] {
+    for (policies, expected) in
+        [(vec![&out], "allow"), (vec![&out, &closed], "deny"), (vec![&out, &open], "allow")]
+    {
         let policies: Vec<&str> = policies.into_iter().map(String::as_str).collect();
-        assert_eq!(
-            word(&cluster(&policies), "shop/web", "bank/till", 80, Tcp),
-            expected
-        );
+        assert_eq!(word(&cluster(&policies), "shop/web", "bank/till", 80, Tcp), expected);
     }
     // Egress refuses although ingress is open.
-    assert_eq!(
-        word(&cluster(&[&out]), "shop/web", "shop/api", 80, Tcp),
-        "deny"
-    );
+    assert_eq!(word(&cluster(&[&out]), "shop/web", "shop/api", 80, Tcp), "deny");
 }
 
 #[test]
 fn a_pod_always_reaches_itself() {
-    judge(
-        "{podSelector: {}, policyTypes: [Ingress, Egress]}",
-        &[("shop/web", "shop/web", "allow")],
-    );
+    judge("{podSelector: {}, policyTypes: [Ingress, Egress]}", &[("shop/web", "shop/web", "allow")]);
 }
 
 #[test]
@@ -608,35 +436,23 @@ fn the_way_out_to_the_own_node_is_left_open_where_no_rule_allows_it() {
 fn no_policy_selects_a_host_network_pod() {
     judge(
         "{podSelector: {}, policyTypes: [Ingress, Egress]}",
-        &[
-            ("bank/till", "shop/agent", "allow"),
-            ("shop/agent", "bank/till", "allow"),
-        ],
+        &[("bank/till", "shop/agent", "allow"), ("shop/agent", "bank/till", "allow")],
     );
 }
 
 #[test]
 fn a_host_network_pod_is_matched_as_its_node_and_not_by_selectors() {
     let select = |peer: &str| {
-        policy(&format!(
-            "{{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}"
-        ))
-        .replace("namespace: shop", "namespace: bank")
+        policy(&format!("{{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}"))
+            .replace("namespace: shop", "namespace: bank")
     };
     for (peer, expected) in [
-        (
-            "{namespaceSelector: {}, podSelector: {matchLabels: {app: agent}}}",
-            "deny",
-        ),
+        ("{namespaceSelector: {}, podSelector: {matchLabels: {app: agent}}}", "deny"),
         ("{namespaceSelector: {}}", "deny"),
         ("{ipBlock: {cidr: 10.240.0.4/32}}", "allow"),
     ] {
         let cluster = cluster(&[&select(peer)]);
-        assert_eq!(
-            word(&cluster, "shop/agent", "bank/till", 80, Tcp),
-            expected,
-            "{peer}"
-        );
+        assert_eq!(word(&cluster, "shop/agent", "bank/till", 80, Tcp), expected, "{peer}");
     }
 }
 
@@ -644,10 +460,7 @@ fn a_host_network_pod_is_matched_as_its_node_and_not_by_selectors() {
 fn a_peer_that_says_nothing_is_nobody() {
     judge(
         "{podSelector: {}, ingress: [{from: [{}]}]}",
-        &[
-            ("bank/till", "shop/web", "deny"),
-            ("ext:world", "shop/web", "deny"),
-        ],
+        &[("bank/till", "shop/web", "deny"), ("ext:world", "shop/web", "deny")],
     );
 }
 
@@ -662,30 +475,12 @@ fn an_external_answers_only_where_it_says_it_listens() {
 
 /// Service `shop/api`: 8080/tcp goes to port 80 of these addresses.
 fn with_service(policies: &[&str], backends: &[&str]) -> Cluster {
-    let backends = backends
-        .iter()
-        .map(|address| Backend {
-            address: address.parse().unwrap(),
-            port: 80,
-        })
-        .collect();
-    let port = ServicePort {
-        name: None,
-        port: 8080,
-        protocol: Tcp,
-        backends,
-    };
+    let backends =
+        backends.iter().map(|address| Backend { address: address.parse().unwrap(), port: 80 }).collect();
+    let port = ServicePort { name: None, port: 8080, protocol: Tcp, backends };
     let (namespace, name) = ("shop".to_owned(), "api".to_owned());
-    let service = Service {
-        namespace,
-        name,
-        address: "10.96.0.10".parse().unwrap(),
-        ports: vec![port],
-    };
-    Cluster {
-        services: vec![service],
-        ..cluster(policies)
-    }
+    let service = Service { namespace, name, address: "10.96.0.10".parse().unwrap(), ports: vec![port] };
+    Cluster { services: vec![service], ..cluster(policies) }
 }
 
 #[test]
@@ -697,52 +492,32 @@ fn a_service_is_judged_on_its_backend_and_the_backends_port() {
     };
     for (port, expected) in [(80, "allow"), (8080, "deny")] {
         let cluster = with_service(&[&at(port)], &["10.244.1.3"]);
-        assert_eq!(
-            word(&cluster, "bank/till", "svc:shop/api", 8080, Tcp),
-            expected,
-            "{port}"
-        );
+        assert_eq!(word(&cluster, "bank/till", "svc:shop/api", 8080, Tcp), expected, "{port}");
     }
     // A rule for the virtual address itself opens nothing.
     let virtual_only = policy(
         "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.10/32}}]}]}",
     );
     let cluster = with_service(&[&virtual_only], &["10.244.2.2"]);
-    assert_eq!(
-        word(&cluster, "shop/web", "svc:shop/api", 8080, Tcp),
-        "deny"
-    );
+    assert_eq!(word(&cluster, "shop/web", "svc:shop/api", 8080, Tcp), "deny");
 }
 
 #[test]
 fn a_service_whose_backends_fare_differently_is_left_open() {
     let no_api = policy("{podSelector: {matchLabels: {app: api}}}");
-    for (backends, expected) in [
-        (&["10.244.1.2", "10.244.1.3"][..], "open"),
-        (&["10.244.1.2"], "allow"),
-        (&["10.244.1.3"], "deny"),
-    ] {
+    for (backends, expected) in
+        [(&["10.244.1.2", "10.244.1.3"][..], "open"), (&["10.244.1.2"], "allow"), (&["10.244.1.3"], "deny")]
+    {
         let cluster = with_service(&[&no_api], backends);
-        assert_eq!(
-            word(&cluster, "bank/till", "svc:shop/api", 8080, Tcp),
-            expected,
-            "{backends:?}"
-        );
+        assert_eq!(word(&cluster, "bank/till", "svc:shop/api", 8080, Tcp), expected, "{backends:?}");
     }
 }
 
 #[test]
 fn a_service_that_no_one_backs_is_denied_and_a_port_it_lacks_is_left_open() {
     let cluster = with_service(&[], &[]);
-    let dial = |port| {
-        expect(
-            &cluster,
-            &End::Pod("shop/web".into()),
-            &End::Service("shop/api".into()),
-            port,
-            Tcp,
-        )
-    };
+    let dial =
+        |port| expect(&cluster, &End::Pod("shop/web".into()), &End::Service("shop/api".into()), port, Tcp);
     assert_eq!(dial(8080), Expectation::Deny(Cause::NoBackend));
     assert!(matches!(dial(81), Expectation::Undefined(_)));
 }
@@ -751,19 +526,13 @@ fn a_service_that_no_one_backs_is_denied_and_a_port_it_lacks_is_left_open() {
 fn a_pod_reaches_itself_through_its_service() {
     let closed = policy("{podSelector: {}, policyTypes: [Ingress, Egress]}");
     let cluster = with_service(&[&closed], &["10.244.1.3"]);
-    assert_eq!(
-        word(&cluster, "shop/api", "svc:shop/api", 8080, Tcp),
-        "allow"
-    );
+    assert_eq!(word(&cluster, "shop/api", "svc:shop/api", 8080, Tcp), "allow");
 }
 
 #[test]
 fn a_cluster_ip_dialled_from_outside_is_left_open() {
     let cluster = with_service(&[], &["10.244.1.3"]);
-    assert_eq!(
-        word(&cluster, "ext:world", "svc:shop/api", 8080, Tcp),
-        "open"
-    );
+    assert_eq!(word(&cluster, "ext:world", "svc:shop/api", 8080, Tcp), "open");
 }
 
 #[test]
@@ -771,17 +540,9 @@ fn a_service_backed_by_a_node_or_a_host_outside_is_judged_by_their_addresses() {
     let block = policy(
         "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}",
     );
-    for (backend, expected) in [
-        ("203.0.113.7", "allow"),
-        ("10.240.0.5", "deny"),
-        ("198.51.100.1", "deny"),
-    ] {
+    for (backend, expected) in [("203.0.113.7", "allow"), ("10.240.0.5", "deny"), ("198.51.100.1", "deny")] {
         let cluster = with_service(&[&block], &[backend]);
-        assert_eq!(
-            word(&cluster, "shop/web", "svc:shop/api", 8080, Tcp),
-            expected,
-            "{backend}"
-        );
+        assert_eq!(word(&cluster, "shop/web", "svc:shop/api", 8080, Tcp), expected, "{backend}");
     }
 }
 
@@ -790,13 +551,7 @@ fn a_denial_names_the_direction_and_every_policy_that_isolates() {
     let one = policy("{podSelector: {}}");
     let other = one.replace("name: p", "name: q");
     let cluster = cluster(&[&one, &other]);
-    let expectation = expect(
-        &cluster,
-        &End::Pod("bank/till".into()),
-        &End::Pod("shop/web".into()),
-        80,
-        Tcp,
-    );
+    let expectation = expect(&cluster, &End::Pod("bank/till".into()), &End::Pod("shop/web".into()), 80, Tcp);
     assert_eq!(
         expectation.to_string(),
         "deny: no rule allows it, ingress of shop/web is isolated by shop/p, shop/q"

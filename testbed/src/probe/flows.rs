@@ -46,14 +46,9 @@ pub enum FlowsError {
 /// # Errors
 /// [`FlowsError`], of the first row that is wrong.
 pub fn read_flows(path: &Path, cluster: &Cluster) -> Result<Vec<Flow>, FlowsError> {
-    let text = std::fs::read_to_string(path).map_err(|why| FlowsError::Read {
-        path: path.to_owned(),
-        why,
-    })?;
-    let shape = |why: String| FlowsError::Shape {
-        path: path.to_owned(),
-        why,
-    };
+    let text =
+        std::fs::read_to_string(path).map_err(|why| FlowsError::Read { path: path.to_owned(), why })?;
+    let shape = |why: String| FlowsError::Shape { path: path.to_owned(), why };
     let document: Value = serde_json::from_str(&text).map_err(|error| shape(error.to_string()))?;
     let Value::Array(rows) = document else {
         return Err(shape(format!("it is {}", kind(&document))));
@@ -73,24 +68,14 @@ pub fn read_flows(path: &Path, cluster: &Cluster) -> Result<Vec<Flow>, FlowsErro
 fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, String)> {
     let fields = row.as_array().map_or(&[][..], Vec::as_slice);
     let [from, to, port, protocol] = fields else {
-        let found = row.as_array().map_or_else(
-            || kind(row).to_owned(),
-            |fields| format!("{} values", fields.len()),
-        );
-        return Err((
-            "length",
-            format!("expected [from, to, port, protocol], found {found}"),
-        ));
+        let found =
+            row.as_array().map_or_else(|| kind(row).to_owned(), |fields| format!("{} values", fields.len()));
+        return Err(("length", format!("expected [from, to, port, protocol], found {found}")));
     };
     let end = |field, value: &Value| {
-        let text = value
-            .as_str()
-            .ok_or((field, format!("expected a name, found {}", kind(value))))?;
-        let end: End = text
-            .parse()
-            .map_err(|error: NameError| (field, error.to_string()))?;
-        end.find_in(cluster)
-            .map_err(|error| (field, error.to_string()))?;
+        let text = value.as_str().ok_or((field, format!("expected a name, found {}", kind(value))))?;
+        let end: End = text.parse().map_err(|error: NameError| (field, error.to_string()))?;
+        end.find_in(cluster).map_err(|error| (field, error.to_string()))?;
         Ok(end)
     };
     let from = end("from", from)?;
@@ -107,12 +92,7 @@ fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, Strin
         let why = format!(r#"expected "TCP", "UDP" or "SCTP", found {protocol}"#);
         ("protocol", why)
     })?;
-    Ok(Flow {
-        from,
-        to,
-        port,
-        protocol,
-    })
+    Ok(Flow { from, to, port, protocol })
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -9,15 +9,7 @@ use crate::output::columns;
 impl Grid {
     /// One line a flow, under heads.
     pub fn lines(&self) -> String {
-        let head = [
-            "FROM",
-            "TO",
-            "PORT",
-            "VERDICT",
-            "EXPECTED",
-            "REASON",
-            "DECIDED BY",
-        ];
+        let head = ["FROM", "TO", "PORT", "VERDICT", "EXPECTED", "REASON", "DECIDED BY"];
         let rows = self.rows.iter().map(|row| {
             let Row { flow, measured, .. } = row;
             let expected = row.expected().map_or("-".to_owned(), |expected| {
@@ -30,14 +22,8 @@ impl Grid {
                 format!("{}/{}", flow.port, flow.protocol),
                 measured.verdict.to_string(),
                 expected,
-                measured
-                    .reason
-                    .map_or("-", |reason| reason.slug())
-                    .to_owned(),
-                measured
-                    .decided_by
-                    .clone()
-                    .unwrap_or_else(|| "-".to_owned()),
+                measured.reason.map_or("-", |reason| reason.slug()).to_owned(),
+                measured.decided_by.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         });
         columns(head, rows)
@@ -45,25 +31,14 @@ impl Grid {
 
     /// A truth table for each port, its sources down and its targets across; then what the marks mean.
     pub fn truth_tables(&self) -> String {
-        let mut ports: Vec<_> = self
-            .rows
-            .iter()
-            .map(|row| (row.flow.port, row.flow.protocol))
-            .collect();
+        let mut ports: Vec<_> = self.rows.iter().map(|row| (row.flow.port, row.flow.protocol)).collect();
         ports.sort_unstable();
         ports.dedup();
         let mut text = String::new();
         for (port, protocol) in ports {
-            let rows = self
-                .rows
-                .iter()
-                .filter(|row| (row.flow.port, row.flow.protocol) == (port, protocol));
-            truth_table(
-                &mut text,
-                &format!("{port}/{protocol}"),
-                &rows.collect::<Vec<_>>(),
-            )
-            .expect("a String takes whatever is written");
+            let rows = self.rows.iter().filter(|row| (row.flow.port, row.flow.protocol) == (port, protocol));
+            truth_table(&mut text, &format!("{port}/{protocol}"), &rows.collect::<Vec<_>>())
+                .expect("a String takes whatever is written");
         }
         text + "  . reaches   X denied   R rejected at once   ! differs from expected\n"
     }
@@ -73,13 +48,8 @@ impl Grid {
         let differing = self.rows.iter().filter(|row| row.differs());
         differing.fold(String::new(), |text, row| {
             let (flow, measured) = (&row.flow, &row.measured);
-            let reason = measured
-                .reason
-                .map_or(String::new(), |reason| format!(": {}", reason.slug()));
-            let by = measured
-                .decided_by
-                .as_ref()
-                .map_or(String::new(), |by| format!(" by {by}"));
+            let reason = measured.reason.map_or(String::new(), |reason| format!(": {}", reason.slug()));
+            let by = measured.decided_by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
             let verdict = measured.verdict;
             format!(
                 "{text}! {flow}\n    measured  {verdict}{reason}{by}\n    expected  {}\n",
@@ -91,11 +61,7 @@ impl Grid {
     /// `36 flows on emulator, 0 differences`.
     pub fn summary(&self) -> String {
         let count = |count: usize, one: &str| {
-            if count == 1 {
-                format!("1 {one}")
-            } else {
-                format!("{count} {one}s")
-            }
+            if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
         };
         format!(
             "{} on {}, {}",
@@ -110,12 +76,7 @@ impl Grid {
 fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
     let sources = in_order(rows.iter().map(|row| &row.flow.from));
     let targets = in_order(rows.iter().map(|row| &row.flow.to));
-    let label = sources
-        .iter()
-        .map(|source| source.to_string().len())
-        .max()
-        .unwrap_or(0)
-        .max(port.len());
+    let label = sources.iter().map(|source| source.to_string().len()).max().unwrap_or(0).max(port.len());
     let cell = targets.len().to_string().len();
     write!(text, "{port:label$} ")?;
     for number in 1..=targets.len() {
@@ -124,9 +85,7 @@ fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
     for source in sources {
         write!(text, "\n{source:label$} ")?;
         for target in &targets {
-            let row = rows
-                .iter()
-                .find(|row| row.flow.from == *source && row.flow.to == **target);
+            let row = rows.iter().find(|row| row.flow.from == *source && row.flow.to == **target);
             write!(text, " {:>cell$}", row.map_or(' ', |row| mark(row)))?;
         }
         text.truncate(text.trim_end().len());

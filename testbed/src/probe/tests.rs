@@ -5,11 +5,7 @@ use crate::oracle::{Cause, Direction};
 use userspace::model::{External, Node, Pod, Service, ServicePort};
 
 fn port(port: u16, protocol: Protocol) -> ContainerPort {
-    ContainerPort {
-        name: None,
-        port,
-        protocol,
-    }
+    ContainerPort { name: None, port, protocol }
 }
 
 fn pod(id: &str, address: &str, ports: Vec<ContainerPort>) -> Pod {
@@ -37,12 +33,7 @@ fn cluster() -> Cluster {
         namespace: "shop".to_owned(),
         name: "api".to_owned(),
         address: "10.96.0.10".parse().unwrap(),
-        ports: vec![ServicePort {
-            name: None,
-            port: 80,
-            protocol: Protocol::Tcp,
-            backends: Vec::new(),
-        }],
+        ports: vec![ServicePort { name: None, port: 80, protocol: Protocol::Tcp, backends: Vec::new() }],
     };
     let world = External {
         name: "world".to_owned(),
@@ -58,11 +49,7 @@ fn cluster() -> Cluster {
             pod(
                 "shop/api",
                 "10.244.1.3",
-                vec![
-                    port(80, Protocol::Tcp),
-                    port(53, Protocol::Udp),
-                    port(80, Protocol::Tcp),
-                ],
+                vec![port(80, Protocol::Tcp), port(53, Protocol::Udp), port(80, Protocol::Tcp)],
             ),
         ],
         services: vec![service],
@@ -72,12 +59,7 @@ fn cluster() -> Cluster {
 }
 
 fn flow(from: &str, to: &str, port: u16, protocol: Protocol) -> Flow {
-    Flow {
-        from: from.parse().unwrap(),
-        to: to.parse().unwrap(),
-        port,
-        protocol,
-    }
+    Flow { from: from.parse().unwrap(), to: to.parse().unwrap(), port, protocol }
 }
 
 /// Answers with what it was given.
@@ -93,10 +75,7 @@ impl Prober for Told {
 }
 
 fn denied(reason: Reason) -> Measured {
-    Measured {
-        reason: Some(reason),
-        ..Verdict::Deny.into()
-    }
+    Measured { reason: Some(reason), ..Verdict::Deny.into() }
 }
 
 fn grid() -> Grid {
@@ -117,21 +96,12 @@ fn grid() -> Grid {
 
 #[test]
 fn all_pairs_are_each_source_to_each_declared_port_once() {
-    let asked: Vec<String> = all_pairs(&cluster())
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let asked: Vec<String> = all_pairs(&cluster()).iter().map(ToString::to_string).collect();
     let from_a_pod = |from: &str| {
-        [
-            "shop/api:53/UDP",
-            "shop/api:80/TCP",
-            "svc:shop/api:80/TCP",
-            "ext:world:443/TCP",
-        ]
-        .map(|to| format!("{from} -> {to}"))
+        ["shop/api:53/UDP", "shop/api:80/TCP", "svc:shop/api:80/TCP", "ext:world:443/TCP"]
+            .map(|to| format!("{from} -> {to}"))
     };
-    let from_outside =
-        ["shop/api:53/UDP", "shop/api:80/TCP"].map(|to| format!("ext:world -> {to}"));
+    let from_outside = ["shop/api:53/UDP", "shop/api:80/TCP"].map(|to| format!("ext:world -> {to}"));
     let mut expected = [from_a_pod("shop/web"), from_a_pod("shop/api")].concat();
     expected.extend(from_outside);
     let sorted = |mut list: Vec<String>| {
@@ -145,10 +115,7 @@ fn all_pairs_are_each_source_to_each_declared_port_once() {
 fn a_grid_counts_the_rows_that_differ_from_the_oracle() {
     let grid = grid();
     assert_eq!(grid.differences, 1);
-    assert_eq!(
-        grid.rows.iter().map(Row::differs).collect::<Vec<_>>(),
-        [false, false, true, false]
-    );
+    assert_eq!(grid.rows.iter().map(Row::differs).collect::<Vec<_>>(), [false, false, true, false]);
     assert_eq!(grid.summary(), "4 flows on told, 1 difference");
 }
 
@@ -163,10 +130,7 @@ fn json_has_the_documented_keys_in_the_order_asked() {
         r#""reason":"no-backend","decided_by":null,"expected":"deny"},"#,
     );
     assert!(json.starts_with(begins), "{json}");
-    assert!(
-        json.ends_with(r#""expected":"reject"}],"differences":1}"#),
-        "{json}"
-    );
+    assert!(json.ends_with(r#""expected":"reject"}],"differences":1}"#), "{json}");
 }
 
 #[test]
@@ -174,11 +138,7 @@ fn what_is_left_open_is_null_and_differs_from_nothing() {
     let flows = vec![flow("ext:world", "svc:shop/api", 80, Protocol::Tcp)];
     let grid = Grid::measure(&cluster(), flows, &mut Told(vec![Verdict::Deny.into()])).unwrap();
     assert_eq!(grid.differences, 0);
-    assert!(
-        serde_json::to_string(&grid)
-            .unwrap()
-            .contains(r#""expected":null"#)
-    );
+    assert!(serde_json::to_string(&grid).unwrap().contains(r#""expected":null"#));
 }
 
 #[test]
@@ -213,42 +173,26 @@ fn rows_that_differ_are_listed_with_both_sides() {
         pod: "shop/api".to_owned(),
         policies: vec!["shop/api-allow".to_owned()],
     });
-    assert!(grid.differing().ends_with(
-        "expected  deny: no rule allows it, ingress of shop/api is isolated by shop/api-allow\n"
-    ));
+    assert!(
+        grid.differing().ends_with(
+            "expected  deny: no rule allows it, ingress of shop/api is isolated by shop/api-allow\n"
+        )
+    );
 }
 
 #[test]
 fn lines_are_in_columns_and_mark_what_differs() {
     let lines = grid().lines();
     let third = lines.lines().nth(3).unwrap();
-    let cells: Vec<&str> = third
-        .split("   ")
-        .map(str::trim)
-        .filter(|cell| !cell.is_empty())
-        .collect();
-    assert_eq!(
-        cells,
-        [
-            "ext:world",
-            "shop/api",
-            "80/TCP",
-            "deny",
-            "allow !",
-            "no-route",
-            "-"
-        ]
-    );
+    let cells: Vec<&str> = third.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "no-route", "-"]);
 }
 
 fn read(text: &str) -> Result<Vec<Flow>, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    read_flows(file.path(), &cluster()).map_err(|error| {
-        error
-            .to_string()
-            .replace(file.path().to_str().unwrap(), "flows.json")
-    })
+    read_flows(file.path(), &cluster())
+        .map_err(|error| error.to_string().replace(file.path().to_str().unwrap(), "flows.json"))
 }
 
 #[test]
@@ -258,14 +202,7 @@ fn a_flows_file_comes_back_row_by_row_duplicates_too() {
     )
     .unwrap();
     let service = flow("shop/web", "svc:shop/api", 80, Protocol::Tcp);
-    assert_eq!(
-        flows,
-        [
-            service.clone(),
-            flow("ext:world", "shop/api", 53, Protocol::Udp),
-            service
-        ]
-    );
+    assert_eq!(flows, [service.clone(), flow("ext:world", "shop/api", 53, Protocol::Udp), service]);
     assert_eq!(read("[]").unwrap(), []);
 }
 
@@ -281,35 +218,17 @@ fn a_bad_row_is_named_with_file_row_and_field() {
             r#"["svc:shop/api", "shop/api", 80, "TCP"]"#,
             "from: svc:shop/api cannot send: a Service is only an address to dial",
         ),
-        (
-            r#"["shop/web", 7, 80, "TCP"]"#,
-            "to: expected a name, found a number",
-        ),
-        (
-            r#"["shop/web", "shop/api", 0, "TCP"]"#,
-            "port: expected 1 to 65535, found 0",
-        ),
-        (
-            r#"["shop/web", "shop/api", "80", "TCP"]"#,
-            r#"port: expected 1 to 65535, found "80""#,
-        ),
+        (r#"["shop/web", 7, 80, "TCP"]"#, "to: expected a name, found a number"),
+        (r#"["shop/web", "shop/api", 0, "TCP"]"#, "port: expected 1 to 65535, found 0"),
+        (r#"["shop/web", "shop/api", "80", "TCP"]"#, r#"port: expected 1 to 65535, found "80""#),
         (
             r#"["shop/web", "shop/api", 80, "ICMP"]"#,
             r#"protocol: expected "TCP", "UDP" or "SCTP", found "ICMP""#,
         ),
-        (
-            r#"["shop/web", "shop/api", 80]"#,
-            "length: expected [from, to, port, protocol], found 3 values",
-        ),
-        (
-            "{}",
-            "length: expected [from, to, port, protocol], found an object",
-        ),
+        (r#"["shop/web", "shop/api", 80]"#, "length: expected [from, to, port, protocol], found 3 values"),
+        ("{}", "length: expected [from, to, port, protocol], found an object"),
     ] {
-        assert_eq!(
-            read(&format!("[{good}, {row}]")),
-            Err(format!("flows.json: row 2: {error}"))
-        );
+        assert_eq!(read(&format!("[{good}, {row}]")), Err(format!("flows.json: row 2: {error}")));
     }
 }
 
@@ -320,15 +239,7 @@ fn a_flows_file_that_is_no_array_says_what_was_expected() {
         error,
         "flows.json: cannot read flows: it is an object; expected a JSON array of [from, to, port, protocol]"
     );
-    assert!(
-        read("[[")
-            .unwrap_err()
-            .starts_with("flows.json: cannot read flows: EOF")
-    );
+    assert!(read("[[").unwrap_err().starts_with("flows.json: cannot read flows: EOF"));
     let missing = read_flows(std::path::Path::new("/nowhere/flows.json"), &cluster()).unwrap_err();
-    assert!(
-        missing
-            .to_string()
-            .starts_with("cannot read flows from /nowhere/flows.json: ")
-    );
+    assert!(missing.to_string().starts_with("cannot read flows from /nowhere/flows.json: "));
 }
