@@ -17,22 +17,19 @@ use dataplane::wire::Mac;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State,
-};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    RouteMessageBuilder,
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
 use crate::netns::{self, Netns};
@@ -128,11 +125,7 @@ impl<'a> Route<'a> {
 
     /// To the range `to`.
     pub fn net(to: Ipv4Net, next: Next<'a>) -> Self {
-        Self {
-            to,
-            next,
-            source: None,
-        }
+        Self { to, next, source: None }
     }
 
     /// To wherever no other route leads.
@@ -142,10 +135,7 @@ impl<'a> Route<'a> {
 
     /// The same, with a source address for the namespace's own sockets.
     pub fn source(self, source: Ipv4Addr) -> Self {
-        Self {
-            source: Some(source),
-            ..self
-        }
+        Self { source: Some(source), ..self }
     }
 }
 
@@ -176,18 +166,10 @@ impl Links {
         })?;
         let namespace = netns.name().to_owned();
         match opened {
-            Ok((netlink, ioctl)) => Ok(Self {
-                namespace,
-                netlink,
-                ioctl,
-                sequence: 0,
-            }),
-            Err(source) => Err(Error::Refused {
-                tried: "open netlink".to_owned(),
-                namespace,
-                source,
-                detail: None,
-            }),
+            Ok((netlink, ioctl)) => Ok(Self { namespace, netlink, ioctl, sequence: 0 }),
+            Err(source) => {
+                Err(Error::Refused { tried: "open netlink".to_owned(), namespace, source, detail: None })
+            }
         }
     }
 
@@ -196,10 +178,7 @@ impl Links {
     /// # Errors
     /// It exists, or the kernel's reason.
     pub fn bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> Result<(), Error> {
-        let bridge = LinkBridge::new(name)
-            .address(mac.0.to_vec())
-            .mtu(mtu)
-            .build();
+        let bridge = LinkBridge::new(name).address(mac.0.to_vec()).mtu(mtu).build();
         self.add(&format!("add bridge {name}"), Message::NewLink(bridge))
     }
 
@@ -233,10 +212,7 @@ impl Links {
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.state(&tried, link)? != State::Up {
             if Instant::now() > deadline {
-                return Err(Error::Down {
-                    namespace: self.namespace.clone(),
-                    link: link.to_owned(),
-                });
+                return Err(Error::Down { namespace: self.namespace.clone(), link: link.to_owned() });
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -250,11 +226,7 @@ impl Links {
     pub fn delete(&mut self, link: &str) -> Result<(), Error> {
         let message = LinkUnspec::new_with_name(link).build();
         let deleted = self.change(&format!("delete {link}"), link, Message::DelLink(message));
-        if matches!(deleted, Err(Error::Missing { .. })) {
-            Ok(())
-        } else {
-            deleted
-        }
+        if matches!(deleted, Err(Error::Missing { .. })) { Ok(()) } else { deleted }
     }
 
     /// Whether there is a link of that name.
@@ -276,10 +248,7 @@ impl Links {
     pub fn address(&mut self, link: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
         let tried = format!("give {link} the address {address}/{prefix}");
         let index = self.index(&tried, link)?;
-        let message = AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index)
-            .address(address, prefix)
-            .build();
+        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix).build();
         self.add(&tried, Message::NewAddress(message))
     }
 
@@ -290,12 +259,7 @@ impl Links {
     pub fn route(&mut self, route: Route<'_>) -> Result<(), Error> {
         let tried = format!("add a route to {}", route.to);
         let message = self.row(&tried, route)?;
-        self.request(
-            &tried,
-            Message::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
+        self.request(&tried, Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// Deletes the route to exactly these destinations. To delete what is not there succeeds.
@@ -309,14 +273,8 @@ impl Links {
             .build();
         // Any kind will do.
         message.header.kind = RouteType::Unspec;
-        match self.request(
-            &format!("delete the route to {to}"),
-            Message::DelRoute(message),
-            0,
-        ) {
-            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {
-                Ok(())
-            }
+        match self.request(&format!("delete the route to {to}"), Message::DelRoute(message), 0) {
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             deleted => deleted.map(drop),
         }
     }
@@ -335,12 +293,7 @@ impl Links {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
             NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
         ];
-        self.request(
-            &tried,
-            Message::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
+        self.request(&tried, Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// Forgets a neighbour. To forget one that is not known succeeds.
@@ -352,13 +305,9 @@ impl Links {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.ifindex = self.index(&tried, link)?;
-        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(
-            address,
-        ))];
+        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
         match self.request(&tried, Message::DelNeighbour(message), 0) {
-            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(())
-            }
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             forgotten => forgotten.map(drop),
         }
     }
@@ -391,13 +340,10 @@ impl Links {
     /// Whether a link carries packets (RFC 2863, `ifOperStatus`).
     fn state(&mut self, tried: &str, link: &str) -> Result<State, Error> {
         let found = self.found(tried, link)?;
-        let state = found
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::OperState(state) => Some(*state),
-                _ => None,
-            });
+        let state = found.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::OperState(state) => Some(*state),
+            _ => None,
+        });
         Ok(state.unwrap_or(State::Unknown))
     }
 
@@ -415,13 +361,10 @@ impl Links {
     fn row(&mut self, tried: &str, route: Route<'_>) -> Result<RouteMessage, Error> {
         let mut row = RouteMessageBuilder::<Ipv4Addr>::new();
         row = match route.next {
-            Next::Link(link) => row
-                .output_interface(self.index(tried, link)?)
-                .scope(RouteScope::Link),
-            Next::Via(gateway, link) => row
-                .output_interface(self.index(tried, link)?)
-                .gateway(gateway)
-                .onlink(),
+            Next::Link(link) => row.output_interface(self.index(tried, link)?).scope(RouteScope::Link),
+            Next::Via(gateway, link) => {
+                row.output_interface(self.index(tried, link)?).gateway(gateway).onlink()
+            }
             Next::Blackhole => row.kind(RouteType::BlackHole),
         };
         if route.to.prefix_len() > 0 {
@@ -435,8 +378,7 @@ impl Links {
 
     /// Adds what must not exist yet.
     fn add(&mut self, tried: &str, message: Message) -> Result<(), Error> {
-        self.request(tried, message, NLM_F_CREATE | NLM_F_EXCL)
-            .map(drop)
+        self.request(tried, message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 
     /// Changes a link that the message names.
@@ -457,11 +399,7 @@ impl Links {
 
     fn missing(&self, tried: &str, link: &str) -> Error {
         let (tried, link) = (tried.to_owned(), link.to_owned());
-        Error::Missing {
-            tried,
-            namespace: self.namespace.clone(),
-            link,
-        }
+        Error::Missing { tried, namespace: self.namespace.clone(), link }
     }
 
     fn refused(&self, tried: &str, source: io::Error, detail: Option<String>) -> Error {
@@ -469,21 +407,11 @@ impl Links {
         if source.kind() == io::ErrorKind::PermissionDenied {
             return Error::Permission { tried, namespace };
         }
-        Error::Refused {
-            tried,
-            namespace,
-            source,
-            detail,
-        }
+        Error::Refused { tried, namespace, source, detail }
     }
 
     /// Sends one message and waits for the kernel's word on it; a message that answers is given back.
-    fn request(
-        &mut self,
-        tried: &str,
-        message: Message,
-        flags: u16,
-    ) -> Result<Option<Message>, Error> {
+    fn request(&mut self, tried: &str, message: Message, flags: u16) -> Result<Option<Message>, Error> {
         match self.exchange(message, flags) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(refusal)) => Err(self.refused(tried, refusal.to_io(), words(&refusal))),
@@ -510,8 +438,7 @@ impl Links {
             let (datagram, _) = self.netlink.recv_from_full()?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let reply =
-                    NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
+                let reply = NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
                 // Messages stand at multiples of four bytes.
                 let length = (reply.header.length as usize).next_multiple_of(4);
                 rest = rest.get(length.max(4)..).unwrap_or_default();
@@ -534,12 +461,7 @@ impl Links {
 /// # Errors
 /// A link of either name exists there, or the kernel's reason. Then there is neither end.
 pub fn pair(near: &End<'_>, far: &End<'_>) -> Result<(), Error> {
-    let tried = format!(
-        "add the link {} to {} in {}",
-        near.name,
-        far.name,
-        far.netns.name()
-    );
+    let tried = format!("add the link {} to {} in {}", near.name, far.name, far.netns.name());
     let far_side = File::open(far.netns.path()).map_err(|source| Error::Refused {
         tried: tried.clone(),
         namespace: near.netns.name().to_owned(),
@@ -547,8 +469,7 @@ pub fn pair(near: &End<'_>, far: &End<'_>) -> Result<(), Error> {
         detail: None,
     })?;
     let mut peer = with_properties(LinkMessageBuilder::<LinkUnspec>::new(), far).build();
-    peer.attributes
-        .push(LinkAttribute::NetNsFd(far_side.as_raw_fd()));
+    peer.attributes.push(LinkAttribute::NetNsFd(far_side.as_raw_fd()));
     let veth = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
     let message: LinkMessage = with_properties(veth, near).build();
@@ -557,10 +478,8 @@ pub fn pair(near: &End<'_>, far: &End<'_>) -> Result<(), Error> {
 
 /// What either end of a pair is made with.
 fn with_properties<T>(link: LinkMessageBuilder<T>, end: &End<'_>) -> LinkMessageBuilder<T> {
-    let link = link
-        .name(end.name)
-        .mtu(end.mtu)
-        .append_extra_attribute(LinkAttribute::GsoMaxSize(end.gso_max_size));
+    let link =
+        link.name(end.name).mtu(end.mtu).append_extra_attribute(LinkAttribute::GsoMaxSize(end.gso_max_size));
     match end.mac {
         Some(mac) => link.address(mac.0.to_vec()),
         None => link,
@@ -626,12 +545,7 @@ mod tests {
 
     #[test]
     fn a_refusal_without_words_or_cut_short_has_none() {
-        for tail in [
-            vec![],
-            vec![8, 0],
-            vec![200, 0, 1, 0, b'x'],
-            vec![0, 0, 2, 0],
-        ] {
+        for tail in [vec![], vec![8, 0], vec![200, 0, 1, 0, b'x'], vec![0, 0, 2, 0]] {
             let mut refusal = ErrorMessage::default();
             refusal.header = [vec![0; 16], tail].concat();
             assert_eq!(words(&refusal), None);

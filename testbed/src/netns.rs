@@ -33,9 +33,7 @@ const LONGEST_CLUSTER: usize = 40;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name cannot be used for a cluster.
-    #[error(
-        "cannot name a cluster {name:?}: {why}; choose another `metadata.name` for the Testbed"
-    )]
+    #[error("cannot name a cluster {name:?}: {why}; choose another `metadata.name` for the Testbed")]
     Name {
         /// As it was given.
         name: String,
@@ -130,9 +128,7 @@ impl Netns {
         }
         let hash = fnv1a(name.as_bytes());
         let kept: String = name.chars().take(LONGEST_NAME - 17).collect();
-        Self {
-            name: format!("{kept}-{hash:016x}"),
-        }
+        Self { name: format!("{kept}-{hash:016x}") }
     }
 
     /// Makes a new, empty namespace, with its loopback up and IPv6 off on every link to come.
@@ -143,11 +139,7 @@ impl Netns {
         let netns = Self::named(name);
         prepare_directory().map_err(netns.failed("prepare /run/netns for"))?;
         let path = netns.path();
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o444)
-            .open(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path);
         match file {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Error::Exists { name: netns.name });
@@ -203,9 +195,7 @@ impl Netns {
         });
         ran.map_err(|errno: Errno| match errno {
             // A file without a mount on it is no namespace.
-            Errno::EINVAL => Error::Missing {
-                name: self.name.clone(),
-            },
+            Errno::EINVAL => Error::Missing { name: self.name.clone() },
             errno => self.failed("enter network namespace")(errno.into()),
         })
     }
@@ -218,13 +208,11 @@ impl Netns {
         self.run(|| {
             for (key, value) in settings {
                 // /proc/sys/net shows the namespace of the thread that looks.
-                fs::write(Path::new("/proc/sys").join(key), value).map_err(|source| {
-                    Error::Setting {
-                        key: (*key).to_owned(),
-                        value: (*value).to_owned(),
-                        name: self.name.clone(),
-                        source,
-                    }
+                fs::write(Path::new("/proc/sys").join(key), value).map_err(|source| Error::Setting {
+                    key: (*key).to_owned(),
+                    value: (*value).to_owned(),
+                    name: self.name.clone(),
+                    source,
                 })?;
             }
             Ok(())
@@ -261,11 +249,7 @@ impl Netns {
     /// # Errors
     /// `/run/netns` cannot be read. That there is none means that there are no namespaces.
     pub fn list(prefix: &str) -> Result<Vec<Self>, Error> {
-        let failed = |source| Error::System {
-            tried: "list",
-            name: DIRECTORY.to_owned(),
-            source,
-        };
+        let failed = |source| Error::System { tried: "list", name: DIRECTORY.to_owned(), source };
         let entries = match fs::read_dir(DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
@@ -289,9 +273,7 @@ impl Netns {
         let end = parted.into_iter().flatten().min();
         let cluster = match end {
             Some(end) => &rest[..end],
-            None => rest
-                .strip_suffix("-fabric")
-                .or_else(|| rest.strip_suffix("-world"))?,
+            None => rest.strip_suffix("-fabric").or_else(|| rest.strip_suffix("-world"))?,
         };
         check_cluster(cluster).is_ok().then_some(cluster)
     }
@@ -308,11 +290,7 @@ impl Netns {
             match source.kind() {
                 io::ErrorKind::NotFound => Error::Missing { name },
                 io::ErrorKind::PermissionDenied => Error::Permission { tried, name },
-                _ => Error::System {
-                    tried,
-                    name,
-                    source,
-                },
+                _ => Error::System { tried, name, source },
             }
         }
     }
@@ -357,10 +335,7 @@ pub fn check_cluster(name: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Name {
-        name: name.to_owned(),
-        why,
-    })
+    Err(Error::Name { name: name.to_owned(), why })
 }
 
 /// A hash that is the same in every run: FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
@@ -410,27 +385,12 @@ fn prepare_directory() -> io::Result<()> {
     let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory)?;
     // `ip netns` takes the same lock: two who both find no mount would hide each other's.
-    let _lock =
-        Flock::lock(File::open(directory)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let _lock = Flock::lock(File::open(directory)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
     let none = None::<&Path>;
-    let share = || {
-        mount(
-            none,
-            directory,
-            none,
-            MsFlags::MS_SHARED | MsFlags::MS_REC,
-            none,
-        )
-    };
+    let share = || mount(none, directory, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
     match share() {
         Err(Errno::EINVAL) => {
-            mount(
-                Some(directory),
-                directory,
-                none,
-                MsFlags::MS_BIND | MsFlags::MS_REC,
-                none,
-            )?;
+            mount(Some(directory), directory, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
             share()?;
         }
         other => other?,
@@ -445,12 +405,8 @@ mod tests {
     #[test]
     fn a_namespace_knows_its_cluster_even_among_clusters_with_names_alike() {
         for cluster in ["a", "a-b", "a-fabric", "world", "lab-1"] {
-            let parts = [
-                Part::Fabric,
-                Part::World,
-                Part::Node("node-pod-fabric"),
-                Part::Pod("node", "x-node-y.z"),
-            ];
+            let parts =
+                [Part::Fabric, Part::World, Part::Node("node-pod-fabric"), Part::Pod("node", "x-node-y.z")];
             for part in parts {
                 let netns = Netns::of(cluster, part);
                 assert_eq!(netns.cluster(), Some(cluster), "{}", netns.name());
@@ -460,13 +416,9 @@ mod tests {
 
     #[test]
     fn names_that_are_not_podpaths_have_no_cluster() {
-        for name in [
-            "cni-1234",
-            "podpath-lab",
-            "podpath--fabric",
-            "podpath-Lab-fabric",
-            "podpath-node-fabric",
-        ] {
+        for name in
+            ["cni-1234", "podpath-lab", "podpath--fabric", "podpath-Lab-fabric", "podpath-node-fabric"]
+        {
             assert_eq!(Netns::named(name).cluster(), None, "{name}");
         }
     }
@@ -489,17 +441,7 @@ mod tests {
 
     #[test]
     fn a_cluster_name_that_could_not_be_read_back_is_refused() {
-        for name in [
-            "",
-            "a_b",
-            "A",
-            "-a",
-            "a-",
-            "a/..",
-            "my-node",
-            "pod",
-            &"a".repeat(41),
-        ] {
+        for name in ["", "a_b", "A", "-a", "a-", "a/..", "my-node", "pod", &"a".repeat(41)] {
             assert!(check_cluster(name).is_err(), "{name}");
         }
         for name in ["lab", "nodes", "test-12-x", &"a".repeat(40)] {

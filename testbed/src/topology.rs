@@ -5,7 +5,7 @@
 //!  eth0 ---------- pp<hash>      eth0 ------------- n<i> br0 world0 --------- eth0
 //!  pod address     Mac::GATEWAY  node address         gateway address          external addresses
 //!                  podpath0 - podpath1
-//!                  (the node's own packets to pods)
+//!                  (the node's own packets to pods and Services)
 //! ```
 //!
 //! Pods and externals hold one address of 32 bits each and reach everything through a gateway; only the
@@ -40,7 +40,7 @@ const BRIDGE: &str = "br0";
 const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
-/// Where a node's own packets to pods leave its sockets.
+/// Where a node's own packets to pods and Services leave its sockets.
 pub const HOST: &str = "podpath0";
 /// Where they arrive, for a dataplane to catch them.
 pub const HOST_PEER: &str = "podpath1";
@@ -56,14 +56,16 @@ const POD_GATEWAY: Ipv4Addr = {
 };
 
 /// Kernel settings of every namespace. No reverse-path filter: packets may come back another way than
-/// they would leave. No redirects: the path is ours.
-const EVERYWHERE: [(&str, &str); 7] = [
+/// they would leave. No redirects: the path is ours. No limit on ICMP errors: who probes many closed ports
+/// is to hear of each.
+const EVERYWHERE: [(&str, &str); 8] = [
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
     ("net/ipv4/conf/all/accept_redirects", "0"),
     ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/icmp_ratelimit", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
@@ -76,10 +78,8 @@ const NODES: [(&str, &str); 3] = [
 ];
 
 /// Of pods: container runtimes let anyone bind any port.
-const PODS: [(&str, &str); 2] = [
-    ("net/ipv4/ip_local_port_range", "32768 60999"),
-    ("net/ipv4/ip_unprivileged_port_start", "0"),
-];
+const PODS: [(&str, &str); 2] =
+    [("net/ipv4/ip_local_port_range", "32768 60999"), ("net/ipv4/ip_unprivileged_port_start", "0")];
 
 /// What a dataplane wants of the links that it is put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,31 +90,20 @@ pub struct Layout {
     pub forwarding: bool,
     /// Links may carry frames without checksums and longer than the MTU, as the kernel likes best.
     pub offload: bool,
-    /// The kernel's routing table leads to every pod; otherwise a node's own packets to pods go to
-    /// [`HOST`], for the dataplane to catch.
+    /// The kernel's routing table leads to every pod; otherwise a node's own packets to pods and
+    /// Services go to [`HOST`], for the dataplane to catch.
     pub kernel_routes: bool,
 }
 
 impl Layout {
     /// A dataplane hooked into the kernel's links, such as `ebpf`.
-    pub const HOOKED: Self = Self {
-        answers_arp: true,
-        forwarding: false,
-        offload: true,
-        kernel_routes: false,
-    };
+    pub const HOOKED: Self =
+        Self { answers_arp: true, forwarding: false, offload: true, kernel_routes: false };
     /// A dataplane that reads and writes frames from a process, such as `emulator` and `chains`.
-    pub const USERSPACE: Self = Self {
-        offload: false,
-        ..Self::HOOKED
-    };
+    pub const USERSPACE: Self = Self { offload: false, ..Self::HOOKED };
     /// Plain kernel routing, without encapsulation and without any dataplane: `routed`.
-    pub const ROUTED: Self = Self {
-        answers_arp: false,
-        forwarding: true,
-        offload: true,
-        kernel_routes: true,
-    };
+    pub const ROUTED: Self =
+        Self { answers_arp: false, forwarding: true, offload: true, kernel_routes: true };
 }
 
 /// Why the cluster could not be built, changed or removed.
@@ -153,9 +142,7 @@ pub enum Error {
         node: String,
     },
     /// A node took the first address of the subnet.
-    #[error(
-        "cannot build node {node}: its address {address} is the fabric's gateway; give it another one"
-    )]
+    #[error("cannot build node {node}: its address {address} is the fabric's gateway; give it another one")]
     Gateway {
         /// The node.
         node: String,
@@ -177,11 +164,7 @@ pub enum Error {
 
 /// Errors, one after the other.
 fn sentences(errors: &[Error]) -> String {
-    errors
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// No errors are a success, and one is just itself.
@@ -208,20 +191,13 @@ impl Topology {
     /// removed is named as well ([`Error::Undo`]).
     pub fn build(cluster: &Cluster, layout: Layout) -> Result<Self, Error> {
         netns::check_cluster(&cluster.name)?;
-        let topology = Self {
-            cluster: cluster.clone(),
-            layout,
-        };
+        let topology = Self { cluster: cluster.clone(), layout };
         let mut built = Vec::new();
         match topology.build_all(&mut built) {
             Ok(()) => Ok(topology),
-            Err(cause) => Err(undone(
-                cause,
-                built
-                    .iter()
-                    .rev()
-                    .map(|netns| netns.delete().map_err(Error::from)),
-            )),
+            Err(cause) => {
+                Err(undone(cause, built.iter().rev().map(|netns| netns.delete().map_err(Error::from))))
+            }
         }
     }
 
@@ -269,11 +245,7 @@ impl Topology {
                 .and_then(|()| self.lead_to_pods_from_fabric(&[pod]));
             if let Err(cause) = added {
                 // A namespace that was there before is not ours to delete.
-                let taken_back = if built.is_empty() {
-                    Ok(())
-                } else {
-                    self.remove_links(pod)
-                };
+                let taken_back = if built.is_empty() { Ok(()) } else { self.remove_links(pod) };
                 return Err(undone(cause, std::iter::once(taken_back)));
             }
         }
@@ -315,12 +287,7 @@ impl Topology {
             // A bridge is up as soon as one of its ports is.
             Links::open(&self.fabric())?.wait_up(BRIDGE)?;
         }
-        let pods: Vec<&Pod> = self
-            .cluster
-            .pods
-            .iter()
-            .filter(|pod| !pod.host_network)
-            .collect();
+        let pods: Vec<&Pod> = self.cluster.pods.iter().filter(|pod| !pod.host_network).collect();
         for pod in &pods {
             self.build_pod(self.node_of(pod)?, pod, built)?;
         }
@@ -366,22 +333,16 @@ impl Topology {
         Ok(())
     }
 
-    /// A node: its uplink, and where its own packets to pods go.
+    /// A node: its uplink, and where its own packets to pods and Services go.
     fn build_node(&self, number: usize, node: &Node, built: &mut Vec<Netns>) -> Result<(), Error> {
         let (gateway, address) = (self.gateway()?, node_address(node)?);
         if address == gateway {
-            return Err(Error::Gateway {
-                node: node.name.clone(),
-                address,
-            });
+            return Err(Error::Gateway { node: node.name.clone(), address });
         }
         let (fabric, netns) = (self.fabric(), create(self.node(&node.name), built)?);
         netns.set(&EVERYWHERE)?;
         netns.set(&NODES)?;
-        netns.set(&[(
-            "net/ipv4/ip_forward",
-            if self.layout.forwarding { "1" } else { "0" },
-        )])?;
+        netns.set(&[("net/ipv4/ip_forward", if self.layout.forwarding { "1" } else { "0" })])?;
         let port = format!("n{number}");
         let near = self.end(&fabric, &port, None, self.mtu()?);
         let far = self.end(&netns, UPLINK, Some(mac(address)), self.mtu()?);
@@ -400,7 +361,9 @@ impl Topology {
         uplink.address(HOST, address, 32)?;
         // All pods are behind one neighbour, as they are for a pod: nothing is asked for.
         uplink.neighbour(HOST, POD_GATEWAY, Mac::GATEWAY)?;
-        uplink.route(Route::net(self.pod_cidr()?, Next::Via(POD_GATEWAY, HOST)).source(address))?;
+        for range in [self.pod_cidr()?, self.service_cidr()?] {
+            uplink.route(Route::net(range, Next::Via(POD_GATEWAY, HOST)).source(address))?;
+        }
         Ok(())
     }
 
@@ -434,8 +397,7 @@ impl Topology {
             let address = pod_address(pod)?;
             if !self.layout.kernel_routes {
                 if !self.pod_cidr()?.contains(&address) {
-                    links
-                        .route(Route::host(address, Next::Via(POD_GATEWAY, HOST)).source(source))?;
+                    links.route(Route::host(address, Next::Via(POD_GATEWAY, HOST)).source(source))?;
                 }
             } else if pod.node != node.name {
                 let next = node_address(self.node_of(pod)?)?;
@@ -459,12 +421,7 @@ impl Topology {
     fn remove_links(&self, pod: &Pod) -> Result<(), Error> {
         let to = Ipv4Net::from(pod_address(pod)?);
         let mut errors = Vec::new();
-        let places = self
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| self.node(&node.name))
-            .chain([self.fabric()]);
+        let places = self.cluster.nodes.iter().map(|node| self.node(&node.name)).chain([self.fabric()]);
         for netns in places {
             // The pod's own node loses the link, and the route to it with the link.
             let removed = Links::open(&netns).and_then(|mut links| {
@@ -493,21 +450,12 @@ impl Topology {
     }
 
     fn end<'a>(&self, netns: &'a Netns, name: &'a str, mac: Option<Mac>, mtu: u32) -> End<'a> {
-        End {
-            netns,
-            name,
-            mac,
-            mtu,
-            gso_max_size: GSO_MAX_SIZE,
-        }
+        End { netns, name, mac, mtu, gso_max_size: GSO_MAX_SIZE }
     }
 
     fn node_of(&self, pod: &Pod) -> Result<&Node, Error> {
         let found = self.cluster.nodes.iter().find(|node| node.name == pod.node);
-        found.ok_or_else(|| Error::Node {
-            pod: pod.id(),
-            node: pod.node.clone(),
-        })
+        found.ok_or_else(|| Error::Node { pod: pod.id(), node: pod.node.clone() })
     }
 
     fn mtu(&self) -> Result<u32, Error> {
@@ -516,9 +464,7 @@ impl Topology {
 
     fn pod_mtu(&self) -> Result<u32, Error> {
         let mtu = self.cluster.settings.mtu;
-        let left = mtu
-            .checked_sub(ENCAPSULATION)
-            .filter(|left| *left >= SHORTEST_MTU);
+        let left = mtu.checked_sub(ENCAPSULATION).filter(|left| *left >= SHORTEST_MTU);
         left.ok_or(Error::Mtu { mtu })
     }
 
@@ -528,6 +474,10 @@ impl Topology {
 
     fn pod_cidr(&self) -> Result<Ipv4Net, Error> {
         v4_net(self.cluster.settings.pod_cidr, "the pods")
+    }
+
+    fn service_cidr(&self) -> Result<Ipv4Net, Error> {
+        v4_net(self.cluster.settings.service_cidr, "Services")
     }
 
     /// The fabric's own address: the first usable one of the node subnet.
@@ -544,11 +494,7 @@ impl Topology {
 pub fn delete_namespaces(cluster: &str) -> Result<(), Error> {
     let all = Netns::list(&format!("podpath-{cluster}-"))?;
     let ours = all.iter().filter(|netns| netns.cluster() == Some(cluster));
-    collected(
-        ours.filter_map(|netns| netns.delete().err())
-            .map(Error::from)
-            .collect(),
-    )
+    collected(ours.filter_map(|netns| netns.delete().err()).map(Error::from).collect())
 }
 
 /// The namespace that a pod of `cluster` lives in.
@@ -583,14 +529,7 @@ fn each<T>(all: &[T], work: impl FnMut(&T) -> Result<(), Error>) -> Result<(), E
 /// `cause`, and what went wrong when its traces were removed.
 fn undone(cause: Error, steps: impl Iterator<Item = Result<(), Error>>) -> Error {
     let left: Vec<Error> = steps.filter_map(Result::err).collect();
-    if left.is_empty() {
-        cause
-    } else {
-        Error::Undo {
-            cause: Box::new(cause),
-            left,
-        }
-    }
+    if left.is_empty() { cause } else { Error::Undo { cause: Box::new(cause), left } }
 }
 
 fn mac(address: Ipv4Addr) -> Mac {
@@ -600,20 +539,14 @@ fn mac(address: Ipv4Addr) -> Mac {
 fn v4(address: IpAddr, whose: impl FnOnce() -> String) -> Result<Ipv4Addr, Error> {
     match address {
         IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(Error::Family {
-            whose: whose(),
-            address: address.to_string(),
-        }),
+        IpAddr::V6(address) => Err(Error::Family { whose: whose(), address: address.to_string() }),
     }
 }
 
 fn v4_net(range: IpNet, whose: &str) -> Result<Ipv4Net, Error> {
     match range {
         IpNet::V4(range) => Ok(range),
-        IpNet::V6(range) => Err(Error::Family {
-            whose: whose.to_owned(),
-            address: range.to_string(),
-        }),
+        IpNet::V6(range) => Err(Error::Family { whose: whose.to_owned(), address: range.to_string() }),
     }
 }
 
@@ -652,24 +585,15 @@ mod tests {
 
     #[test]
     fn a_host_network_pod_lives_in_its_nodes_namespace() {
-        let agent = Pod {
-            host_network: true,
-            ..pod("kube-system", "agent")
-        };
+        let agent = Pod { host_network: true, ..pod("kube-system", "agent") };
         assert_eq!(pod_netns("lab", &agent), Netns::of("lab", Part::Node("n1")));
     }
 
     #[test]
     fn an_undo_that_fails_names_the_cause_and_what_is_left() {
         let cause = Error::Mtu { mtu: 60 };
-        let left = Error::Node {
-            pod: "a/b".to_owned(),
-            node: "n9".to_owned(),
-        };
+        let left = Error::Node { pod: "a/b".to_owned(), node: "n9".to_owned() };
         let message = undone(cause, std::iter::once(Err(left))).to_string();
-        assert!(
-            message.contains("MTU of 60") && message.contains("no node n9"),
-            "{message}"
-        );
+        assert!(message.contains("MTU of 60") && message.contains("no node n9"), "{message}");
     }
 }
