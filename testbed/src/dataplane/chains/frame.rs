@@ -11,7 +11,6 @@ use etherparse::{
     ArpPacketSlice, EtherType, Ethernet2Header, Icmpv4Slice, IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv4Slice,
     TcpSlice, UdpHeader, UdpSlice,
 };
-use pnet::packet::Packet as _;
 use pnet::packet::icmp::{self, MutableIcmpPacket};
 use pnet::packet::ipv4::{self, MutableIpv4Packet};
 use pnet::packet::tcp::{self, MutableTcpPacket};

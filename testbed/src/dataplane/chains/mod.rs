@@ -12,10 +12,15 @@
 pub mod conntrack;
 pub mod frame;
 mod kube;
+mod network;
 mod node;
 mod plan;
 mod policy;
 pub mod rules;
 
+pub use network::{Network, Sent, Stop};
 pub use node::{Node, Pushed, Refused};
 pub use plan::{Error, Hop, Plan};
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,7 @@ fn hops(cluster: &Cluster, node: &str, nodes: &[Ipv4Addr]) -> Result<HashMap<Ipv
 }
 
 /// The hardware address that goes with an IP address everywhere in the testbed.
-pub fn mac(address: Ipv4Addr) -> Mac {
+pub(super) fn mac(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
 }

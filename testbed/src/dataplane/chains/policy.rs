@@ -38,7 +38,7 @@ enum Direction {
 ///
 /// # Errors
 /// [`Error::Family`], [`Error::Policy`].
-pub fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
+pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
     let mut filter = Table::new("filter");
     let rejects = kube::reject_without_endpoints(&mut filter, cluster)?;
     let (egress, ingress) = (filter.chain("POD-EGRESS"), filter.chain("POD-INGRESS"));
@@ -292,7 +292,7 @@ fn policy_id(policy: &NetworkPolicy) -> String {
 ///
 /// # Errors
 /// [`Error::Family`].
-pub fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table, Error> {
+pub(super) fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table, Error> {
     let mut raw = Table::new("raw");
     let hook = raw.chain("PREROUTING");
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
