@@ -97,7 +97,8 @@ fn service_chain(
     let count = port.backends.len();
     for (number, backend) in port.backends.iter().enumerate() {
         let address = v4(backend.address, || format!("an endpoint of {}", service.id()))?;
-        let endpoint = nat.chain(&format!("KUBE-SEP-{}", hashed(&format!("{name} {address}:{}", backend.port))));
+        let endpoint =
+            nat.chain(&format!("KUBE-SEP-{}", hashed(&format!("{name} {address}:{}", backend.port))));
         // A pod that reaches itself through its Service must see another address than its own.
         nat.append(endpoint, Rule::new([Match::source(address)], Target::Jump(mark)));
         let protocol = Match::Protocol(port.protocol.number());

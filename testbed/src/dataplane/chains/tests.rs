@@ -316,7 +316,10 @@ fn an_error_about_a_translated_packet_reaches_the_client_as_if_about_what_it_sen
     let (_, arrived) = only(from_pod(&mut network, WEB, tcp((WEB, 40_000), (SERVICE, 80), "S")));
     let mut error = Vec::new();
     let unreachable = Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
-    builder(API, WEB, 64).icmpv4(unreachable).write(&mut error, &arrived[14..42]).expect("a vector takes all");
+    builder(API, WEB, 64)
+        .icmpv4(unreachable)
+        .write(&mut error, &arrived[14..42])
+        .expect("a vector takes all");
     let (stop, frame) = only(from_pod(&mut network, API, error));
     assert_eq!(stop, Stop::Pod(WEB));
     let sliced = SlicedPacket::from_ethernet(&frame).expect("a whole frame");
@@ -340,7 +343,8 @@ fn ping_passes_and_is_masqueraded_by_its_identifier() {
         only(from_pod(&mut network, WEB, echo(WEB, WORLD, Icmpv4Type::EchoRequest(header(77)))));
     let id = u16::from_be_bytes([out[38], out[39]]);
     assert_eq!((stop, &out[26..30]), (Stop::Outside, &N1.octets()[..]));
-    let (stop, back) = only(network.send(N1, Link::Uplink, echo(WORLD, N1, Icmpv4Type::EchoReply(header(id))), NOW));
+    let (stop, back) =
+        only(network.send(N1, Link::Uplink, echo(WORLD, N1, Icmpv4Type::EchoReply(header(id))), NOW));
     assert_eq!((stop, &back[38..40]), (Stop::Pod(WEB), &77_u16.to_be_bytes()[..]));
 }
 
