@@ -31,7 +31,8 @@ fn every_program_passes_the_verifier() {
         let program = loaded.program_mut(&name).expect("the object just named it");
         load(program).unwrap_or_else(|error| panic!("the verifier refused {name}: {error}"));
         let info = program.info().unwrap_or_else(|error| panic!("cannot ask about {name}: {error}"));
-        let verified = info.verified_instruction_count().map_or("unknown".to_owned(), |count| count.to_string());
+        let verified =
+            info.verified_instruction_count().map_or("unknown".to_owned(), |count| count.to_string());
         let size = info.size_translated().map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
         println!("{name}: {size} instructions, {verified} verified");
     }
