@@ -14,7 +14,9 @@ use crate::end::End;
 use crate::oracle::{self, Expectation};
 
 mod flows;
+pub mod live;
 mod print;
+pub mod sockets;
 
 pub use flows::{FlowsError, read_flows};
 
