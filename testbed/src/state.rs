@@ -57,6 +57,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// States are the superuser's.
+    #[error("cannot {tried} {}: permission denied; run as root", path.display())]
+    Permission {
+        /// What was tried.
+        tried: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
     /// The file system refused.
     #[error("cannot {tried} {}: {source}", path.display())]
     File {
@@ -403,7 +411,10 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 fn failed(tried: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
-    move |source| Error::File { tried, path: path.to_owned(), source }
+    move |source| match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Permission { tried, path: path.to_owned() },
+        _ => Error::File { tried, path: path.to_owned(), source },
+    }
 }
 
 #[cfg(test)]

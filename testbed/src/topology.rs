@@ -56,14 +56,16 @@ const POD_GATEWAY: Ipv4Addr = {
 };
 
 /// Kernel settings of every namespace. No reverse-path filter: packets may come back another way than
-/// they would leave. No redirects: the path is ours.
-const EVERYWHERE: [(&str, &str); 7] = [
+/// they would leave. No redirects: the path is ours. No limit on ICMP errors: who probes many closed ports
+/// is to hear of each.
+const EVERYWHERE: [(&str, &str); 8] = [
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
     ("net/ipv4/conf/all/accept_redirects", "0"),
     ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/icmp_ratelimit", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
 

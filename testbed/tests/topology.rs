@@ -390,7 +390,9 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.client.stop().expect("it stops");
-        self.thread.take().map(|thread| thread.join().expect("it ends"));
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it ends");
+        }
     }
 }
 
@@ -442,6 +444,15 @@ fn declared_ports_are_answered_and_all_others_refused() {
     say(&mut dial(&api, (lab.0.externals[0].address, 443).into()).expect("it is listened on")).expect("echo");
     let refused = dial(&api, (web.address, 81).into()).expect_err("nobody listens");
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+    for port in 1000..1020 {
+        let closed = api.run(|| UdpSocket::bind("0.0.0.0:0")).expect("it is there").expect("it opens");
+        closed.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        closed.connect((web.address, port)).expect("there is a route");
+        closed.send(b"ping").expect("it is sent");
+        let refused = closed.recv(&mut [0]).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "port {port}");
+    }
 
     let datagrams = api.run(|| UdpSocket::bind("0.0.0.0:0")).expect("it is there").expect("it opens");
     datagrams.set_read_timeout(Some(PATIENCE)).expect("it is not zero");

@@ -5,7 +5,13 @@ use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
 use dataplane::trace::Record;
 use dataplane::wire::Address;
 
+use crate::error::Error;
 use crate::plan::Rows;
+
+pub mod capacity;
+pub mod emulator;
+
+pub use capacity::Capacities;
 
 /// Where a packet enters the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,25 +51,39 @@ pub trait Engine<A: Address> {
     ///
     /// # Errors
     /// A table that is too small, by name; nothing was changed then. Or what the kernel refused.
-    fn apply(&mut self, rows: &Rows<A>) -> Result<(), crate::error::Error>;
+    fn apply(&mut self, rows: &Rows<A>) -> Result<(), Error>;
     /// Pushes one frame through a hook.
     ///
     /// # Errors
     /// The engine could not run it; the path's own refusals are verdicts.
-    fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error>;
+    fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error>;
     /// The tracked flows, in the order of their tuples' bytes.
     ///
     /// # Errors
     /// The table could not be read.
-    fn connections(&self) -> Result<Vec<(Tuple<A>, Connection<A>)>, crate::error::Error>;
+    fn connections(&self) -> Result<Vec<(Tuple<A>, Connection<A>)>, Error>;
     /// The source ports in use, in the order of their keys' bytes.
     ///
     /// # Errors
     /// The table could not be read.
-    fn masquerades(&self) -> Result<Vec<(Masquerade<A>, Masqueraded<A>)>, crate::error::Error>;
+    fn masquerades(&self) -> Result<Vec<(Masquerade<A>, Masqueraded<A>)>, Error>;
     /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
     ///
     /// # Errors
     /// The table could not be read.
-    fn counts(&self) -> Result<Vec<Count>, crate::error::Error>;
+    fn counts(&self) -> Result<Vec<Count>, Error>;
+}
+
+/// An engine whose clock can be moved on by hand: what cases need to see rows expire.
+pub trait Clock {
+    /// Seconds of the engine's clock: what rows' `expires_s` are compared with.
+    ///
+    /// # Errors
+    /// The clock could not be read.
+    fn now_s(&self) -> Result<u32, Error>;
+    /// Lets `seconds` pass: afterwards every tracked flow is that much nearer to its end.
+    ///
+    /// # Errors
+    /// The engine could not change its clock, or its rows.
+    fn wait(&mut self, seconds: u32) -> Result<(), Error>;
 }

@@ -65,7 +65,12 @@ pub struct FrontendKey<A> {
 
 impl<A: Address> From<FrontendKey<A>> for Frontend<A> {
     fn from(key: FrontendKey<A>) -> Self {
-        Self { address: key.address, port: dataplane::wire::Be16::new(key.port), protocol: key.protocol, pad: 0 }
+        Self {
+            address: key.address,
+            port: dataplane::wire::Be16::new(key.port),
+            protocol: key.protocol,
+            pad: 0,
+        }
     }
 }
 
