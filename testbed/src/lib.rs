@@ -1,6 +1,5 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
-pub mod end;
 pub mod link;
 pub mod listen;
 pub mod netns;

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use userspace::model::{Cluster, Protocol};
+use userspace::model::{Cluster, Protocol, Who};
 
 use super::sockets::{Dial, dial_all};
 use super::{Flow, Measured, Prober};
-use crate::end::End;
 use crate::listen::{self, Client, Listener};
 use crate::netns::{Netns, Part};
 use crate::topology::pod_netns;
@@ -21,7 +20,7 @@ pub enum Error {
         /// The flow.
         flow: Flow,
         /// What is missing.
-        end: End,
+        end: Who,
     },
     /// Targets cannot be made to listen.
     #[error("cannot make the targets listen: {}", .0.join("; "))]
@@ -46,7 +45,7 @@ impl<'a> Live<'a> {
     fn dial(&self, flow: &Flow) -> Option<Dial> {
         let (netns, source) = place(self.cluster, &flow.from)?;
         let target = match &flow.to {
-            End::Service(id) => self.cluster.services.iter().find(|service| service.id() == *id)?.address,
+            Who::Service(id) => self.cluster.services.iter().find(|service| service.id() == *id)?.address,
             end => place(self.cluster, end)?.1,
         };
         Some(Dial { netns, source, target: SocketAddr::new(target, flow.port), protocol: flow.protocol })
@@ -56,7 +55,7 @@ impl<'a> Live<'a> {
     fn listeners(&self, flow: &Flow) -> Vec<Listener> {
         let Flow { to, port, protocol, .. } = flow;
         match to {
-            End::Service(id) => {
+            Who::Service(id) => {
                 let service = self.cluster.services.iter().find(|service| service.id() == *id);
                 let ports = service.into_iter().flat_map(|service| &service.ports);
                 let dialled = ports.filter(|one| one.port == *port && one.protocol == *protocol);
@@ -67,7 +66,7 @@ impl<'a> Live<'a> {
                 places.map(|(netns, address, port)| listener(&netns, address, *protocol, port)).collect()
             }
             // Where an external says where it listens, it listens nowhere else.
-            End::External(name) if declares_ports(self.cluster, name) => Vec::new(),
+            Who::External(name) if declares_ports(self.cluster, name) => Vec::new(),
             end => {
                 let place = place(self.cluster, end);
                 place
@@ -118,21 +117,21 @@ fn declares_ports(cluster: &Cluster, external: &str) -> bool {
 }
 
 /// Where an end lives, and its address there. Services live nowhere.
-fn place(cluster: &Cluster, end: &End) -> Option<(Netns, IpAddr)> {
+fn place(cluster: &Cluster, end: &Who) -> Option<(Netns, IpAddr)> {
     match end {
-        End::Pod(id) => {
+        Who::Pod(id) => {
             let pod = cluster.pods.iter().find(|pod| pod.id() == *id)?;
             Some((pod_netns(&cluster.name, pod), pod.address))
         }
-        End::Node(name) => {
+        Who::Node(name) => {
             let node = cluster.nodes.iter().find(|node| node.name == *name)?;
             Some((Netns::of(&cluster.name, Part::Node(&node.name)), node.address))
         }
-        End::External(name) => {
+        Who::External(name) => {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some((Netns::of(&cluster.name, Part::World), external.address))
         }
-        End::Service(_) => None,
+        Who::Service(_) => None,
     }
 }
 
