@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use userspace::model::{Cluster, Protocol, Who};
+use userspace::model::{Backend, Cluster, Protocol, ServicePort, Who};
 
 use super::sockets::{Dial, dial_all};
 use super::{Flow, Measured, Prober};
@@ -59,11 +59,7 @@ impl<'a> Live<'a> {
                 let service = self.cluster.services.iter().find(|service| service.id() == *id);
                 let ports = service.into_iter().flat_map(|service| &service.ports);
                 let dialled = ports.filter(|one| one.port == *port && one.protocol == *protocol);
-                let backends = dialled.flat_map(|one| &one.backends);
-                let places = backends.filter_map(|backend| {
-                    Some((owner(self.cluster, backend.address)?, backend.address, backend.port))
-                });
-                places.map(|(netns, address, port)| listener(&netns, address, *protocol, port)).collect()
+                dialled.flat_map(|port| behind(self.cluster, port)).collect()
             }
             // Where an external says where it listens, it listens nowhere else.
             Who::External(name) if declares_ports(self.cluster, name) => Vec::new(),
@@ -94,9 +90,9 @@ impl Prober for Live<'_> {
                 })
             })
             .collect::<Result<_, _>>()?;
-        let declared: HashSet<Listener> = listen::declared(self.cluster).into_iter().collect();
+        let standing = standing(self.cluster);
         let wanted: HashSet<Listener> = flows.iter().flat_map(|flow| self.listeners(flow)).collect();
-        let extra: Vec<Listener> = wanted.into_iter().filter(|one| !declared.contains(one)).collect();
+        let extra: Vec<Listener> = wanted.into_iter().filter(|one| !standing.contains(one)).collect();
         let answer = self.listeners.add(extra.clone())?;
         if !answer.failed.is_empty() {
             return Err(Error::Listen(answer.failed).into());
@@ -106,6 +102,22 @@ impl Prober for Live<'_> {
         self.listeners.remove(extra)?;
         Ok(verdicts?.into_iter().map(Measured::from).collect())
     }
+}
+
+/// What listens as long as the cluster is up: where pods and externals say they do, and where Services
+/// send to.
+pub fn standing(cluster: &Cluster) -> HashSet<Listener> {
+    let ports = cluster.services.iter().flat_map(|service| &service.ports);
+    listen::declared(cluster).into_iter().chain(ports.flat_map(|port| behind(cluster, port))).collect()
+}
+
+/// Where the backends of a Service's port listen.
+fn behind(cluster: &Cluster, port: &ServicePort) -> Vec<Listener> {
+    let place = |backend: &Backend| {
+        let netns = owner(cluster, backend.address)?;
+        Some(listener(&netns, backend.address, port.protocol, backend.port))
+    };
+    port.backends.iter().filter_map(place).collect()
 }
 
 fn listener(netns: &Netns, address: IpAddr, protocol: Protocol, port: u16) -> Listener {
