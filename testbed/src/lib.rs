@@ -1,5 +1,6 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
+pub mod dataplane;
 pub mod doctor;
 pub mod interrupt;
 pub mod lab;
@@ -12,3 +13,4 @@ pub mod probe;
 pub mod progress;
 pub mod state;
 pub mod topology;
+pub mod traffic;
