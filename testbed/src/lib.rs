@@ -1,1 +1,11 @@
+//! A cluster's packet path on one machine, and the judges of it.
 
+pub mod end;
+pub mod link;
+pub mod listen;
+pub mod netns;
+pub mod oracle;
+pub mod output;
+pub mod probe;
+pub mod state;
+pub mod topology;

@@ -262,7 +262,7 @@ fn names_say_what_things_are() {
                 Some(_) => name.starts_with(word),
                 None => name.ends_with(word),
             });
-            if banned || name.ends_with('2') {
+            if banned || (name.ends_with('2') && !name.ends_with("32")) {
                 breaches.push(format!("{}:{line}: fn {name}", source.path));
             }
         }
@@ -289,7 +289,8 @@ fn ignored_tests_say_why() {
     let mut breaches = Vec::new();
     for folder in ["userspace/tests", "testbed/tests", "benches/tests"] {
         if root().join(folder).is_dir() {
-            breaches.extend(sources(folder).iter().flat_map(|source| source.find("#[ignore]")));
+            let others = sources(folder).into_iter().filter(|source| !source.path.ends_with("tidy.rs"));
+            breaches.extend(others.flat_map(|source| source.find("#[ignore]")));
         }
     }
     assert_none("#[ignore = \"needs root: make test\"]", &breaches);
