@@ -36,13 +36,8 @@ pub enum Error {
         address: std::net::IpAddr,
     },
     /// A cluster cannot be planned into rows.
-    #[error("cannot plan node {node}: {why}")]
-    Plan {
-        /// The node's name.
-        node: String,
-        /// What the planner says.
-        why: String,
-    },
+    #[error(transparent)]
+    Plan(#[from] crate::plan::Error),
     /// A name that is nowhere in the cluster.
     #[error(
         "cannot find {name:?}: no pod, node or host outside is called so: names are ns/pod, node:name, ext:name"

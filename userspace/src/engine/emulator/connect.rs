@@ -75,3 +75,98 @@ fn first_drop(walk: &[Step]) -> Option<Reason> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::Emulator;
+    use super::*;
+    use crate::model::{self, Protocol};
+
+    const CLUSTER: &str = r"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: test}
+spec: {nodes: 2}
+---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: world}
+spec: {address: 203.0.113.7, ports: [{port: 80, protocol: TCP}, {port: 53, protocol: UDP}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - {name: web, image: web, ports: [{containerPort: 8080}, {containerPort: 53, protocol: UDP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}]
+";
+
+    fn network() -> (Network<Emulator<V4>>, model::Cluster) {
+        let cluster = model::load_text("test", CLUSTER).expect("a cluster");
+        (Network::new(&cluster, 7).expect("it fits"), cluster)
+    }
+
+    #[test]
+    fn everybody_reaches_everybody_and_nothing_gets_lost() {
+        let (mut network, cluster) = network();
+        let names: Vec<String> = cluster
+            .pods
+            .iter()
+            .map(model::Pod::id)
+            .chain(cluster.nodes.iter().map(|node| format!("node:{}", node.name)))
+            .chain(["ext:world".to_owned()])
+            .collect();
+        let dials = [
+            Dial::Ping,
+            Dial::Port(Protocol::Tcp, 8080),
+            Dial::Port(Protocol::Udp, 53),
+            Dial::Port(Protocol::Tcp, 9),
+            Dial::Port(Protocol::Udp, 9),
+        ];
+        let mut answers = BTreeMap::new();
+        for from in &names {
+            for to in &names {
+                for dial in dials {
+                    let (from, to) =
+                        (network.host(from).expect("is there"), network.host(to).expect("is there"));
+                    let address = network.host_at(to).address;
+                    let answers_there = network.host_at(to).answers(dial);
+                    let attempt = network.connect(from, address, dial).expect("runs");
+                    let expected = if answers_there { Answer::Allow } else { Answer::Reject };
+                    let text = crate::observe::walk::print(&attempt.walk, network.names());
+                    assert_eq!(attempt.answer, expected, "{dial:?}:\n{text}");
+                    *answers.entry(attempt.answer).or_insert(0) += 1;
+                }
+            }
+        }
+        assert_eq!(network.tally().dropped(), 0, "{:?}", network.tally());
+        assert!(answers[&Answer::Allow] > answers[&Answer::Reject]);
+    }
+
+    #[test]
+    fn a_service_is_reached_from_pods_and_nodes_but_not_from_outside() {
+        let (mut network, cluster) = network();
+        let std::net::IpAddr::V4(address) = cluster.services[0].address else { panic!("an IPv4 Service") };
+        let node = format!("node:{}", cluster.nodes[0].name);
+        for (from, expected) in [(node.as_str(), Answer::Allow), ("ext:world", Answer::Deny)] {
+            let from = network.host(from).expect("is there");
+            for dial in [Dial::Port(Protocol::Tcp, 80), Dial::Port(Protocol::Udp, 53)] {
+                assert_eq!(network.connect(from, address, dial).expect("runs").answer, expected);
+            }
+        }
+    }
+}

@@ -30,6 +30,8 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// Its hardware address.
     pub mac: Ether,
+    /// Another hardware address of it: a node is its pods' gateway.
+    pub other_mac: Option<Ether>,
     /// Where it answers.
     pub listeners: Listeners,
     client: Option<Client>,
@@ -126,7 +128,7 @@ impl Host {
     pub fn new(name: String, address: Ipv4Addr, listeners: Listeners, first_port: u16) -> Self {
         let span = LAST_PORT - FIRST_PORT + 1;
         let next_port = FIRST_PORT + first_port % span;
-        Self { name, address, mac: mac_of(address), listeners, client: None, next_port }
+        Self { name, address, mac: mac_of(address), other_mac: None, listeners, client: None, next_port }
     }
 
     /// Starts a conversation from the next source port.
@@ -173,7 +175,7 @@ impl Host {
     /// Why it is not taken.
     pub fn read(&self, frame: &[u8]) -> Result<Message, Refusal> {
         let message = Message::read(frame).map_err(Refusal::Unreadable)?;
-        if message.to != self.mac {
+        if message.to != self.mac && Some(message.to) != self.other_mac {
             return Err(Refusal::NotItsMac);
         }
         if message.target != self.address {

@@ -12,9 +12,6 @@ pub mod node;
 mod tables;
 pub mod topology;
 
-use std::collections::BTreeMap;
-
-use dataplane::tables::IfIndex;
 use dataplane::wire::V4;
 
 pub use connect::{Answer, Attempt};
@@ -25,8 +22,6 @@ pub use node::Emulator;
 
 use crate::error::Error;
 use crate::model::Cluster;
-use crate::observe::walk::Names;
-use crate::plan::NodePlan;
 
 impl Network<Emulator<V4>> {
     /// A cluster of emulated nodes.
@@ -36,12 +31,4 @@ impl Network<Emulator<V4>> {
     pub fn new(cluster: &Cluster, seed: u32) -> Result<Self, Error> {
         Self::with(cluster, seed, Box::new(Emulator::new))
     }
-}
-
-fn plans(_cluster: &Cluster, _interfaces: &[BTreeMap<String, IfIndex>]) -> Result<Vec<NodePlan<V4>>, Error> {
-    Ok(Vec::new())
-}
-
-fn names(_cluster: &Cluster, _interfaces: &[BTreeMap<String, IfIndex>], _plans: Vec<NodePlan<V4>>) -> Names {
-    Names::default()
 }

@@ -20,7 +20,7 @@ use crate::engine::{Clock, Engine, Hook};
 use crate::error::Error;
 use crate::model::Cluster;
 use crate::observe::walk::{Event, Names, Step};
-use crate::plan::NodePlan;
+use crate::plan::{NodePlan, Plan};
 
 /// How long a frame takes between a host and its node.
 const LINK_NS: u64 = 5_000;
@@ -37,6 +37,7 @@ pub struct Network<E> {
     seed: u32,
     engines: Vec<(String, E)>,
     interfaces: Interfaces,
+    plan: Option<Plan<V4>>,
     topology: Topology,
     names: Names,
     queue: BinaryHeap<Reverse<Flight>>,
@@ -129,6 +130,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
             seed,
             engines: Vec::new(),
             interfaces: Interfaces::default(),
+            plan: None,
             topology: Topology::default(),
             names: Names::default(),
             queue: BinaryHeap::new(),
@@ -149,10 +151,19 @@ impl<E: Engine<V4> + Clock> Network<E> {
     /// # Errors
     /// The cluster cannot be planned (then nothing was changed), or an engine refused its rows.
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
-        let interfaces: Vec<_> =
+        let links: Vec<_> =
             cluster.nodes.iter().map(|node| self.interfaces.of(cluster, &node.name)).collect();
-        let topology = Topology::of(cluster, &interfaces, self.seed as u16)?;
-        let plans = super::plans(cluster, &interfaces)?;
+        let topology = Topology::of(cluster, &links, self.seed as u16)?;
+        let plan = match &self.plan {
+            Some(previous) => previous.after(cluster)?,
+            None => Plan::of(cluster)?,
+        };
+        let mut plans = Vec::with_capacity(links.len());
+        for (node, links) in cluster.nodes.iter().zip(&links) {
+            let mut plan = plan.node(&node.name, links)?;
+            plan.node.seed ^= self.seed;
+            plans.push(plan);
+        }
         let mut engines = Vec::with_capacity(plans.len());
         let mut old: BTreeMap<String, E> = self.engines.drain(..).collect();
         for (node, plan) in cluster.nodes.iter().zip(&plans) {
@@ -166,8 +177,9 @@ impl<E: Engine<V4> + Clock> Network<E> {
             engines.push((node.name.clone(), engine));
         }
         self.engines = engines;
-        self.names = super::names(cluster, &interfaces, plans);
+        self.names = Names::of(cluster, &plan, links.iter().zip(plans));
         self.topology = topology;
+        self.plan = Some(plan);
         Ok(())
     }
 

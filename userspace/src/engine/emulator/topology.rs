@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane::tables::IfIndex;
+use dataplane::wire::Mac;
 use ipnet::IpNet;
 
 use super::fabric::{Fabric, Port};
@@ -11,6 +12,7 @@ use super::host::{Host, Listeners, mac_of};
 use super::message::Ether;
 use crate::error::Error;
 use crate::model::{Cluster, ContainerPort, Pod};
+use crate::plan::Links;
 
 /// The interface of every node to the fabric.
 pub const UPLINK: IfIndex = IfIndex(2);
@@ -45,10 +47,10 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// Those of a node's pods, by `namespace/name`; new pods get new ones.
-    pub fn of(&mut self, cluster: &Cluster, node: &str) -> BTreeMap<String, IfIndex> {
+    /// Those of a node; new pods get new ones.
+    pub fn of(&mut self, cluster: &Cluster, node: &str) -> Links {
         let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
-        let mut interfaces = BTreeMap::new();
+        let mut links = Links { uplink: UPLINK, ..Links::default() };
         for pod in pods {
             let key = (node.to_owned(), pod.id(), pod.address);
             let interface = *self.given.entry(key).or_insert_with(|| {
@@ -56,9 +58,9 @@ impl Interfaces {
                 *next += 1;
                 IfIndex(*next - 1)
             });
-            interfaces.insert(pod.id(), interface);
+            links.pods.insert(pod.id(), interface);
         }
-        interfaces
+        links
     }
 }
 
@@ -82,15 +84,11 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Lays out a cluster. `interfaces` are each node's, in the order of the cluster's nodes.
+    /// Lays out a cluster. `links` are each node's, in the order of the cluster's nodes.
     ///
     /// # Errors
     /// [`Error::WrongFamily`].
-    pub fn of(
-        cluster: &Cluster,
-        interfaces: &[BTreeMap<String, IfIndex>],
-        first_port: u16,
-    ) -> Result<Self, Error> {
+    pub fn of(cluster: &Cluster, links: &[Links], first_port: u16) -> Result<Self, Error> {
         let gateway = gateway_of(&cluster.settings.node_subnet)?;
         let mut topology = Self {
             fabric: Fabric {
@@ -107,7 +105,7 @@ impl Topology {
             let node = nodes[pod.node.as_str()];
             let address = v4(pod.id(), pod.address)?;
             let node_address = v4(format!("node {}", pod.node), cluster.nodes[node].address)?;
-            let interface = interfaces[node][&pod.id()];
+            let interface = links[node].pods[&pod.id()];
             let host = Host::new(pod.id(), address, pod_listeners(cluster, pod), first_port);
             let place = topology.seat(host, Seat::Pod { node, interface, gateway: None });
             topology.pods.insert((node, interface), place);
@@ -117,7 +115,8 @@ impl Topology {
         for (index, node) in cluster.nodes.iter().enumerate() {
             let name = format!("node:{}", node.name);
             let address = v4(name.clone(), node.address)?;
-            let host = Host::new(name, address, node_listeners(cluster, &node.name), first_port);
+            let mut host = Host::new(name, address, node_listeners(cluster, &node.name), first_port);
+            host.other_mac = Some(Mac::GATEWAY.0);
             let place = topology.seat(host, Seat::Node(index));
             topology.stacks.push(place);
             topology.fabric.neighbours.insert(mac_of(address), Port::Node(index));
