@@ -1,5 +1,6 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
+pub mod dataplane;
 pub mod end;
 pub mod link;
 pub mod listen;
@@ -9,3 +10,4 @@ pub mod output;
 pub mod probe;
 pub mod state;
 pub mod topology;
+pub mod traffic;

@@ -1,0 +1,3 @@
+//! The dataplanes that are compared.
+
+pub mod chains;
