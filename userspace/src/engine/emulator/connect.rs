@@ -78,8 +78,6 @@ fn first_drop(walk: &[Step]) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::Emulator;
     use super::*;
     use crate::model::{self, Protocol};
@@ -137,7 +135,6 @@ spec:
             Dial::Port(Protocol::Tcp, 9),
             Dial::Port(Protocol::Udp, 9),
         ];
-        let mut answers = BTreeMap::new();
         for from in &names {
             for to in &names {
                 for dial in dials {
@@ -149,12 +146,10 @@ spec:
                     let expected = if answers_there { Answer::Allow } else { Answer::Reject };
                     let text = crate::observe::walk::print(&attempt.walk, network.names());
                     assert_eq!(attempt.answer, expected, "{dial:?}:\n{text}");
-                    *answers.entry(attempt.answer).or_insert(0) += 1;
                 }
             }
         }
         assert_eq!(network.tally().dropped(), 0, "{:?}", network.tally());
-        assert!(answers[&Answer::Allow] > answers[&Answer::Reject]);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
         let links: Vec<_> =
             cluster.nodes.iter().map(|node| self.interfaces.of(cluster, &node.name)).collect();
-        let topology = Topology::of(cluster, &links, self.seed as u16)?;
+        let topology = Topology::of(cluster, &links, self.seed)?;
         let plan = match &self.plan {
             Some(previous) => previous.after(cluster)?,
             None => Plan::of(cluster)?,

@@ -8,7 +8,7 @@ use dataplane::wire::Mac;
 use ipnet::IpNet;
 
 use super::fabric::{Fabric, Port};
-use super::host::{Host, Listeners, mac_of};
+use super::host::{CLIENT_PORTS, Host, Listeners, NODE_PORTS, mac_of};
 use super::message::Ether;
 use crate::error::Error;
 use crate::model::{Cluster, ContainerPort, Pod};
@@ -77,6 +77,7 @@ pub struct Topology {
     pub pods: BTreeMap<(usize, IfIndex), usize>,
     /// Between the nodes.
     pub fabric: Fabric,
+    seed: u32,
     /// Ranges that a node's stack routes into the path.
     inside: Vec<IpNet>,
     /// Pods' addresses, wherever they are from.
@@ -88,7 +89,7 @@ impl Topology {
     ///
     /// # Errors
     /// [`Error::WrongFamily`].
-    pub fn of(cluster: &Cluster, links: &[Links], first_port: u16) -> Result<Self, Error> {
+    pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Result<Self, Error> {
         let gateway = gateway_of(&cluster.settings.node_subnet)?;
         let mut topology = Self {
             fabric: Fabric {
@@ -96,6 +97,7 @@ impl Topology {
                 mtu: cluster.settings.mtu as usize,
                 ..Fabric::default()
             },
+            seed,
             inside: vec![cluster.settings.pod_cidr, cluster.settings.service_cidr],
             ..Self::default()
         };
@@ -106,7 +108,7 @@ impl Topology {
             let address = v4(pod.id(), pod.address)?;
             let node_address = v4(format!("node {}", pod.node), cluster.nodes[node].address)?;
             let interface = links[node].pods[&pod.id()];
-            let host = Host::new(pod.id(), address, pod_listeners(cluster, pod), first_port);
+            let host = Host::new(pod.id(), address, pod_listeners(cluster, pod));
             let place = topology.seat(host, Seat::Pod { node, interface, gateway: None });
             topology.pods.insert((node, interface), place);
             topology.pod_addresses.insert(address);
@@ -115,7 +117,7 @@ impl Topology {
         for (index, node) in cluster.nodes.iter().enumerate() {
             let name = format!("node:{}", node.name);
             let address = v4(name.clone(), node.address)?;
-            let mut host = Host::new(name, address, node_listeners(cluster, &node.name), first_port);
+            let mut host = Host::new(name, address, node_listeners(cluster, &node.name));
             host.other_mac = Some(Mac::GATEWAY.0);
             let place = topology.seat(host, Seat::Node(index));
             topology.stacks.push(place);
@@ -132,13 +134,15 @@ impl Topology {
                 [] => Listeners::All,
                 ports => Listeners::Some(ports.iter().map(numbers).collect()),
             };
-            let place = topology.seat(Host::new(name, address, listeners, first_port), Seat::World);
+            let place = topology.seat(Host::new(name, address, listeners), Seat::World);
             topology.fabric.routes.insert(address, (mac_of(address), Port::World(place)));
         }
         Ok(topology)
     }
 
-    fn seat(&mut self, host: Host, seat: Seat) -> usize {
+    fn seat(&mut self, mut host: Host, seat: Seat) -> usize {
+        let ports = if matches!(seat, Seat::Node(_)) { NODE_PORTS } else { CLIENT_PORTS };
+        host.speak_from(ports, self.seed);
         let place = self.hosts.len();
         self.by_name.insert(host.name.clone(), place);
         self.hosts.push((host, seat));
