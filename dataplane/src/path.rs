@@ -97,7 +97,13 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, pa
         }
         match route::next_hop(platform, flow)? {
             Hop::Pod(pod) => to_pod(platform, packet, flow, &tracked, (pod, from)),
-            Hop::Host => to_host(platform, flow),
+            Hop::Host => {
+                // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
+                if tracked.state as u8 == State::New as u8 {
+                    conntrack::open(platform, flow, Port::default())?;
+                }
+                to_host(platform, flow)
+            }
             _ => Err(Reason::NotLocal),
         }
     })
