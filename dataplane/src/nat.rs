@@ -87,6 +87,9 @@ pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
     let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
     let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
     let count = node.masquerade_count as u32;
+    if count == 0 {
+        return Err(Reason::MasqueradePortsExhausted);
+    }
     // 2.
     let mut place = own as u32;
     if place >= count {
