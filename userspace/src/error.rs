@@ -44,13 +44,11 @@ pub enum Error {
         why: String,
     },
     /// A name that is nowhere in the cluster.
-    #[error("cannot find {kind} \"{name}\": no such {kind} in the cluster{hint}")]
+    #[error(
+        "cannot find {name:?}: no pod, node or host outside is called so: names are ns/pod, node:name, ext:name"
+    )]
     Unknown {
-        /// `pod`, `service`, `node`, `host`.
-        kind: &'static str,
         /// As it was asked for.
         name: String,
-        /// `, did you mean "web"?`, or nothing.
-        hint: String,
     },
 }
