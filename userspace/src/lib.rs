@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod ipam;
 pub mod model;
 pub mod observe;
 pub mod plan;

@@ -119,7 +119,9 @@ pub struct ContainerPort {
 }
 
 /// Transport protocols that Kubernetes knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.
@@ -203,4 +205,37 @@ pub struct External {
     pub address: IpAddr,
     /// Where it listens; none declared means that it answers on every port.
     pub ports: Vec<ContainerPort>,
+}
+
+impl Cluster {
+    /// The pod with this `namespace/name`.
+    pub fn pod(&self, id: &str) -> Option<&Pod> {
+        let (namespace, name) = id.split_once('/')?;
+        self.pods
+            .iter()
+            .find(|pod| pod.namespace == namespace && pod.name == name)
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The Service with this `namespace/name`.
+    pub fn service(&self, id: &str) -> Option<&Service> {
+        let (namespace, name) = id.split_once('/')?;
+        self.services
+            .iter()
+            .find(|service| service.namespace == namespace && service.name == name)
+    }
+
+    /// The host outside the cluster of this name.
+    pub fn external(&self, name: &str) -> Option<&External> {
+        self.externals.iter().find(|external| external.name == name)
+    }
+
+    /// The pods on a node, in the order of the input.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Pod> {
+        self.pods.iter().filter(move |pod| pod.node == node)
+    }
 }
