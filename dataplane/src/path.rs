@@ -6,7 +6,7 @@
 //! from_underlay --+  (out of the tunnel first)   +-- to_underlay  (overlay, or masquerade)
 //!                 |        -> route -------------+-- to_host
 //! ```
-//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; [`run`] is
+//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `close` is
 //! the one place that makes a drop of it.
 
 use crate::conntrack::{self, State, Tracked};
@@ -32,9 +32,9 @@ enum From {
 /// A packet that a pod sent.
 #[inline(always)]
 pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let mut flow = start(packet);
+    let (mut flow, bytes) = start(packet);
     let walked = pod_walk(platform, packet, &mut flow);
-    close(platform, &flow, walked)
+    close(platform, &flow, bytes, walked)
 }
 
 #[inline(always)]
@@ -59,9 +59,9 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
 /// A packet that the node itself sent to a pod or a Service.
 #[inline(always)]
 pub fn from_host<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let mut flow = start(packet);
+    let (mut flow, bytes) = start(packet);
     let walked = host_walk(platform, packet, &mut flow);
-    close(platform, &flow, walked)
+    close(platform, &flow, bytes, walked)
 }
 
 #[inline(always)]
@@ -79,9 +79,9 @@ fn host_walk<A: Address, P: Platform<A>, K: Packet>(
 /// A packet that arrived at the node. What is for neither its pods nor its tunnel is the node's own affair.
 #[inline(always)]
 pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let mut flow = start(packet);
+    let (mut flow, bytes) = start(packet);
     let walked = underlay_walk(platform, packet, &mut flow);
-    close(platform, &flow, walked)
+    close(platform, &flow, bytes, walked)
 }
 
 #[inline(always)]
@@ -184,7 +184,8 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
         }
         Route::<A>::WORLD => {
             let mut port = tracked.connection.masquerade_port;
-            if new {
+            // A flow may also have been opened while its target was still somewhere else.
+            if new || (tracked.original && port == Port::default()) {
                 port = nat::claim(platform, flow)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
@@ -252,10 +253,11 @@ fn head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &K, flo
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
 }
 
-/// The flow before anything is known of it: the length the frame arrived with.
+/// The flow before anything is known of it, and the length the frame arrives with.
 #[inline(always)]
-fn start<A: Address>(packet: &impl Packet) -> Flow<A> {
-    Flow { length: packet.length(), ..Flow::default() }
+fn start<A: Address>(packet: &impl Packet) -> (Flow<A>, u32) {
+    let bytes = packet.length();
+    (Flow { length: bytes, ..Flow::default() }, bytes)
 }
 
 /// Makes a walk's end a verdict, and counts it.
@@ -263,6 +265,7 @@ fn start<A: Address>(packet: &impl Packet) -> Flow<A> {
 fn close<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
+    bytes: u32,
     walked: Result<Verdict, Reason>,
 ) -> Verdict {
     let verdict = match walked {
@@ -272,6 +275,6 @@ fn close<A: Address>(
             Verdict::Drop(reason)
         }
     };
-    platform.count(verdict, flow.length);
+    platform.count(verdict, bytes);
     verdict
 }
