@@ -36,21 +36,14 @@ pub enum Error {
         address: std::net::IpAddr,
     },
     /// A cluster cannot be planned into rows.
-    #[error("cannot plan node {node}: {why}")]
-    Plan {
-        /// The node's name.
-        node: String,
-        /// What the planner says.
-        why: String,
-    },
+    #[error(transparent)]
+    Plan(#[from] crate::plan::Error),
     /// A name that is nowhere in the cluster.
-    #[error("cannot find {kind} \"{name}\": no such {kind} in the cluster{hint}")]
+    #[error(
+        "cannot find {name:?}: no pod, node or host outside is called so: names are ns/pod, node:name, ext:name"
+    )]
     Unknown {
-        /// `pod`, `service`, `node`, `host`.
-        kind: &'static str,
         /// As it was asked for.
         name: String,
-        /// `, did you mean "web"?`, or nothing.
-        hint: String,
     },
 }

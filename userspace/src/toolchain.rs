@@ -86,7 +86,7 @@ pub enum Lacks {
 /// 2. The current toolchain, then rustup's nightlies, if they have the component rust-src.
 /// 3. The distribution's: `/usr/bin/rustc`, then `/usr/lib/rust-1.*`, newest first.
 ///
-/// Linkers: `PODPATH_BPF_LINKER`, then alone; else every one on `PATH`, then in cargo's bin.
+/// Linkers: `PODPATH_BPF_LINKER`, then alone; else the one in cargo's bin, then every one on `PATH`.
 ///
 /// # Errors
 /// [`Missing`], if no compiler, or no linker that fits one, was found.
@@ -248,20 +248,25 @@ fn linkers(looked: &mut Vec<Looked>) -> Vec<Tool> {
         });
         usable.extend(linker);
     }
-    if !looked.iter().any(|tried| tried.what == "bpf-linker") {
-        let path = candidates
-            .last()
-            .cloned()
-            .unwrap_or_else(|| "bpf-linker".into());
+    if let (Some(path), false) = (
+        candidates.first(),
+        candidates.iter().any(|path| path.is_file()),
+    ) {
+        let why = if candidates.len() == 1 {
+            "does not exist"
+        } else {
+            "does not exist, nor on PATH"
+        };
         looked.push(Looked {
             what: "bpf-linker",
-            path,
-            found: Err("does not exist, nor any on PATH".into()),
+            path: path.clone(),
+            found: Err(why.into()),
         });
     }
     usable
 }
 
+/// Cargo's bin first: it is where `make setup` installs.
 fn linker_candidates() -> Vec<PathBuf> {
     if let Some(only) = env::var_os(LINKER_VARIABLE) {
         return vec![only.into()];
@@ -269,13 +274,16 @@ fn linker_candidates() -> Vec<PathBuf> {
     let cargo_home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(home()?.join(".cargo")));
-    let mut folders: Vec<PathBuf> =
-        env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
-    folders.extend(cargo_home.map(|home| home.join("bin")));
     let mut candidates: Vec<PathBuf> = Vec::new();
-    for path in folders.into_iter().map(|folder| folder.join("bpf-linker")) {
-        if !candidates.contains(&path) {
-            candidates.push(path);
+    let path = env::var_os("PATH").unwrap_or_default();
+    for folder in cargo_home
+        .map(|home| home.join("bin"))
+        .into_iter()
+        .chain(env::split_paths(&path))
+    {
+        let linker = folder.join("bpf-linker");
+        if !candidates.contains(&linker) {
+            candidates.push(linker);
         }
     }
     candidates

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::{Grid, Row, Verdict};
-use crate::end::End;
 use crate::output::columns;
+use userspace::model::Who;
 
 impl Grid {
     /// One line a flow, under heads.
@@ -83,7 +83,7 @@ fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
         write!(text, " {number:>cell$}")?;
     }
     for source in sources {
-        write!(text, "\n{source:label$} ")?;
+        write!(text, "\n{:label$} ", source.to_string())?;
         for target in &targets {
             let row = rows.iter().find(|row| row.flow.from == *source && row.flow.to == **target);
             write!(text, " {:>cell$}", row.map_or(' ', |row| mark(row)))?;
@@ -108,7 +108,7 @@ fn mark(row: &Row) -> char {
 }
 
 /// Each end once, where it first appears.
-fn in_order<'a>(ends: impl Iterator<Item = &'a End>) -> Vec<&'a End> {
+fn in_order<'a>(ends: impl Iterator<Item = &'a Who>) -> Vec<&'a Who> {
     let mut seen = Vec::new();
     for end in ends {
         if !seen.contains(&end) {

@@ -14,9 +14,10 @@ use dataplane::overlay;
 use dataplane::policy::Decision;
 use dataplane::tables::{Endpoint, IfIndex, Route, RuleId};
 use dataplane::trace::{Record, Stage};
-use dataplane::wire::{Port, V4, V6};
+use dataplane::wire::{Address, Port, V4, V6};
 
-use crate::plan::RuleName;
+use crate::model::Cluster;
+use crate::plan::{Links, NodePlan, Plan, RuleName};
 
 /// Width of the left column.
 const COLUMN: usize = 15;
@@ -89,6 +90,34 @@ pub struct NodeNames {
 }
 
 impl Names {
+    /// The names of a cluster, its plan's and each node's: its links and its own plan.
+    pub fn of<'a>(
+        cluster: &Cluster,
+        plan: &Plan<V4>,
+        nodes: impl Iterator<Item = (&'a Links, NodePlan<V4>)>,
+    ) -> Self {
+        let own = cluster.pods.iter().filter(|pod| !pod.host_network);
+        let pods: BTreeMap<_, _> = own.map(|pod| (pod.address, pod.id())).collect();
+        let mut isolators = BTreeMap::new();
+        let names = cluster.nodes.iter().zip(nodes).map(|(node, (links, planned))| {
+            for (address, endpoint) in &planned.rows.endpoints {
+                let Some(pod) = pods.get(&ip(address.to_v6())) else { continue };
+                for direction in [Endpoint::INGRESS, Endpoint::EGRESS] {
+                    if endpoint.isolated & direction != 0 {
+                        let policies = plan.isolating(pod, direction).into_iter().map(str::to_owned);
+                        isolators.insert((pod.clone(), direction), policies.collect());
+                    }
+                }
+            }
+            NodeNames {
+                name: node.name.clone(),
+                pods: links.pods.iter().map(|(pod, interface)| (*interface, pod.clone())).collect(),
+                rules: planned.rules,
+            }
+        });
+        Self { nodes: names.collect(), pods, isolators }
+    }
+
     /// The rule that decided about a flow, for the last step in which one did; for a denial the policy that
     /// isolates the pod.
     pub fn decider(&self, steps: &[Step]) -> Option<RuleName> {
@@ -335,7 +364,7 @@ fn ip(V6(bytes): V6) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::wire::{Address, Be16};
+    use dataplane::wire::Be16;
 
     use super::*;
 

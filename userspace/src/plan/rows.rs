@@ -117,7 +117,7 @@ pub struct NodePlan<A: Address> {
 }
 
 /// A rule of a policy, as people name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleName {
     /// `namespace/name` of the NetworkPolicy.
     pub policy: String,

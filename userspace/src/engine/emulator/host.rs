@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use etherparse::Ipv4HeaderSlice;
 
 use super::message::{Body, Ether, Flags, Message, PORT_UNREACHABLE, Segment, Unreadable};
 use crate::model::Protocol;
+use crate::plan::MASQUERADE_LAST;
 
 /// The sequence number with which every client opens.
 const CLIENT_SEQUENCE: u32 = 1000;
@@ -17,9 +19,11 @@ const CLIENT_SEQUENCE: u32 = 1000;
 const SERVER_SEQUENCE: u32 = 5000;
 /// What clients say, and servers say back.
 const QUESTION: &[u8] = b"podpath";
-/// Source ports that clients use, the range that Linux takes (`ip_local_port_range`).
-const FIRST_PORT: u16 = 32_768;
-const LAST_PORT: u16 = 60_999;
+/// Source ports that clients use: the range that Linux takes (`ip_local_port_range`).
+pub const CLIENT_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+/// Source ports that a node's own clients use: beyond those that stand for its pods, whose replies the path
+/// keeps for itself. (A live node is told so by `ip_local_port_range`.)
+pub const NODE_PORTS: RangeInclusive<u16> = MASQUERADE_LAST + 1..=u16::MAX;
 
 /// A network stack.
 #[derive(Clone, Debug)]
@@ -30,9 +34,12 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// Its hardware address.
     pub mac: Ether,
+    /// Another hardware address of it: a node is its pods' gateway.
+    pub other_mac: Option<Ether>,
     /// Where it answers.
     pub listeners: Listeners,
     client: Option<Client>,
+    ports: RangeInclusive<u16>,
     next_port: u16,
 }
 
@@ -122,17 +129,33 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Host {
-    /// A host that has not spoken yet. `first_port` spreads the source ports of runs with other seeds.
-    pub fn new(name: String, address: Ipv4Addr, listeners: Listeners, first_port: u16) -> Self {
-        let span = LAST_PORT - FIRST_PORT + 1;
-        let next_port = FIRST_PORT + first_port % span;
-        Self { name, address, mac: mac_of(address), listeners, client: None, next_port }
+    /// A host that has not spoken yet.
+    pub fn new(name: String, address: Ipv4Addr, listeners: Listeners) -> Self {
+        let (ports, next_port) = (CLIENT_PORTS, *CLIENT_PORTS.start());
+        Self {
+            name,
+            address,
+            mac: mac_of(address),
+            other_mac: None,
+            listeners,
+            client: None,
+            ports,
+            next_port,
+        }
+    }
+
+    /// Speaks from these ports from now on, first from one that the seed says: runs with other seeds shall
+    /// have other flows.
+    pub fn speak_from(&mut self, ports: RangeInclusive<u16>, seed: u32) {
+        let count = u32::from(ports.end() - ports.start()) + 1;
+        self.next_port = ports.start() + (seed % count) as u16;
+        self.ports = ports;
     }
 
     /// Starts a conversation from the next source port.
     pub fn dial(&mut self, remote: Ipv4Addr, dial: Dial) -> Outgoing {
         let port = self.next_port;
-        self.next_port = if port == LAST_PORT { FIRST_PORT } else { port + 1 };
+        self.next_port = if port == *self.ports.end() { *self.ports.start() } else { port + 1 };
         let client = Client { dial, remote, port, progress: Progress::Waiting };
         self.client = Some(client);
         Outgoing { target: remote, body: client.opening() }
@@ -173,7 +196,7 @@ impl Host {
     /// Why it is not taken.
     pub fn read(&self, frame: &[u8]) -> Result<Message, Refusal> {
         let message = Message::read(frame).map_err(Refusal::Unreadable)?;
-        if message.to != self.mac {
+        if message.to != self.mac && Some(message.to) != self.other_mac {
             return Err(Refusal::NotItsMac);
         }
         if message.target != self.address {
@@ -368,7 +391,7 @@ mod tests {
 
     fn host(last: u8, listeners: &[(u8, u16)]) -> Host {
         let listeners = Listeners::Some(listeners.iter().copied().collect());
-        Host::new(format!("h{last}"), Ipv4Addr::new(10, 0, 0, last), listeners, 0)
+        Host::new(format!("h{last}"), Ipv4Addr::new(10, 0, 0, last), listeners)
     }
 
     fn frame(from: &Host, to: &Host, outgoing: &Outgoing) -> Vec<u8> {
@@ -437,13 +460,13 @@ mod tests {
     #[test]
     fn source_ports_start_over_at_the_end_of_their_range() {
         let mut client = host(1, &[]);
-        client.next_port = LAST_PORT;
-        let ports: Vec<u16> = (0..2)
+        client.speak_from(7..=9, 5);
+        let ports: Vec<u16> = (0..3)
             .map(|_| match client.dial(Ipv4Addr::LOCALHOST, Dial::Port(Protocol::Udp, 1)).body {
                 Body::Udp { source_port, .. } => source_port,
                 body => panic!("dialled UDP, said {body:?}"),
             })
             .collect();
-        assert_eq!(ports, [LAST_PORT, FIRST_PORT]);
+        assert_eq!(ports, [9, 7, 8]);
     }
 }

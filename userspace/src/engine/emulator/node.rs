@@ -1,5 +1,7 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
+use dataplane::conntrack;
+use dataplane::flow::Flow;
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Frontend, Frontends, Holds,
     Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes,
@@ -96,6 +98,26 @@ impl<A: Address> Emulator<A> {
     /// The reports since the last time, in order.
     pub fn take_records(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
+    }
+
+    /// Removes flows whose time is over, and the claims to source ports of flows that are gone: what the
+    /// agent does now and then.
+    pub fn sweep(&mut self) {
+        let now_s = self.clock_s;
+        self.connections.retain(|_, row| !conntrack::is_over(row, now_s));
+        let connections = &self.connections;
+        self.masquerades.retain(|key, row| {
+            let flow = Flow {
+                source: row.pod,
+                source_port: row.pod_port,
+                target: key.remote,
+                target_port: key.remote_port,
+                protocol: key.protocol,
+                ..Flow::default()
+            };
+            let (tuple, _) = flow.tuple();
+            connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
+        });
     }
 
     /// Reports that could not be kept, because nobody took the earlier ones.
