@@ -1,3 +1,4 @@
 //! The dataplanes that are compared.
 
 pub mod chains;
+pub mod emulator;
