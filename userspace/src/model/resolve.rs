@@ -44,7 +44,7 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     // 3.
     place::state_node_addresses(&mut work, &mut nodes, &sources);
     let mut pods = place::pods(&mut work, sources, &names);
-    place::state_pod_addresses(&mut work, &mut pods);
+    place::state_pod_addresses(&mut work, &mut pods, &names);
     let externals = work.externals();
     let mut services = service::stated(&mut work);
     work.stop_if_wrong()?;
@@ -57,8 +57,8 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
         &given,
         &mut work.notes,
     )?;
-    place::check_range(&mut work, spec, &ranges, &nodes);
-    service::check_range(&mut work, spec, &ranges, &services);
+    place::check_ranges(&mut work, &ranges, &nodes, &pods);
+    service::check_ranges(&mut work, spec, &ranges, &services);
     work.check_externals(&ranges, &externals);
     work.stop_if_wrong()?;
     let settings = settings(spec, &ranges);

@@ -130,8 +130,8 @@ fn cluster_ip(spec: &core::ServiceSpec) -> Option<Ipv4Addr> {
         .find_map(|text| text.parse().ok())
 }
 
-/// A service range that was stated holds every Service; one that was chosen may not.
-pub(super) fn check_range(
+/// A service range that was stated holds every Service; one that was chosen may not. No other range holds any.
+pub(super) fn check_ranges(
     work: &mut Work<'_>,
     spec: Option<&TestbedSpec>,
     ranges: &Ranges,
@@ -144,21 +144,28 @@ pub(super) fn check_range(
         let Some(address) = service.address.filter(|address| !range.contains(address)) else {
             continue;
         };
-        if is_stated {
-            let why = format!(
+        let others = [
+            ("nodeSubnet", ranges.node_subnet),
+            ("podCIDR", ranges.pod_cidr),
+        ];
+        let why = match others.iter().find(|(_, other)| other.contains(&address)) {
+            Some((name, other)) => format!("{address} is inside {name} {other}"),
+            None if is_stated => format!(
                 "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {range}"
-            );
-            work.faults
-                .of(service.origin, format!("Service {}", service.id))
-                .wrong("spec.clusterIP", why);
-        } else {
-            outside.push(service.id.clone());
-        }
+            ),
+            None => {
+                outside.push(service.id.clone());
+                continue;
+            }
+        };
+        work.faults
+            .of(service.origin, format!("Service {}", service.id))
+            .wrong("spec.clusterIP", why);
     }
     if !outside.is_empty() {
+        let names = listed(&outside);
         work.notes.push(format!(
-            "Services with addresses of their own outside serviceCIDR {range}: {}.",
-            listed(&outside)
+            "Services with addresses of their own outside serviceCIDR {range}: {names}."
         ));
     }
 }
