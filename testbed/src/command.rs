@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
 use testbed::output::Paint;
 use testbed::state::{self, State};
-use userspace::model::{self, Cluster, Objects};
+use userspace::model::{self, Cluster, Key, Objects};
 
 pub(crate) mod apply;
 pub(crate) mod bench;
@@ -53,7 +54,9 @@ pub(crate) fn finish(ended: anyhow::Result<Answer>) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChoiceError {
     /// There is none.
-    #[error("cannot choose a cluster: none is up; bring one up with `podpath up -f …`, or name objects with -f")]
+    #[error(
+        "cannot choose a cluster: none is up; bring one up with `podpath up -f …`, or name objects with -f"
+    )]
     None,
     /// There are several.
     #[error("cannot choose a cluster: {} are up; say which with --cluster", .0.join(", "))]
@@ -152,6 +155,32 @@ pub(crate) fn chosen(name: Option<&str>) -> anyhow::Result<String> {
 pub(crate) fn live(name: Option<&str>) -> anyhow::Result<State> {
     let name = chosen(name)?;
     state::load(&name)?.ok_or_else(|| {
-        anyhow::anyhow!("cannot read cluster {name}: only traces of it are left; remove them with `podpath down {name}`")
+        anyhow::anyhow!(
+            "cannot read cluster {name}: only traces of it are left; remove them with `podpath down {name}`"
+        )
     })
+}
+
+/// Objects as a state keeps them.
+pub(crate) fn stored(objects: &Objects) -> Vec<Value> {
+    objects.iter().map(|entry| entry.object.to_value()).collect()
+}
+
+/// The objects that a state keeps.
+///
+/// # Errors
+/// They were not written by this version.
+pub(crate) fn recalled(state: &State) -> Result<Objects, model::Error> {
+    if state.objects.is_empty() {
+        return Ok(Objects::default());
+    }
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": state.objects});
+    Objects::parse("the cluster that is up", &list.to_string())
+}
+
+/// As kubectl names what it changed: `networkpolicy.networking.k8s.io/allow-web`.
+pub(crate) fn kubectl_name(key: &Key) -> String {
+    let (kind, group) = (key.kind.name().to_lowercase(), key.kind.group());
+    let dot = if group.is_empty() { "" } else { "." };
+    format!("{kind}{dot}{group}/{}", key.name)
 }

@@ -43,10 +43,20 @@ pub fn examine() -> Vec<Finding> {
         finding("Linux 6.6 or newer", EBPF, kernel(), "boot a kernel from 6.6 on: older ones have no tcx"),
         finding("network namespaces", LIVE, namespace(), "allow CAP_SYS_ADMIN: docker run --privileged"),
         finding("veth pairs", LIVE, veth(), "load the module: modprobe veth"),
-        finding("bpf system call", EBPF, bpf(), "allow CAP_BPF and the bpf system call: docker run --privileged"),
+        finding(
+            "bpf system call",
+            EBPF,
+            bpf(),
+            "allow CAP_BPF and the bpf system call: docker run --privileged",
+        ),
         finding("bpffs at /sys/fs/bpf", EBPF, bpffs(), "mount it: mount -t bpf bpf /sys/fs/bpf"),
         finding("cgroup v2", &[], cgroup(), "mount it: mount -t cgroup2 none /sys/fs/cgroup"),
-        finding("SCTP", &[], sctp(), "load the module: modprobe sctp; without it SCTP flows are only emulated"),
+        finding(
+            "SCTP",
+            &[],
+            sctp(),
+            "load the module: modprobe sctp; without it SCTP flows are only emulated",
+        ),
     ]
 }
 
@@ -124,7 +134,11 @@ fn bpf() -> Result<String, String> {
 
 fn bpffs() -> Result<String, String> {
     let found = statfs(BPFFS).map_err(|errno| errno.desc().to_owned())?;
-    if found.filesystem_type() == BPF_FS_MAGIC { Ok("mounted".to_owned()) } else { Err("not mounted".to_owned()) }
+    if found.filesystem_type() == BPF_FS_MAGIC {
+        Ok("mounted".to_owned())
+    } else {
+        Err("not mounted".to_owned())
+    }
 }
 
 fn cgroup() -> Result<String, String> {

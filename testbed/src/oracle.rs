@@ -326,7 +326,7 @@ impl<'a> Flow<'a> {
 }
 
 /// Whether the policy selects the pod, and limits this direction.
-fn isolates(policy: &NetworkPolicy, direction: Direction, pod: &Pod) -> bool {
+pub fn isolates(policy: &NetworkPolicy, direction: Direction, pod: &Pod) -> bool {
     let Some(spec) = &policy.spec else {
         return false;
     };

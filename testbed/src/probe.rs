@@ -230,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::oracle::{Cause, Direction};
+    use crate::output::Paint;
     use userspace::model::{Endpoint, External, Node, Pod, Service, ServicePort};
 
     fn port(port: u16, protocol: Protocol) -> ContainerPort {
@@ -388,7 +389,7 @@ mod tests {
             "",
             "  . reaches   X denied   R rejected at once   ! differs from expected",
         ];
-        assert_eq!(grid().truth_tables().lines().collect::<Vec<_>>(), expected);
+        assert_eq!(grid().truth_tables(Paint::default()).lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

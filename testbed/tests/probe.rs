@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dataplane::wire::Mac;
+use testbed::interrupt::Interrupt;
 use testbed::link::{End, Links, pair};
 use testbed::listen::{self, Client, Listener, Spec};
 use testbed::netns::{Guard, Netns};
@@ -94,7 +95,10 @@ fn answered_dropped_and_refused_are_told_apart() {
         dial(&sender, TARGET, Protocol::Udp, 54),
     ];
     let kinds = [Verdict::Allow, Verdict::Deny, Verdict::Reject];
-    assert_eq!(dial_all(&dials).expect("all can be measured"), [kinds, kinds].concat());
+    assert_eq!(
+        dial_all(&dials, &Interrupt::default()).expect("all can be measured"),
+        [kinds, kinds].concat()
+    );
 }
 
 #[test]
@@ -111,7 +115,7 @@ fn hundreds_of_denied_flows_take_as_long_as_one() {
         }
     }
     let start = Instant::now();
-    assert_eq!(dial_all(&dials).expect("all can be measured"), expected);
+    assert_eq!(dial_all(&dials, &Interrupt::default()).expect("all can be measured"), expected);
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }
 
@@ -120,14 +124,14 @@ fn hundreds_of_denied_flows_take_as_long_as_one() {
 fn what_cannot_be_measured_is_an_error_and_no_verdict() {
     let (sender, _target) = wire("errors");
     let elsewhere = Dial { source: IpAddr::from([10, 9, 0, 77]), ..dial(&sender, TARGET, Protocol::Tcp, 80) };
-    let error = dial_all(&[elsewhere]).expect_err("the address is not the sender's");
+    let error = dial_all(&[elsewhere], &Interrupt::default()).expect_err("the address is not the sender's");
     assert!(matches!(error, Error::Socket { .. }), "{error}");
     let missing =
         Dial { netns: Netns::named("podpath-test-missing"), ..dial(&sender, TARGET, Protocol::Tcp, 80) };
-    assert!(matches!(dial_all(&[missing]), Err(Error::Netns(_))));
+    assert!(matches!(dial_all(&[missing], &Interrupt::default()), Err(Error::Netns(_))));
     if !speaks_sctp() {
-        let error =
-            dial_all(&[dial(&sender, TARGET, Protocol::Sctp, 80)]).expect_err("the kernel has no SCTP");
+        let error = dial_all(&[dial(&sender, TARGET, Protocol::Sctp, 80)], &Interrupt::default())
+            .expect_err("the kernel has no SCTP");
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     }
 }

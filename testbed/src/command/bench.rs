@@ -19,5 +19,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let program = std::env::current_exe()?.with_file_name("podpath-bench");
     // Comes back only if it could not be started.
     let error = Command::new(&program).args(&args.rest).exec();
-    anyhow::bail!("cannot start {}: {error}; build it with `cargo build -p podpath-benches`", program.display())
+    anyhow::bail!(
+        "cannot start {}: {error}; build it with `cargo build -p podpath-benches`",
+        program.display()
+    )
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use testbed::dataplane::emulator::Emulated;
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
+use testbed::netns::check_cluster;
 use testbed::output::{self, Format, Paint};
 use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, read_flows};
@@ -31,7 +32,7 @@ pub(crate) struct Args {
 }
 
 /// Those that can be checked.
-const ABLE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Routed];
+pub(crate) const ABLE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Routed];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
@@ -57,9 +58,13 @@ fn chosen(asked: Option<Dataplane>, subject: &Subject) -> anyhow::Result<Datapla
         Subject::Files(_) => None,
     };
     let dataplane = asked.or(running).unwrap_or(Dataplane::Emulator).among(&ABLE, "check")?;
-    if let (Subject::Live(state), true) = (subject, dataplane != Dataplane::Emulator && running != Some(dataplane)) {
+    if let (Subject::Live(state), true) =
+        (subject, dataplane != Dataplane::Emulator && running != Some(dataplane))
+    {
         let (name, runs) = (&state.cluster.name, &state.dataplane);
-        anyhow::bail!("cannot check cluster {name} on {dataplane}: it runs on {runs}; leave --dataplane out, or use emulator")
+        anyhow::bail!(
+            "cannot check cluster {name} on {dataplane}: it runs on {runs}; leave --dataplane out, or use emulator"
+        )
     }
     Ok(dataplane)
 }
@@ -75,26 +80,39 @@ fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
         }
     }
     if flows.is_empty() {
-        eprintln!("note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows");
+        eprintln!(
+            "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"
+        );
     }
     flows
 }
 
 fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
-    let cluster = subject.cluster();
-    let asking = format!("measuring {} flows on {dataplane}", flows.len());
-    match (subject, dataplane) {
-        (_, Dataplane::Emulator) => {
-            let _progress = Progress::start(asking);
-            Grid::measure(cluster, flows, &mut Emulated::new(cluster)?)
+    match subject {
+        Subject::Live(state) if dataplane != Dataplane::Emulator => {
+            let cluster = &state.cluster;
+            let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+            let (listeners, interrupt) = (lab::listeners(&cluster.name), Interrupt::watch()?);
+            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners, &interrupt))
         }
-        (Subject::Live(_), _) => {
-            let _progress = Progress::start(asking);
-            let listeners = lab::listeners(&cluster.name);
-            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners))
-        }
-        (Subject::Files(_), _) => measure_for_once(cluster, dataplane, flows),
+        _ => measure_described(subject.cluster(), dataplane, flows),
     }
+}
+
+/// Measures a cluster that is described, and not up: in this process, or on a cluster made for it.
+///
+/// # Errors
+/// It cannot be planned, brought up, measured or removed.
+pub(crate) fn measure_described(
+    cluster: &Cluster,
+    dataplane: Dataplane,
+    flows: Vec<Flow>,
+) -> anyhow::Result<Grid> {
+    if dataplane == Dataplane::Emulator {
+        let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+        return Grid::measure(cluster, flows, &mut Emulated::new(cluster)?);
+    }
+    measure_for_once(cluster, dataplane, flows)
 }
 
 /// On a cluster of its own, removed again: also on errors, and when the user has enough of it.
@@ -106,7 +124,7 @@ fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -
     drop(building);
     let measuring = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
     let listeners = lab::listeners(&twin.name);
-    let mut prober = Live::new(&twin, dataplane.word(), listeners).stopped_by(&interrupt);
+    let mut prober = Live::new(&twin, dataplane.word(), listeners, &interrupt);
     let measured = Grid::measure(&twin, flows, &mut prober);
     drop(measuring);
     let removing = Progress::start("removing the cluster");
@@ -120,17 +138,20 @@ fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -
 
 /// A name for a throw-away twin of a cluster: at most 40 bytes, and nobody else's.
 fn for_once(name: &str) -> String {
-    let suffix = format!("-check-{}", std::process::id());
-    let kept: String = name.chars().take(40 - suffix.len()).collect();
-    // A name that was cut may end in a dash, or in a word that names keep for themselves.
-    format!("{}{suffix}", kept.trim_end_matches('-'))
+    let suffix = format!("check-{}", std::process::id());
+    let kept: String = name.chars().take(39 - suffix.len()).collect();
+    let twin = format!("{}-{suffix}", kept.trim_end_matches('-'));
+    // A name that was cut may end in a word that names of namespaces keep for themselves.
+    if check_cluster(&twin).is_ok() { twin } else { suffix }
 }
 
-fn table(grid: &Grid, as_lines: bool) -> String {
+/// The grid, for people.
+pub(crate) fn table(grid: &Grid, as_lines: bool) -> String {
     let paint = Paint::stdout();
     let rows = if as_lines { grid.lines() } else { grid.truth_tables(paint) };
     let differing = grid.differing();
     let gap = if differing.is_empty() { "" } else { "\n" };
-    let summary = if grid.differences == 0 { paint.good(&grid.summary()) } else { paint.bad(&grid.summary()) };
+    let summary =
+        if grid.differences == 0 { paint.good(&grid.summary()) } else { paint.bad(&grid.summary()) };
     format!("{rows}{gap}{differing}\n{summary}\n")
 }

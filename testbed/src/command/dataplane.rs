@@ -51,7 +51,11 @@ impl Dataplane {
     /// # Errors
     /// [`Unavailable`], with those that can.
     pub(crate) fn among(self, able: &[Self], task: &'static str) -> Result<Self, Unavailable> {
-        if able.contains(&self) { Ok(self) } else { Err(Unavailable { task, dataplane: self, able: able.to_vec() }) }
+        if able.contains(&self) {
+            Ok(self)
+        } else {
+            Err(Unavailable { task, dataplane: self, able: able.to_vec() })
+        }
     }
 }
 

@@ -32,7 +32,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Found::Node(node) => Netns::of(&cluster.name, Part::Node(&node.name)),
         Found::External(_) => Netns::of(&cluster.name, Part::World),
         Found::Service(service) => {
-            anyhow::bail!("cannot run a program in svc:{}: a Service is only an address to dial", service.id())
+            anyhow::bail!(
+                "cannot run a program in svc:{}: a Service is only an address to dial",
+                service.id()
+            )
         }
     };
     let (program, rest) = args.command.split_first().expect("clap wants at least one word");

@@ -114,7 +114,8 @@ fn services(services: &[Service], format: Format) -> String {
     };
     let rows = services.iter().map(|service| {
         let (ports, backends) = (dialled(service), backends(service));
-        let ends = if format == Format::Wide { listed(backends.into_iter()) } else { backends.len().to_string() };
+        let ends =
+            if format == Format::Wide { listed(backends.into_iter()) } else { backends.len().to_string() };
         [service.namespace.clone(), service.name.clone(), service.address.to_string(), ports, ends]
     });
     columns(["NAMESPACE", "NAME", "CLUSTER-IP", "PORTS", "ENDPOINTS"], rows)

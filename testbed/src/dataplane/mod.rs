@@ -3,6 +3,7 @@
 //! | name | what carries packets | file |
 //! | --- | --- | --- |
 //! | `ebpf` | our tables, in the kernel | [`ebpf`] |
+//! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
 //! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
 //! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |
 //! | `wire` | one cable between two pods: what no dataplane can beat | [`wire`] |
@@ -16,6 +17,7 @@ use crate::topology::{self, Layout, Topology};
 use crate::{link, netns};
 
 pub mod chains;
+pub mod emulator;
 pub mod routed;
 pub mod wire;
 

@@ -7,6 +7,7 @@ use userspace::model::{Backend, Cluster, Protocol, ServicePort, Who};
 
 use super::sockets::{Dial, dial_all};
 use super::{Flow, Measured, Prober};
+use crate::interrupt::Interrupt;
 use crate::listen::{self, Client, Listener};
 use crate::netns::{Netns, Part};
 use crate::topology::pod_netns;
@@ -33,12 +34,18 @@ pub struct Live<'a> {
     cluster: &'a Cluster,
     dataplane: &'static str,
     listeners: Client,
+    interrupt: Interrupt,
 }
 
 impl<'a> Live<'a> {
-    /// A prober of a cluster whose listeners are served by `listeners`.
-    pub fn new(cluster: &'a Cluster, dataplane: &'static str, listeners: Client) -> Self {
-        Self { cluster, dataplane, listeners }
+    /// A prober of a cluster whose listeners are served by `listeners`; it stops when interrupted.
+    pub fn new(
+        cluster: &'a Cluster,
+        dataplane: &'static str,
+        listeners: Client,
+        interrupt: &Interrupt,
+    ) -> Self {
+        Self { cluster, dataplane, listeners, interrupt: interrupt.clone() }
     }
 
     /// The flow as the sender's socket sees it.
@@ -97,7 +104,7 @@ impl Prober for Live<'_> {
         if !answer.failed.is_empty() {
             return Err(Error::Listen(answer.failed).into());
         }
-        let verdicts = dial_all(&dials);
+        let verdicts = dial_all(&dials, &self.interrupt);
         // The cluster is left as it was found.
         self.listeners.remove(extra)?;
         Ok(verdicts?.into_iter().map(Measured::from).collect())

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Grid, Row, Verdict};
-use crate::output::columns;
+use crate::output::{Paint, columns};
 use userspace::model::Who;
 
 impl Grid {
@@ -30,7 +30,7 @@ impl Grid {
     }
 
     /// A truth table for each port, its sources down and its targets across; then what the marks mean.
-    pub fn truth_tables(&self) -> String {
+    pub fn truth_tables(&self, paint: Paint) -> String {
         let mut ports: Vec<_> = self.rows.iter().map(|row| (row.flow.port, row.flow.protocol)).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -40,7 +40,9 @@ impl Grid {
             truth_table(&mut text, &format!("{port}/{protocol}"), &rows.collect::<Vec<_>>())
                 .expect("a String takes whatever is written");
         }
-        text + "  . reaches   X denied   R rejected at once   ! differs from expected\n"
+        // Names have no exclamation mark: these are the marks alone.
+        text.replace('!', &paint.bad("!"))
+            + "  . reaches   X denied   R rejected at once   ! differs from expected\n"
     }
 
     /// Every row that differs, with both sides; nothing if none does.

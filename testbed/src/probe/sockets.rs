@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use userspace::model::Protocol;
 
 use super::Verdict;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::netns::{self, Netns};
 
 /// How long an answer may take. Linux sends a lost SYN again after one second (RFC 6298), so that one
@@ -28,6 +29,8 @@ use crate::netns::{self, Netns};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Datagrams sent within [`PATIENCE`], evenly.
 const DATAGRAMS: u32 = 4;
+/// How often it is looked whether the user still wants an answer.
+const GLANCE: Duration = Duration::from_millis(100);
 /// Flows under way at one time: few enough for an ordinary limit of open files.
 const AT_ONCE: usize = 512;
 
@@ -61,6 +64,9 @@ pub enum Error {
         /// The kernel's reason.
         why: io::Error,
     },
+    /// The user wants it to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// There is no runtime for it.
     #[error("cannot start measuring: {0}")]
     Runtime(io::Error),
@@ -82,8 +88,8 @@ pub struct Dial {
 /// Dials them all, many at one time; as many verdicts, in the same order.
 ///
 /// # Errors
-/// The first that could not be measured.
-pub fn dial_all(dials: &[Dial]) -> Result<Vec<Verdict>, Error> {
+/// The first that could not be measured; or the user does not want to wait for it.
+pub fn dial_all(dials: &[Dial], interrupt: &Interrupt) -> Result<Vec<Verdict>, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -92,13 +98,16 @@ pub fn dial_all(dials: &[Dial]) -> Result<Vec<Verdict>, Error> {
         let mut verdicts = vec![None; dials.len()];
         for (place, dial) in dials.iter().cloned().enumerate() {
             let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            interrupt.check()?;
             under_way.spawn(async move {
                 let verdict = measure(&dial).await;
                 drop(permit);
                 (place, verdict)
             });
         }
-        while let Some(joined) = under_way.join_next().await {
+        while !under_way.is_empty() {
+            interrupt.check()?;
+            let Ok(Some(joined)) = timeout(GLANCE, under_way.join_next()).await else { continue };
             // A panic in a task is ours; nobody cancels them.
             let (place, verdict) =
                 joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
