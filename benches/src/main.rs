@@ -106,5 +106,9 @@ fn listen_for_signals() -> nix::Result<()> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     let allowed = (0.05..=600.0).contains(&seconds);
-    if allowed { Ok(Duration::from_secs_f64(seconds)) } else { Err("expected 0.05 to 600 seconds".to_owned()) }
+    if allowed {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("expected 0.05 to 600 seconds".to_owned())
+    }
 }

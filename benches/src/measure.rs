@@ -59,7 +59,7 @@ pub struct Machine {
     pub took_s: f64,
     /// CPU time that the machine's host took away meanwhile.
     pub steal_percent: f64,
-    /// CPU time that others used beside, as far as it shows: the load before the first measurement.
+    /// Threads that wanted a CPU in the minute before it began (`/proc/loadavg`).
     pub load: f64,
 }
 
@@ -299,6 +299,10 @@ impl Comparison {
         if steal > NOISY_STEAL {
             noise.push(format!("the machine's host took away {steal:.1} % of the CPU time"));
         }
+        let Machine { load, cpus, .. } = self.machine;
+        if load > cpus as f64 {
+            noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
+        }
         for run in &self.suite.runs {
             let telling = run.workload.figures()[0];
             if let Some(spread) = self.spread(&Name::Routed.to_string(), *run, telling.name)
@@ -381,8 +385,7 @@ pub(crate) mod tests {
         let mut samples = Vec::new();
         for (round, (routed, chains)) in [(5.0, 50.0), (10.0, 60.0), (6.0, 90.0)].into_iter().enumerate() {
             for (name, value) in [(Name::Routed, routed), (Name::Chains, chains)] {
-                let figures =
-                    BTreeMap::from([("latency_us_p50", value), ("latency_us_p99", 2.0 * value)]);
+                let figures = BTreeMap::from([("latency_us_p50", value), ("latency_us_p99", 2.0 * value)]);
                 samples.push(Sample { dataplane: name.to_string(), run: RUN, round, figures });
             }
         }

@@ -107,8 +107,9 @@ impl Table<'_> {
         let telling = run.workload.figures()[0].name;
         let measured: Vec<&String> =
             measured.iter().filter(|name| self.0.spread(name, run, telling).is_some()).collect();
-        let mut columns =
-            vec![["DATAPLANE".to_owned()].into_iter().chain(measured.iter().map(|name| (*name).clone())).collect()];
+        let mut columns = vec![
+            ["DATAPLANE".to_owned()].into_iter().chain(measured.iter().map(|name| (*name).clone())).collect(),
+        ];
         for figure in run.workload.figures() {
             let cells = measured.iter().map(|name| cell(self.0.spread(name, run, figure.name)));
             columns.push([figure.head.to_owned()].into_iter().chain(cells).collect());
@@ -160,7 +161,8 @@ mod tests {
         assert_eq!(value["suite"]["rounds"], 3);
         assert_eq!(value["absent"][0]["dataplane"], "ebpf");
         let results = value["results"].as_array().expect("a list");
-        let found = results.iter().find(|row| row["dataplane"] == "chains" && row["figure"] == "latency_us_p50");
+        let found =
+            results.iter().find(|row| row["dataplane"] == "chains" && row["figure"] == "latency_us_p50");
         let row = found.expect("chains was measured");
         assert_eq!((&row["workload"], &row["median"]), (&"TCP_RR".into(), &60.0.into()));
         assert_eq!(row["ratio_to_routed"]["median"], 10.0);
