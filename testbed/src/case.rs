@@ -349,7 +349,10 @@ objects: |
             written(&format!("{POD}send: [{{from: default/wbe, to: ext:world}}]\nexpect: \"\"\n"));
         let error = Case::read(&path).expect("reads").emulate().expect_err("there is no such pod");
         let text = error.to_string();
-        assert!(text.ends_with(r#"send[0]: unknown pod "default/wbe", did you mean "default/web"?"#), "{text}");
+        assert!(
+            text.ends_with(r#"send[0]: unknown pod "default/wbe", did you mean "default/web"?"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -362,7 +365,8 @@ objects: |
 
     #[test]
     fn blessing_writes_the_walk_and_keeps_everything_else() {
-        let text = format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: arp}}]\n");
+        let text =
+            format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: arp}}]\n");
         let (_folder, path) = written(&text);
         let case = Case::read(&path).expect("reads");
         let ran = case.emulate().expect("runs");

@@ -164,13 +164,19 @@ impl Kind {
     fn read(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let kind = match words.next() {
-            Some("tcp") => return Ok(Self::Tcp(words.try_fold(0, |flags, word| flag(word).map(|flag| flags | flag))?)),
+            Some("tcp") => {
+                return Ok(Self::Tcp(words.try_fold(0, |flags, word| flag(word).map(|flag| flags | flag))?));
+            }
             Some("udp") => Self::Udp,
             Some("ping") => Self::Ping,
             Some("arp") => Self::Arp,
             Some("sctp") => Self::Sctp,
             Some("unreachable") => Self::Unreachable,
-            _ => return Err(format!("cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable")),
+            _ => {
+                return Err(format!(
+                    "cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable"
+                ));
+            }
         };
         match words.next() {
             None => Ok(kind),
@@ -223,7 +229,8 @@ impl Line {
     fn read(self) -> Result<Step, String> {
         if let Some(wait) = &self.wait {
             let seconds = wait.strip_suffix('s').and_then(|number| number.parse().ok());
-            let seconds = seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
+            let seconds =
+                seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
             return Ok(Step::Wait { seconds });
         }
         if let Some(objects) = self.apply {

@@ -21,21 +21,9 @@ struct Range {
     longest: u8,
 }
 
-const NODE_SUBNET: Range = Range {
-    name: "nodeSubnet",
-    default: net(10, 240),
-    longest: 29,
-};
-const POD_CIDR: Range = Range {
-    name: "podCIDR",
-    default: net(10, 244),
-    longest: ipam::POD_RANGE_PREFIX,
-};
-const SERVICE_CIDR: Range = Range {
-    name: "serviceCIDR",
-    default: net(10, 96),
-    longest: 28,
-};
+const NODE_SUBNET: Range = Range { name: "nodeSubnet", default: net(10, 240), longest: 29 };
+const POD_CIDR: Range = Range { name: "podCIDR", default: net(10, 244), longest: ipam::POD_RANGE_PREFIX };
+const SERVICE_CIDR: Range = Range { name: "serviceCIDR", default: net(10, 96), longest: 28 };
 
 /// The three ranges, node subnet first, with what a Testbed object says of each.
 fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
@@ -75,10 +63,7 @@ pub(super) fn fixed(spec: &TestbedSpec, fields: &mut Fields<'_>) {
             Some(Ok(value)) if !(8..=range.longest).contains(&value.prefix_len()) => {
                 fields.wrong(
                     path,
-                    format!(
-                        "must have a prefix between /8 and /{}, not {value}",
-                        range.longest
-                    ),
+                    format!("must have a prefix between /8 and /{}, not {value}", range.longest),
                 );
                 continue;
             }
@@ -138,72 +123,40 @@ pub(super) fn choose(
         Some(IpNet::V4(kept)) => kept,
         _ => range.default,
     };
-    let mut select = |range: &Range,
-                      default: Ipv4Net,
-                      holds: &[Ipv4Net],
-                      must_hold: bool,
-                      avoid: &[&[Ipv4Net]]| {
-        let wish = Wish {
-            name: range.name,
-            default,
-            holds,
-            must_hold,
+    let mut select =
+        |range: &Range, default: Ipv4Net, holds: &[Ipv4Net], must_hold: bool, avoid: &[&[Ipv4Net]]| {
+            let wish = Wish { name: range.name, default, holds, must_hold };
+            let chosen = ipam::choose(&wish, &avoid.concat())?;
+            if chosen != default {
+                let name = range.name;
+                notes.push(format!(
+                    "The addresses in the input ask for another {name} than {default}: it is {chosen}."
+                ));
+            }
+            Ok(chosen)
         };
-        let chosen = ipam::choose(&wish, &avoid.concat())?;
-        if chosen != default {
-            let name = range.name;
-            notes.push(format!(
-                "The addresses in the input ask for another {name} than {default}: it is {chosen}."
-            ));
-        }
-        Ok(chosen)
-    };
 
     let stated: Vec<Ipv4Net> = [node.1, pod.1, service.1].into_iter().flatten().collect();
     let node_subnet = match node.1 {
         Some(stated) => stated,
         None => {
             let avoid: [&[Ipv4Net]; 4] = [&stated, &given.pods, &given.services, &given.externals];
-            select(
-                &node.0,
-                default(&node.0, |s| s.node_subnet),
-                &given.nodes,
-                true,
-                &avoid,
-            )?
+            select(&node.0, default(&node.0, |s| s.node_subnet), &given.nodes, true, &avoid)?
         }
     };
     let pod_cidr = match pod.1 {
         Some(stated) => stated,
         None => {
-            let avoid: [&[Ipv4Net]; 4] =
-                [&stated, &[node_subnet], &given.services, &given.externals];
-            select(
-                &pod.0,
-                default(&pod.0, |s| s.pod_cidr),
-                &given.pods,
-                false,
-                &avoid,
-            )?
+            let avoid: [&[Ipv4Net]; 4] = [&stated, &[node_subnet], &given.services, &given.externals];
+            select(&pod.0, default(&pod.0, |s| s.pod_cidr), &given.pods, false, &avoid)?
         }
     };
     let service_cidr = match service.1 {
         Some(stated) => stated,
         None => {
-            let avoid: [&[Ipv4Net]; 4] =
-                [&[node_subnet, pod_cidr], &given.pods, &given.externals, &[]];
-            select(
-                &service.0,
-                default(&service.0, |s| s.service_cidr),
-                &given.services,
-                false,
-                &avoid,
-            )?
+            let avoid: [&[Ipv4Net]; 4] = [&[node_subnet, pod_cidr], &given.pods, &given.externals, &[]];
+            select(&service.0, default(&service.0, |s| s.service_cidr), &given.services, false, &avoid)?
         }
     };
-    Ok(Ranges {
-        node_subnet,
-        pod_cidr,
-        service_cidr,
-    })
+    Ok(Ranges { node_subnet, pod_cidr, service_cidr })
 }

@@ -23,13 +23,8 @@ use crate::ipam::Ipam;
 
 /// The cluster that the objects describe; see [`Objects::resolve`].
 pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<Cluster, Error> {
-    let mut work = Work {
-        objects,
-        previous,
-        faults: Faults::default(),
-        notes: Vec::new(),
-        owners: HashMap::new(),
-    };
+    let mut work =
+        Work { objects, previous, faults: Faults::default(), notes: Vec::new(), owners: HashMap::new() };
     work.note_skipped();
     let testbed = work.testbed();
     let spec = testbed.map(|testbed| &testbed.spec);
@@ -54,12 +49,7 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
 
     // 4.
     let given = given(&nodes, &pods, &services, &externals);
-    let ranges = ranges::choose(
-        spec,
-        previous.map(|cluster| &cluster.settings),
-        &given,
-        &mut work.notes,
-    )?;
+    let ranges = ranges::choose(spec, previous.map(|cluster| &cluster.settings), &given, &mut work.notes)?;
     place::check_ranges(&mut work, &ranges, &nodes, &pods);
     service::check_ranges(&mut work, spec, &ranges, &services);
     work.check_externals(&ranges, &externals);
@@ -82,9 +72,7 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     });
     let name = testbed.and_then(|testbed| testbed.metadata.name.clone());
     Ok(Cluster {
-        name: name
-            .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| "lab".into()),
+        name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "lab".into()),
         settings,
         namespaces,
         nodes: nodes.into_iter().map(NodeDraft::settle).collect(),
@@ -109,33 +97,17 @@ fn given(
         IpAddr::V6(_) => None,
     };
     Given {
-        nodes: nodes
-            .iter()
-            .filter_map(|node| node.address)
-            .map(Into::into)
-            .collect(),
-        pods: pods
-            .iter()
-            .filter_map(|pod| pod.address)
-            .map(Into::into)
-            .chain(pod_ranges)
-            .collect(),
-        services: services
-            .iter()
-            .filter_map(|service| service.address)
-            .map(Into::into)
-            .collect(),
+        nodes: nodes.iter().filter_map(|node| node.address).map(Into::into).collect(),
+        pods: pods.iter().filter_map(|pod| pod.address).map(Into::into).chain(pod_ranges).collect(),
+        services: services.iter().filter_map(|service| service.address).map(Into::into).collect(),
         externals: externals.iter().filter_map(external).collect(),
     }
 }
 
 fn settings(spec: Option<&TestbedSpec>, ranges: &Ranges) -> Settings {
     let default = Settings::default();
-    let stated = |number: Option<i64>, default: u32| {
-        number
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(default)
-    };
+    let stated =
+        |number: Option<i64>, default: u32| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
     let non_masquerade = spec.into_iter().flat_map(|spec| &spec.non_masquerade_cidrs);
     Settings {
         model: Model::Overlay,
@@ -185,9 +157,7 @@ impl<'a> Work<'a> {
         address: Option<Ipv4Addr>,
         owner: &str,
     ) -> Result<Option<Ipv4Addr>, String> {
-        address
-            .map(|address| self.claim(address.into(), owner).map(|()| address))
-            .transpose()
+        address.map(|address| self.claim(address.into(), owner).map(|()| address)).transpose()
     }
 
     /// An address of the previous cluster, if it is still to be had.
@@ -216,9 +186,7 @@ impl<'a> Work<'a> {
                 .map(|(kind, count)| format!("{kind} ({count})"))
                 .collect::<Vec<_>>()
                 .join(", ");
-            self.notes.push(format!(
-                "Skipped objects of kinds that podpath does not read: {kinds}."
-            ));
+            self.notes.push(format!("Skipped objects of kinds that podpath does not read: {kinds}."));
         }
     }
 
@@ -232,12 +200,8 @@ impl<'a> Work<'a> {
                 None => found = Some(testbed),
                 Some(first) => {
                     let first = first.metadata.name.as_deref().unwrap_or_default();
-                    let why = format!(
-                        "there is a Testbed {first:?} already, and a cluster has one at most"
-                    );
-                    self.faults
-                        .of(&entry.origin, entry.object.key().to_string())
-                        .wrong("metadata.name", why);
+                    let why = format!("there is a Testbed {first:?} already, and a cluster has one at most");
+                    self.faults.of(&entry.origin, entry.object.key().to_string()).wrong("metadata.name", why);
                 }
             }
         }
@@ -257,17 +221,9 @@ impl<'a> Work<'a> {
                 Ok(address) => externals.push(External {
                     name: key.name,
                     address,
-                    ports: external
-                        .spec
-                        .ports
-                        .iter()
-                        .filter_map(external_port)
-                        .collect(),
+                    ports: external.spec.ports.iter().filter_map(external_port).collect(),
                 }),
-                Err(why) => self
-                    .faults
-                    .of(&entry.origin, key.to_string())
-                    .wrong("spec.address", why),
+                Err(why) => self.faults.of(&entry.origin, key.to_string()).wrong("spec.address", why),
             }
         }
         externals
@@ -281,17 +237,14 @@ impl<'a> Work<'a> {
             ("serviceCIDR", ranges.service_cidr),
         ];
         for external in externals {
-            let (IpAddr::V4(address), Some(entry)) = (external.address, self.entry_of(external))
-            else {
+            let (IpAddr::V4(address), Some(entry)) = (external.address, self.entry_of(external)) else {
                 continue;
             };
             if let Some((name, range)) = inside.iter().find(|(_, range)| range.contains(&address)) {
                 let why = format!(
                     "{address} is inside {name} {range}: a host outside the cluster needs an address outside of it"
                 );
-                self.faults
-                    .of(&entry.origin, entry.object.key().to_string())
-                    .wrong("spec.address", why);
+                self.faults.of(&entry.origin, entry.object.key().to_string()).wrong("spec.address", why);
             }
         }
     }
@@ -311,10 +264,7 @@ impl<'a> Work<'a> {
                 namespaces.insert(entry.object.key().name, labels);
             }
         }
-        let used = self
-            .objects
-            .iter()
-            .filter_map(|entry| entry.object.metadata().namespace.as_ref());
+        let used = self.objects.iter().filter_map(|entry| entry.object.metadata().namespace.as_ref());
         let used: BTreeSet<&String> = used.chain(pods.iter().map(|pod| &pod.namespace)).collect();
         let mut made_up = Vec::new();
         for name in used {
@@ -341,11 +291,7 @@ impl<'a> Work<'a> {
 fn external_port(port: &own::ExternalPort) -> Option<ContainerPort> {
     // They have been validated.
     let protocol = syntax::protocol(port.protocol.as_deref()).ok()?;
-    Some(ContainerPort {
-        name: port.name.clone(),
-        port: syntax::port(port.port).ok()?,
-        protocol,
-    })
+    Some(ContainerPort { name: port.name.clone(), port: syntax::port(port.port).ok()?, protocol })
 }
 
 /// The first few of them, and how many more there are.

@@ -132,7 +132,7 @@ impl Names {
                     let policy = self.isolators(record).first()?.clone();
                     Some(RuleName { policy, rule: String::new() })
                 }
-                Decision::NotIsolated | Decision::OwnNode => None,
+                Decision::NotIsolated | Decision::OwnNode | Decision::Itself => None,
             }
         })
     }
@@ -305,6 +305,7 @@ fn policy(node: usize, record: &Record, names: &Names) -> String {
             format!("{direction} deny, isolated by {isolators} and no rule allows")
         }
         Some(Decision::OwnNode) => format!("{direction} allow, from the pod's own node"),
+        Some(Decision::Itself) => format!("{direction} allow, from the pod itself"),
         None => format!("{direction} decision {}", record.detail),
     }
 }
@@ -315,7 +316,7 @@ fn judged(record: &Record) -> V6 {
 }
 
 fn decision(number: u8) -> Option<Decision> {
-    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode]
+    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode, Decision::Itself]
         .into_iter()
         .find(|decision| *decision as u8 == number)
 }
