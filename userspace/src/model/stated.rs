@@ -104,6 +104,20 @@ pub(super) fn pod_ip(pod: &core::Pod) -> Result<Option<Ipv4Addr>, String> {
     first_ipv4(status.pod_ip.as_deref().into_iter().chain(several))
 }
 
+/// The address of its node, as the pod knows it.
+pub(super) fn host_ip(pod: &core::Pod) -> Option<Ipv4Addr> {
+    let stated = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.host_ip.as_ref());
+    let shared = || {
+        host_network(pod)
+            .then(|| pod_ip(pod).ok().flatten())
+            .flatten()
+    };
+    stated.and_then(|text| text.parse().ok()).or_else(shared)
+}
+
 /// The node's address inside the cluster, if it says so.
 pub(super) fn internal_ip(node: &core::Node) -> Result<Option<Ipv4Addr>, String> {
     let addresses = node

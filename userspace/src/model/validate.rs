@@ -77,10 +77,10 @@ fn metadata(object: &Object, fields: &mut Fields<'_>) {
         _ if name.is_empty() => {
             Err("Required value: name is required (podpath makes up none from generateName)".into())
         }
-        Kind::Namespace => syntax::dns_label(name, 63),
+        // Services may begin with a digit since Kubernetes 1.34.
+        Kind::Namespace | Kind::Service => syntax::dns_label(name, 63),
         // It is part of the names of network namespaces.
         Kind::Testbed => syntax::dns_label(name, 40),
-        Kind::Service => syntax::service_name(name),
         // Nothing is called by these names but the objects themselves: what can stand in a path will do.
         Kind::NetworkPolicy | Kind::EndpointSlice | Kind::External => syntax::path_segment(name),
         _ => syntax::dns_subdomain(name),
@@ -224,6 +224,10 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
     {
         fields.wrong("spec.ports", "Required value");
     }
+    service_ports(ports, fields);
+}
+
+fn service_ports(ports: &[core::ServicePort], fields: &mut Fields<'_>) {
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate() {
         let path = format!("spec.ports[{i}]");

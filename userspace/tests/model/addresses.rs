@@ -128,6 +128,25 @@ fn pods_in_the_host_network_have_the_address_of_their_node() {
 }
 
 #[test]
+fn a_pod_in_the_host_network_tells_where_its_node_is() {
+    let host_pod = |address: &str| {
+        let text = pod_text("a", "", "n7").replace("nodeName", "hostNetwork: true, nodeName");
+        text + &format!("status: {{podIP: {address}}}\n")
+    };
+    let alone = cluster(&host_pod("172.18.0.3"));
+    assert_eq!(
+        alone.node("n7").map(|node| node.address),
+        Some(ip("172.18.0.3"))
+    );
+    let both = cluster(&(node_at("n7", "10.240.0.9") + &host_pod("172.18.0.3")));
+    assert_eq!(pod(&both, "default/a").address, ip("10.240.0.9"));
+    assert_eq!(
+        both.notes,
+        ["Pods of the host network have the address of their node, not the one stated: default/a."]
+    );
+}
+
+#[test]
 fn pods_know_the_addresses_of_nodes_that_have_no_objects() {
     let cluster = cluster(&(pod_text("a", "", "n7") + "status: {hostIP: 172.18.0.3}\n"));
     assert_eq!(
