@@ -23,24 +23,11 @@ struct Range {
     must_hold: bool,
 }
 
-const NODE_SUBNET: Range = Range {
-    name: "nodeSubnet",
-    default: net(10, 240),
-    longest: 29,
-    must_hold: true,
-};
-const POD_CIDR: Range = Range {
-    name: "podCIDR",
-    default: net(10, 244),
-    longest: ipam::POD_RANGE_PREFIX,
-    must_hold: false,
-};
-const SERVICE_CIDR: Range = Range {
-    name: "serviceCIDR",
-    default: net(10, 96),
-    longest: 28,
-    must_hold: false,
-};
+const NODE_SUBNET: Range = Range { name: "nodeSubnet", default: net(10, 240), longest: 29, must_hold: true };
+const POD_CIDR: Range =
+    Range { name: "podCIDR", default: net(10, 244), longest: ipam::POD_RANGE_PREFIX, must_hold: false };
+const SERVICE_CIDR: Range =
+    Range { name: "serviceCIDR", default: net(10, 96), longest: 28, must_hold: false };
 
 /// The three ranges, node subnet first, with what a Testbed object says of each.
 fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
@@ -80,10 +67,7 @@ pub(super) fn fixed(spec: &TestbedSpec, fields: &mut Fields<'_>) {
             Some(Ok(value)) if !(8..=range.longest).contains(&value.prefix_len()) => {
                 fields.wrong(
                     path,
-                    format!(
-                        "must have a prefix between /8 and /{}, not {value}",
-                        range.longest
-                    ),
+                    format!("must have a prefix between /8 and /{}, not {value}", range.longest),
                 );
                 continue;
             }
@@ -141,59 +125,29 @@ pub(super) fn choose(
     });
     let stated: Vec<Ipv4Net> = [node.1, pod.1, service.1].into_iter().flatten().collect();
     let kept = previous.cloned().unwrap_or_default();
-    let mut select = |(range, stated): (Range, Option<Ipv4Net>),
-                      kept: IpNet,
-                      holds: &[Ipv4Net],
-                      avoid: &[&[Ipv4Net]]| {
-        if let Some(stated) = stated {
-            return Ok(stated);
-        }
-        let default = match kept {
-            IpNet::V4(kept) => kept,
-            IpNet::V6(_) => range.default,
+    let mut select =
+        |(range, stated): (Range, Option<Ipv4Net>), kept: IpNet, holds: &[Ipv4Net], avoid: &[&[Ipv4Net]]| {
+            if let Some(stated) = stated {
+                return Ok(stated);
+            }
+            let default = match kept {
+                IpNet::V4(kept) => kept,
+                IpNet::V6(_) => range.default,
+            };
+            let wish = Wish { name: range.name, default, holds, must_hold: range.must_hold };
+            let chosen = ipam::choose(&wish, &avoid.concat())?;
+            if chosen != default {
+                let name = range.name;
+                notes.push(format!(
+                    "The addresses in the input ask for another {name} than {default}: it is {chosen}."
+                ));
+            }
+            Ok(chosen)
         };
-        let wish = Wish {
-            name: range.name,
-            default,
-            holds,
-            must_hold: range.must_hold,
-        };
-        let chosen = ipam::choose(&wish, &avoid.concat())?;
-        if chosen != default {
-            let name = range.name;
-            notes.push(format!(
-                "The addresses in the input ask for another {name} than {default}: it is {chosen}."
-            ));
-        }
-        Ok(chosen)
-    };
-    let Given {
-        nodes,
-        pods,
-        services,
-        externals,
-    } = given;
-    let node_subnet = select(
-        node,
-        kept.node_subnet,
-        nodes,
-        &[&stated, pods, services, externals],
-    )?;
-    let pod_cidr = select(
-        pod,
-        kept.pod_cidr,
-        pods,
-        &[&stated, &[node_subnet], services, externals],
-    )?;
-    let service_cidr = select(
-        service,
-        kept.service_cidr,
-        services,
-        &[&[node_subnet, pod_cidr], pods, externals],
-    )?;
-    Ok(Ranges {
-        node_subnet,
-        pod_cidr,
-        service_cidr,
-    })
+    let Given { nodes, pods, services, externals } = given;
+    let node_subnet = select(node, kept.node_subnet, nodes, &[&stated, pods, services, externals])?;
+    let pod_cidr = select(pod, kept.pod_cidr, pods, &[&stated, &[node_subnet], services, externals])?;
+    let service_cidr =
+        select(service, kept.service_cidr, services, &[&[node_subnet, pod_cidr], pods, externals])?;
+    Ok(Ranges { node_subnet, pod_cidr, service_cidr })
 }
