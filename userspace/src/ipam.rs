@@ -237,16 +237,17 @@ pub fn choose(wish: &Wish<'_>, avoid: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
     // 2.
     let cover = cover(wish.holds);
     if let Some(cover) = cover {
-        candidates.extend([16, 24, 32].map(|prefix| widen(cover, prefix)));
+        candidates.extend([16, 24, 32].map(|prefix| with_free_ends(widen(cover, prefix), wish.holds)));
     }
     // 3.
     if wish.holds.is_empty() || !wish.must_hold {
         candidates.extend(neighbours(wish.default));
     }
     let last_way_out = || {
-        let cover = cover.filter(|cover| wish.must_hold && cover.prefix_len() >= 8)?;
+        let cover = with_free_ends(cover.filter(|_| wish.must_hold)?, &[wish.holds, avoid].concat());
         let whole_ranges = avoid.iter().filter(|other| other.prefix_len() < 32);
-        (!whole_ranges.into_iter().any(|other| overlap(*other, cover))).then_some(cover)
+        let overlaps = whole_ranges.into_iter().any(|other| overlap(*other, cover));
+        (cover.prefix_len() >= 8 && !overlaps).then_some(cover)
     };
     let range =
         candidates.into_iter().filter(|range| range.prefix_len() >= 8).find(free).or_else(last_way_out);
@@ -264,6 +265,17 @@ fn cover(parts: &[Ipv4Net]) -> Option<Ipv4Net> {
         }
         cover
     }))
+}
+
+/// The range, or one around it, whose network and broadcast addresses are nobody's.
+fn with_free_ends(mut range: Ipv4Net, used: &[Ipv4Net]) -> Ipv4Net {
+    let is_end = |range: &Ipv4Net, part: &Ipv4Net| {
+        part.prefix_len() == 32 && (part.addr() == range.network() || part.addr() == range.broadcast())
+    };
+    while let Some(wider) = range.supernet().filter(|_| used.iter().any(|part| is_end(&range, part))) {
+        range = wider;
+    }
+    range
 }
 
 /// The range with a prefix of at most this length around another.

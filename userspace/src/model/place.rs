@@ -13,7 +13,7 @@ use super::object::Object;
 use super::own::TestbedSpec;
 use super::ranges::Ranges;
 use super::resolve::{Work, listed};
-use super::stated::{host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
+use super::stated::{host_ip, host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
 use super::workload::Source;
 use crate::ipam::{self, Ipam};
 
@@ -175,8 +175,7 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
 pub(super) fn state_node_addresses(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &[PodDraft]) {
     let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
     for source in pods.iter().map(|pod| &pod.source) {
-        let host_ip = source.pod.status.as_ref().and_then(|status| status.host_ip.as_deref());
-        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
+        if let (Some(node), Some(address)) = (node_name(&source.pod), host_ip(&source.pod)) {
             host_ips.entry(node).or_insert(address);
         }
     }
@@ -247,35 +246,36 @@ pub(super) fn check_ranges(work: &mut Work<'_>, ranges: &Ranges, nodes: &[NodeDr
 }
 
 /// What of the pods isn't as the input has it.
-pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], ranges: &Ranges) {
-    let outside = |pod: &&PodDraft| pod.address.is_some_and(|address| !ranges.pod_cidr.contains(&address));
-    let outside: Vec<String> = pods
-        .iter()
-        .filter(|pod| !host_network(&pod.source.pod))
-        .filter(outside)
-        .map(|pod| id(&pod.source.pod))
-        .collect();
-    if !outside.is_empty() {
-        let names = listed(&outside);
-        work.notes
-            .push(format!("Pods with addresses of their own outside podCIDR {}: {names}.", ranges.pod_cidr));
+pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], nodes: &[NodeDraft<'_>], ranges: &Ranges) {
+    let nodes: HashMap<&str, Option<Ipv4Addr>> =
+        nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
+    let (mut outside, mut moved, mut with_ports) = (Vec::new(), Vec::new(), Vec::new());
+    for draft in pods {
+        let pod = &draft.source.pod;
+        if host_network(pod) {
+            let stated = pod_ip(pod).ok().flatten();
+            let node = draft.node.as_deref().and_then(|name| nodes.get(name).copied().flatten());
+            if stated.is_some() && node.is_some() && stated != node {
+                moved.push(id(pod));
+            }
+            continue;
+        }
+        if draft.address.is_some_and(|address| !ranges.pod_cidr.contains(&address)) {
+            outside.push(id(pod));
+        }
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+        if ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
+            with_ports.push(id(pod));
+        }
     }
-    let host_port = |pod: &&PodDraft| {
-        let containers = pod.source.pod.spec.iter().flat_map(|spec| &spec.containers);
-        containers
-            .flat_map(|container| container.ports.iter().flatten())
-            .any(|port| port.host_port.is_some_and(|port| port != 0))
-    };
-    let with_ports: Vec<String> = pods
-        .iter()
-        .filter(|pod| !host_network(&pod.source.pod))
-        .filter(host_port)
-        .map(|pod| id(&pod.source.pod))
-        .collect();
-    if !with_ports.is_empty() {
-        work.notes
-            .push(format!("Host ports are not on the path, only the pods' own: {}.", listed(&with_ports)));
-    }
+    let notes = [
+        (outside, format!("Pods with addresses of their own outside podCIDR {}", ranges.pod_cidr)),
+        (moved, "Pods of the host network have the address of their node, not the one stated".into()),
+        (with_ports, "Host ports are not on the path, only the pods' own".into()),
+    ];
+    let notes = notes.iter().filter(|(ids, _)| !ids.is_empty());
+    work.notes.extend(notes.map(|(ids, what)| format!("{what}: {}.", listed(ids))));
 }
 
 /// What the input leaves open for the nodes: addresses, and where their pods get theirs.

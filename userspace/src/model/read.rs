@@ -77,6 +77,8 @@ fn read(path: &Path) -> Result<String, Error> {
 
 /// Every object in a text; `name` is what errors call it.
 pub(super) fn text(name: &str, content: &str) -> Result<Vec<Document>, Error> {
+    // Windows puts a byte order mark in front.
+    let content = content.trim_start_matches('\u{feff}');
     // JSON is tried first where it can be, because a JSON stream may go on without separators, and
     // JSON strings have escapes that YAML's lack. What isn't JSON after all may still be YAML in flow style.
     let roots = match content.trim_start().starts_with('{').then(|| json(name, content)) {
@@ -144,6 +146,7 @@ fn options() -> serde_saphyr::Options {
             max_nodes: usize::MAX,
             max_documents: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
+            max_depth: 256,
         },
         legacy_octal_numbers: true,
         strict_booleans: true,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::cluster::{Cluster, ContainerPort, External, Labels, Model, Pod, Settings};
 use super::error::{Error, Faults};
@@ -54,9 +55,9 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     service::check_ranges(&mut work, spec, &ranges, &services);
     work.check_externals(&ranges, &externals);
     work.stop_if_wrong()?;
-    let settings = settings(spec, &ranges);
+    let settings = settings(spec, previous, &ranges);
     let mut ipam = work.ipam();
-    place::note_pods(&mut work, &pods, &ranges);
+    place::note_pods(&mut work, &pods, &nodes, &ranges);
     place::choose_node_addresses(&mut ipam, &mut nodes, &ranges)?;
     place::spread(&mut pods, &nodes, settings.max_pods)?;
     place::choose_pod_addresses(&mut ipam, &mut pods, &nodes)?;
@@ -66,22 +67,31 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     let pods: Vec<Pod> = pods.into_iter().map(PodDraft::settle).collect();
     let services = service::with_endpoints(objects, services, &pods);
     let namespaces = work.namespaces(&pods);
-    let policies = objects.iter().filter_map(|entry| match &entry.object {
-        Object::NetworkPolicy(policy) => Some((**policy).clone()),
-        _ => None,
-    });
-    let name = testbed.and_then(|testbed| testbed.metadata.name.clone());
     Ok(Cluster {
-        name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "lab".into()),
+        name: name(testbed, previous),
         settings,
         namespaces,
         nodes: nodes.into_iter().map(NodeDraft::settle).collect(),
         pods,
         services,
-        policies: policies.collect(),
+        policies: policies(objects),
         externals,
         notes: work.notes,
     })
+}
+
+/// The Testbed's name; without one it stays as it was.
+fn name(testbed: Option<&own::Testbed>, previous: Option<&Cluster>) -> String {
+    let stated = testbed.and_then(|testbed| testbed.metadata.name.clone()).filter(|name| !name.is_empty());
+    stated.or_else(|| previous.map(|cluster| cluster.name.clone())).unwrap_or_else(|| "lab".into())
+}
+
+fn policies(objects: &Objects) -> Vec<NetworkPolicy> {
+    let policy = |entry: &Entry| match &entry.object {
+        Object::NetworkPolicy(policy) => Some((**policy).clone()),
+        _ => None,
+    };
+    objects.iter().filter_map(policy).collect()
 }
 
 /// Every address that the input states, by what it is for.
@@ -104,23 +114,29 @@ fn given(
     }
 }
 
-fn settings(spec: Option<&TestbedSpec>, ranges: &Ranges) -> Settings {
-    let default = Settings::default();
-    let stated =
-        |number: Option<i64>, default: u32| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
-    let non_masquerade = spec.into_iter().flat_map(|spec| &spec.non_masquerade_cidrs);
-    Settings {
+/// What the Testbed says, and the defaults; without one everything stays as it was.
+fn settings(spec: Option<&TestbedSpec>, previous: Option<&Cluster>, ranges: &Ranges) -> Settings {
+    let ranges = Settings {
         model: Model::Overlay,
         node_subnet: IpNet::V4(ranges.node_subnet),
         pod_cidr: IpNet::V4(ranges.pod_cidr),
         service_cidr: IpNet::V4(ranges.service_cidr),
-        max_pods: stated(spec.and_then(|spec| spec.max_pods), default.max_pods),
-        mtu: stated(spec.and_then(|spec| spec.mtu), default.mtu),
-        // They have been validated.
-        non_masquerade_cidrs: non_masquerade
-            .filter_map(|text| syntax::cidr(text).ok())
-            .map(|range| range.trunc())
-            .collect(),
+        ..Settings::default()
+    };
+    let Some(spec) = spec else {
+        let kept = previous.map_or_else(Settings::default, |cluster| cluster.settings.clone());
+        let Settings { max_pods, mtu, non_masquerade_cidrs, .. } = kept;
+        return Settings { max_pods, mtu, non_masquerade_cidrs, ..ranges };
+    };
+    // They have been validated.
+    let number =
+        |stated: Option<i64>, default: u32| stated.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
+    let non_masquerade = spec.non_masquerade_cidrs.iter().filter_map(|text| syntax::cidr(text).ok());
+    Settings {
+        max_pods: number(spec.max_pods, ranges.max_pods),
+        mtu: number(spec.mtu, ranges.mtu),
+        non_masquerade_cidrs: non_masquerade.map(|range| range.trunc()).collect(),
+        ..ranges
     }
 }
 
@@ -168,8 +184,12 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Addresses that are spoken for: all that has an owner, and endpoints, which may be of hosts unknown to us.
     fn ipam(&self) -> Ipam {
         let mut ipam = Ipam::default();
+        for address in service::slice_addresses(self.objects) {
+            ipam.reserve(address);
+        }
         for address in self.owners.keys() {
             if let IpAddr::V4(address) = address {
                 ipam.reserve(*address);

@@ -215,6 +215,16 @@ pub(super) fn with_endpoints(
     services.into_iter().map(settle).collect()
 }
 
+/// Every IPv4 address in an EndpointSlice.
+pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = Ipv4Addr> {
+    let slices = objects.iter().filter_map(|entry| match &entry.object {
+        Object::EndpointSlice(slice) => Some(slice),
+        _ => None,
+    });
+    let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
+    endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok())
+}
+
 /// Slices are ordered by name, because the API gives them in no order of meaning; endpoints stay as they are.
 fn from_slices(slices: &[&EndpointSlice], port: &core::ServicePort, protocol: Protocol) -> Vec<Backend> {
     let mut slices: Vec<&EndpointSlice> =

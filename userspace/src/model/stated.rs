@@ -67,7 +67,7 @@ pub(super) fn ports(pod: &core::Pod) -> Vec<ContainerPort> {
 fn first_ipv4<'a>(addresses: impl Iterator<Item = &'a str>) -> Result<Option<Ipv4Addr>, String> {
     let mut other = None;
     for text in addresses.filter(|text| !text.is_empty()) {
-        match syntax::address(text)? {
+        match syntax::host_address(text)? {
             IpAddr::V4(address) => return Ok(Some(address)),
             IpAddr::V6(address) => other = Some(address),
         }
@@ -85,6 +85,13 @@ pub(super) fn pod_ip(pod: &core::Pod) -> Result<Option<Ipv4Addr>, String> {
     };
     let several = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
     first_ipv4(status.pod_ip.as_deref().into_iter().chain(several))
+}
+
+/// The address of its node, as the pod knows it.
+pub(super) fn host_ip(pod: &core::Pod) -> Option<Ipv4Addr> {
+    let stated = pod.status.as_ref().and_then(|status| status.host_ip.as_ref());
+    let shared = || host_network(pod).then(|| pod_ip(pod).ok().flatten()).flatten();
+    stated.and_then(|text| text.parse().ok()).or_else(shared)
 }
 
 /// The node's address inside the cluster, if it says so.

@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes, `apimachinery/pkg/util/validation`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -11,7 +11,6 @@ use super::cluster::Protocol;
 
 const LABEL: &str = "must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
 const SUBDOMAIN: &str = "must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-const SERVICE_NAME: &str = "must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
@@ -35,7 +34,7 @@ const fn lower(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// Namespaces, and Testbeds (RFC 1123).
+/// Namespaces, Services and Testbeds (RFC 1123).
 pub(super) fn dns_label(name: &str, longest: usize) -> Verdict {
     if !well_formed(name, |b| lower(b) || b == b'-', lower) {
         return not(&format!("a lowercase RFC 1123 label {LABEL}"), name);
@@ -49,15 +48,6 @@ pub(super) fn dns_subdomain(name: &str) -> Verdict {
         return not(&format!("a lowercase RFC 1123 subdomain {SUBDOMAIN}"), name);
     }
     at_most(name, 253)
-}
-
-/// Services (RFC 1035).
-pub(super) fn service_name(name: &str) -> Verdict {
-    let starts_well = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
-    if !starts_well || !well_formed(name, |b| lower(b) || b == b'-', lower) {
-        return not(&format!("a DNS-1035 label {SERVICE_NAME}"), name);
-    }
-    at_most(name, 63)
 }
 
 /// The least that is asked of any name.
@@ -168,4 +158,14 @@ pub(super) fn cidr_on_path(text: &str) -> Result<Ipv4Net, String> {
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map_err(|_| format!("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), not {text:?}"))
+}
+
+/// An address that one host can have.
+pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
+    let address = address(text)?;
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
+        return Err(format!("must be the address of one host, not {text:?}"));
+    }
+    Ok(address)
 }

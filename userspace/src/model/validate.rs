@@ -71,10 +71,10 @@ fn metadata(object: &Object, fields: &mut Fields<'_>) {
         _ if name.is_empty() => {
             Err("Required value: name is required (podpath makes up none from generateName)".into())
         }
-        Kind::Namespace => syntax::dns_label(name, 63),
+        // Services may begin with a digit since Kubernetes 1.34.
+        Kind::Namespace | Kind::Service => syntax::dns_label(name, 63),
         // It is part of the names of network namespaces.
         Kind::Testbed => syntax::dns_label(name, 40),
-        Kind::Service => syntax::service_name(name),
         // Nothing is called by these names but the objects themselves: what can stand in a path will do.
         Kind::NetworkPolicy | Kind::EndpointSlice | Kind::External => syntax::path_segment(name),
         _ => syntax::dns_subdomain(name),
@@ -170,6 +170,10 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
     if ports.is_empty() && service_type != "ExternalName" && spec.cluster_ip.as_deref() != Some("None") {
         fields.wrong("spec.ports", "Required value");
     }
+    service_ports(ports, fields);
+}
+
+fn service_ports(ports: &[core::ServicePort], fields: &mut Fields<'_>) {
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate() {
         let path = format!("spec.ports[{i}]");
@@ -371,7 +375,7 @@ fn testbed(testbed: &Testbed, fields: &mut Fields<'_>) {
 }
 
 fn external(external: &External, fields: &mut Fields<'_>) {
-    note(fields, "spec.address", syntax::address(&external.spec.address));
+    note(fields, "spec.address", syntax::host_address(&external.spec.address));
     for (i, port) in external.spec.ports.iter().enumerate() {
         note(fields, &format!("spec.ports[{i}].port"), syntax::port(port.port));
         note(fields, &format!("spec.ports[{i}].protocol"), syntax::protocol(port.protocol.as_deref()));

@@ -92,6 +92,22 @@ fn pods_in_the_host_network_have_the_address_of_their_node() {
 }
 
 #[test]
+fn a_pod_in_the_host_network_tells_where_its_node_is() {
+    let host_pod = |address: &str| {
+        let text = pod_text("a", "", "n7").replace("nodeName", "hostNetwork: true, nodeName");
+        text + &format!("status: {{podIP: {address}}}\n")
+    };
+    let alone = cluster(&host_pod("172.18.0.3"));
+    assert_eq!(alone.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
+    let both = cluster(&(node_at("n7", "10.240.0.9") + &host_pod("172.18.0.3")));
+    assert_eq!(pod(&both, "default/a").address, ip("10.240.0.9"));
+    assert_eq!(
+        both.notes,
+        ["Pods of the host network have the address of their node, not the one stated: default/a."]
+    );
+}
+
+#[test]
 fn pods_know_the_addresses_of_nodes_that_have_no_objects() {
     let cluster = cluster(&(pod_text("a", "", "n7") + "status: {hostIP: 172.18.0.3}\n"));
     assert_eq!(cluster.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
@@ -117,7 +133,7 @@ fn pods_that_share_a_subnet_with_nodes_keep_their_addresses() {
         + &pod_at("b", "10.1.0.7")
         + &pod_text("c", "", "n1");
     let cluster = cluster(&text);
-    assert_eq!(cluster.settings.node_subnet.to_string(), "10.1.0.4/30");
+    assert_eq!(cluster.settings.node_subnet.to_string(), "10.1.0.0/28");
     assert_eq!(pod(&cluster, "default/b").address, ip("10.1.0.7"));
     assert_eq!(pod(&cluster, "default/c").address, ip("10.244.0.2"));
     assert!(
@@ -262,4 +278,22 @@ fn the_same_input_gives_the_same_cluster() {
         + &external_at("world", "1.1.1.1");
     let once = serde_json::to_string(&cluster(&text)).expect("plain data");
     assert_eq!(once, serde_json::to_string(&cluster(&text)).expect("plain data"));
+}
+
+#[test]
+fn an_address_must_be_one_hosts() {
+    for address in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        assert!(
+            fault(&external_at("world", address)).contains("spec.address: must be the address of one host")
+        );
+        assert!(fault(&pod_at("a", address)).contains("status.podIP: must be the address of one host"));
+    }
+}
+
+#[test]
+fn nodes_too_far_apart_for_one_subnet_are_refused() {
+    assert!(
+        wrong(&(node_at("n1", "10.0.0.4") + &node_at("n2", "192.168.0.4")))[0]
+            .starts_with("cannot choose a nodeSubnet")
+    );
 }

@@ -59,6 +59,15 @@ fn what_was_chosen_stays_when_others_come_and_go() {
 }
 
 #[test]
+fn a_cluster_keeps_its_name_and_ranges() {
+    let testbed = crate::testbed("podCIDR: 10.99.0.0/16, mtu: 9000, nonMasqueradeCIDRs: [10.0.0.0/8]")
+        .replace("name: lab", "name: blue");
+    let before = resolve(&objects(&(testbed + &pod_text("a", "", ""))), None);
+    let after = resolve(&objects(&pod_text("a", "", "")), Some(&before));
+    assert_eq!((after.name.as_str(), &after.settings), ("blue", &before.settings));
+}
+
+#[test]
 fn a_pod_whose_node_goes_finds_another() {
     let mut live = objects(
         &(node_at("w1", "10.240.0.10")

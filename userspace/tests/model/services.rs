@@ -86,6 +86,13 @@ fn endpoint_slices_win_over_the_selector() {
 }
 
 #[test]
+fn an_endpoint_that_is_nobody_here_keeps_its_address_to_itself() {
+    let text = pod_text("a", "", "n1")
+        + &slice("x", "web", "addressType: IPv4\nports: [{port: 1}]\nendpoints: [{addresses: [10.244.0.2]}]");
+    assert_eq!(cluster(&text).pods[0].address.to_string(), "10.244.0.3");
+}
+
+#[test]
 fn a_service_without_selector_or_slices_has_nobody() {
     let cluster = cluster(&(web() + &service("web", "ports: [{port: 80}]")));
     assert!(backends(&cluster, "default/web").is_empty());
