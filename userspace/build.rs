@@ -26,10 +26,10 @@ const FLAGS: [&str; 4] = [
     // bpf-linker makes BTF, with the source lines that the verifier quotes, out of debug information.
     "-Clink-arg=--btf",
     "-Cdebuginfo=2",
+    // Short fills and comparisons in place: the linker's default makes a function call of each.
+    "-Clink-arg=--disable-expand-memcpy-in-order",
     // 32-bit jumps: a third fewer instructions to verify than v1. Kernels from 5.1 have them.
     "-Ctarget-cpu=v3",
-    // The kernel allows loads at any address on the machines that matter; a fifth fewer instructions.
-    "-Ctarget-feature=+allows-misaligned-mem-access",
 ];
 
 fn main() -> ExitCode {

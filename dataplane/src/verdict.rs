@@ -65,6 +65,9 @@ reasons! {
     TooBig = 19, "too-big", "The packet does not fit the underlay after encapsulation.";
     WriteFailed = 20, "write-failed", "The engine could not change the packet.";
     UnknownIcmp = 21, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
+    StaleMasquerade = 22, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
+    Spoofed = 23, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
+    OwnAddressAsked = 24, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
 }
 
 impl Reason {
@@ -77,3 +80,22 @@ impl Reason {
         Self::ALL.iter().copied().find(|reason| reason.slug() == slug)
     }
 }
+
+impl Verdict {
+    /// Counters an engine keeps: one for each kind of verdict, and one for each reason.
+    pub const COUNTERS: u32 = 64;
+
+    /// The index of this verdict's counter, below [`Verdict::COUNTERS`].
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Deliver(_) => 1,
+            Self::Forward(_) => 2,
+            Self::Answer => 3,
+            Self::Stack => 4,
+            Self::Drop(reason) => 8 + reason as u32,
+        }
+    }
+}
+
+const _: () = assert!(8 + Reason::ALL.len() < Verdict::COUNTERS as usize);

@@ -23,8 +23,12 @@ use core::fmt::{self, Debug, Display, Formatter};
 #[expect(unsafe_code, reason = "the one marker trait: only whoever declares a row can vouch for its layout")]
 pub unsafe trait Plain: Copy + 'static {}
 
-/// Declares types [`Plain`], after checking that they need no alignment that padding could hide in.
+/// Declares types [`Plain`]; behind `<A>` such as are generic over the address family.
 macro_rules! plain {
+    (<A> $($type:ident),+ $(,)?) => { $(
+        #[expect(unsafe_code, reason = "see Plain: the size assert beside each type shows there is no padding")]
+        unsafe impl<A: $crate::wire::Address> $crate::wire::Plain for $type<A> {}
+    )+ };
     ($($type:ty),+ $(,)?) => { $(
         #[expect(unsafe_code, reason = "see Plain: the size assert beside each type shows there is no padding")]
         unsafe impl $crate::wire::Plain for $type {}
@@ -32,7 +36,7 @@ macro_rules! plain {
 }
 pub(crate) use plain;
 
-plain!(u8, u16, u32, u64, [u8; 4], [u8; 6], [u8; 16], Be16, Be32, Mac, V4, V6);
+plain!(u8, u16, u32, u64, Be16, Be32, Mac, V4, V6);
 
 /// Sixteen bits in network byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
@@ -124,6 +128,18 @@ impl Debug for Mac {
 pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + core::hash::Hash {
     /// The `EtherType` of the family's packets.
     const ETHERTYPE: Be16;
+    /// The version in the first four bits of the IP header.
+    const VERSION: u8;
+    /// Offset of the source address in the IP header.
+    const SOURCE: usize;
+    /// Offset of the target address in the IP header.
+    const TARGET: usize;
+    /// Offset of the transport protocol's number in the IP header.
+    const PROTOCOL: usize;
+    /// Offset of the hops a packet may still take.
+    const HOPS: usize;
+    /// Offset of the header's own checksum, where the family has one.
+    const CHECKSUM: Option<usize>;
     /// Bits in an address: 32 or 128, the longest prefix.
     const BITS: u32;
     /// The last 32 bits, host order: what hashes and hardware addresses are made of.
@@ -132,7 +148,7 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     fn fold32(self) -> u32;
     /// The address in sixteen bytes: an IPv4 one as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
     fn to_v6(self) -> V6;
-    /// The sum of the address's 16-bit words for a pseudo-header, not folded (RFC 1071).
+    /// The sum of the address's 16-bit words as they lie in memory, not folded (RFC 1071, section 2).
     fn sum(self) -> u32;
 }
 
@@ -148,6 +164,12 @@ impl V4 {
 
 impl Address for V4 {
     const ETHERTYPE: Be16 = ethernet::IPV4;
+    const VERSION: u8 = 4;
+    const SOURCE: usize = ip::SOURCE;
+    const TARGET: usize = ip::TARGET;
+    const PROTOCOL: usize = ip::PROTOCOL;
+    const HOPS: usize = ip::TTL;
+    const CHECKSUM: Option<usize> = Some(ip::CHECKSUM);
     const BITS: u32 = 32;
     #[inline(always)]
     fn low32(self) -> u32 {
@@ -165,7 +187,7 @@ impl Address for V4 {
     #[inline(always)]
     fn sum(self) -> u32 {
         let [a, b, c, d] = self.0;
-        u16::from_be_bytes([a, b]) as u32 + u16::from_be_bytes([c, d]) as u32
+        u16::from_ne_bytes([a, b]) as u32 + u16::from_ne_bytes([c, d]) as u32
     }
 }
 
@@ -176,6 +198,12 @@ pub struct V6(pub [u8; 16]);
 
 impl Address for V6 {
     const ETHERTYPE: Be16 = ethernet::IPV6;
+    const VERSION: u8 = 6;
+    const SOURCE: usize = ip::v6::SOURCE;
+    const TARGET: usize = ip::v6::TARGET;
+    const PROTOCOL: usize = ip::v6::NEXT_HEADER;
+    const HOPS: usize = ip::v6::HOP_LIMIT;
+    const CHECKSUM: Option<usize> = None;
     const BITS: u32 = 128;
     #[inline(always)]
     fn low32(self) -> u32 {
@@ -193,7 +221,7 @@ impl Address for V6 {
     }
     #[inline(always)]
     fn sum(self) -> u32 {
-        let words = u128::from_be_bytes(self.0);
+        let words = u128::from_ne_bytes(self.0);
         let mut sum = 0;
         let mut shift = 0;
         while shift < 128 {

@@ -14,8 +14,10 @@ pub type Labels = BTreeMap<String, String>;
 /// Everything the packet path of a cluster depends on, and nothing else.
 ///
 /// Built by [`super::load`] only, which has checked it: names are unique, references resolve, addresses
-/// are distinct and inside their ranges. Order is that of the input, so the same input gives the same
-/// cluster.
+/// are distinct, no two ranges overlap. Nodes are inside the node subnet. A pod or Service whose address the
+/// input states may be outside of its range, where the input's addresses leave no other way (pods that
+/// share a subnet with nodes, say); those that were given an address here are inside. Order is that of the
+/// input, so the same input gives the same cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cluster {
     /// The name of the testbed: part of every network namespace's name.
@@ -54,7 +56,7 @@ pub struct Settings {
     pub model: Model,
     /// Where nodes get their addresses.
     pub node_subnet: IpNet,
-    /// Where pods get theirs: a /24 for each node.
+    /// Where pods get theirs: a /24 for each node. A pod with an address of its own may be outside.
     pub pod_cidr: IpNet,
     /// Where Services get their virtual addresses.
     pub service_cidr: IpNet,
@@ -75,7 +77,8 @@ pub struct Node {
     pub labels: Labels,
     /// The node's address on the fabric (`InternalIP`).
     pub address: IpAddr,
-    /// The range its pods' addresses come from, where IPAM chooses them.
+    /// The range its pods' addresses come from, where IPAM chooses them; always there in `overlay`. A pod with
+    /// an address of its own may have one outside, or in another node's range.
     pub pod_cidr: Option<IpNet>,
 }
 
@@ -119,7 +122,9 @@ pub struct ContainerPort {
 }
 
 /// Transport protocols that Kubernetes knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.
@@ -203,4 +208,37 @@ pub struct External {
     pub address: IpAddr,
     /// Where it listens; none declared means that it answers on every port.
     pub ports: Vec<ContainerPort>,
+}
+
+impl Cluster {
+    /// The pod with this `namespace/name`.
+    pub fn pod(&self, id: &str) -> Option<&Pod> {
+        let (namespace, name) = id.split_once('/')?;
+        self.pods
+            .iter()
+            .find(|pod| pod.namespace == namespace && pod.name == name)
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The Service with this `namespace/name`.
+    pub fn service(&self, id: &str) -> Option<&Service> {
+        let (namespace, name) = id.split_once('/')?;
+        self.services
+            .iter()
+            .find(|service| service.namespace == namespace && service.name == name)
+    }
+
+    /// The host outside the cluster of this name.
+    pub fn external(&self, name: &str) -> Option<&External> {
+        self.externals.iter().find(|external| external.name == name)
+    }
+
+    /// The pods on a node, in the order of the input.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Pod> {
+        self.pods.iter().filter(move |pod| pod.node == node)
+    }
 }

@@ -1,5 +1,47 @@
 //! What the user asks for: Kubernetes objects in, [`Cluster`] out.
+//!
+//! ```text
+//! files -> read (text to values) -> strict (values to typed objects) -> validate (each by itself)   Objects
+//!       -> workload (pods) -> place, service (names and addresses) -> resolve                       Cluster
+//! ```
+
+use std::path::PathBuf;
 
 pub mod cluster;
+mod endpoint;
+mod error;
+mod object;
+mod own;
+mod place;
+mod ranges;
+mod read;
+mod resolve;
+mod selector;
+mod service;
+mod stated;
+mod strict;
+mod syntax;
+mod validate;
+mod workload;
 
 pub use cluster::*;
+pub use endpoint::{Endpoint, EndpointError, Found, Port, Who};
+pub use error::{Error, Origin};
+pub use object::{Change, Entry, Key, Kind, Object, Objects};
+pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
+
+/// The cluster that files, directories and standard input (`-`) describe.
+///
+/// # Errors
+/// Everything that is wrong with single objects, all at once; or between them; or that addresses ran out.
+pub fn load(paths: &[PathBuf]) -> Result<Cluster, Error> {
+    Objects::read(paths)?.resolve(None)
+}
+
+/// The cluster that a text describes; `name` is what errors call it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(name: &str, text: &str) -> Result<Cluster, Error> {
+    Objects::parse(name, text)?.resolve(None)
+}

@@ -1,0 +1,277 @@
+//! One frame into a [`Flow`]: who speaks to whom. The only reader of header bytes.
+//!
+//! Reads nothing but the frame. Writes nothing.
+//! Drops `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `UnsupportedProtocol`, `Fragment`,
+//! `UnknownIcmp`.
+//!
+//! A packet is one of three things:
+//! 1. TCP or UDP: its ports are the flow's.
+//! 2. An ICMP echo: the identifier stands for the port of whoever asks, 0 for the other's.
+//! 3. An ICMP error: it belongs to the flow whose packet it quotes, in that flow's other direction.
+//!
+//! Source: RFC 791, RFC 792, RFC 1122 section 3.2.2 (what an error quotes).
+
+use crate::Reason;
+use crate::platform::Packet;
+use crate::tables::Tuple;
+use crate::trace::Record;
+use crate::wire::transport::{self, tcp, udp};
+use crate::wire::{Address, Be16, Port, ethernet, icmp, ip};
+
+/// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
+/// that the path looks into.
+const HEADERS: u32 = (ethernet::LENGTH + 60 + tcp::LENGTH) as u32;
+
+/// Who speaks to whom, and where that stands in the frame. Changes together with the frame's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// The source in the IP header: for an ICMP error whoever found it, else `source`.
+    pub sender: A,
+    /// Where the packet comes from; for an ICMP error the far end of the flow it is about.
+    pub source: A,
+    /// Where it goes.
+    pub target: A,
+    /// TCP or UDP port; or 0 or the identifier of an ICMP echo.
+    pub source_port: Port,
+    /// As `source_port`, of the target.
+    pub target_port: Port,
+    /// What the client dialled, if a Service translated it; else zero.
+    pub frontend: A,
+    /// Belongs to `frontend`.
+    pub frontend_port: Port,
+    /// Of the flow: for an ICMP error, that of the quoted packet.
+    pub protocol: u8,
+    /// TCP's flags, or ICMP's type; 0 for UDP.
+    pub flags: u8,
+    /// Hops it may still take (time to live), as the packet came.
+    pub hops: u8,
+    /// The packet is an ICMP error about this flow.
+    pub error: bool,
+    /// Offset of the transport header.
+    pub transport: usize,
+    /// Offset of the quoted IP header of an ICMP error; else 0.
+    pub quoted: usize,
+    /// Offset of the quoted transport header of an ICMP error; else 0.
+    pub quoted_transport: usize,
+    /// Length of the whole frame in bytes.
+    pub length: u32,
+}
+
+impl<A: Address> Flow<A> {
+    /// The key of its row in `conntrack`, and whether the source is the higher end.
+    #[inline(always)]
+    pub fn tuple(&self) -> (Tuple<A>, bool) {
+        let swapped =
+            self.target < self.source || (self.target == self.source && self.target_port < self.source_port);
+        let (low, low_port, high, high_port) = if swapped {
+            (self.target, self.target_port, self.source, self.source_port)
+        } else {
+            (self.source, self.source_port, self.target, self.target_port)
+        };
+        (Tuple { low, high, low_port, high_port, protocol: self.protocol, pad: [0; 3] }, swapped)
+    }
+
+    /// A hash of both ends, the same for both directions' own order: spread, not secrecy.
+    /// Source: the multiply-and-shift finisher of Appleby's MurmurHash3 (`fmix32`).
+    #[inline(always)]
+    pub fn hash(&self, seed: u32) -> u32 {
+        let ports = (self.source_port.host() as u32) << 16 | self.target_port.host() as u32;
+        let mut hash = mix(seed ^ self.source.fold32());
+        hash = mix(hash ^ self.target.fold32().rotate_left(16));
+        mix(hash ^ ports ^ self.protocol as u32)
+    }
+
+    /// A record of it, for [`crate::trace`].
+    #[inline(always)]
+    pub fn record(&self, stage: crate::trace::Stage) -> Record {
+        Record {
+            stage: stage as u8,
+            length: self.length,
+            protocol: self.protocol,
+            flags: self.flags,
+            source: self.source.to_v6(),
+            target: self.target.to_v6(),
+            source_port: self.source_port,
+            target_port: self.target_port,
+            ..Record::default()
+        }
+    }
+}
+
+#[inline(always)]
+fn mix(mut hash: u32) -> u32 {
+    hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
+}
+
+/// The type of what the frame carries.
+///
+/// # Errors
+/// `Truncated`.
+#[inline(always)]
+pub fn ethertype(packet: &mut impl Packet) -> Result<Be16, Reason> {
+    packet.pull(HEADERS);
+    packet.read(ethernet::TYPE).ok_or(Reason::Truncated)
+}
+
+/// The target address of the frame's IP packet.
+///
+/// # Errors
+/// `Truncated`.
+#[inline(always)]
+pub fn target<A: Address>(packet: &impl Packet) -> Result<A, Reason> {
+    packet.read(ethernet::LENGTH + A::TARGET).ok_or(Reason::Truncated)
+}
+
+/// Reads the frame's IP packet into `flow`.
+///
+/// # Errors
+/// See the head of this module.
+#[inline(always)]
+pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    if ethertype(packet)? != A::ETHERTYPE {
+        return Err(Reason::UnsupportedEtherType);
+    }
+    let network = network::<A>(packet, ethernet::LENGTH)?;
+    whole::<A>(packet, network.transport)?;
+    *flow = Flow {
+        sender: network.source,
+        source: network.source,
+        target: network.target,
+        protocol: network.protocol,
+        hops: packet.read(ethernet::LENGTH + A::HOPS).ok_or(Reason::Truncated)?,
+        transport: network.transport,
+        length: packet.length(),
+        ..Flow::default()
+    };
+    match flow.protocol {
+        // 1.
+        ip::protocol::TCP => {
+            ports(packet, flow)?;
+            // The last byte of the plain header, so that nobody later meets half of one.
+            packet.read::<u8>(flow.transport + tcp::LENGTH - 1).ok_or(Reason::Truncated)?;
+            flow.flags = packet.read(flow.transport + tcp::FLAGS).ok_or(Reason::Truncated)?;
+            Ok(())
+        }
+        ip::protocol::UDP => {
+            ports(packet, flow)?;
+            packet.read::<u8>(flow.transport + udp::LENGTH - 1).ok_or(Reason::Truncated)?;
+            Ok(())
+        }
+        ip::protocol::ICMP => message(packet, flow),
+        _ => Err(Reason::UnsupportedProtocol),
+    }
+}
+
+/// What an IP header says.
+struct Network<A> {
+    source: A,
+    target: A,
+    protocol: u8,
+    /// Offset of what follows the header.
+    transport: usize,
+}
+
+#[inline(always)]
+fn network<A: Address>(packet: &impl Packet, offset: usize) -> Result<Network<A>, Reason> {
+    let target = packet.read(offset + A::TARGET).ok_or(Reason::Truncated)?;
+    let source = packet.read(offset + A::SOURCE).ok_or(Reason::Truncated)?;
+    let protocol = packet.read(offset + A::PROTOCOL).ok_or(Reason::Truncated)?;
+    let version_length: u8 = packet.read(offset + ip::VERSION_LENGTH).ok_or(Reason::Truncated)?;
+    if version_length >> 4 != A::VERSION {
+        return Err(Reason::MalformedHeader);
+    }
+    let mut length = ip::v6::LENGTH;
+    if A::VERSION == 4 {
+        length = (version_length & 0xf) as usize * 4;
+        if length < ip::LENGTH {
+            return Err(Reason::MalformedHeader);
+        }
+        let fragment: Be16 = packet.read(offset + ip::FRAGMENT).ok_or(Reason::Truncated)?;
+        if fragment.host() & ip::IS_FRAGMENT != 0 {
+            return Err(Reason::Fragment);
+        }
+    }
+    Ok(Network { source, target, protocol, transport: offset + length })
+}
+
+/// Checks that the frame is as long as its IP header says. One that will be cut into segments later may
+/// say anything: its length field counts one segment, or all of them.
+#[inline(always)]
+fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<(), Reason> {
+    let stated = if A::VERSION == 4 {
+        packet.read::<Be16>(ethernet::LENGTH + ip::TOTAL_LENGTH).ok_or(Reason::Truncated)?.host() as usize
+    } else {
+        let payload: Be16 =
+            packet.read(ethernet::LENGTH + ip::v6::PAYLOAD_LENGTH).ok_or(Reason::Truncated)?;
+        payload.host() as usize + ip::v6::LENGTH
+    };
+    if ethernet::LENGTH + stated < transport {
+        return Err(Reason::MalformedHeader);
+    }
+    if packet.segment() == 0 && (packet.length() as usize) < ethernet::LENGTH + stated {
+        return Err(Reason::Truncated);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ports<A>(packet: &impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    flow.source_port = packet.read(flow.transport + transport::SOURCE_PORT).ok_or(Reason::Truncated)?;
+    flow.target_port = packet.read(flow.transport + transport::TARGET_PORT).ok_or(Reason::Truncated)?;
+    Ok(())
+}
+
+#[inline(always)]
+fn message<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    packet.read::<u8>(flow.transport + icmp::LENGTH - 1).ok_or(Reason::Truncated)?;
+    flow.flags = packet.read(flow.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
+    match flow.flags {
+        // 2.
+        icmp::ECHO => {
+            flow.source_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?
+        }
+        icmp::ECHO_REPLY => {
+            flow.target_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
+        }
+        // 3.
+        icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => quoted(packet, flow)?,
+        _ => return Err(Reason::UnsupportedProtocol),
+    }
+    Ok(())
+}
+
+/// Makes `flow` the other direction of the flow that an ICMP error quotes.
+#[inline(always)]
+fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    flow.quoted = flow.transport + icmp::LENGTH;
+    packet.pull((flow.quoted + 60 + icmp::QUOTED) as u32);
+    let inside = network::<A>(packet, flow.quoted)?;
+    packet.read::<u8>(inside.transport + icmp::QUOTED - 1).ok_or(Reason::Truncated)?;
+    flow.error = true;
+    flow.quoted_transport = inside.transport;
+    flow.protocol = inside.protocol;
+    flow.source = inside.target;
+    flow.target = inside.source;
+    match inside.protocol {
+        ip::protocol::TCP | ip::protocol::UDP => {
+            flow.source_port =
+                packet.read(inside.transport + transport::TARGET_PORT).ok_or(Reason::Truncated)?;
+            flow.target_port =
+                packet.read(inside.transport + transport::SOURCE_PORT).ok_or(Reason::Truncated)?;
+            Ok(())
+        }
+        ip::protocol::ICMP => {
+            let kind: u8 = packet.read(inside.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
+            let identifier = packet.read(inside.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
+            match kind {
+                icmp::ECHO => flow.target_port = identifier,
+                icmp::ECHO_REPLY => flow.source_port = identifier,
+                _ => return Err(Reason::UnknownIcmp),
+            }
+            Ok(())
+        }
+        _ => Err(Reason::UnsupportedProtocol),
+    }
+}

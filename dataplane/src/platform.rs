@@ -1,0 +1,75 @@
+//! What an engine must give the path: a packet to read and change, tables, a clock, a place for events.
+//!
+//! Everything that may differ between engines, or from run to run, enters here: time, the hash seed,
+//! interface numbers. The path itself is a function of these.
+
+use crate::tables::{
+    Backends, Connections, Endpoints, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades, Node,
+    Nodes, Policy, Routes, Writes,
+};
+use crate::trace::Record;
+use crate::verdict::Verdict;
+use crate::wire::{Address, Plain};
+
+/// A frame, from its Ethernet header on.
+///
+/// Offsets count from the first byte. Nothing hands out references: a frame may move whenever it is
+/// changed, and the verifier forgets what it knew of it.
+pub trait Packet {
+    /// The interface it came in by.
+    fn interface(&self) -> IfIndex;
+    /// Its whole length in bytes, also where not all of it can be read directly.
+    fn length(&self) -> u32;
+    /// Bytes of payload in each segment that it will be cut into later; 0 if it will not be.
+    fn segment(&self) -> u32;
+    /// Makes the first `length` bytes readable; fewer if it is shorter.
+    fn pull(&mut self, length: u32);
+    /// The value at `offset`; `None` if the frame ends before.
+    fn read<T: Plain>(&self, offset: usize) -> Option<T>;
+    /// Replaces the value at `offset`; `None` if the frame ends before.
+    fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
+    /// Corrects the transport checksum at `offset` for a change elsewhere.
+    fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
+    /// Makes room for a tunnel's headers (an IP, a UDP and an Ethernet header around 8 bytes) between
+    /// the frame's Ethernet header and its payload. The room's content is undefined.
+    fn open_tunnel(&mut self) -> Option<()>;
+    /// Removes that room again.
+    fn close_tunnel(&mut self) -> Option<()>;
+}
+
+/// A change that a transport checksum has to follow (RFC 1624).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mend {
+    /// The one's complement sum of what came in, less what went out, in memory order.
+    pub delta: u32,
+    /// The change is in the pseudo-header. A checksum that the sender left to its network card covers
+    /// only that yet.
+    pub pseudo: bool,
+    /// It is UDP's over IPv4, where 0 means that there is none (RFC 768).
+    pub optional: bool,
+}
+
+/// An engine, for one node and one address family.
+pub trait Platform<A: Address>:
+    Holds<Endpoints<A>>
+    + Holds<Frontends<A>>
+    + Holds<Maglev>
+    + Holds<Backends<A>>
+    + Holds<Identities<A>>
+    + Holds<Policy>
+    + Holds<Routes<A>>
+    + Holds<Nodes<A>>
+    + Writes<Connections<A>>
+    + Writes<Masquerades<A>>
+{
+    /// The node the path runs on.
+    fn node(&self) -> Node<A>;
+    /// Seconds of a clock that does not go back.
+    fn now_s(&self) -> u32;
+    /// Whether every stage reports, or only what must be known of any packet.
+    fn tracing(&self) -> bool;
+    /// Takes a report. What can't be taken is counted by the engine.
+    fn report(&mut self, record: &Record);
+    /// Counts a packet and its bytes under its verdict.
+    fn count(&mut self, verdict: Verdict, bytes: u32);
+}

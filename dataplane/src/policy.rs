@@ -1,0 +1,93 @@
+//! Identity and ports -> allow or deny, and the rule that decided.
+//!
+//! Reads `identities`, `policy`. Writes nothing. Drops `PolicyDenied`.
+//!
+//! Judges the first packet of a flow only: `conntrack` knows the others.
+//!
+//! 1. No policy selects the pod in this direction: allowed.
+//! 2. A rule about this peer and these ports: allowed.
+//! 3. A rule about any peer and these ports: allowed.
+//! 4. Otherwise denied.
+//!
+//! Two look-ups, whatever the number of policies: the planner unites rules and turns port ranges into
+//! prefixes.
+//!
+//! Source: Kubernetes API reference, NetworkPolicy v1; "The two sorts of pod isolation".
+
+use crate::Reason;
+use crate::flow::Flow;
+use crate::platform::Platform;
+use crate::tables::{Endpoint, Identities, Identity, Policy, PolicyKey, PolicyRow, RuleId, Table};
+use crate::trace::{self, Record, Stage};
+use crate::wire::Address;
+
+/// How it was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Decision {
+    /// No policy selects the pod in this direction.
+    NotIsolated = 1,
+    /// A rule allows it.
+    Allowed = 2,
+    /// A policy selects the pod, and no rule allows it.
+    Denied = 3,
+    /// The pod's own node may always reach it.
+    OwnNode = 4,
+}
+
+/// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]).
+///
+/// # Errors
+/// `PolicyDenied`.
+#[inline(always)]
+pub fn judge<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    pod: &Endpoint,
+    direction: u8,
+) -> Result<(), Reason> {
+    // 1.
+    if pod.isolated & direction == 0 {
+        note(platform, flow, pod, direction, (Decision::NotIsolated, RuleId(0)));
+        return Ok(());
+    }
+    let peer = if direction == Endpoint::EGRESS { flow.target } else { flow.source };
+    let identity = Identities::get(platform, &peer).unwrap_or(Identity::WORLD);
+    let key =
+        PolicyKey { rules: pod.rules, identity, direction, protocol: flow.protocol, port: flow.target_port };
+    // 2.
+    let mut row: Option<PolicyRow> = Policy::get(platform, &key);
+    if row.is_none() {
+        // 3.
+        row = Policy::get(platform, &PolicyKey { identity: Identity::ANY, ..key });
+    }
+    if let Some(row) = row {
+        note(platform, flow, pod, direction, (Decision::Allowed, row.rule));
+        return Ok(());
+    }
+    // 4.
+    note(platform, flow, pod, direction, (Decision::Denied, RuleId(0)));
+    Err(Reason::PolicyDenied)
+}
+
+/// Notes that a pod's own node is not judged.
+#[inline(always)]
+pub fn waive<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, pod: &Endpoint) {
+    note(platform, flow, pod, Endpoint::INGRESS, (Decision::OwnNode, RuleId(0)));
+}
+
+#[inline(always)]
+fn note<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    pod: &Endpoint,
+    direction: u8,
+    (decision, rule): (Decision, RuleId),
+) {
+    trace::step(platform, || Record {
+        detail: decision as u8,
+        direction,
+        number: if rule.0 == 0 { pod.rules.0 } else { rule.0 },
+        ..flow.record(Stage::Policy)
+    });
+}

@@ -1,0 +1,424 @@
+//! Every table of the packet path: the contract between whoever plans and the path that reads.
+//!
+//! A table is a type that names its key and its row; an engine [`Holds`] it. Tables the path only reads
+//! are written by the agent; the two that the path [`Writes`] are swept by the agent.
+//!
+//! | table | key -> row | written by | read by |
+//! | --- | --- | --- | --- |
+//! | [`Endpoints`] | pod address -> interface, rules | agent | `path`, `route`, `policy` |
+//! | [`Frontends`] | virtual address, port -> slots | agent | `service` |
+//! | [`Maglev`] | slot -> backend | agent | `service` |
+//! | [`Backends`] | backend -> address, port | agent | `service` |
+//! | [`Connections`] | tuple -> state, translations | path; agent sweeps | `conntrack`, `nat` |
+//! | [`Identities`] | address prefix -> identity | agent | `policy` |
+//! | [`Policy`] | rules, identity, port prefix -> rule | agent | `policy` |
+//! | [`Masquerades`] | remote, port -> pod, port | path; agent sweeps | `nat` |
+//! | [`Routes`] | address prefix -> next hop | agent | `route` |
+//! | [`Nodes`] | node address -> node | agent | `overlay` |
+
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::marker::PhantomData;
+use core::mem::size_of;
+
+use crate::wire::{Address, Mac, Plain, Port, V4, V6, plain};
+
+/// Declares host-order numbers that must not be mixed up.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident;)+) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(transparent)]
+        pub struct $name(pub u32);
+        plain!($name);
+    )+ };
+}
+
+numbers! {
+    /// A network interface, as the kernel numbers it inside its network namespace.
+    IfIndex;
+    /// What policies can tell apart about an address: see [`Identity::HOST`] and its siblings.
+    Identity;
+    /// A node of the cluster, counted from 1 in the order of the cluster's nodes.
+    NodeId;
+    /// A row of [`Backends`].
+    BackendId;
+    /// A set of policy rules: pods with the same rules share it. 0 is never used.
+    RuleSet;
+    /// A rule of a policy, for the log: which one decided. 0: none.
+    RuleId;
+}
+
+impl Identity {
+    /// Matches whatever the rule is about: the key of rules that name no peer.
+    pub const ANY: Self = Self(0);
+    /// The pod's own node.
+    pub const HOST: Self = Self(1);
+    /// Any address that no policy tells from the others.
+    pub const WORLD: Self = Self(2);
+    /// Another node of the cluster.
+    pub const REMOTE_NODE: Self = Self(6);
+    /// The first that the planner gives to addresses policies tell apart.
+    pub const FIRST: Self = Self(256);
+}
+
+/// How a table finds a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// By the whole key.
+    Hash,
+    /// By the longest prefix of the key's bits, first byte first.
+    Longest,
+    /// By a `u32` index; every index below the capacity has a row.
+    Array,
+}
+
+/// A table of the packet path.
+pub trait Table {
+    /// What a row is found by.
+    type Key: Plain + Eq + Hash + Debug;
+    /// What is found.
+    type Row: Plain + PartialEq + Debug;
+    /// The table's name, in maps, metrics and cases.
+    const NAME: &'static str;
+    /// How rows are found.
+    const SHAPE: Shape;
+    /// Rows it can hold, unless the engine is told otherwise.
+    const CAPACITY: u32;
+
+    /// The row for this key.
+    #[inline(always)]
+    fn get<P: Holds<Self>>(platform: &P, key: &Self::Key) -> Option<Self::Row>
+    where
+        Self: Sized,
+    {
+        platform.row(key)
+    }
+}
+
+/// An engine that can read the table `T`.
+pub trait Holds<T: Table> {
+    /// The row for this key, found as [`Table::SHAPE`] says.
+    fn row(&self, key: &T::Key) -> Option<T::Row>;
+}
+
+/// An engine on which the path itself may change the hash table `T`.
+pub trait Writes<T: Table>: Holds<T> {
+    /// Changes the row in place, if it exists, and hands on what `change` returns.
+    fn change<R>(&mut self, key: &T::Key, change: impl FnOnce(&mut T::Row) -> R) -> Option<R>;
+    /// Adds the row if the key has none: of two CPUs with the same key exactly one succeeds.
+    ///
+    /// # Errors
+    /// [`NotAdded`] says why it was not added.
+    fn add(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded>;
+    /// Adds or replaces the row.
+    ///
+    /// # Errors
+    /// [`NotAdded::Full`] if it is new and the table is full.
+    fn put(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded>;
+    /// Removes the row, if it exists.
+    fn remove(&mut self, key: &T::Key);
+}
+
+/// Why a row was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdded {
+    /// The key already has a row.
+    Taken,
+    /// The table holds as many rows as it can.
+    Full,
+}
+
+/// Declares a table type.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident<A>, $key:ty => $row:ty, $label:literal, $shape:ident, $capacity:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<A>(PhantomData<A>);
+        impl<A: Address> Table for $name<A> {
+            type Key = $key;
+            type Row = $row;
+            const NAME: &'static str = $label;
+            const SHAPE: Shape = Shape::$shape;
+            const CAPACITY: u32 = $capacity;
+        }
+    };
+    ($(#[$doc:meta])* $name:ident, $key:ty => $row:ty, $label:literal, $shape:ident, $capacity:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+        impl Table for $name {
+            type Key = $key;
+            type Row = $row;
+            const NAME: &'static str = $label;
+            const SHAPE: Shape = Shape::$shape;
+            const CAPACITY: u32 = $capacity;
+        }
+    };
+}
+
+table! {
+    /// The pods of this node, by address.
+    Endpoints<A>, A => Endpoint, "endpoints", Hash, 1024
+}
+table! {
+    /// The virtual addresses of Services.
+    Frontends<A>, Frontend<A> => Slots, "frontends", Hash, 16_384
+}
+table! {
+    /// The slots of every frontend's Maglev table, one run after the other.
+    /// Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4.
+    Maglev, u32 => BackendId, "maglev", Array, 1 << 20
+}
+table! {
+    /// The endpoints of Services.
+    Backends<A>, u32 => Backend<A>, "backends", Array, 65_536
+}
+table! {
+    /// Flows that were let through, both directions of a flow in one row.
+    Connections<A>, Tuple<A> => Connection<A>, "conntrack", Hash, 131_072
+}
+table! {
+    /// What policies can tell apart about addresses.
+    Identities<A>, A => Identity, "identities", Longest, 65_536
+}
+table! {
+    /// What policies allow. The key's last 24 bits, protocol and port, may be a prefix.
+    Policy, PolicyKey => PolicyRow, "policy", Longest, 65_536
+}
+table! {
+    /// Source ports of the node's address that are in use towards a remote address and port.
+    /// Adding the row is the claim to the port.
+    Masquerades<A>, Masquerade<A> => Masqueraded<A>, "masquerades", Hash, 131_072
+}
+table! {
+    /// Where addresses are that are not of a pod on this node.
+    Routes<A>, A => Route<A>, "routes", Longest, 65_536
+}
+table! {
+    /// The nodes whose encapsulated packets are accepted, by address.
+    Nodes<A>, A => NodeId, "nodes", Hash, 8192
+}
+
+/// Row of [`Endpoints`]: a pod of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The host side of its veth.
+    pub interface: IfIndex,
+    /// The rules that apply to it.
+    pub rules: RuleSet,
+    /// The pod side of its veth.
+    pub mac: Mac,
+    /// Bits [`Endpoint::INGRESS`] and [`Endpoint::EGRESS`]: directions in which a policy selects it.
+    pub isolated: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl Endpoint {
+    /// In [`Endpoint::isolated`]: what comes in needs a rule.
+    pub const INGRESS: u8 = 1;
+    /// In [`Endpoint::isolated`]: what goes out needs a rule.
+    pub const EGRESS: u8 = 2;
+}
+
+/// Key of [`Frontends`]: what a client dials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Frontend<A> {
+    /// The virtual address.
+    pub address: A,
+    /// The Service's port.
+    pub port: Port,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Row of [`Frontends`]: the frontend's run of [`Maglev`] slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slots {
+    /// Index of the first slot.
+    pub first: u32,
+    /// How many; 0 when the Service has no ready endpoint.
+    pub count: u32,
+}
+
+/// Row of [`Backends`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Backend<A> {
+    /// Where it listens.
+    pub address: A,
+    /// On which port.
+    pub port: Port,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// Key of [`Connections`]: the two ends of a flow, the lower address (and port) first, so that both
+/// directions find the same row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple<A> {
+    /// The lower of the two addresses.
+    pub low: A,
+    /// The other.
+    pub high: A,
+    /// The port at the lower address.
+    pub low_port: Port,
+    /// The port at the other.
+    pub high_port: Port,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Row of [`Connections`]: a flow, after service translation and before masquerading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Connection<A> {
+    /// The virtual address its client dialled; zero if none.
+    pub frontend: A,
+    /// The virtual port; 0 if none.
+    pub frontend_port: Port,
+    /// The port of the node's address that stands for the client outside; 0 if none.
+    pub masquerade_port: Port,
+    /// When it ends unless another packet comes, in seconds of the engine's clock.
+    pub expires_s: u32,
+    /// What is known of it: bits of `conntrack`.
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Key of [`Policy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PolicyKey {
+    /// The rules of the pod that is judged.
+    pub rules: RuleSet,
+    /// The other end, or [`Identity::ANY`].
+    pub identity: Identity,
+    /// [`Endpoint::INGRESS`] or [`Endpoint::EGRESS`].
+    pub direction: u8,
+    /// As in the IP header. Left out of the prefix: any.
+    pub protocol: u8,
+    /// The target's port. Left out of the prefix, wholly or its low bits: any of them.
+    pub port: Port,
+}
+
+impl PolicyKey {
+    /// Bits of the prefix that a row must at least have: everything but protocol and port.
+    pub const FIXED_BITS: u32 = 72;
+    /// Bits of a prefix that names a protocol and one port.
+    pub const BITS: u32 = 96;
+}
+
+/// Row of [`Policy`]: this is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PolicyRow {
+    /// The rule that allows it.
+    pub rule: RuleId,
+}
+
+/// Key of [`Masquerades`]: a reply's addresses as it reaches the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Masquerade<A> {
+    /// The host outside.
+    pub remote: A,
+    /// Its port; 0 for ICMP.
+    pub remote_port: Port,
+    /// The port of the node's address; the identifier for ICMP.
+    pub port: Port,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Row of [`Masquerades`]: the pod a port stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Masqueraded<A> {
+    /// The pod.
+    pub pod: A,
+    /// Its own port.
+    pub pod_port: Port,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// Row of [`Routes`]: the next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Route<A> {
+    /// The node's address, for [`Route::REMOTE`]; else zero.
+    pub node: A,
+    /// The node, for [`Route::REMOTE`]; else 0.
+    pub id: NodeId,
+    /// The neighbour on the underlay that takes the frame; zero where there is none.
+    pub mac: Mac,
+    /// One of the constants.
+    pub kind: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl<A> Route<A> {
+    /// The node itself: hand over to its network stack.
+    pub const HOST: u8 = 1;
+    /// Another node, or a pod on it: encapsulate.
+    pub const REMOTE: u8 = 2;
+    /// Outside the cluster, with the node's address.
+    pub const WORLD: u8 = 3;
+    /// Outside the cluster, with the pod's own address.
+    pub const NATIVE: u8 = 4;
+    /// Belongs to the cluster, but to nobody in it.
+    pub const BLACKHOLE: u8 = 5;
+}
+
+/// What a node's programs must know of it; constant while they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Node<A> {
+    /// The node's address on the underlay.
+    pub address: A,
+    /// The interface to the underlay.
+    pub uplink: IfIndex,
+    /// The largest IP packet the underlay takes, in bytes.
+    pub mtu: u32,
+    /// The tunnel's network identifier: 24 bits.
+    pub vni: u32,
+    /// Mixed into every hash, so that runs can be told apart and repeated.
+    pub seed: u32,
+    /// The uplink's hardware address.
+    pub mac: Mac,
+    /// The UDP port of the tunnel.
+    pub tunnel_port: Port,
+    /// The first source port for masqueraded flows, host order.
+    pub masquerade_first: u16,
+    /// How many there are.
+    pub masquerade_count: u16,
+}
+
+plain!(Endpoint, Slots, PolicyKey, PolicyRow);
+plain!(<A> Frontend, Backend, Tuple, Connection, Masquerade, Masqueraded, Route, Node);
+
+const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Slots>() == 8);
+const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 4);
+const _: () = assert!(size_of::<Frontend<V4>>() == 8 && size_of::<Frontend<V6>>() == 20);
+const _: () = assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 20);
+const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
+const _: () = assert!(size_of::<Connection<V4>>() == 16 && size_of::<Connection<V6>>() == 28);
+const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);
+const _: () = assert!(size_of::<Masqueraded<V4>>() == 8 && size_of::<Masqueraded<V6>>() == 20);
+const _: () = assert!(size_of::<Route<V4>>() == 16 && size_of::<Route<V6>>() == 28);
+const _: () = assert!(size_of::<Node<V4>>() == 32 && size_of::<Node<V6>>() == 44);

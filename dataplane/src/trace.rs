@@ -1,0 +1,115 @@
+//! What each stage reports.
+//!
+//! Two kinds of reports come out of the path: the steps of a packet, only while the engine is tracing
+//! (free when it is not: the engine answers with a constant), and what must be known of any packet, which
+//! is the opening of a flow and a drop.
+
+use crate::platform::Platform;
+use crate::wire::{Address, Port, V6, plain};
+
+/// The stages, as the left column of a printed walk names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// Head: from the pod behind the interface `number`.
+    FromPod = 1,
+    /// Head: from the uplink.
+    FromUnderlay = 2,
+    /// Head: from the node's own stack.
+    FromHost = 3,
+    /// `source` (the frontend) was replaced by `target` (the backend).
+    Service = 4,
+    /// `detail` is a [`crate::conntrack::State`].
+    Conntrack = 5,
+    /// `detail` is a [`crate::policy::Decision`], `direction` its direction, `number` its rule.
+    Policy = 6,
+    /// `detail` is a kind of [`crate::tables::Route`] (0: a pod of this node), `number` the node.
+    Route = 7,
+    /// `source` was replaced by `target`: as [`crate::nat::Change`] in `detail` says.
+    Nat = 8,
+    /// `detail` 1: wrapped, from `source` to `target` with network identifier `number`; 2: unwrapped.
+    Overlay = 9,
+    /// Tail: to the pod behind the interface `number`.
+    ToPod = 10,
+    /// Tail: to the underlay.
+    ToUnderlay = 11,
+    /// Tail: to the node's own stack.
+    ToHost = 12,
+    /// The packet was dropped; `detail` is the [`crate::Reason`]. Always reported.
+    Drop = 13,
+    /// A flow was let through and is tracked from here on. Always reported.
+    Open = 14,
+    /// Head or tail of an ARP question that the path answered itself.
+    Arp = 15,
+}
+
+impl Stage {
+    /// Every stage, with the word for it.
+    pub const ALL: &'static [(Stage, &'static str)] = &[
+        (Stage::FromPod, "from_pod"),
+        (Stage::FromUnderlay, "from_underlay"),
+        (Stage::FromHost, "from_host"),
+        (Stage::Service, "service"),
+        (Stage::Conntrack, "conntrack"),
+        (Stage::Policy, "policy"),
+        (Stage::Route, "route"),
+        (Stage::Nat, "nat"),
+        (Stage::Overlay, "overlay"),
+        (Stage::ToPod, "to_pod"),
+        (Stage::ToUnderlay, "to_underlay"),
+        (Stage::ToHost, "to_host"),
+        (Stage::Drop, "drop"),
+        (Stage::Open, "open"),
+        (Stage::Arp, "arp"),
+    ];
+
+    /// The stage with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().map(|(stage, _)| *stage).find(|stage| *stage as u8 == number)
+    }
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(stage, _)| *stage == self).map_or("", |(_, word)| word)
+    }
+}
+
+/// One report: which stage, and what it saw. The meaning of the fields is each [`Stage`]'s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// A number: an interface, a node, a rule, a network identifier.
+    pub number: u32,
+    /// The length of the frame in bytes.
+    pub length: u32,
+    /// A [`Stage`].
+    pub stage: u8,
+    /// What the stage says.
+    pub detail: u8,
+    /// For policy: [`crate::tables::Endpoint::INGRESS`] or [`crate::tables::Endpoint::EGRESS`].
+    pub direction: u8,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// TCP's flags, or ICMP's type.
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+    /// An address.
+    pub source: V6,
+    /// An address.
+    pub target: V6,
+    /// Belongs to `source`.
+    pub source_port: Port,
+    /// Belongs to `target`.
+    pub target_port: Port,
+}
+
+plain!(Record);
+const _: () = assert!(core::mem::size_of::<Record>() == 52);
+
+/// Reports a step of the walk, if the engine is tracing.
+#[inline(always)]
+pub fn step<A: Address, P: Platform<A>>(platform: &mut P, record: impl FnOnce() -> Record) {
+    if platform.tracing() {
+        platform.report(&record());
+    }
+}

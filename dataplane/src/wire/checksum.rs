@@ -1,0 +1,46 @@
+//! The Internet checksum (RFC 1071) and its correction after a change (RFC 1624).
+//!
+//! Sums are taken over 16-bit words as they lie in memory: one's complement addition does not mind the
+//! byte order, and neither side has to swap.
+
+use super::{Address, Be16};
+
+/// Folds a 32-bit one's complement sum into 16 bits.
+#[inline(always)]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// One's complement addition of two 32-bit sums.
+#[inline(always)]
+pub const fn add(left: u32, right: u32) -> u32 {
+    let (sum, carry) = left.overflowing_add(right);
+    sum + carry as u32
+}
+
+/// What a change from one sum of words to another adds to a checksummed sum.
+#[inline(always)]
+pub const fn delta(from: u32, to: u32) -> u32 {
+    add(!from, to)
+}
+
+/// [`delta`] for an address.
+#[inline(always)]
+pub fn address_delta<A: Address>(from: A, to: A) -> u32 {
+    delta(from.sum(), to.sum())
+}
+
+/// [`delta`] for a port, or any other word.
+#[inline(always)]
+pub const fn word_delta(from: Be16, to: Be16) -> u32 {
+    delta(u16::from_ne_bytes(from.0) as u32, u16::from_ne_bytes(to.0) as u32)
+}
+
+/// The checksum after a change (RFC 1624, equation 3).
+#[inline(always)]
+pub const fn mended(checksum: Be16, delta: u32) -> Be16 {
+    let sum = add(delta, !(u16::from_ne_bytes(checksum.0) as u32));
+    Be16((!fold(sum)).to_ne_bytes())
+}

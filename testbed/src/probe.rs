@@ -1,0 +1,480 @@
+//! Who reaches whom, measured, and set beside what the oracle says.
+//!
+//! A [`Flow`] is a question, a [`Prober`] answers many of them, a [`Grid`] holds questions, answers and
+//! expectations in the order they were asked.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use dataplane::Reason;
+use serde::{Serialize, Serializer};
+use userspace::model::{Cluster, ContainerPort, Protocol, Who};
+
+use crate::oracle::{self, Expectation};
+
+mod flows;
+pub mod live;
+mod print;
+pub mod sockets;
+
+pub use flows::{FlowsError, read_flows};
+
+/// A question: is `to` reached from `from`, at this port?
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Flow {
+    /// Who sends; never a Service.
+    #[serde(serialize_with = "as_text")]
+    pub from: Who,
+    /// Who is dialled.
+    #[serde(serialize_with = "as_text")]
+    pub to: Who,
+    /// The port dialled: a Service's own, not its backends'.
+    pub port: u16,
+    /// How.
+    pub protocol: Protocol,
+}
+
+fn as_text<S: Serializer>(who: &Who, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(who)
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)
+    }
+}
+
+/// What became of a flow, as its sender can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Answered.
+    Allow,
+    /// No answer: dropped on the way.
+    Deny,
+    /// Refused at once, by a reset or an ICMP error.
+    Reject,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Reject => "reject",
+        })
+    }
+}
+
+/// A prober's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// What became of the flow.
+    pub verdict: Verdict,
+    /// Why a packet of it was dropped, where the dataplane tells.
+    pub reason: Option<Reason>,
+    /// The policy, `namespace/name`, that decided; where one did and the dataplane tells.
+    pub decided_by: Option<String>,
+}
+
+impl From<Verdict> for Measured {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, reason: None, decided_by: None }
+    }
+}
+
+/// A way to find out what becomes of flows.
+///
+/// It sees to it that targets listen where they are dialled, unless they are externals that declare other
+/// ports: what is asked is what the network does, and a pod may listen on ports it does not declare.
+pub trait Prober {
+    /// The value of `--dataplane`.
+    fn dataplane(&self) -> &'static str;
+    /// Measures every flow: as many answers, in the same order. All ends exist in the cluster.
+    ///
+    /// # Errors
+    /// It could not be measured: a namespace is gone, an engine refused. A flow that does not arrive is
+    /// not an error.
+    fn probe(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Measured>>;
+}
+
+/// A flow, measured and judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The question.
+    pub flow: Flow,
+    /// The prober's answer.
+    pub measured: Measured,
+    /// The oracle's.
+    pub expectation: Expectation,
+}
+
+impl Row {
+    /// The verdict the oracle expects; `None` where Kubernetes leaves it open.
+    pub fn expected(&self) -> Option<Verdict> {
+        match self.expectation {
+            Expectation::Allow => Some(Verdict::Allow),
+            Expectation::Deny(_) => Some(Verdict::Deny),
+            Expectation::Reject => Some(Verdict::Reject),
+            Expectation::Undefined(_) => None,
+        }
+    }
+
+    /// Whether the two answers differ. What is left open differs from nothing.
+    pub fn differs(&self) -> bool {
+        self.expected().is_some_and(|expected| expected != self.measured.verdict)
+    }
+}
+
+/// The keys of `check -o json`.
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Keys<'a> {
+            #[serde(flatten)]
+            flow: &'a Flow,
+            verdict: Verdict,
+            reason: Option<&'static str>,
+            decided_by: Option<&'a str>,
+            expected: Option<Verdict>,
+        }
+        Keys {
+            flow: &self.flow,
+            verdict: self.measured.verdict,
+            reason: self.measured.reason.map(Reason::slug),
+            decided_by: self.measured.decided_by.as_deref(),
+            expected: self.expected(),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Who reaches whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Grid {
+    /// The name of the testbed.
+    pub cluster: String,
+    /// The value of `--dataplane`.
+    pub dataplane: String,
+    /// In the order asked.
+    #[serde(rename = "flows")]
+    pub rows: Vec<Row>,
+    /// Rows whose verdict is not the expected one.
+    pub differences: usize,
+}
+
+impl Grid {
+    /// Measures flows and sets the oracle's expectations beside them.
+    ///
+    /// # Errors
+    /// The prober's.
+    pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
+        let answers = prober.probe(&flows)?;
+        debug_assert_eq!(answers.len(), flows.len(), "an answer for each flow");
+        let rows: Vec<Row> = (flows.into_iter().zip(answers))
+            .map(|(flow, measured)| {
+                let Flow { from, to, port, protocol } = &flow;
+                let expectation = oracle::expect(cluster, from, to, *port, *protocol);
+                Row { flow, measured, expectation }
+            })
+            .collect();
+        Ok(Self {
+            cluster: cluster.name.clone(),
+            dataplane: prober.dataplane().to_owned(),
+            differences: rows.iter().filter(|row| row.differs()).count(),
+            rows,
+        })
+    }
+}
+
+/// Every pair at every declared port: from each pod and external, to each port that a pod, a Service or
+/// an external declares. Left out: what never touches the cluster (external to external), and cluster IPs
+/// dialled from outside.
+pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
+    let pods = cluster.pods.iter().map(|pod| Who::Pod(pod.id()));
+    let externals = cluster.externals.iter().map(|external| Who::External(external.name.clone()));
+    let mut flows = Vec::new();
+    for from in pods.chain(externals) {
+        let outside = matches!(from, Who::External(_));
+        let mut dial = |to: Who, ports: &mut dyn Iterator<Item = (u16, Protocol)>| {
+            // The same port may be declared by several containers.
+            let ports: BTreeSet<_> = ports.collect();
+            flows.extend(ports.into_iter().map(|(port, protocol)| Flow {
+                from: from.clone(),
+                to: to.clone(),
+                port,
+                protocol,
+            }));
+        };
+        let declared = |port: &ContainerPort| (port.port, port.protocol);
+        for pod in &cluster.pods {
+            dial(Who::Pod(pod.id()), &mut pod.ports.iter().map(declared));
+        }
+        if outside {
+            continue;
+        }
+        for service in &cluster.services {
+            let mut ports = service.ports.iter().map(|port| (port.port, port.protocol));
+            dial(Who::Service(service.id()), &mut ports);
+        }
+        for external in &cluster.externals {
+            dial(Who::External(external.name.clone()), &mut external.ports.iter().map(declared));
+        }
+    }
+    flows
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::oracle::{Cause, Direction};
+    use crate::output::Paint;
+    use userspace::model::{Endpoint, External, Node, Pod, Service, ServicePort};
+
+    fn port(port: u16, protocol: Protocol) -> ContainerPort {
+        ContainerPort { name: None, port, protocol }
+    }
+
+    fn pod(id: &str, address: &str, ports: Vec<ContainerPort>) -> Pod {
+        let (namespace, name) = id.split_once('/').unwrap();
+        Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: Default::default(),
+            node: "n1".to_owned(),
+            address: address.parse().unwrap(),
+            host_network: false,
+            ports,
+            ready: true,
+        }
+    }
+
+    fn cluster() -> Cluster {
+        let node = Node {
+            name: "n1".to_owned(),
+            labels: Default::default(),
+            address: "10.240.0.4".parse().unwrap(),
+            pod_cidr: None,
+        };
+        let service = Service {
+            namespace: "shop".to_owned(),
+            name: "api".to_owned(),
+            address: "10.96.0.10".parse().unwrap(),
+            ports: vec![ServicePort { name: None, port: 80, protocol: Protocol::Tcp, backends: Vec::new() }],
+        };
+        let world = External {
+            name: "world".to_owned(),
+            address: "203.0.113.7".parse().unwrap(),
+            ports: vec![port(443, Protocol::Tcp)],
+        };
+        Cluster {
+            name: "lab".to_owned(),
+            namespaces: [("shop".to_owned(), Default::default())].into(),
+            nodes: vec![node],
+            pods: vec![
+                pod("shop/web", "10.244.1.2", Vec::new()),
+                pod(
+                    "shop/api",
+                    "10.244.1.3",
+                    vec![port(80, Protocol::Tcp), port(53, Protocol::Udp), port(80, Protocol::Tcp)],
+                ),
+            ],
+            services: vec![service],
+            externals: vec![world],
+            ..Cluster::default()
+        }
+    }
+
+    fn who(text: &str) -> Who {
+        text.parse::<Endpoint>().unwrap().who
+    }
+
+    fn flow(from: &str, to: &str, port: u16, protocol: Protocol) -> Flow {
+        Flow { from: who(from), to: who(to), port, protocol }
+    }
+
+    /// Answers with what it was given.
+    struct Told(Vec<Measured>);
+
+    impl Prober for Told {
+        fn dataplane(&self) -> &'static str {
+            "told"
+        }
+        fn probe(&mut self, _: &[Flow]) -> anyhow::Result<Vec<Measured>> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn denied(reason: Reason) -> Measured {
+        Measured { reason: Some(reason), ..Verdict::Deny.into() }
+    }
+
+    fn grid() -> Grid {
+        let flows = vec![
+            flow("shop/web", "shop/api", 80, Protocol::Tcp),
+            flow("shop/web", "svc:shop/api", 80, Protocol::Tcp),
+            flow("ext:world", "shop/api", 80, Protocol::Tcp),
+            flow("shop/web", "ext:world", 80, Protocol::Udp),
+        ];
+        let answers = vec![
+            Verdict::Allow.into(),
+            denied(Reason::NoBackend),
+            denied(Reason::NoRoute),
+            Verdict::Reject.into(),
+        ];
+        Grid::measure(&cluster(), flows, &mut Told(answers)).unwrap()
+    }
+
+    #[test]
+    fn all_pairs_are_each_source_to_each_declared_port_once() {
+        let asked: Vec<String> = all_pairs(&cluster()).iter().map(ToString::to_string).collect();
+        let from_a_pod = |from: &str| {
+            ["shop/api:53/UDP", "shop/api:80/TCP", "svc:shop/api:80/TCP", "ext:world:443/TCP"]
+                .map(|to| format!("{from} -> {to}"))
+        };
+        let from_outside = ["shop/api:53/UDP", "shop/api:80/TCP"].map(|to| format!("ext:world -> {to}"));
+        let mut expected = [from_a_pod("shop/web"), from_a_pod("shop/api")].concat();
+        expected.extend(from_outside);
+        let sorted = |mut list: Vec<String>| {
+            list.sort();
+            list
+        };
+        assert_eq!(sorted(asked), sorted(expected));
+    }
+
+    #[test]
+    fn a_grid_counts_the_rows_that_differ_from_the_oracle() {
+        let grid = grid();
+        assert_eq!(grid.differences, 1);
+        assert_eq!(grid.rows.iter().map(Row::differs).collect::<Vec<_>>(), [false, false, true, false]);
+        assert_eq!(grid.summary(), "4 flows on told, 1 difference");
+    }
+
+    #[test]
+    fn json_has_the_documented_keys_in_the_order_asked() {
+        let json = serde_json::to_string(&grid()).unwrap();
+        let begins = concat!(
+            r#"{"cluster":"lab","dataplane":"told","flows":["#,
+            r#"{"from":"shop/web","to":"shop/api","port":80,"protocol":"TCP","verdict":"allow","#,
+            r#""reason":null,"decided_by":null,"expected":"allow"},"#,
+            r#"{"from":"shop/web","to":"svc:shop/api","port":80,"protocol":"TCP","verdict":"deny","#,
+            r#""reason":"no-backend","decided_by":null,"expected":"deny"},"#,
+        );
+        assert!(json.starts_with(begins), "{json}");
+        assert!(json.ends_with(r#""expected":"reject"}],"differences":1}"#), "{json}");
+    }
+
+    #[test]
+    fn what_is_left_open_is_null_and_differs_from_nothing() {
+        let flows = vec![flow("ext:world", "svc:shop/api", 80, Protocol::Tcp)];
+        let grid = Grid::measure(&cluster(), flows, &mut Told(vec![Verdict::Deny.into()])).unwrap();
+        assert_eq!(grid.differences, 0);
+        assert!(serde_json::to_string(&grid).unwrap().contains(r#""expected":null"#));
+    }
+
+    #[test]
+    fn a_truth_table_is_printed_for_each_port() {
+        let expected = [
+            "80/TCP     1 2",
+            "shop/web   . X",
+            "ext:world  !",
+            "  1 shop/api",
+            "  2 svc:shop/api",
+            "",
+            "80/UDP    1",
+            "shop/web  R",
+            "  1 ext:world",
+            "",
+            "  . reaches   X denied   R rejected at once   ! differs from expected",
+        ];
+        assert_eq!(grid().truth_tables(Paint::default()).lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn rows_that_differ_are_listed_with_both_sides() {
+        let mut grid = grid();
+        assert_eq!(
+            grid.differing(),
+            "! ext:world -> shop/api:80/TCP\n    measured  deny: no-route\n    expected  allow\n"
+        );
+        let row = &mut grid.rows[2];
+        row.measured = Verdict::Allow.into();
+        row.expectation = Expectation::Deny(Cause::Isolated {
+            direction: Direction::Ingress,
+            pod: "shop/api".to_owned(),
+            policies: vec!["shop/api-allow".to_owned()],
+        });
+        assert!(grid.differing().ends_with(
+            "expected  deny: no rule allows it, ingress of shop/api is isolated by shop/api-allow\n"
+        ));
+    }
+
+    #[test]
+    fn lines_are_in_columns_and_mark_what_differs() {
+        let lines = grid().lines();
+        let third = lines.lines().nth(3).unwrap();
+        let cells: Vec<&str> = third.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "no-route", "-"]);
+    }
+
+    fn read(text: &str) -> Result<Vec<Flow>, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        read_flows(file.path(), &cluster())
+            .map_err(|error| error.to_string().replace(file.path().to_str().unwrap(), "flows.json"))
+    }
+
+    #[test]
+    fn a_flows_file_comes_back_row_by_row_duplicates_too() {
+        let flows = read(
+            r#"[["shop/web", "svc:shop/api", 80, "TCP"], ["ext:world", "shop/api", 53, "udp"], ["shop/web", "svc:shop/api", 80, "TCP"]]"#,
+        )
+        .unwrap();
+        let service = flow("shop/web", "svc:shop/api", 80, Protocol::Tcp);
+        assert_eq!(flows, [service.clone(), flow("ext:world", "shop/api", 53, Protocol::Udp), service]);
+        assert_eq!(read("[]").unwrap(), []);
+    }
+
+    #[test]
+    fn a_bad_row_is_named_with_file_row_and_field() {
+        let good = r#"["shop/web", "shop/api", 80, "TCP"]"#;
+        for (row, error) in [
+            (
+                r#"["shop/wbe", "shop/api", 80, "TCP"]"#,
+                r#"from: unknown pod "shop/wbe", did you mean "shop/web"?"#,
+            ),
+            (
+                r#"["svc:shop/api", "shop/api", 80, "TCP"]"#,
+                "from: svc:shop/api cannot send: a Service is only an address to dial",
+            ),
+            (r#"["shop/web", 7, 80, "TCP"]"#, "to: expected a name, found a number"),
+            (r#"["shop/web", "shop/api", 0, "TCP"]"#, "port: expected 1 to 65535, found 0"),
+            (r#"["shop/web", "shop/api", "80", "TCP"]"#, r#"port: expected 1 to 65535, found "80""#),
+            (
+                r#"["shop/web", "shop/api", 80, "ICMP"]"#,
+                r#"protocol: expected "TCP", "UDP" or "SCTP", found "ICMP""#,
+            ),
+            (
+                r#"["shop/web", "shop/api", 80]"#,
+                "length: expected [from, to, port, protocol], found 3 values",
+            ),
+            ("{}", "length: expected [from, to, port, protocol], found an object"),
+        ] {
+            assert_eq!(read(&format!("[{good}, {row}]")), Err(format!("flows.json: row 2: {error}")));
+        }
+    }
+
+    #[test]
+    fn a_flows_file_that_is_no_array_says_what_was_expected() {
+        let error = read("{}").unwrap_err();
+        assert_eq!(
+            error,
+            "flows.json: cannot read flows: it is an object; expected a JSON array of [from, to, port, protocol]"
+        );
+        assert!(read("[[").unwrap_err().starts_with("flows.json: cannot read flows: EOF"));
+        let missing = read_flows(std::path::Path::new("/nowhere/flows.json"), &cluster()).unwrap_err();
+        assert!(missing.to_string().starts_with("cannot read flows from /nowhere/flows.json: "));
+    }
+}

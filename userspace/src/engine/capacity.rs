@@ -1,0 +1,69 @@
+//! How many rows each table may hold, where it is not what the table says itself.
+
+use std::collections::BTreeMap;
+
+use dataplane::tables::{
+    Backends, Connections, Endpoints, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes,
+    Table,
+};
+use dataplane::wire::V4;
+
+use crate::error::Error;
+
+/// Every table: its name, and the rows it can hold.
+const TABLES: [(&str, u32); 10] = [
+    of::<Endpoints<V4>>(),
+    of::<Frontends<V4>>(),
+    of::<Maglev>(),
+    of::<Backends<V4>>(),
+    of::<Connections<V4>>(),
+    of::<Identities<V4>>(),
+    of::<Policy>(),
+    of::<Masquerades<V4>>(),
+    of::<Routes<V4>>(),
+    of::<Nodes<V4>>(),
+];
+
+const fn of<T: Table>() -> (&'static str, u32) {
+    (T::NAME, T::CAPACITY)
+}
+
+/// Rows that tables may hold: [`Table::CAPACITY`] unless another number was set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capacities {
+    set: BTreeMap<&'static str, u32>,
+}
+
+impl Capacities {
+    /// Sets how many rows the table of this name may hold.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn set(&mut self, table: &str, rows: u32) -> Result<(), Error> {
+        let Some((name, _)) = TABLES.iter().find(|(name, _)| *name == table) else {
+            let known = TABLES.map(|(name, _)| name).join(", ");
+            return Err(Error::UnknownTable { table: table.to_owned(), known });
+        };
+        self.set.insert(name, rows);
+        Ok(())
+    }
+
+    /// Rows that `T` may hold.
+    pub fn rows<T: Table>(&self) -> u32 {
+        self.set.get(T::NAME).copied().unwrap_or(T::CAPACITY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_holds_what_was_set_or_what_it_says() {
+        let mut capacities = Capacities::default();
+        capacities.set("conntrack", 7).expect("there is such a table");
+        assert_eq!(capacities.rows::<Connections<V4>>(), 7);
+        assert_eq!(capacities.rows::<Policy>(), Policy::CAPACITY);
+        assert!(capacities.set("contrack", 7).is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! Somebody dials somebody: a whole conversation, and what became of it.
+
+use std::net::Ipv4Addr;
+
+use dataplane::Reason;
+use dataplane::trace::Stage;
+use dataplane::wire::V4;
+
+use super::host::{Dial, Progress};
+use super::network::Network;
+use crate::engine::{Clock, Engine};
+use crate::error::Error;
+use crate::observe::walk::{Event, Step};
+use crate::plan::RuleName;
+
+/// What became of an attempt to talk to somebody, as who tried can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Answer {
+    /// There was an answer.
+    Allow,
+    /// There was none.
+    Deny,
+    /// It was refused at once: nobody listens.
+    Reject,
+}
+
+/// A conversation, or the attempt at one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// What became of it.
+    pub answer: Answer,
+    /// Why the first packet that was dropped was dropped.
+    pub reason: Option<Reason>,
+    /// The rule that decided, or the policy that isolates the pod; `None` where no policy had a say.
+    pub rule: Option<RuleName>,
+    /// Everything that happened to every packet of it.
+    pub walk: Vec<Step>,
+}
+
+impl<E: Engine<V4> + Clock> Network<E> {
+    /// Lets a host dial an address, and hosts talk until nobody has more to say.
+    ///
+    /// What a host sends to its own address never leaves it.
+    ///
+    /// # Errors
+    /// An engine failed.
+    pub fn connect(&mut self, from: usize, to: Ipv4Addr, dial: Dial) -> Result<Attempt, Error> {
+        self.hush(false);
+        self.take_steps();
+        let host = self.host_at(from);
+        if host.address == to {
+            let answer = if host.answers(dial) { Answer::Allow } else { Answer::Reject };
+            let event = Event::Loopback { host: host.name.clone() };
+            return Ok(Attempt { answer, reason: None, rule: None, walk: vec![Step { packet: 1, event }] });
+        }
+        let opening = self.host_mut(from).dial(to, dial);
+        let (place, frame) = self.framed(from, opening)?;
+        self.send(place, frame);
+        self.run()?;
+        let answer = match self.host_at(from).progress() {
+            Progress::Answered => Answer::Allow,
+            Progress::Refused => Answer::Reject,
+            Progress::Waiting | Progress::Open => Answer::Deny,
+        };
+        let walk = self.take_steps();
+        Ok(Attempt { answer, reason: first_drop(&walk), rule: self.names().decider(&walk), walk })
+    }
+}
+
+fn first_drop(walk: &[Step]) -> Option<Reason> {
+    walk.iter().find_map(|step| match &step.event {
+        Event::Stage { record, .. } if record.stage == Stage::Drop as u8 => {
+            Reason::from_number(record.detail)
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Emulator;
+    use super::*;
+    use crate::model::{self, Protocol};
+
+    const CLUSTER: &str = r"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: test}
+spec: {nodes: 2}
+---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: world}
+spec: {address: 203.0.113.7, ports: [{port: 80, protocol: TCP}, {port: 53, protocol: UDP}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - {name: web, image: web, ports: [{containerPort: 8080}, {containerPort: 53, protocol: UDP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}]
+";
+
+    fn network() -> (Network<Emulator<V4>>, model::Cluster) {
+        let cluster = model::load_text("test", CLUSTER).expect("a cluster");
+        (Network::new(&cluster, 7).expect("it fits"), cluster)
+    }
+
+    #[test]
+    fn everybody_reaches_everybody_and_nothing_gets_lost() {
+        let (mut network, cluster) = network();
+        let names: Vec<String> = cluster
+            .pods
+            .iter()
+            .map(model::Pod::id)
+            .chain(cluster.nodes.iter().map(|node| format!("node:{}", node.name)))
+            .chain(["ext:world".to_owned()])
+            .collect();
+        let dials = [
+            Dial::Ping,
+            Dial::Port(Protocol::Tcp, 8080),
+            Dial::Port(Protocol::Udp, 53),
+            Dial::Port(Protocol::Tcp, 9),
+            Dial::Port(Protocol::Udp, 9),
+        ];
+        for from in &names {
+            for to in &names {
+                for dial in dials {
+                    let (from, to) =
+                        (network.host(from).expect("is there"), network.host(to).expect("is there"));
+                    let address = network.host_at(to).address;
+                    let answers_there = network.host_at(to).answers(dial);
+                    let attempt = network.connect(from, address, dial).expect("runs");
+                    let expected = if answers_there { Answer::Allow } else { Answer::Reject };
+                    let text = crate::observe::walk::print(&attempt.walk, network.names());
+                    assert_eq!(attempt.answer, expected, "{dial:?}:\n{text}");
+                }
+            }
+        }
+        assert_eq!(network.tally().dropped(), 0, "{:?}", network.tally());
+    }
+
+    #[test]
+    fn a_service_is_reached_from_pods_and_nodes_but_not_from_outside() {
+        let (mut network, cluster) = network();
+        let std::net::IpAddr::V4(address) = cluster.services[0].address else { panic!("an IPv4 Service") };
+        let node = format!("node:{}", cluster.nodes[0].name);
+        for (from, expected) in [(node.as_str(), Answer::Allow), ("ext:world", Answer::Deny)] {
+            let from = network.host(from).expect("is there");
+            for dial in [Dial::Port(Protocol::Tcp, 80), Dial::Port(Protocol::Udp, 53)] {
+                assert_eq!(network.connect(from, address, dial).expect("runs").answer, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! A whole cluster in this process: nodes, pods, the fabric between them and the hosts outside, in virtual
+//! time. Nothing happens by itself: frames fly until none is under way.
+//!
+//! **Invariant:** what hosts sent is what hosts received and what was dropped, for a reason that is counted.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::Ipv4Addr;
+
+use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
+use dataplane::trace::Stage;
+use dataplane::wire::{Mac, V4};
+use dataplane::{Reason, Verdict};
+
+use super::fabric::{Port, Undelivered};
+use super::host::{Host, Listeners, Outgoing, Refusal};
+use super::message::{Arp, Ether, Message, TTL};
+use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
+use crate::engine::{Clock, Engine, Hook};
+use crate::error::Error;
+use crate::model::{Cluster, Protocol};
+use crate::observe::walk::{Event, Names, Step};
+use crate::plan::{NodePlan, Plan};
+
+/// How long a frame takes between a host and its node.
+const LINK_NS: u64 = 5_000;
+/// How long it takes across the fabric.
+const FABRIC_NS: u64 = 50_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Makes the engine of a node.
+pub type Make<E> = Box<dyn FnMut(&NodePlan<V4>) -> Result<E, Error>>;
+
+/// A cluster whose every node runs on an engine `E`.
+pub struct Network<E> {
+    make: Make<E>,
+    seed: u32,
+    engines: Vec<(String, E)>,
+    interfaces: Interfaces,
+    plan: Option<Plan<V4>>,
+    topology: Topology,
+    names: Names,
+    queue: BinaryHeap<Reverse<Flight>>,
+    now_ns: u64,
+    serial: u64,
+    packets: u32,
+    tally: Tally,
+    steps: Vec<Step>,
+    quiet: bool,
+    heard: Option<Heard>,
+}
+
+/// What became of the frames that hosts sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames that hosts sent, or that were put in for them.
+    pub sent: u64,
+    /// Frames that hosts took.
+    pub delivered: u64,
+    /// Frames that ended elsewhere, by why.
+    pub dropped: BTreeMap<Loss, u64>,
+}
+
+impl Tally {
+    /// Frames that ended elsewhere.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}
+
+/// Where and why a frame ended before it reached a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Loss {
+    /// A node's path refused it.
+    Path(Reason),
+    /// The fabric could not deliver it.
+    Fabric(Undelivered),
+    /// A host would not take it.
+    Host(Refusal),
+    /// The path sent it where there is nobody.
+    Nowhere,
+}
+
+/// A frame that a host received while the hosts were quiet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The host, by its place.
+    pub host: usize,
+    /// As it arrived.
+    pub frame: Vec<u8>,
+}
+
+/// A point where frames enter something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A node's path.
+    Path {
+        /// The node, counted from 0.
+        node: usize,
+        /// Where it enters.
+        hook: Hook,
+        /// By which interface.
+        interface: IfIndex,
+    },
+    /// The fabric.
+    Fabric,
+    /// A host, by its place.
+    Host(usize),
+}
+
+/// A frame under way, ordered by when it arrives.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flight {
+    due_ns: u64,
+    serial: u64,
+    packet: u32,
+    place: Place,
+    frame: Vec<u8>,
+}
+
+impl<E: Engine<V4> + Clock> Network<E> {
+    /// A cluster on engines that `make` makes, one for each node. The seed decides what would otherwise be
+    /// chance, so that a run can be repeated.
+    ///
+    /// # Errors
+    /// The cluster cannot be planned, or an engine cannot be made.
+    pub fn with(cluster: &Cluster, seed: u32, make: Make<E>) -> Result<Self, Error> {
+        let mut network = Self {
+            make,
+            seed,
+            engines: Vec::new(),
+            interfaces: Interfaces::default(),
+            plan: None,
+            topology: Topology::default(),
+            names: Names::default(),
+            queue: BinaryHeap::new(),
+            now_ns: 0,
+            serial: 0,
+            packets: 0,
+            tally: Tally::default(),
+            steps: Vec::new(),
+            quiet: false,
+            heard: None,
+        };
+        network.apply(cluster)?;
+        Ok(network)
+    }
+
+    /// Brings the network to another state of the cluster, without touching the flows that its nodes track.
+    ///
+    /// # Errors
+    /// The cluster cannot be planned (then nothing was changed), or an engine refused its rows.
+    pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        let links: Vec<_> =
+            cluster.nodes.iter().map(|node| self.interfaces.of(cluster, &node.name)).collect();
+        let topology = Topology::of(cluster, &links, self.seed)?;
+        let plan = match &self.plan {
+            Some(previous) => previous.after(cluster)?,
+            None => Plan::of(cluster)?,
+        };
+        let mut plans = Vec::with_capacity(links.len());
+        for (node, links) in cluster.nodes.iter().zip(&links) {
+            let mut plan = plan.node(&node.name, links)?;
+            plan.node.seed ^= self.seed;
+            plans.push(plan);
+        }
+        let mut engines = Vec::with_capacity(plans.len());
+        let mut old: BTreeMap<String, E> = self.engines.drain(..).collect();
+        for (node, plan) in cluster.nodes.iter().zip(&plans) {
+            let engine = match old.remove(&node.name) {
+                Some(mut engine) => {
+                    engine.apply(&plan.rows)?;
+                    engine
+                }
+                None => (self.make)(plan)?,
+            };
+            engines.push((node.name.clone(), engine));
+        }
+        self.engines = engines;
+        self.names = Names::of(cluster, &plan, links.iter().zip(plans));
+        self.topology = topology;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    /// A host by name: `namespace/name`, `node:name`, `ext:name`.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn host(&self, name: &str) -> Result<usize, Error> {
+        self.topology.by_name.get(name).copied().ok_or_else(|| Error::Unknown { name: name.to_owned() })
+    }
+
+    /// A host by its place.
+    pub fn host_at(&self, place: usize) -> &Host {
+        &self.topology.hosts[place].0
+    }
+
+    pub(super) fn host_mut(&mut self, place: usize) -> &mut Host {
+        &mut self.topology.hosts[place].0
+    }
+
+    /// Lets a host listen on one more port.
+    pub fn listen(&mut self, host: usize, protocol: Protocol, port: u16) {
+        if let Listeners::Some(ports) = &mut self.topology.hosts[host].0.listeners {
+            ports.insert((protocol.number(), port));
+        }
+    }
+
+    /// What things are called here.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What became of all frames so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// A node's engine, by its place among the cluster's nodes.
+    pub fn engine(&mut self, node: usize) -> Option<&mut E> {
+        self.engines.get_mut(node).map(|(_, engine)| engine)
+    }
+
+    /// The flows that a node tracks, without those whose time is over: an engine may still hold them.
+    ///
+    /// # Errors
+    /// The engine could not be read.
+    pub fn connections(&self, node: usize) -> Result<Vec<(Tuple<V4>, Connection<V4>)>, Error> {
+        let (_, engine) = &self.engines[node];
+        let now_s = engine.now_s()?;
+        let mut rows = engine.connections()?;
+        rows.retain(|(_, row)| !dataplane::conntrack::is_over(row, now_s));
+        Ok(rows)
+    }
+
+    /// The source ports that a node has claimed.
+    ///
+    /// # Errors
+    /// The engine could not be read.
+    pub fn masquerades(&self, node: usize) -> Result<Vec<(Masquerade<V4>, Masqueraded<V4>)>, Error> {
+        self.engines[node].1.masquerades()
+    }
+
+    /// Seconds of a node's clock.
+    ///
+    /// # Errors
+    /// The engine could not be read.
+    pub fn now_s(&self, node: usize) -> Result<u32, Error> {
+        self.engines[node].1.now_s()
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.engines.len()
+    }
+
+    /// Lets time pass on every node.
+    ///
+    /// # Errors
+    /// An engine could not move its clock.
+    pub fn wait(&mut self, seconds: u32) -> Result<(), Error> {
+        self.now_ns += u64::from(seconds) * SECOND_NS;
+        self.engines.iter_mut().try_for_each(|(_, engine)| engine.wait(seconds))
+    }
+
+    /// Hosts only receive from now on (`true`), or answer as well.
+    pub fn hush(&mut self, quiet: bool) {
+        self.quiet = quiet;
+    }
+
+    /// What happened since the last time.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        self.packets = 0;
+        std::mem::take(&mut self.steps)
+    }
+
+    /// The frame that a quiet host received last, since the last time.
+    pub fn take_heard(&mut self) -> Option<Heard> {
+        self.heard.take()
+    }
+
+    /// The frame in which a host sends a packet, and where it goes in.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn framed(&mut self, host: usize, outgoing: Outgoing) -> Result<(Place, Vec<u8>), Error> {
+        let (place, to) = self.entry(host, outgoing.target)?;
+        let sender = self.host_at(host);
+        let message = Message {
+            from: sender.mac,
+            to,
+            source: sender.address,
+            target: outgoing.target,
+            ttl: TTL,
+            body: outgoing.body,
+        };
+        Ok((place, message.to_frame()))
+    }
+
+    /// Where a host's packets for `target` go in, and the hardware address they are for. A pod asks for its
+    /// gateway first, if it has not yet; without an answer it sends to nobody's address.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn entry(&mut self, host: usize, target: Ipv4Addr) -> Result<(Place, Ether), Error> {
+        Ok(match self.topology.hosts[host].1 {
+            Seat::Pod { node, interface, gateway } => {
+                let gateway = match gateway {
+                    Some(gateway) => gateway,
+                    None => self.ask(host)?,
+                };
+                (Place::Path { node, hook: Hook::FromPod, interface }, gateway)
+            }
+            Seat::Node(node) if self.topology.is_inside(target) => {
+                (Place::Path { node, hook: Hook::FromHost, interface: HOST_LINK }, Mac::GATEWAY.0)
+            }
+            Seat::Node(_) => (Place::Fabric, self.topology.neighbour(target)),
+            Seat::World => (Place::Fabric, self.topology.fabric.gateway),
+        })
+    }
+
+    /// Lets a pod ask for its gateway; nobody's hardware address if there is no answer.
+    fn ask(&mut self, host: usize) -> Result<Ether, Error> {
+        let Host { mac, address, .. } = *self.host_at(host);
+        let question = Arp {
+            reply: false,
+            sender_mac: mac,
+            sender: address,
+            target_mac: [0; 6],
+            target: V4::GATEWAY.0.into(),
+        };
+        let (steps, packets) = (self.steps.len(), self.packets);
+        if let Seat::Pod { node, interface, .. } = self.topology.hosts[host].1 {
+            self.send(Place::Path { node, hook: Hook::FromPod, interface }, question.to_frame());
+            self.run()?;
+        }
+        // The walk is about the packet, not about how its sender found its first neighbour.
+        self.steps.truncate(steps);
+        self.packets = packets;
+        match self.topology.hosts[host].1 {
+            Seat::Pod { gateway: Some(gateway), .. } => Ok(gateway),
+            _ => Ok([0; 6]),
+        }
+    }
+
+    /// Puts a frame in, as if somebody there had sent it.
+    pub fn send(&mut self, place: Place, frame: Vec<u8>) {
+        self.tally.sent += 1;
+        self.packets += 1;
+        self.schedule(LINK_NS, self.packets, place, frame);
+    }
+
+    fn schedule(&mut self, delay_ns: u64, packet: u32, place: Place, frame: Vec<u8>) {
+        self.serial += 1;
+        let flight = Flight { due_ns: self.now_ns + delay_ns, serial: self.serial, packet, place, frame };
+        self.queue.push(Reverse(flight));
+    }
+
+    /// Lets frames fly until none is under way.
+    ///
+    /// # Errors
+    /// An engine failed.
+    pub fn run(&mut self) -> Result<(), Error> {
+        while let Some(Reverse(flight)) = self.queue.pop() {
+            self.advance(flight.due_ns)?;
+            match flight.place {
+                Place::Path { node, hook, interface } => self.walk(flight, node, hook, interface)?,
+                Place::Fabric => self.cross(flight),
+                Place::Host(host) => self.arrive(host, flight)?,
+            }
+        }
+        let accounted = self.tally.delivered + self.tally.dropped();
+        assert_eq!(self.tally.sent, accounted, "every frame is delivered or dropped: {:?}", self.tally);
+        Ok(())
+    }
+
+    /// Moves the clock on, and those of the engines by the whole seconds that have passed.
+    fn advance(&mut self, now_ns: u64) -> Result<(), Error> {
+        let seconds = now_ns / SECOND_NS - self.now_ns / SECOND_NS;
+        self.now_ns = now_ns;
+        if seconds > 0 {
+            let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+            self.engines.iter_mut().try_for_each(|(_, engine)| engine.wait(seconds))?;
+        }
+        Ok(())
+    }
+
+    /// A frame goes through a node's path.
+    fn walk(&mut self, flight: Flight, node: usize, hook: Hook, interface: IfIndex) -> Result<(), Error> {
+        let Flight { packet, frame, .. } = flight;
+        let outcome = self.engines[node].1.push(hook, interface, &frame)?;
+        let silent = !outcome.records.iter().any(|record| record.stage == Stage::ToHost as u8);
+        self.steps.extend(
+            outcome.records.into_iter().map(|record| Step { packet, event: Event::Stage { node, record } }),
+        );
+        match outcome.verdict {
+            Verdict::Deliver(interface) => match self.topology.pods.get(&(node, interface)) {
+                Some(host) => self.schedule(LINK_NS, packet, Place::Host(*host), outcome.frame),
+                None => self.lose(packet, Loss::Nowhere),
+            },
+            Verdict::Forward(UPLINK) => self.schedule(FABRIC_NS, packet, Place::Fabric, outcome.frame),
+            Verdict::Forward(_) => self.lose(packet, Loss::Nowhere),
+            Verdict::Answer => match self.topology.pods.get(&(node, interface)) {
+                Some(host) => {
+                    self.steps.push(Step { packet, event: Event::Answered { node, interface } });
+                    self.schedule(LINK_NS, packet, Place::Host(*host), outcome.frame);
+                }
+                None => self.lose(packet, Loss::Nowhere),
+            },
+            Verdict::Stack => {
+                if silent {
+                    self.steps.push(Step { packet, event: Event::Ignored { node } });
+                }
+                self.schedule(0, packet, Place::Host(self.topology.stacks[node]), outcome.frame);
+            }
+            Verdict::Drop(reason) => self.count(Loss::Path(reason)),
+        }
+        Ok(())
+    }
+
+    /// A frame crosses the fabric.
+    fn cross(&mut self, flight: Flight) {
+        let Flight { packet, mut frame, .. } = flight;
+        match self.topology.fabric.pass_on(&mut frame) {
+            Ok(Port::Node(node)) => {
+                let place = Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK };
+                self.schedule(FABRIC_NS, packet, place, frame);
+            }
+            Ok(Port::World(host)) => self.schedule(FABRIC_NS, packet, Place::Host(host), frame),
+            Err(why) => self.lose(packet, Loss::Fabric(why)),
+        }
+    }
+
+    /// A frame reaches a host.
+    fn arrive(&mut self, host: usize, flight: Flight) -> Result<(), Error> {
+        let Flight { packet, frame, .. } = flight;
+        if let Some(answer) = Arp::read(&frame) {
+            self.tally.delivered += 1;
+            self.learn(host, &answer);
+            self.heard = Some(Heard { host, frame });
+            return Ok(());
+        }
+        let receiver = &mut self.topology.hosts[host].0;
+        let taken =
+            if self.quiet { receiver.read(&frame).map(|_| Vec::new()) } else { receiver.receive(&frame) };
+        match taken {
+            Ok(answers) => {
+                self.tally.delivered += 1;
+                if self.quiet {
+                    self.heard = Some(Heard { host, frame });
+                }
+                for answer in answers {
+                    let (place, frame) = self.framed(host, answer)?;
+                    self.send(place, frame);
+                }
+            }
+            Err(why) => self.lose(packet, Loss::Host(why)),
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, host: usize, answer: &Arp) {
+        let (asker, seat) = &mut self.topology.hosts[host];
+        if let Seat::Pod { gateway, .. } = seat
+            && answer.reply
+            && answer.target == asker.address
+            && answer.sender == Ipv4Addr::from(V4::GATEWAY.0)
+        {
+            *gateway = Some(answer.sender_mac);
+        }
+    }
+
+    /// Notes that a frame got lost outside of the path, which does not say so itself.
+    fn lose(&mut self, packet: u32, loss: Loss) {
+        let (place, why) = match loss {
+            Loss::Path(reason) => ("drop", reason.slug().to_owned()),
+            Loss::Fabric(why) => ("fabric", why.to_string()),
+            Loss::Host(why) => ("host", format!("refused: {why}")),
+            Loss::Nowhere => ("node", "nothing is behind this interface".to_owned()),
+        };
+        self.steps.push(Step { packet, event: Event::Lost { place, why } });
+        self.count(loss);
+    }
+
+    fn count(&mut self, loss: Loss) {
+        *self.tally.dropped.entry(loss).or_default() += 1;
+    }
+}

@@ -1,0 +1,289 @@
+//! Tables in memory, as the kernel's are: with a capacity, full when it is reached, and with nothing in
+//! their results that depends on the order of insertion or on the run.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use dataplane::tables::{NotAdded, Table};
+use dataplane::wire::Plain;
+
+use super::frame::{bytes_of, zeroed};
+use crate::error::Error;
+use crate::plan::Prefix;
+
+/// Hashes the same bytes to the same number in every run: multiply and rotate, then finish so that the
+/// low bits, which choose the bucket, depend on all others.
+/// Source: the finisher is that of Appleby's MurmurHash3 (`fmix64`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fixed(u64);
+
+impl Fixed {
+    fn take(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Hasher for Fixed {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.take(u64::from_ne_bytes(word.try_into().expect("chunks of eight")));
+        }
+        let rest = words.remainder();
+        if !rest.is_empty() {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            self.take(u64::from_ne_bytes(word));
+        }
+    }
+    fn write_u8(&mut self, value: u8) {
+        self.take(u64::from(value));
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.take(u64::from(value));
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.take(value);
+    }
+    fn write_u128(&mut self, value: u128) {
+        self.take(value as u64);
+        self.take((value >> 64) as u64);
+    }
+    fn write_usize(&mut self, value: usize) {
+        self.take(value as u64);
+    }
+    fn finish(&self) -> u64 {
+        let hash = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^ (hash >> 33)
+    }
+}
+
+type Map<K, R> = HashMap<K, R, BuildHasherDefault<Fixed>>;
+
+/// A table of [`dataplane::tables::Shape::Hash`].
+#[derive(Debug)]
+pub(crate) struct HashTable<T: Table> {
+    rows: Map<T::Key, T::Row>,
+    capacity: u32,
+}
+
+impl<T: Table> HashTable<T> {
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self { rows: Map::default(), capacity }
+    }
+
+    pub(crate) fn row(&self, key: &T::Key) -> Option<T::Row> {
+        self.rows.get(key).copied()
+    }
+
+    pub(crate) fn change<R>(&mut self, key: &T::Key, change: impl FnOnce(&mut T::Row) -> R) -> Option<R> {
+        self.rows.get_mut(key).map(change)
+    }
+
+    pub(crate) fn add(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
+        if self.rows.contains_key(key) {
+            return Err(NotAdded::Taken);
+        }
+        self.put(key, row)
+    }
+
+    pub(crate) fn put(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
+        if let Some(old) = self.rows.get_mut(key) {
+            *old = *row;
+            return Ok(());
+        }
+        if self.rows.len() >= self.capacity as usize {
+            return Err(NotAdded::Full);
+        }
+        self.rows.insert(*key, *row);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, key: &T::Key) {
+        self.rows.remove(key);
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl Fn(&T::Key, &T::Row) -> bool) {
+        self.rows.retain(|key, row| keep(key, row));
+    }
+
+    /// Every row, in the order of the keys' bytes.
+    pub(crate) fn sorted(&self) -> Vec<(T::Key, T::Row)> {
+        let mut rows: Vec<_> = self.rows.iter().map(|(key, row)| (*key, *row)).collect();
+        rows.sort_unstable_by(|(left, _), (right, _)| bytes_of(left).cmp(bytes_of(right)));
+        rows
+    }
+
+    /// Whether so many rows fit.
+    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
+        fits::<T>(rows, self.capacity)
+    }
+
+    /// Replaces every row; the caller has asked whether they fit.
+    pub(crate) fn replace(&mut self, rows: impl Iterator<Item = (T::Key, T::Row)>) {
+        self.rows.clear();
+        self.rows.extend(rows);
+    }
+}
+
+/// A table of [`dataplane::tables::Shape::Longest`]: a hash table for each length of prefix there is,
+/// looked through from the longest on.
+#[derive(Debug)]
+pub(crate) struct LongestTable<T: Table> {
+    lengths: Vec<(u32, Map<u128, T::Row>)>,
+    capacity: u32,
+}
+
+impl<T: Table> LongestTable<T> {
+    const KEY_FITS: () = assert!(size_of::<T::Key>() <= size_of::<u128>());
+
+    pub(crate) fn new(capacity: u32) -> Self {
+        let () = Self::KEY_FITS;
+        Self { lengths: Vec::new(), capacity }
+    }
+
+    pub(crate) fn row(&self, key: &T::Key) -> Option<T::Row> {
+        let bits = leading(key);
+        self.lengths.iter().find_map(|(length, rows)| rows.get(&(bits & mask(*length))).copied())
+    }
+
+    /// Whether so many rows fit.
+    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
+        fits::<T>(rows, self.capacity)
+    }
+
+    /// Replaces every row; the caller has asked whether they fit.
+    pub(crate) fn replace(&mut self, rows: impl Iterator<Item = (Prefix<T::Key>, T::Row)>) {
+        self.lengths.clear();
+        for (prefix, row) in rows {
+            let place = self.lengths.binary_search_by(|(length, _)| prefix.bits.cmp(length));
+            let place = place.unwrap_or_else(|place| {
+                self.lengths.insert(place, (prefix.bits, Map::default()));
+                place
+            });
+            self.lengths[place].1.insert(leading(&prefix.key) & mask(prefix.bits), row);
+        }
+    }
+}
+
+/// A key's bits, the first byte's foremost, from the number's top on.
+fn leading<K: Plain>(key: &K) -> u128 {
+    let mut bytes = [0; 16];
+    bytes[..size_of::<K>()].copy_from_slice(bytes_of(key));
+    u128::from_be_bytes(bytes)
+}
+
+/// As many ones from the top on.
+fn mask(bits: u32) -> u128 {
+    u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or(0)
+}
+
+/// A table of [`dataplane::tables::Shape::Array`]: rows that were never written are zero.
+#[derive(Debug)]
+pub(crate) struct ArrayTable<T: Table> {
+    rows: Vec<T::Row>,
+    capacity: u32,
+}
+
+impl<T: Table<Key = u32>> ArrayTable<T> {
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self { rows: Vec::new(), capacity }
+    }
+
+    pub(crate) fn row(&self, index: &u32) -> Option<T::Row> {
+        let index = *index;
+        if index >= self.capacity {
+            return None;
+        }
+        Some(self.rows.get(index as usize).copied().unwrap_or_else(zeroed))
+    }
+
+    /// Whether so many rows fit.
+    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
+        fits::<T>(rows, self.capacity)
+    }
+
+    /// Replaces every row; the caller has asked whether they fit.
+    pub(crate) fn replace(&mut self, rows: &[T::Row]) {
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+    }
+}
+
+fn fits<T: Table>(rows: usize, capacity: u32) -> Result<(), Error> {
+    if rows > capacity as usize {
+        return Err(Error::TableTooSmall { table: T::NAME, rows, capacity });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::tables::{Backend, Backends, Identities, Identity, NodeId, Nodes};
+    use dataplane::wire::V4;
+
+    use super::*;
+
+    const ONE: V4 = V4([10, 0, 0, 1]);
+    const TWO: V4 = V4([10, 0, 0, 2]);
+
+    #[test]
+    fn a_full_table_takes_changes_but_no_more_rows() {
+        let mut table = HashTable::<Nodes<V4>>::new(1);
+        assert_eq!(table.add(&ONE, &NodeId(1)), Ok(()));
+        assert_eq!(table.add(&ONE, &NodeId(2)), Err(NotAdded::Taken));
+        assert_eq!(table.put(&ONE, &NodeId(2)), Ok(()));
+        assert_eq!(table.put(&TWO, &NodeId(3)), Err(NotAdded::Full));
+        assert_eq!(table.add(&TWO, &NodeId(3)), Err(NotAdded::Full));
+        assert_eq!(table.row(&ONE), Some(NodeId(2)));
+        table.remove(&ONE);
+        assert_eq!(table.add(&TWO, &NodeId(3)), Ok(()));
+        assert_eq!(table.sorted(), [(TWO, NodeId(3))]);
+    }
+
+    #[test]
+    fn rows_come_in_the_order_of_their_keys_bytes() {
+        let mut table = HashTable::<Nodes<V4>>::new(300);
+        for last in (0..=255).rev() {
+            table.put(&V4([10, 0, last, 255 - last]), &NodeId(u32::from(last))).expect("fits");
+        }
+        let order: Vec<u32> = table.sorted().into_iter().map(|(_, node)| node.0).collect();
+        assert_eq!(order, (0..=255).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_the_empty_one_takes_the_rest() {
+        let mut table = LongestTable::<Identities<V4>>::new(10);
+        let prefix = |a, b, c, d, bits| Prefix { key: V4([a, b, c, d]), bits };
+        table.replace(
+            [
+                (prefix(10, 0, 0, 0, 8), Identity(8)),
+                (prefix(0, 0, 0, 0, 0), Identity(99)),
+                (prefix(10, 0, 0, 1, 32), Identity(32)),
+                (prefix(10, 0, 0, 0, 31), Identity(31)),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(table.row(&ONE), Some(Identity(32)));
+        assert_eq!(table.row(&V4([10, 0, 0, 0])), Some(Identity(31)));
+        assert_eq!(table.row(&TWO), Some(Identity(8)));
+        assert_eq!(table.row(&V4([11, 0, 0, 0])), Some(Identity(99)));
+    }
+
+    #[test]
+    fn a_longest_prefix_table_without_the_empty_prefix_may_find_nothing() {
+        let mut table = LongestTable::<Identities<V4>>::new(10);
+        table.replace([(Prefix { key: ONE, bits: 32 }, Identity(1))].into_iter());
+        assert_eq!(table.row(&TWO), None);
+    }
+
+    #[test]
+    fn every_index_below_the_capacity_of_an_array_has_a_row() {
+        let mut table = ArrayTable::<Backends<V4>>::new(3);
+        let backend = Backend { address: ONE, port: dataplane::wire::Be16::new(80), pad: [0; 2] };
+        table.replace(&[backend]);
+        assert_eq!(table.row(&0), Some(backend));
+        assert_eq!(table.row(&2).map(|row| row.address), Some(V4([0; 4])));
+        assert_eq!(table.row(&3), None);
+    }
+}

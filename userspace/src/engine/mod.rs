@@ -1,0 +1,89 @@
+//! The places where the packet path runs: one trait, the kernel and the emulator.
+
+use dataplane::Verdict;
+use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
+use dataplane::trace::Record;
+use dataplane::wire::Address;
+
+use crate::error::Error;
+use crate::plan::Rows;
+
+pub mod capacity;
+pub mod emulator;
+
+pub use capacity::Capacities;
+
+/// Where a packet enters the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// From a pod of the node.
+    FromPod,
+    /// From the uplink.
+    FromUnderlay,
+    /// From the node's own stack.
+    FromHost,
+}
+
+/// What became of a frame that was pushed through a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// The frame afterwards; as it was changed so far, if it was dropped.
+    pub frame: Vec<u8>,
+    /// What the stages reported, in order.
+    pub records: Vec<Record>,
+}
+
+/// How many packets and bytes came to a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes as they arrived.
+    pub bytes: u64,
+}
+
+/// One node's packet path, running somewhere.
+pub trait Engine<A: Address> {
+    /// Brings the tables the agent writes to exactly these rows, changing only what differs, in an order
+    /// in which no packet meets a row that points to one not yet there.
+    ///
+    /// # Errors
+    /// A table that is too small, by name; nothing was changed then. Or what the kernel refused.
+    fn apply(&mut self, rows: &Rows<A>) -> Result<(), Error>;
+    /// Pushes one frame through a hook.
+    ///
+    /// # Errors
+    /// The engine could not run it; the path's own refusals are verdicts.
+    fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error>;
+    /// The tracked flows, in the order of their tuples' bytes.
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn connections(&self) -> Result<Vec<(Tuple<A>, Connection<A>)>, Error>;
+    /// The source ports in use, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn masquerades(&self) -> Result<Vec<(Masquerade<A>, Masqueraded<A>)>, Error>;
+    /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn counts(&self) -> Result<Vec<Count>, Error>;
+}
+
+/// An engine whose clock can be moved on by hand: what cases need to see rows expire.
+pub trait Clock {
+    /// Seconds of the engine's clock: what rows' `expires_s` are compared with.
+    ///
+    /// # Errors
+    /// The clock could not be read.
+    fn now_s(&self) -> Result<u32, Error>;
+    /// Lets `seconds` pass: afterwards every tracked flow is that much nearer to its end.
+    ///
+    /// # Errors
+    /// The engine could not change its clock, or its rows.
+    fn wait(&mut self, seconds: u32) -> Result<(), Error>;
+}

@@ -1,0 +1,49 @@
+//! What can fail while a node's packet path is built and run: what was tried, on what, why.
+
+/// Why an engine could not do what it was asked. A packet that is refused is no error: see
+/// [`dataplane::Reason`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster needs more rows than the table has.
+    #[error(
+        "cannot fill table {table}: it holds {capacity} rows, the cluster needs {rows}: \
+         give the table more room, or the cluster fewer objects"
+    )]
+    TableTooSmall {
+        /// [`dataplane::tables::Table::NAME`].
+        table: &'static str,
+        /// Rows that were to go in.
+        rows: usize,
+        /// Rows that fit.
+        capacity: u32,
+    },
+    /// A table was given room for more rows than it can index.
+    #[error("cannot size table {table}: there is no such table: the tables are {known}")]
+    UnknownTable {
+        /// As it was asked for.
+        table: String,
+        /// The names there are.
+        known: String,
+    },
+    /// Something in memory has an address of a family that its engine does not speak.
+    #[error(
+        "cannot give {who} the address {address}: this packet path speaks IPv4 only: give it an IPv4 address"
+    )]
+    WrongFamily {
+        /// A pod, a node, a host outside.
+        who: String,
+        /// Its address.
+        address: std::net::IpAddr,
+    },
+    /// A cluster cannot be planned into rows.
+    #[error(transparent)]
+    Plan(#[from] crate::plan::Error),
+    /// A name that is nowhere in the cluster.
+    #[error(
+        "cannot find {name:?}: no pod, node or host outside is called so: names are ns/pod, node:name, ext:name"
+    )]
+    Unknown {
+        /// As it was asked for.
+        name: String,
+    },
+}

@@ -1,0 +1,209 @@
+//! Node subnet, pod CIDR and service CIDR: the user's, the defaults, or what the input's addresses ask for.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::cluster::{Model, Settings};
+use super::error::Fields;
+use super::own::TestbedSpec;
+use super::syntax;
+use crate::ipam::{self, Wish};
+
+const fn net(a: u8, b: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), 16)
+}
+
+/// A range by its name in a Testbed object, its default, and the longest prefix that leaves room for anything.
+struct Range {
+    name: &'static str,
+    default: Ipv4Net,
+    longest: u8,
+}
+
+const NODE_SUBNET: Range = Range {
+    name: "nodeSubnet",
+    default: net(10, 240),
+    longest: 29,
+};
+const POD_CIDR: Range = Range {
+    name: "podCIDR",
+    default: net(10, 244),
+    longest: ipam::POD_RANGE_PREFIX,
+};
+const SERVICE_CIDR: Range = Range {
+    name: "serviceCIDR",
+    default: net(10, 96),
+    longest: 28,
+};
+
+/// The three ranges, node subnet first, with what a Testbed object says of each.
+fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
+    [
+        (NODE_SUBNET, spec.node_subnet.as_deref()),
+        (POD_CIDR, spec.pod_cidr.as_deref()),
+        (SERVICE_CIDR, spec.service_cidr.as_deref()),
+    ]
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: Model::Overlay,
+            node_subnet: IpNet::V4(NODE_SUBNET.default),
+            pod_cidr: IpNet::V4(POD_CIDR.default),
+            service_cidr: IpNet::V4(SERVICE_CIDR.default),
+            max_pods: ipam::MAX_PODS,
+            mtu: 1500,
+            non_masquerade_cidrs: Vec::new(),
+        }
+    }
+}
+
+/// Notes what is wrong with the ranges that a Testbed object states, each pair of them, and their defaults.
+pub(super) fn fixed(spec: &TestbedSpec, fields: &mut Fields<'_>) {
+    let mut ranges: Vec<(Range, Ipv4Net, bool)> = Vec::new();
+    for (range, text) in stated(spec) {
+        let parsed = text.map(syntax::cidr_on_path);
+        let path = format!("spec.{}", range.name);
+        let (value, is_stated) = match parsed {
+            None => (range.default, false),
+            Some(Err(why)) => {
+                fields.wrong(path, why);
+                continue;
+            }
+            Some(Ok(value)) if !(8..=range.longest).contains(&value.prefix_len()) => {
+                fields.wrong(
+                    path,
+                    format!(
+                        "must have a prefix between /8 and /{}, not {value}",
+                        range.longest
+                    ),
+                );
+                continue;
+            }
+            Some(Ok(value)) => (value, true),
+        };
+        for (earlier, other, other_is_stated) in &ranges {
+            if !ipam::overlap(value, *other) || !(is_stated || *other_is_stated) {
+                continue;
+            }
+            // The field to blame is the one that was written.
+            let (blamed, blamed_value, second, second_value, default) = match is_stated {
+                true => (range.name, value, earlier.name, *other, !other_is_stated),
+                false => (earlier.name, *other, range.name, value, true),
+            };
+            let default = if default { " (the default)" } else { "" };
+            fields.wrong(
+                format!("spec.{blamed}"),
+                format!("{blamed_value} overlaps {second} {second_value}{default}: no two ranges may have an address in common"),
+            );
+        }
+        ranges.push((range, value, is_stated));
+    }
+}
+
+/// Addresses that the input states. A single one is a /32.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) nodes: Vec<Ipv4Net>,
+    /// Pods' addresses, and the nodes' pod ranges.
+    pub(super) pods: Vec<Ipv4Net>,
+    pub(super) services: Vec<Ipv4Net>,
+    pub(super) externals: Vec<Ipv4Net>,
+}
+
+/// The three ranges, no two of which overlap.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ranges {
+    pub(super) node_subnet: Ipv4Net,
+    pub(super) pod_cidr: Ipv4Net,
+    pub(super) service_cidr: Ipv4Net,
+}
+
+/// Chooses each range that the user hasn't stated, so that it holds the addresses given to its kind, if there
+/// is a way, and nobody else's. Says so in `notes` where that isn't the default.
+pub(super) fn choose(
+    spec: Option<&TestbedSpec>,
+    previous: Option<&Settings>,
+    given: &Given,
+    notes: &mut Vec<String>,
+) -> Result<Ranges, ipam::Error> {
+    let unstated = TestbedSpec::default();
+    let [node, pod, service] = stated(spec.unwrap_or(&unstated)).map(|(range, text)| {
+        // It has been validated.
+        (range, text.and_then(|text| syntax::cidr_on_path(text).ok()))
+    });
+    let default = |range: &Range, chosen: fn(&Settings) -> IpNet| match previous.map(chosen) {
+        Some(IpNet::V4(kept)) => kept,
+        _ => range.default,
+    };
+    let mut select = |range: &Range,
+                      default: Ipv4Net,
+                      holds: &[Ipv4Net],
+                      must_hold: bool,
+                      avoid: &[&[Ipv4Net]]| {
+        let wish = Wish {
+            name: range.name,
+            default,
+            holds,
+            must_hold,
+        };
+        let chosen = ipam::choose(&wish, &avoid.concat())?;
+        if chosen != default {
+            let name = range.name;
+            notes.push(format!(
+                "The addresses in the input ask for another {name} than {default}: it is {chosen}."
+            ));
+        }
+        Ok(chosen)
+    };
+
+    let stated: Vec<Ipv4Net> = [node.1, pod.1, service.1].into_iter().flatten().collect();
+    let node_subnet = match node.1 {
+        Some(stated) => stated,
+        None => {
+            let avoid: [&[Ipv4Net]; 4] = [&stated, &given.pods, &given.services, &given.externals];
+            select(
+                &node.0,
+                default(&node.0, |s| s.node_subnet),
+                &given.nodes,
+                true,
+                &avoid,
+            )?
+        }
+    };
+    let pod_cidr = match pod.1 {
+        Some(stated) => stated,
+        None => {
+            let avoid: [&[Ipv4Net]; 4] =
+                [&stated, &[node_subnet], &given.services, &given.externals];
+            select(
+                &pod.0,
+                default(&pod.0, |s| s.pod_cidr),
+                &given.pods,
+                false,
+                &avoid,
+            )?
+        }
+    };
+    let service_cidr = match service.1 {
+        Some(stated) => stated,
+        None => {
+            let avoid: [&[Ipv4Net]; 4] =
+                [&[node_subnet, pod_cidr], &given.pods, &given.externals, &[]];
+            select(
+                &service.0,
+                default(&service.0, |s| s.service_cidr),
+                &given.services,
+                false,
+                &avoid,
+            )?
+        }
+    };
+    Ok(Ranges {
+        node_subnet,
+        pod_cidr,
+        service_cidr,
+    })
+}

@@ -1,0 +1,3 @@
+//! Views of what the stages report.
+
+pub mod walk;

@@ -1,0 +1,484 @@
+//! The walk of a packet in words: one line per stage, the stage's name in the left column.
+//!
+//! The same text is the expectation of every case, what `podpath explain` prints, and what a live trace
+//! says.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::net::{IpAddr, Ipv6Addr};
+
+use dataplane::Reason;
+use dataplane::conntrack::State;
+use dataplane::nat::Change;
+use dataplane::overlay;
+use dataplane::policy::Decision;
+use dataplane::tables::{Endpoint, IfIndex, Route, RuleId};
+use dataplane::trace::{Record, Stage};
+use dataplane::wire::{Address, Port, V4, V6};
+
+use crate::model::Cluster;
+use crate::plan::{Links, NodePlan, Plan, RuleName};
+
+/// Width of the left column.
+const COLUMN: usize = 15;
+
+/// One thing that happened to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which packet: they are numbered in the order in which they were sent.
+    pub packet: u32,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What can happen to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A stage of a node's path said so.
+    Stage {
+        /// The node, counted from 0 in the order of the cluster's nodes.
+        node: usize,
+        /// What it said.
+        record: Record,
+    },
+    /// The path answered an ARP question.
+    Answered {
+        /// The node.
+        node: usize,
+        /// The pod's interface on it.
+        interface: IfIndex,
+    },
+    /// The node's path left the packet to the node's own stack without a word.
+    Ignored {
+        /// The node.
+        node: usize,
+    },
+    /// It never left its host, which spoke to itself.
+    Loopback {
+        /// The host's name.
+        host: String,
+    },
+    /// It got lost outside of any node's path.
+    Lost {
+        /// `fabric`, `wire` or `host`.
+        place: &'static str,
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What interfaces, addresses and rules of a cluster are called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The nodes, in the cluster's order.
+    pub nodes: Vec<NodeNames>,
+    /// Pods by address, as `namespace/name`.
+    pub pods: BTreeMap<IpAddr, String>,
+    /// The policies that select a pod (`namespace/name`), for a direction (bits of [`Endpoint::isolated`]).
+    pub isolators: BTreeMap<(String, u8), Vec<String>>,
+}
+
+/// What is called how on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeNames {
+    /// The node's own name.
+    pub name: String,
+    /// Pods by their interface, as `namespace/name`.
+    pub pods: BTreeMap<IfIndex, String>,
+    /// Rules, by [`RuleId`]; index 0 is unused.
+    pub rules: Vec<RuleName>,
+}
+
+impl Names {
+    /// The names of a cluster, its plan's and each node's: its links and its own plan.
+    pub fn of<'a>(
+        cluster: &Cluster,
+        plan: &Plan<V4>,
+        nodes: impl Iterator<Item = (&'a Links, NodePlan<V4>)>,
+    ) -> Self {
+        let own = cluster.pods.iter().filter(|pod| !pod.host_network);
+        let pods: BTreeMap<_, _> = own.map(|pod| (pod.address, pod.id())).collect();
+        let mut isolators = BTreeMap::new();
+        let names = cluster.nodes.iter().zip(nodes).map(|(node, (links, planned))| {
+            for (address, endpoint) in &planned.rows.endpoints {
+                let Some(pod) = pods.get(&ip(address.to_v6())) else { continue };
+                for direction in [Endpoint::INGRESS, Endpoint::EGRESS] {
+                    if endpoint.isolated & direction != 0 {
+                        let policies = plan.isolating(pod, direction).into_iter().map(str::to_owned);
+                        isolators.insert((pod.clone(), direction), policies.collect());
+                    }
+                }
+            }
+            NodeNames {
+                name: node.name.clone(),
+                pods: links.pods.iter().map(|(pod, interface)| (*interface, pod.clone())).collect(),
+                rules: planned.rules,
+            }
+        });
+        Self { nodes: names.collect(), pods, isolators }
+    }
+
+    /// The rule that decided about a flow, for the last step in which one did; for a denial the policy that
+    /// isolates the pod.
+    pub fn decider(&self, steps: &[Step]) -> Option<RuleName> {
+        steps.iter().rev().find_map(|step| {
+            let Event::Stage { node, record } = &step.event else { return None };
+            if Stage::from_number(record.stage) != Some(Stage::Policy) {
+                return None;
+            }
+            match decision(record.detail)? {
+                Decision::Allowed => self.rule(*node, RuleId(record.number)).cloned(),
+                Decision::Denied => {
+                    let policy = self.isolators(record).first()?.clone();
+                    Some(RuleName { policy, rule: String::new() })
+                }
+                Decision::NotIsolated | Decision::OwnNode => None,
+            }
+        })
+    }
+
+    fn node(&self, node: usize) -> &str {
+        self.nodes.get(node).map_or("a node unknown here", |names| &names.name)
+    }
+
+    fn pod_at(&self, node: usize, interface: u32) -> String {
+        let pod = self.nodes.get(node).and_then(|names| names.pods.get(&IfIndex(interface)));
+        pod.cloned().unwrap_or_else(|| format!("interface {interface}"))
+    }
+
+    fn pod_of(&self, address: V6) -> String {
+        let address = ip(address);
+        self.pods.get(&address).cloned().unwrap_or_else(|| address.to_string())
+    }
+
+    fn rule(&self, node: usize, rule: RuleId) -> Option<&RuleName> {
+        self.nodes.get(node)?.rules.get(rule.0 as usize)
+    }
+
+    fn isolators(&self, record: &Record) -> &[String] {
+        let pod = self.pod_of(judged(record));
+        self.isolators.get(&(pod, record.direction)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The steps in words: a line each, an empty line between packets.
+pub fn print(steps: &[Step], names: &Names) -> String {
+    let mut steps: Vec<&Step> = steps.iter().collect();
+    // Packets cross each other on the way: tell the story of one after the other's.
+    steps.sort_by_key(|step| step.packet);
+    let mut text = String::new();
+    for packet in steps.chunk_by(|left, right| left.packet == right.packet) {
+        let mut printed = Printed::default();
+        let lines: Vec<Line> = packet.iter().filter_map(|step| printed.line(&step.event, names)).collect();
+        if !text.is_empty() && !lines.is_empty() {
+            text.push('\n');
+        }
+        for line in lines {
+            writeln!(text, "{line}").expect("a String takes everything");
+        }
+    }
+    text
+}
+
+/// A line: the stage, and what it says.
+struct Line(&'static str, String);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(stage, says) = self;
+        write!(f, "{}", format!("{stage:COLUMN$}{says}").trim_end())
+    }
+}
+
+/// What earlier lines of a packet mean for the later ones.
+#[derive(Default)]
+struct Printed {
+    /// It goes to whoever opened the flow.
+    reply: bool,
+    /// It was encapsulated last: where it goes has been said.
+    wrapped: bool,
+}
+
+impl Printed {
+    fn line(&mut self, event: &Event, names: &Names) -> Option<Line> {
+        Some(match event {
+            Event::Stage { node, record } => return self.stage(*node, record, names),
+            Event::Answered { node, interface } => {
+                let (node, pod) = (names.node(*node), names.pod_at(*node, interface.0));
+                Line("neighbour", format!("{node}  {pod} is answered"))
+            }
+            Event::Ignored { node } => Line("to_host", format!("{}  not for the path", names.node(*node))),
+            Event::Loopback { host } => Line("loopback", host.clone()),
+            Event::Lost { place, why } => Line(place, why.clone()),
+        })
+    }
+
+    fn stage(&mut self, node: usize, record: &Record, names: &Names) -> Option<Line> {
+        let stage = Stage::from_number(record.stage)?;
+        let wrapped = std::mem::take(&mut self.wrapped);
+        let says = match stage {
+            Stage::FromPod => format!("{}  {}", names.node(node), names.pod_at(node, record.number)),
+            Stage::FromUnderlay | Stage::FromHost => names.node(node).to_owned(),
+            Stage::Service => change(record),
+            Stage::Conntrack => self.conntrack(record),
+            Stage::Policy => policy(node, record, names),
+            Stage::Route => route(node, record, names),
+            Stage::Nat => nat(record),
+            Stage::Overlay if record.detail == overlay::WRAPPED => {
+                self.wrapped = true;
+                let (source, target) = (ip(record.source), ip(record.target));
+                format!("vxlan vni {}, {source} -> {target}", record.number)
+            }
+            Stage::Overlay => "unwrap".to_owned(),
+            Stage::ToPod => format!("{}  {}", names.pod_at(node, record.number), self.flow(record)),
+            Stage::ToUnderlay if wrapped => return None,
+            Stage::ToUnderlay | Stage::ToHost => format!("{}  {}", names.node(node), self.flow(record)),
+            Stage::Drop => {
+                let reason = Reason::from_number(record.detail)?;
+                format!("{}: {}", reason.slug(), reason.sentence())
+            }
+            Stage::Arp => String::new(),
+            // What a flow log says of the flow; of the packet everything is said.
+            Stage::Open => return None,
+        };
+        Some(Line(stage.word(), says))
+    }
+
+    fn conntrack(&mut self, record: &Record) -> String {
+        let state = [State::New, State::Established, State::Reply, State::Related]
+            .into_iter()
+            .find(|state| *state as u8 == record.detail);
+        self.reply = state == Some(State::Reply);
+        match state {
+            Some(State::New) => "new".to_owned(),
+            Some(State::Established) => "established".to_owned(),
+            Some(State::Reply) => "reply".to_owned(),
+            Some(State::Related) => "related".to_owned(),
+            None => format!("state {}", record.detail),
+        }
+    }
+
+    /// The packet's ends, and what it is. The client's port says nothing, so it is left out.
+    fn flow(&self, record: &Record) -> String {
+        let (mut source, mut target) =
+            (end(record.source, record.source_port), end(record.target, record.target_port));
+        if self.reply {
+            target = ip(record.target).to_string();
+        } else {
+            source = ip(record.source).to_string();
+        }
+        format!("{source} -> {target} {}", kind(record))
+    }
+}
+
+/// The protocol, and TCP's flags or ICMP's type.
+fn kind(record: &Record) -> String {
+    const FLAGS: [(u8, &str); 5] = [(2, "syn"), (1, "fin"), (4, "rst"), (8, "psh"), (16, "ack")];
+    match record.protocol {
+        6 => FLAGS
+            .iter()
+            .filter(|(bit, _)| record.flags & bit != 0)
+            .fold("tcp".to_owned(), |text, (_, flag)| text + " " + flag),
+        17 => "udp".to_owned(),
+        1 => match record.flags {
+            0 => "icmp echo reply".to_owned(),
+            3 => "icmp unreachable".to_owned(),
+            8 => "icmp echo".to_owned(),
+            11 => "icmp time exceeded".to_owned(),
+            number => format!("icmp type {number}"),
+        },
+        number => format!("protocol {number}"),
+    }
+}
+
+fn policy(node: usize, record: &Record, names: &Names) -> String {
+    let direction = if record.direction == Endpoint::EGRESS { "egress" } else { "ingress" };
+    let pod = names.pod_of(judged(record));
+    match decision(record.detail) {
+        Some(Decision::NotIsolated) => format!("{direction} allow, no policy selects {pod}"),
+        Some(Decision::Allowed) => match names.rule(node, RuleId(record.number)) {
+            Some(RuleName { policy, rule }) => format!("{direction} allow by {policy} {rule}"),
+            None => format!("{direction} allow by rule {}", record.number),
+        },
+        Some(Decision::Denied) => {
+            let isolators = names.isolators(record).join(", ");
+            format!("{direction} deny, isolated by {isolators} and no rule allows")
+        }
+        Some(Decision::OwnNode) => format!("{direction} allow, from the pod's own node"),
+        None => format!("{direction} decision {}", record.detail),
+    }
+}
+
+/// The address of the pod whose policies were asked.
+fn judged(record: &Record) -> V6 {
+    if record.direction == Endpoint::EGRESS { record.source } else { record.target }
+}
+
+fn decision(number: u8) -> Option<Decision> {
+    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode]
+        .into_iter()
+        .find(|decision| *decision as u8 == number)
+}
+
+fn route(node: usize, record: &Record, names: &Names) -> String {
+    match record.detail {
+        0 => format!("pod {}", names.pod_at(node, record.number)),
+        Route::<V4>::HOST => "host".to_owned(),
+        Route::<V4>::REMOTE => {
+            let remote = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
+            format!("remote {remote}")
+        }
+        Route::<V4>::WORLD => "world".to_owned(),
+        Route::<V4>::NATIVE => "world, with the pod's own address".to_owned(),
+        Route::<V4>::BLACKHOLE => "blackhole".to_owned(),
+        kind => format!("kind {kind}"),
+    }
+}
+
+fn nat(record: &Record) -> String {
+    let word = match record.detail {
+        number if number == Change::Frontend as u8 => "frontend",
+        number if number == Change::Masquerade as u8 => "masquerade",
+        number if number == Change::Restore as u8 => "restore",
+        _ => "change",
+    };
+    format!("{word} {}", change(record))
+}
+
+fn change(record: &Record) -> String {
+    format!("{} -> {}", end(record.source, record.source_port), end(record.target, record.target_port))
+}
+
+fn end(address: V6, port: Port) -> String {
+    let (address, port) = (ip(address), port.host());
+    match address {
+        _ if port == 0 => address.to_string(),
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    }
+}
+
+fn ip(V6(bytes): V6) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::wire::Be16;
+
+    use super::*;
+
+    const WEB: V4 = V4([10, 244, 1, 5]);
+    const API: V4 = V4([10, 244, 2, 7]);
+
+    fn names() -> Names {
+        let node = |name: &str, pod: &str, rules| NodeNames {
+            name: name.to_owned(),
+            pods: BTreeMap::from([(IfIndex(3), pod.to_owned())]),
+            rules,
+        };
+        let rule = RuleName { policy: "shop/api-from-web".to_owned(), rule: "ingress[0]".to_owned() };
+        Names {
+            nodes: vec![
+                node("n1", "default/web", Vec::new()),
+                node("n2", "default/api", vec![RuleName::default(), rule]),
+            ],
+            pods: BTreeMap::from([
+                (ip(WEB.to_v6()), "default/web".to_owned()),
+                (ip(API.to_v6()), "default/api".to_owned()),
+            ]),
+            isolators: BTreeMap::from([(
+                ("default/api".to_owned(), Endpoint::INGRESS),
+                vec!["shop/deny-all".to_owned()],
+            )]),
+        }
+    }
+
+    fn step(node: usize, stage: Stage, change: impl FnOnce(&mut Record)) -> Step {
+        let mut record = Record {
+            stage: stage as u8,
+            protocol: 6,
+            flags: 2,
+            number: 3,
+            source: WEB.to_v6(),
+            source_port: Be16::new(40_000),
+            target: API.to_v6(),
+            target_port: Be16::new(8080),
+            ..Record::default()
+        };
+        change(&mut record);
+        Step { packet: 0, event: Event::Stage { node, record } }
+    }
+
+    #[test]
+    fn a_walk_to_a_remote_pod_reads_as_a_story() {
+        let steps = [
+            step(0, Stage::FromPod, |_| ()),
+            step(0, Stage::Service, |record| {
+                (record.source, record.source_port) = (V4([10, 96, 0, 10]).to_v6(), Be16::new(80));
+            }),
+            step(0, Stage::Conntrack, |record| record.detail = State::New as u8),
+            step(0, Stage::Policy, |record| {
+                (record.detail, record.direction) = (Decision::NotIsolated as u8, Endpoint::EGRESS);
+            }),
+            step(0, Stage::Route, |record| (record.detail, record.number) = (Route::<V4>::REMOTE, 2)),
+            step(0, Stage::Overlay, |record| {
+                (record.detail, record.number) = (overlay::WRAPPED, 1);
+                (record.source, record.target) = (V4([10, 240, 0, 4]).to_v6(), V4([10, 240, 0, 5]).to_v6());
+            }),
+            step(0, Stage::ToUnderlay, |_| ()),
+            step(1, Stage::FromUnderlay, |_| ()),
+            step(1, Stage::Overlay, |record| record.detail = overlay::UNWRAPPED),
+            step(1, Stage::Policy, |record| {
+                (record.detail, record.direction, record.number) =
+                    (Decision::Allowed as u8, Endpoint::INGRESS, 1);
+            }),
+            step(1, Stage::ToPod, |_| ()),
+        ];
+        let expected = "\
+from_pod       n1  default/web
+service        10.96.0.10:80 -> 10.244.2.7:8080
+conntrack      new
+policy         egress allow, no policy selects default/web
+route          remote n2
+overlay        vxlan vni 1, 10.240.0.4 -> 10.240.0.5
+from_underlay  n2
+overlay        unwrap
+policy         ingress allow by shop/api-from-web ingress[0]
+to_pod         default/api  10.244.1.5 -> 10.244.2.7:8080 tcp syn
+";
+        assert_eq!(print(&steps, &names()), expected);
+        let decider = names().decider(&steps).expect("a rule decided");
+        assert_eq!((decider.policy.as_str(), decider.rule.as_str()), ("shop/api-from-web", "ingress[0]"));
+    }
+
+    #[test]
+    fn a_denial_names_the_policy_that_isolates_the_pod() {
+        let steps = [
+            step(1, Stage::Policy, |record| {
+                (record.detail, record.direction) = (Decision::Denied as u8, Endpoint::INGRESS);
+            }),
+            step(1, Stage::Drop, |record| record.detail = Reason::PolicyDenied as u8),
+        ];
+        let expected = "\
+policy         ingress deny, isolated by shop/deny-all and no rule allows
+drop           policy-denied: A NetworkPolicy isolates the pod and no rule of it allows the flow.
+";
+        assert_eq!(print(&steps, &names()), expected);
+        assert_eq!(names().decider(&steps).expect("a policy decided").policy, "shop/deny-all");
+    }
+
+    #[test]
+    fn packets_that_cross_are_told_one_after_the_other() {
+        let lost =
+            |packet, why: &str| Step { packet, event: Event::Lost { place: "fabric", why: why.to_owned() } };
+        let steps = [lost(2, "two"), lost(1, "one"), lost(2, "more of two")];
+        let expected = "\
+fabric         one
+
+fabric         two
+fabric         more of two
+";
+        assert_eq!(print(&steps, &names()), expected);
+    }
+}

@@ -1,0 +1,107 @@
+//! Sets of small numbers.
+
+/// A set of small numbers, one bit each. Equal sets are equal values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    /// The numbers below `end`.
+    pub(super) fn below(end: usize) -> Self {
+        (0..end).collect()
+    }
+    pub(super) fn insert(&mut self, number: usize) {
+        let word = number / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (number % 64);
+    }
+    pub(super) fn contains(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Takes in what `other` has.
+    pub(super) fn unite(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word |= other;
+        }
+    }
+    /// Gives up what `other` does not have.
+    pub(super) fn intersect(&mut self, other: &Self) {
+        self.0.truncate(other.0.len());
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= other;
+        }
+        self.trim();
+    }
+    /// Gives up what `other` has.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= !other;
+        }
+        self.trim();
+    }
+    /// Its numbers, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(index, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest.checked_sub(1)?;
+                Some(index * 64 + bit)
+            })
+        })
+    }
+    /// Words at the end that hold nothing would make equal sets differ.
+    fn trim(&mut self) {
+        while self.0.last() == Some(&0) {
+            self.0.pop();
+        }
+    }
+}
+
+impl FromIterator<usize> for Bits {
+    fn from_iter<I: IntoIterator<Item = usize>>(numbers: I) -> Self {
+        let mut bits = Self::default();
+        for number in numbers {
+            bits.insert(number);
+        }
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(numbers: &[usize]) -> Bits {
+        numbers.iter().copied().collect()
+    }
+
+    #[test]
+    fn numbers_come_back_once_and_in_order() {
+        let bits = set(&[130, 0, 63, 64, 0]);
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 63, 64, 130]);
+        assert!(bits.contains(130) && !bits.contains(129) && !bits.contains(10_000));
+        assert_eq!(Bits::below(66).iter().count(), 66);
+    }
+
+    #[test]
+    fn equal_sets_are_equal_however_they_came_about() {
+        let mut bits = set(&[1, 500]);
+        bits.subtract(&set(&[500, 2]));
+        assert_eq!(bits, set(&[1]));
+        let mut bits = set(&[1, 500]);
+        bits.intersect(&set(&[1, 499]));
+        assert_eq!(bits, set(&[1]));
+        bits.intersect(&Bits::default());
+        assert!(bits.is_empty());
+        bits.unite(&set(&[7, 70]));
+        assert_eq!(bits, set(&[7, 70]));
+    }
+}

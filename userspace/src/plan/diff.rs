@@ -1,0 +1,125 @@
+//! From one plan's rows to another's, one row at a time.
+//!
+//! The order is such that no packet, whenever it comes, meets a row that points to one not there:
+//! 1. First what is new or different, and what is pointed to before what points to it: backends, their
+//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes.
+//! 2. Then what is gone, in the opposite order.
+//!
+//! Between two plans where one follows the other, a Service leads to its backends of before or after, and
+//! a pod whose rules stay is judged as before or after. Where a change gives a pod new rules and the other
+//! end a new identity at once, a new flow between them may meet the one without the other, for as long as
+//! the changes take: rows can be changed only one at a time.
+
+use std::collections::BTreeMap;
+
+use dataplane::tables::{
+    Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev, NodeId,
+    Nodes, Policy, PolicyRow, Route, Routes, Slots, Table,
+};
+use dataplane::wire::Address;
+
+use super::{FrontendKey, PolicyPrefix, Prefix, Rows};
+
+/// One change of one table. A row that is `None` is removed; arrays only ever get rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<A: Address> {
+    /// Of [`Endpoints`].
+    Endpoint(A, Option<Endpoint>),
+    /// Of [`Frontends`].
+    Frontend(FrontendKey<A>, Option<Slots>),
+    /// Of [`Maglev`].
+    Slot(u32, BackendId),
+    /// Of [`Backends`].
+    Backend(u32, Backend<A>),
+    /// Of [`Identities`].
+    Identity(Prefix<A>, Option<Identity>),
+    /// Of [`Policy`].
+    Policy(PolicyPrefix, Option<PolicyRow>),
+    /// Of [`Routes`].
+    Route(Prefix<A>, Option<Route<A>>),
+    /// Of [`Nodes`].
+    Node(A, Option<NodeId>),
+}
+
+/// The changes that turn the rows `from` into the rows `to`, in the order to make them in.
+pub fn diff<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
+    let mut changes = Vec::new();
+    // 1.
+    put(&mut changes, &from.nodes, &to.nodes, Change::Node);
+    fill(&mut changes, &from.backends, &to.backends, Change::Backend);
+    fill(&mut changes, &from.maglev, &to.maglev, Change::Slot);
+    put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
+    put(&mut changes, &from.policy, &to.policy, Change::Policy);
+    put(&mut changes, &from.identities, &to.identities, Change::Identity);
+    put(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
+    put(&mut changes, &from.routes, &to.routes, Change::Route);
+    // 2.
+    remove(&mut changes, &from.routes, &to.routes, Change::Route);
+    remove(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
+    remove(&mut changes, &from.identities, &to.identities, Change::Identity);
+    remove(&mut changes, &from.policy, &to.policy, Change::Policy);
+    remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
+    remove(&mut changes, &from.nodes, &to.nodes, Change::Node);
+    changes
+}
+
+fn put<A: Address, K: Copy + Ord, R: Copy + PartialEq>(
+    changes: &mut Vec<Change<A>>,
+    from: &BTreeMap<K, R>,
+    to: &BTreeMap<K, R>,
+    change: impl Fn(K, Option<R>) -> Change<A>,
+) {
+    let new = to.iter().filter(|(key, row)| from.get(key) != Some(row));
+    changes.extend(new.map(|(key, row)| change(*key, Some(*row))));
+}
+
+fn fill<A: Address, R: Copy + PartialEq>(
+    changes: &mut Vec<Change<A>>,
+    from: &[R],
+    to: &[R],
+    change: impl Fn(u32, R) -> Change<A>,
+) {
+    let new = (0..).zip(to).enumerate().filter(|(place, (_, row))| from.get(*place) != Some(row));
+    changes.extend(new.map(|(_, (index, row))| change(index, *row)));
+}
+
+fn remove<A: Address, K: Copy + Ord, R: Copy>(
+    changes: &mut Vec<Change<A>>,
+    from: &BTreeMap<K, R>,
+    to: &BTreeMap<K, R>,
+    change: impl Fn(K, Option<R>) -> Change<A>,
+) {
+    let gone = from.keys().filter(|key| !to.contains_key(key));
+    changes.extend(gone.map(|key| change(*key, None)));
+}
+
+/// How much of a table is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// The table's name.
+    pub table: &'static str,
+    /// Rows it must hold.
+    pub rows: usize,
+    /// Rows it holds, unless the engine was told otherwise.
+    pub capacity: u32,
+}
+
+/// The most rows that each table holds at any time on the way from one plan's rows to another's.
+pub fn peak<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
+    fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
+        to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
+    }
+    fn of<T: Table>(rows: usize) -> Use {
+        Use { table: T::NAME, rows, capacity: T::CAPACITY }
+    }
+    [
+        of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
+        of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
+        of::<Maglev>(from.maglev.len().max(to.maglev.len())),
+        of::<Backends<A>>(from.backends.len().max(to.backends.len())),
+        of::<Identities<A>>(both(&from.identities, &to.identities)),
+        of::<Policy>(both(&from.policy, &to.policy)),
+        of::<Routes<A>>(both(&from.routes, &to.routes)),
+        of::<Nodes<A>>(both(&from.nodes, &to.nodes)),
+    ]
+}

@@ -1,0 +1,125 @@
+//! Where every address is: the routes of each node.
+//!
+//! The same map for the whole cluster, seen from one node. The longest prefix wins:
+//! 1. Everything is the world, reached with the node's address; what must not be masqueraded, with the
+//!    pod's own.
+//! 2. The ranges of pods and Services belong to the cluster, and to nobody in it.
+//! 3. A node's range is on that node. On the node itself its pods are found before routes are asked, so
+//!    what is left of its range is nobody's.
+//! 4. A node's address is the node.
+//! 5. A pod outside its node's range, and a host outside the cluster inside one of its ranges, have a row
+//!    of their own.
+
+use std::collections::BTreeMap;
+
+use dataplane::tables::{NodeId, Route};
+use dataplane::wire::Mac;
+
+use super::prefix::Longest;
+use super::{Family, Prefix};
+use crate::model::Cluster;
+
+/// Where an address is, seen from nowhere in particular. Nodes are counted along the cluster's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is this node's own.
+    Node(usize),
+    /// With a pod on this node, if with anybody.
+    On(usize),
+    /// Outside; masqueraded on the way.
+    World,
+    /// Outside; not masqueraded.
+    Native,
+    /// In the cluster, at nobody's.
+    Nobody,
+}
+
+/// The map of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Map<A> {
+    places: Longest<A, Place>,
+    /// The way out: the first address of the nodes' subnet.
+    gateway: Mac,
+}
+
+impl<A: Family> Map<A> {
+    pub(super) fn of(cluster: &Cluster) -> Self {
+        let settings = &cluster.settings;
+        let native: Vec<_> =
+            settings.non_masquerade_cidrs.iter().filter_map(|range| Prefix::of(*range)).collect();
+        let outside = |prefix: &Prefix<A>| {
+            if native.iter().any(|range| range.covers(prefix)) { Place::Native } else { Place::World }
+        };
+        let nobody = [settings.pod_cidr, settings.service_cidr].map(Prefix::of);
+        let nobody = nobody.into_iter().flatten().map(|range| (range, Place::Nobody));
+        let ranges = cluster.nodes.iter().enumerate();
+        let ranges = ranges.filter_map(|(node, it)| Some((Prefix::of(it.pod_cidr?)?, Place::On(node))));
+        let inside: Vec<_> = nobody.chain(ranges).collect();
+        let mut places = Longest::new();
+        // 1.
+        for prefix in native.iter().copied().chain([Prefix::all()]).chain(Prefix::of(settings.node_subnet)) {
+            if !inside.iter().any(|(range, _)| range.covers(&prefix)) {
+                places.put(prefix, outside(&prefix));
+            }
+        }
+        // 2. and 3.
+        for (prefix, place) in inside {
+            places.put(prefix, place);
+        }
+        // 4.
+        for (node, it) in cluster.nodes.iter().enumerate() {
+            if let Some(address) = A::of(it.address) {
+                places.put(Prefix::host(address), Place::Node(node));
+            }
+        }
+        // 5.
+        let nodes: BTreeMap<_, _> =
+            cluster.nodes.iter().zip(0..).map(|(node, it)| (&node.name, it)).collect();
+        for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
+            let (Some(address), Some(node)) = (A::of(pod.address), nodes.get(&pod.node)) else { continue };
+            if places.find(address) != Some(&Place::On(*node)) {
+                places.put(Prefix::host(address), Place::On(*node));
+            }
+        }
+        for address in cluster.externals.iter().filter_map(|external| A::of(external.address)) {
+            let host = Prefix::host(address);
+            if places.find(address) != Some(&outside(&host)) {
+                places.put(host, outside(&host));
+            }
+        }
+        let gateway = settings.node_subnet.hosts().next().and_then(A::of).map(Mac::of).unwrap_or_default();
+        Self { places, gateway }
+    }
+
+    /// The routes of a node, given the addresses of all; those that have none are not reached.
+    pub(super) fn rows(&self, own: usize, addresses: &[Option<A>]) -> BTreeMap<Prefix<A>, Route<A>> {
+        let plain = |kind, mac| Route { node: A::default(), id: NodeId(0), mac, kind, pad: 0 };
+        let nobody = plain(Route::<A>::BLACKHOLE, Mac::default());
+        let remote = |node: usize| {
+            let Some(address) = addresses.get(node).copied().flatten() else { return nobody };
+            Route {
+                node: address,
+                id: id(node),
+                mac: Mac::of(address),
+                ..plain(Route::<A>::REMOTE, Mac::default())
+            }
+        };
+        let row = |(prefix, place): (&Prefix<A>, &Place)| {
+            let route = match *place {
+                Place::Node(node) if node == own => plain(Route::<A>::HOST, Mac::default()),
+                Place::On(node) if node == own => nobody,
+                Place::Node(node) | Place::On(node) => remote(node),
+                Place::World => plain(Route::<A>::WORLD, self.gateway),
+                Place::Native => plain(Route::<A>::NATIVE, self.gateway),
+                Place::Nobody => nobody,
+            };
+            (*prefix, route)
+        };
+        self.places.rows().iter().map(row).collect()
+    }
+}
+
+/// The number of a node by its place in the cluster.
+pub(super) fn id(node: usize) -> NodeId {
+    NodeId(node as u32 + 1)
+}

@@ -1,0 +1,126 @@
+//! The rows a node's tables must hold: what planning produces, and engines are brought to.
+
+use std::collections::BTreeMap;
+
+use dataplane::tables::{
+    Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route, Slots,
+};
+use dataplane::wire::Address;
+
+/// A prefix of a longest-prefix table: the first `bits` bits of `key` count, the others are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix<K> {
+    /// The key.
+    pub key: K,
+    /// How many bits of it count.
+    pub bits: u32,
+}
+
+/// Every row that the agent writes on one node, ordered, so that two plans can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows<A: Address> {
+    /// See [`dataplane::tables::Endpoints`].
+    pub endpoints: BTreeMap<A, Endpoint>,
+    /// See [`dataplane::tables::Frontends`].
+    pub frontends: BTreeMap<FrontendKey<A>, Slots>,
+    /// See [`dataplane::tables::Maglev`]; shorter than the table: the rest is never read.
+    pub maglev: Vec<BackendId>,
+    /// See [`dataplane::tables::Backends`]; shorter than the table: the rest is never read.
+    pub backends: Vec<Backend<A>>,
+    /// See [`dataplane::tables::Identities`].
+    pub identities: BTreeMap<Prefix<A>, Identity>,
+    /// See [`dataplane::tables::Policy`]; the key's bytes in memory order, as the table compares them.
+    pub policy: BTreeMap<PolicyPrefix, PolicyRow>,
+    /// See [`dataplane::tables::Routes`].
+    pub routes: BTreeMap<Prefix<A>, Route<A>>,
+    /// See [`dataplane::tables::Nodes`].
+    pub nodes: BTreeMap<A, NodeId>,
+}
+
+impl<A: Address> Default for Rows<A> {
+    fn default() -> Self {
+        Self {
+            endpoints: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            maglev: Vec::new(),
+            backends: Vec::new(),
+            identities: BTreeMap::new(),
+            policy: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+}
+
+/// A key of [`Rows::frontends`] in an order: address, port (host order), protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrontendKey<A> {
+    /// The virtual address.
+    pub address: A,
+    /// Host order.
+    pub port: u16,
+    /// As in the IP header.
+    pub protocol: u8,
+}
+
+impl<A: Address> From<FrontendKey<A>> for Frontend<A> {
+    fn from(key: FrontendKey<A>) -> Self {
+        Self {
+            address: key.address,
+            port: dataplane::wire::Be16::new(key.port),
+            protocol: key.protocol,
+            pad: 0,
+        }
+    }
+}
+
+/// A key of [`Rows::policy`] in an order, with the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyPrefix {
+    /// [`PolicyKey::rules`].
+    pub rules: u32,
+    /// [`PolicyKey::identity`].
+    pub identity: u32,
+    /// [`PolicyKey::direction`].
+    pub direction: u8,
+    /// [`PolicyKey::protocol`]; 0 where the prefix leaves it out.
+    pub protocol: u8,
+    /// [`PolicyKey::port`], host order; low bits 0 where the prefix leaves them out.
+    pub port: u16,
+    /// [`PolicyKey::FIXED_BITS`] to [`PolicyKey::BITS`].
+    pub bits: u32,
+}
+
+impl From<PolicyPrefix> for Prefix<PolicyKey> {
+    fn from(prefix: PolicyPrefix) -> Self {
+        use dataplane::tables::RuleSet;
+        let key = PolicyKey {
+            rules: RuleSet(prefix.rules),
+            identity: Identity(prefix.identity),
+            direction: prefix.direction,
+            protocol: prefix.protocol,
+            port: dataplane::wire::Be16::new(prefix.port),
+        };
+        Self { key, bits: prefix.bits }
+    }
+}
+
+/// Everything an engine needs to be one node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePlan<A: Address> {
+    /// Constants of the node.
+    pub node: Node<A>,
+    /// Rows of its tables.
+    pub rows: Rows<A>,
+    /// What each [`dataplane::tables::RuleId`] stands for; index 0 is unused.
+    pub rules: Vec<RuleName>,
+}
+
+/// A rule of a policy, as people name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleName {
+    /// `namespace/name` of the NetworkPolicy.
+    pub policy: String,
+    /// `ingress[0]` or `egress[2]`: the rule's place in the spec.
+    pub rule: String,
+}
