@@ -306,14 +306,21 @@ impl Lacks {
                     "apt-get install --no-install-recommends rustc-web cargo-web rust-web-src".into(),
                 ),
             ],
-            Lacks::Linker { llvm } => vec![(
-                "with apt",
-                format!(
-                    "apt-get install --no-install-recommends llvm-{llvm}-dev libzstd-dev zlib1g-dev libxml2-dev \
-                     libffi-dev && PATH=/usr/lib/llvm-{llvm}/bin:$PATH LLVM_PREFIX=/usr/lib/llvm-{llvm} cargo install \
-                     --locked bpf-linker --version {BPF_LINKER} --no-default-features --features llvm-{llvm}"
+            Lacks::Linker { llvm } => vec![
+                (
+                    "with apt",
+                    format!(
+                        "apt-get install --no-install-recommends llvm-{llvm}-dev libzstd-dev zlib1g-dev libxml2-dev \
+                         libffi-dev && PATH=/usr/lib/llvm-{llvm}/bin:$PATH LLVM_PREFIX=/usr/lib/llvm-{llvm} cargo \
+                         install --locked bpf-linker --version {BPF_LINKER} --no-default-features --features \
+                         llvm-{llvm}"
+                    ),
                 ),
-            )],
+                (
+                    "ready made, with cargo-binstall",
+                    "cargo binstall bpf-linker".into(),
+                ),
+            ],
         }
     }
 }
