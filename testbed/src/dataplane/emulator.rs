@@ -23,7 +23,10 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+        // Hosts of a family that the path does not speak are nobody to it.
+        let mut spoken = cluster.clone();
+        spoken.externals.retain(|external| external.address.is_ipv4());
+        Ok(Self { cluster, network: Network::new(&spoken, SEED)? })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
