@@ -1,5 +1,7 @@
 //! The walk of one packet, and of its answers.
 
+use std::net::IpAddr;
+
 use testbed::output;
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port};
@@ -25,32 +27,33 @@ const SEED: u32 = 1;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
-    let cluster = subject.cluster();
-    let (from, to): (Endpoint, Endpoint) = (args.from.parse()?, args.to.parse()?);
+    output::print(&walk_of(subject.cluster(), &args.from, &args.to)?)?;
+    Ok(Answer::Yes)
+}
+
+/// The walk, in words.
+///
+/// # Errors
+/// A name is wrong or not in the cluster, or the cluster cannot be emulated.
+pub(crate) fn walk_of(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<String> {
+    let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
     if let Found::Service(service) = cluster.find(&from.who)? {
         anyhow::bail!("cannot send from svc:{}: a Service is only an address to dial", service.id());
     }
     let target = cluster.find(&to.who)?;
     let port = to.port.map_or_else(|| only_port(&target), Ok)?;
-    let std::net::IpAddr::V4(address) = target.address() else {
+    let IpAddr::V4(address) = target.address() else {
         anyhow::bail!(
             "cannot explain {to}: its address is not IPv4, and the emulated path speaks nothing else"
         );
     };
-    let walk = walked(cluster, &from, address, port)?;
-    output::print(&walk)?;
-    Ok(Answer::Yes)
-}
-
-fn walked(
-    cluster: &Cluster,
-    from: &Endpoint,
-    target: std::net::Ipv4Addr,
-    port: Port,
-) -> anyhow::Result<String> {
     let mut network = Network::new(cluster, SEED)?;
+    if matches!(target, Found::Pod(_) | Found::Node(_)) {
+        let host = network.host(&to.who.to_string())?;
+        network.listen(host, port.protocol, port.number);
+    }
     let host = network.host(&from.who.to_string())?;
-    let attempt = network.connect(host, target, Dial::Port(port.protocol, port.number))?;
+    let attempt = network.connect(host, address, Dial::Port(port.protocol, port.number))?;
     Ok(walk::print(&attempt.walk, network.names()))
 }
 
