@@ -227,6 +227,10 @@ fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
     for stage in ["from_pod", "conntrack", "policy", "overlay", "to_pod"] {
         assert!(stdout(&walk).contains(stage), "{walk:?}");
     }
+    assert_eq!(stdout(&walk).matches("to_pod").count(), 2, "there and back: {walk:?}");
+    let document = json(&podpath(&["explain", "-f", file, "ext:world", "default/db", "-o", "json"]));
+    assert_eq!((&document["verdict"], &document["reason"]), (&"deny".into(), &"policy-denied".into()));
+    assert_eq!(document["packets"].as_array().map(Vec::len), Some(1));
     let open = podpath(&["explain", "-f", file, "default/web", "ext:world"]);
     exits(&open, 2);
     assert!(stderr(&open).contains("it declares no port; say which, as ext:world:8080/tcp"), "{open:?}");
@@ -310,6 +314,22 @@ fn a_policy_that_nobody_keeps_is_a_difference_and_exits_with_1() {
         (&1.into(), &stage.name.as_str().into())
     );
     assert_eq!(stage.namespaces(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_cluster_that_cannot_be_built_is_taken_back() {
+    let stage = Stage::new("undo");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    // The last thing to be built is there already, as if a killed command had left it.
+    let left = format!("podpath-{}-pod-default.db", stage.name);
+    Netns::create(left.as_str()).expect("nobody else has it");
+    let output = podpath(&["up", "-f", file.to_str().expect("UTF-8"), "--dataplane", "routed"]);
+    exits(&output, 2);
+    assert!(stderr(&output).contains(&left), "{output:?}");
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+    let gone = podpath(&["down", &stage.name]);
+    assert!(stderr(&gone).contains("it is not up"), "{gone:?}");
 }
 
 /// Waits for the process, or kills it.

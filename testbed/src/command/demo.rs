@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     output::print(&check::table(&grid, false))?;
     for (from, to) in WALKS {
         output::print(&format!("\n$ podpath explain {from} {to} -f {FILE}\n"))?;
-        output::print(&explain::walk_of(&cluster, from, to)?)?;
+        output::print(&explain::explain(&cluster, from, to)?.walks(explain::THERE_AND_BACK))?;
     }
     Ok(if grid.differences == 0 { Answer::Yes } else { Answer::No })
 }
