@@ -1,7 +1,7 @@
 //! Nodes and pods: which pod is on which node, and what the input says of their addresses.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
@@ -127,77 +127,6 @@ pub(super) fn nodes<'a>(
     nodes
 }
 
-/// `InternalIP`; or what the node's pods say of it (`status.hostIP`); or what it was before.
-pub(super) fn state_node_addresses(
-    work: &mut Work<'_>,
-    nodes: &mut [NodeDraft<'_>],
-    sources: &[Source],
-) {
-    let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
-    for source in sources {
-        let host_ip = source
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| status.host_ip.as_deref());
-        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
-            host_ips.entry(node).or_insert(address);
-        }
-    }
-    let mut ranges: Vec<(&str, Ipv4Net)> = Vec::new();
-    for node in nodes {
-        let (origin, object, address_field) = &node.blame;
-        let (address, range) = (
-            node.object.map_or(Ok(None), internal_ip),
-            node.object.map_or(Ok(None), pod_range),
-        );
-        let previous = work.previous.and_then(|cluster| cluster.node(&node.name));
-        let claimed = address.and_then(|stated| {
-            let old = previous
-                .and_then(|previous| ipv4(previous.address))
-                .filter(|old| work.is_free((*old).into()));
-            let address = stated
-                .or_else(|| host_ips.get(node.name.as_str()).copied())
-                .or(old);
-            address
-                .map(|address| work.claim(address.into(), &format!("Node {}", node.name)))
-                .transpose()
-                .map(|_| address)
-        });
-        match claimed {
-            Ok(address) => node.address = address,
-            Err(why) => work
-                .faults
-                .of(origin, object.clone())
-                .wrong(*address_field, why),
-        }
-        let old = previous.and_then(|previous| match previous.pod_cidr {
-            Some(IpNet::V4(range)) => Some(range),
-            _ => None,
-        });
-        let distinct = range.and_then(|stated| {
-            let Some(range) = stated.or(old) else {
-                return Ok(None);
-            };
-            match ranges
-                .iter()
-                .find(|(_, other)| ipam::overlap(*other, range))
-            {
-                Some((other, theirs)) => Err(format!("{range} overlaps {theirs} of Node {other}")),
-                None => Ok(Some(range)),
-            }
-        });
-        match distinct {
-            Ok(range) => node.pod_range = range,
-            Err(why) => work
-                .faults
-                .of(origin, object.clone())
-                .wrong("spec.podCIDR", why),
-        }
-        ranges.extend(node.pod_range.map(|range| (node.name.as_str(), range)));
-    }
-}
-
 /// Each pod, with the node that it names.
 pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) -> Vec<PodDraft> {
     let mut seen: HashMap<String, (Origin, String)> = HashMap::new();
@@ -236,43 +165,115 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
     drafts
 }
 
-/// `status.podIP`, and after all of them what pods had before.
-pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft], nodes: &[String]) {
-    for pod in pods.iter_mut().filter(|pod| !host_network(&pod.source.pod)) {
-        let stated = pod_ip(&pod.source.pod).and_then(|address| {
-            let claimed = address
-                .map(|address| work.claim(address.into(), &format!("Pod {}", id(&pod.source.pod))));
-            claimed.transpose().map(|_| address)
-        });
-        match stated {
-            Ok(address) => pod.address = address,
-            Err(why) => {
-                work.faults
-                    .of(&pod.source.origin, pod.source.object.clone())
-                    .wrong("status.podIP", why);
-            }
-        }
-    }
+/// What nodes and pods had before stays theirs, unless they state something else now.
+pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut [PodDraft]) {
     let Some(previous) = work.previous else {
         return;
     };
+    for node in nodes.iter_mut() {
+        let Some(old) = previous.node(&node.name) else {
+            continue;
+        };
+        if node
+            .object
+            .is_none_or(|object| internal_ip(object) == Ok(None))
+        {
+            node.address = work.keep(old.address, &format!("Node {}", node.name));
+        }
+        if let (Some(IpNet::V4(range)), true) = (
+            old.pod_cidr,
+            node.object
+                .is_none_or(|object| pod_range(object) == Ok(None)),
+        ) {
+            node.pod_range = Some(range);
+        }
+    }
+    let names: HashSet<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     let known: HashMap<String, &Pod> = previous.pods.iter().map(|pod| (pod.id(), pod)).collect();
     for pod in pods {
         let Some(old) = known.get(&id(&pod.source.pod)) else {
             continue;
         };
-        if nodes.contains(&old.node) {
+        if names.contains(old.node.as_str()) {
             pod.node.get_or_insert_with(|| old.node.clone());
         }
-        let stays = pod.node.as_ref() == Some(&old.node) && pod.address.is_none();
-        let own = !old.host_network && !host_network(&pod.source.pod);
-        if stays
-            && own
-            && work
-                .claim(old.address, &format!("Pod {}", old.id()))
-                .is_ok()
-        {
-            pod.address = ipv4(old.address);
+        let stays = pod.node.as_ref() == Some(&old.node) && pod_ip(&pod.source.pod) == Ok(None);
+        if stays && !old.host_network && !host_network(&pod.source.pod) {
+            pod.address = work.keep(old.address, &format!("Pod {}", old.id()));
+        }
+    }
+}
+
+/// `InternalIP`, or what the node's pods say of it (`status.hostIP`).
+pub(super) fn state_node_addresses(
+    work: &mut Work<'_>,
+    nodes: &mut [NodeDraft<'_>],
+    pods: &[PodDraft],
+) {
+    let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
+    for source in pods.iter().map(|pod| &pod.source) {
+        let host_ip = source
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.host_ip.as_deref());
+        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
+            host_ips.entry(node).or_insert(address);
+        }
+    }
+    let mut ranges: Vec<(&str, Ipv4Net)> = Vec::new();
+    for node in nodes {
+        let (origin, object, address_field) = &node.blame;
+        if node.address.is_none() {
+            let stated = node.object.map_or(Ok(None), internal_ip);
+            let stated =
+                stated.map(|stated| stated.or_else(|| host_ips.get(node.name.as_str()).copied()));
+            match stated.and_then(|address| work.claim_v4(address, &format!("Node {}", node.name)))
+            {
+                Ok(address) => node.address = address,
+                Err(why) => work
+                    .faults
+                    .of(origin, object.clone())
+                    .wrong(*address_field, why),
+            }
+        }
+        let stated = node.object.map_or(Ok(None), pod_range);
+        let distinct = stated.and_then(|stated| {
+            let Some(range) = stated.or(node.pod_range) else {
+                return Ok(None);
+            };
+            match ranges
+                .iter()
+                .find(|(_, other)| ipam::overlap(*other, range))
+            {
+                Some((other, theirs)) => Err(format!("{range} overlaps {theirs} of Node {other}")),
+                None => Ok(Some(range)),
+            }
+        });
+        match distinct {
+            Ok(range) => node.pod_range = range,
+            Err(why) => work
+                .faults
+                .of(origin, object.clone())
+                .wrong("spec.podCIDR", why),
+        }
+        ranges.extend(node.pod_range.map(|range| (node.name.as_str(), range)));
+    }
+}
+
+/// `status.podIP`.
+pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft]) {
+    for pod in pods
+        .iter_mut()
+        .filter(|pod| pod.address.is_none() && !host_network(&pod.source.pod))
+    {
+        let owner = format!("Pod {}", id(&pod.source.pod));
+        match pod_ip(&pod.source.pod).and_then(|address| work.claim_v4(address, &owner)) {
+            Ok(address) => pod.address = address,
+            Err(why) => work
+                .faults
+                .of(&pod.source.origin, pod.source.object.clone())
+                .wrong("status.podIP", why),
         }
     }
 }
@@ -466,12 +467,5 @@ impl PodDraft {
                 .expect("every pod has been given an address")
                 .into(),
         }
-    }
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
     }
 }

@@ -242,6 +242,14 @@ impl<E: Engine<V4> + Clock> Network<E> {
         self.engines[node].1.masquerades()
     }
 
+    /// Seconds of a node's clock.
+    ///
+    /// # Errors
+    /// The engine could not be read.
+    pub fn now_s(&self, node: usize) -> Result<u32, Error> {
+        self.engines[node].1.now_s()
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.engines.len()
@@ -272,13 +280,12 @@ impl<E: Engine<V4> + Clock> Network<E> {
         self.heard.take()
     }
 
-    /// The frame in which a host sends a packet, and where it goes in. A pod asks for its gateway first, if
-    /// it has not yet; without an answer it sends to nobody's address.
+    /// The frame in which a host sends a packet, and where it goes in.
     ///
     /// # Errors
     /// The engine failed.
     pub fn framed(&mut self, host: usize, outgoing: Outgoing) -> Result<(Place, Vec<u8>), Error> {
-        let (place, to) = self.next_hop(host, outgoing.target)?;
+        let (place, to) = self.entry(host, outgoing.target)?;
         let sender = self.host_at(host);
         let message = Message {
             from: sender.mac,
@@ -291,8 +298,12 @@ impl<E: Engine<V4> + Clock> Network<E> {
         Ok((place, message.to_frame()))
     }
 
-    /// Where a host's packets for `target` go in, and the neighbour they are for.
-    fn next_hop(&mut self, host: usize, target: Ipv4Addr) -> Result<(Place, Ether), Error> {
+    /// Where a host's packets for `target` go in, and the hardware address they are for. A pod asks for its
+    /// gateway first, if it has not yet; without an answer it sends to nobody's address.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn entry(&mut self, host: usize, target: Ipv4Addr) -> Result<(Place, Ether), Error> {
         Ok(match self.topology.hosts[host].1 {
             Seat::Pod { node, interface, gateway } => {
                 let gateway = match gateway {

@@ -1,0 +1,69 @@
+//! The rows that packets left behind, in words.
+
+use std::fmt::Write;
+
+use dataplane::conntrack::{ANSWERED, OPENED_BY_HIGH, OPENER_FINISHED, OTHER_FINISHED, RESET};
+use dataplane::tables::{Connection, Masquerade, Masqueraded, Tuple};
+use dataplane::wire::{Port, V4};
+use userspace::engine::emulator::Network;
+use userspace::engine::{Clock, Engine};
+use userspace::error::Error;
+
+const FLAGS: [(u8, &str); 4] = [
+    (ANSWERED, "answered"),
+    (OPENER_FINISHED, "opener finished"),
+    (OTHER_FINISHED, "other finished"),
+    (RESET, "reset"),
+];
+
+/// Every row of every node's `conntrack` and `masquerades`, in the order of the nodes and the keys' bytes.
+pub(super) fn print<E: Engine<V4> + Clock>(network: &Network<E>) -> Result<String, Error> {
+    let mut text = String::new();
+    for node in 0..network.nodes() {
+        let name = network.names().nodes.get(node).map_or("?", |names| &names.name);
+        let now_s = network.now_s(node)?;
+        for (key, row) in network.connections(node)? {
+            writeln!(text, "{name}  conntrack    {}", connection(&key, &row, now_s)).expect("a String");
+        }
+        for (key, row) in network.masquerades(node)? {
+            writeln!(text, "{name}  masquerades  {}", masquerade(&key, &row)).expect("a String");
+        }
+    }
+    Ok(text)
+}
+
+fn connection(key: &Tuple<V4>, row: &Connection<V4>, now_s: u32) -> String {
+    let (low, high) = (end(key.low, key.low_port), end(key.high, key.high_port));
+    let (opener, other) = if row.flags & OPENED_BY_HIGH != 0 { (high, low) } else { (low, high) };
+    let mut text = format!("{} {opener} -> {other}", protocol(key.protocol));
+    if row.frontend != V4::default() {
+        write!(text, ", frontend {}", end(row.frontend, row.frontend_port)).expect("a String");
+    }
+    if row.masquerade_port != Port::default() {
+        write!(text, ", masquerade port {}", row.masquerade_port).expect("a String");
+    }
+    for (flag, word) in FLAGS {
+        if row.flags & flag != 0 {
+            text = text + ", " + word;
+        }
+    }
+    format!("{text}, {}s left", row.expires_s.saturating_sub(now_s))
+}
+
+fn masquerade(key: &Masquerade<V4>, row: &Masqueraded<V4>) -> String {
+    let (remote, pod) = (end(key.remote, key.remote_port), end(row.pod, row.pod_port));
+    format!("{} port {} towards {remote}: {pod}", protocol(key.protocol), key.port)
+}
+
+fn end(address: V4, port: Port) -> String {
+    if port == Port::default() { address.to_string() } else { format!("{address}:{port}") }
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        number => format!("protocol {number}"),
+    }
+}
