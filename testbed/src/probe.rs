@@ -169,8 +169,13 @@ impl Grid {
     /// # Errors
     /// The prober's.
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
-        let answers = prober.probe(&flows)?;
-        debug_assert_eq!(answers.len(), flows.len(), "an answer for each flow");
+        // A socket of one family has no way to an address of the other: it is told so at once.
+        let mut answers = vec![Measured::from(Verdict::Reject); flows.len()];
+        let askable: Vec<usize> = (0..flows.len()).filter(|&at| one_family(cluster, &flows[at])).collect();
+        let asked: Vec<Flow> = askable.iter().map(|&at| flows[at].clone()).collect();
+        for (at, measured) in askable.into_iter().zip(prober.probe(&asked)?) {
+            answers[at] = measured;
+        }
         let rows: Vec<Row> = (flows.into_iter().zip(answers))
             .map(|(flow, measured)| {
                 let Flow { from, to, port, protocol } = &flow;
@@ -184,6 +189,15 @@ impl Grid {
             differences: rows.iter().filter(|row| row.differs()).count(),
             rows,
         })
+    }
+}
+
+/// Whether both ends have addresses of the same family; also if one is not in the cluster at all.
+fn one_family(cluster: &Cluster, flow: &Flow) -> bool {
+    let address = |who| cluster.find(who).map(|found| found.address());
+    match (address(&flow.from), address(&flow.to)) {
+        (Ok(from), Ok(to)) => from.is_ipv4() == to.is_ipv4(),
+        _ => true,
     }
 }
 
