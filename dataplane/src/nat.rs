@@ -87,14 +87,19 @@ pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
     let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
     let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
     let count = node.masquerade_count as u32;
+    if count == 0 {
+        return Err(Reason::MasqueradePortsExhausted);
+    }
     // 2.
-    let mut place = own as u32;
-    if place >= count {
-        place = flow.hash(node.seed) % count;
+    let mut start = own as u32;
+    if start >= count {
+        start = flow.hash(node.seed) % count;
     }
     // 3.
     let mut tried = 0;
     while tried < PROBES {
+        // No branch at the end of the range: the verifier would follow both, from each try on.
+        let place = start.wrapping_add(tried) % count;
         let port = Port::new(node.masquerade_first.wrapping_add(place as u16));
         match Writes::<Masquerades<A>>::add(platform, &reverse(flow, port), &row) {
             Ok(()) => return Ok(port),
@@ -104,10 +109,6 @@ pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
         // 1.
         if Masquerades::get(platform, &reverse(flow, port)) == Some(row) {
             return Ok(port);
-        }
-        place += 1;
-        if place >= count {
-            place = 0;
         }
         tried += 1;
     }

@@ -6,14 +6,14 @@
 //! from_underlay --+  (out of the tunnel first)   +-- to_underlay  (overlay, or masquerade)
 //!                 |        -> route -------------+-- to_host
 //! ```
-//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; [`run`] is
+//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `close` is
 //! the one place that makes a drop of it.
 
 use crate::conntrack::{self, State, Tracked};
 use crate::flow::{self, Flow};
 use crate::platform::{Packet, Platform};
-use crate::route::{self, Hop};
-use crate::tables::Endpoint;
+use crate::route;
+use crate::tables::{Endpoint, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Mac, Port, ethernet};
 use crate::{Reason, Verdict, nat, neighbour, overlay, policy, service};
@@ -32,81 +32,108 @@ enum From {
 /// A packet that a pod sent.
 #[inline(always)]
 pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    run(platform, packet, |platform, packet, flow| {
-        if flow::ethertype(packet)? == ethernet::ARP {
-            return neighbour::answer(packet);
-        }
-        flow::read(packet, flow)?;
-        head(platform, packet, flow, Stage::FromPod);
-        let pod = route::owner(platform, flow, packet.interface())?;
-        let tracked = enter(platform, packet, flow)?;
-        if tracked.state as u8 == State::New as u8 {
-            policy::judge(platform, flow, &pod, Endpoint::EGRESS)?;
-        }
-        leave(platform, packet, flow, &tracked, From::Pod)
-    })
+    let (mut flow, bytes) = start(packet);
+    let walked = pod_walk(platform, packet, &mut flow);
+    close(platform, &flow, bytes, walked)
+}
+
+#[inline(always)]
+fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, Reason> {
+    if flow::ethertype(packet)? == ethernet::ARP {
+        return neighbour::answer(packet);
+    }
+    flow::read(packet, flow)?;
+    head(platform, packet, flow, Stage::FromPod);
+    let pod = route::owner(platform, flow, packet.interface())?;
+    let tracked = enter(platform, packet, flow)?;
+    if tracked.state as u8 == State::New as u8 {
+        policy::judge(platform, flow, &pod, Endpoint::EGRESS)?;
+    }
+    leave(platform, packet, flow, &tracked, From::Pod)
 }
 
 /// A packet that the node itself sent to a pod or a Service.
 #[inline(always)]
 pub fn from_host<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    run(platform, packet, |platform, packet, flow| {
-        flow::read(packet, flow)?;
-        head(platform, packet, flow, Stage::FromHost);
-        let tracked = enter(platform, packet, flow)?;
-        leave(platform, packet, flow, &tracked, From::Host)
-    })
+    let (mut flow, bytes) = start(packet);
+    let walked = host_walk(platform, packet, &mut flow);
+    close(platform, &flow, bytes, walked)
+}
+
+#[inline(always)]
+fn host_walk<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, Reason> {
+    flow::read(packet, flow)?;
+    head(platform, packet, flow, Stage::FromHost);
+    let tracked = enter(platform, packet, flow)?;
+    leave(platform, packet, flow, &tracked, From::Host)
 }
 
 /// A packet that arrived at the node. What is for neither its pods nor its tunnel is the node's own affair.
 #[inline(always)]
 pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    run(platform, packet, |platform, packet, flow| {
-        if flow::ethertype(packet)? != A::ETHERTYPE {
-            return Ok(Verdict::Stack);
-        }
-        let target = flow::target(packet)?;
-        if !route::is_here(platform, target) {
-            return Ok(Verdict::Stack);
-        }
-        if let Err(reason) = flow::read(packet, flow) {
-            return if target == platform.node().address { Ok(Verdict::Stack) } else { Err(reason) };
-        }
-        head(platform, packet, flow, Stage::FromUnderlay);
-        let mut from = From::World;
-        if overlay::unwrap(platform, packet, flow)? {
-            from = From::Tunnel;
-            flow::read(packet, flow)?;
-        } else if nat::restore(platform, packet, flow)? {
-            from = From::Masquerade;
-        } else if flow.target == platform.node().address {
-            return to_host(platform, flow);
-        }
-        let tracked = conntrack::track(platform, flow)?;
-        if tracked.state as u8 == State::New as u8 {
-            match from {
-                From::Masquerade => return Err(Reason::StaleMasquerade),
-                From::World if route::is_inside(platform, flow.source) => {
-                    return Err(Reason::Spoofed);
-                }
-                _ => {}
+    let (mut flow, bytes) = start(packet);
+    let walked = underlay_walk(platform, packet, &mut flow);
+    close(platform, &flow, bytes, walked)
+}
+
+#[inline(always)]
+fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, Reason> {
+    if flow::ethertype(packet)? != A::ETHERTYPE {
+        return Ok(Verdict::Stack);
+    }
+    let target = flow::target(packet)?;
+    if !route::is_here(platform, target) {
+        return Ok(Verdict::Stack);
+    }
+    if let Err(reason) = flow::read(packet, flow) {
+        return if target == platform.node().address { Ok(Verdict::Stack) } else { Err(reason) };
+    }
+    head(platform, packet, flow, Stage::FromUnderlay);
+    let mut from = From::World;
+    if overlay::unwrap(platform, packet, flow)? {
+        from = From::Tunnel;
+        flow::read(packet, flow)?;
+    } else if nat::restore(platform, packet, flow)? {
+        from = From::Masquerade;
+    } else if flow.target == platform.node().address {
+        return to_host(platform, flow);
+    }
+    let tracked = conntrack::track(platform, flow)?;
+    if tracked.state as u8 == State::New as u8 {
+        match from {
+            From::Masquerade => return Err(Reason::StaleMasquerade),
+            From::World if route::is_inside(platform, flow.source) => {
+                return Err(Reason::Spoofed);
             }
+            _ => {}
         }
-        if !tracked.original {
-            nat::from_frontend(platform, packet, flow, &tracked.connection)?;
-        }
-        match route::next_hop(platform, flow)? {
-            Hop::Pod(pod) => to_pod(platform, packet, flow, &tracked, (pod, from)),
-            Hop::Host => {
-                // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
-                if tracked.state as u8 == State::New as u8 {
-                    conntrack::open(platform, flow, Port::default())?;
-                }
-                to_host(platform, flow)
-            }
-            _ => Err(Reason::NotLocal),
-        }
-    })
+    }
+    if !tracked.original {
+        nat::from_frontend(platform, packet, flow, &tracked.connection)?;
+    }
+    if let Some(pod) = route::local(platform, flow)? {
+        return to_pod(platform, packet, flow, &tracked, (pod, from));
+    }
+    if route::next_hop(platform, flow)?.kind != Route::<A>::HOST {
+        return Err(Reason::NotLocal);
+    }
+    // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
+    if tracked.state as u8 == State::New as u8 {
+        conntrack::open(platform, flow, Port::default())?;
+    }
+    to_host(platform, flow)
 }
 
 /// What every packet of the node's own pods and processes goes through first: Service, then flow.
@@ -136,15 +163,18 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     from: From,
 ) -> Result<Verdict, Reason> {
     let new = tracked.state as u8 == State::New as u8;
-    match route::next_hop(platform, flow)? {
-        Hop::Pod(pod) => to_pod(platform, packet, flow, tracked, (pod, from)),
-        Hop::Host => {
+    if let Some(pod) = route::local(platform, flow)? {
+        return to_pod(platform, packet, flow, tracked, (pod, from));
+    }
+    let route = route::next_hop(platform, flow)?;
+    match route.kind {
+        Route::<A>::HOST => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
             to_host(platform, flow)
         }
-        Hop::Remote(route) => {
+        Route::<A>::REMOTE => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
@@ -152,9 +182,10 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             overlay::wrap(platform, packet, flow, &route)?;
             to_underlay(platform, flow)
         }
-        Hop::World(gateway) => {
+        Route::<A>::WORLD => {
             let mut port = tracked.connection.masquerade_port;
-            if new {
+            // A flow may also have been opened while its target was still somewhere else.
+            if new || (tracked.original && port == Port::default()) {
                 port = nat::claim(platform, flow)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
@@ -165,14 +196,15 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             if tracked.original {
                 nat::masquerade(platform, packet, flow, port)?;
             }
-            route::pass_on(packet, flow, platform.node().mac, gateway)?;
+            route::pass_on(packet, flow, platform.node().mac, route.mac)?;
             to_underlay(platform, flow)
         }
-        Hop::Native(gateway) => {
+        // Route::NATIVE.
+        _ => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            route::pass_on(packet, flow, platform.node().mac, gateway)?;
+            route::pass_on(packet, flow, platform.node().mac, route.mac)?;
             to_underlay(platform, flow)
         }
     }
@@ -221,21 +253,28 @@ fn head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &K, flo
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
 }
 
-/// Runs a walk to its verdict, and counts it.
+/// The flow before anything is known of it, and the length the frame arrives with.
 #[inline(always)]
-fn run<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: impl FnOnce(&mut P, &mut K, &mut Flow<A>) -> Result<Verdict, Reason>,
+fn start<A: Address>(packet: &impl Packet) -> (Flow<A>, u32) {
+    let bytes = packet.length();
+    (Flow { length: bytes, ..Flow::default() }, bytes)
+}
+
+/// Makes a walk's end a verdict, and counts it.
+#[inline(always)]
+fn close<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    bytes: u32,
+    walked: Result<Verdict, Reason>,
 ) -> Verdict {
-    let mut flow = Flow { length: packet.length(), ..Flow::default() };
-    let verdict = match walk(platform, packet, &mut flow) {
+    let verdict = match walked {
         Ok(verdict) => verdict,
         Err(reason) => {
             platform.report(&Record { detail: reason as u8, ..flow.record(Stage::Drop) });
             Verdict::Drop(reason)
         }
     };
-    platform.count(verdict, flow.length);
+    platform.count(verdict, bytes);
     verdict
 }

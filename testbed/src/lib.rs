@@ -2,13 +2,16 @@
 
 pub mod case;
 pub mod dataplane;
-pub mod end;
+pub mod doctor;
+pub mod interrupt;
+pub mod lab;
 pub mod link;
 pub mod listen;
 pub mod netns;
 pub mod oracle;
 pub mod output;
 pub mod probe;
+pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod traffic;

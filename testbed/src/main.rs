@@ -1,1 +1,52 @@
-fn main() {}
+//! `podpath`: a table of contents. Every command is a file of [`command`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod command;
+
+use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up};
+
+/// A Kubernetes cluster's packet path on one machine, without the cluster.
+#[derive(Debug, Parser)]
+#[command(name = "podpath", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Up(up::Args),
+    Down(down::Args),
+    Get(get::Args),
+    Exec(exec::Args),
+    Apply(apply::Args),
+    Delete(delete::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    Bench(bench::Args),
+    Doctor(doctor::Args),
+    #[command(hide = true)]
+    Serve(serve::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    command::finish(match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Exec(args) => exec::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Delete(args) => delete::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Serve(args) => serve::run(&args),
+    })
+}

@@ -300,6 +300,15 @@ impl Netns {
 #[derive(Debug)]
 pub struct Guard(Netns);
 
+impl Guard {
+    /// The namespace stays: it is somebody else's to delete now.
+    pub fn keep(mut self) -> Netns {
+        let kept = std::mem::replace(&mut self.0, Netns::named(""));
+        std::mem::forget(self);
+        kept
+    }
+}
+
 impl std::ops::Deref for Guard {
     type Target = Netns;
     fn deref(&self) -> &Netns {

@@ -27,9 +27,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use userspace::model::{Backend, Cluster, Labels, Node, Pod, Protocol};
-
-use crate::end::End;
+use userspace::model::{Backend, Cluster, ContainerPort, Labels, Node, Pod, Protocol, ServicePort, Who};
 
 /// A direction, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,14 +98,14 @@ impl fmt::Display for Expectation {
 ///
 /// Pods and nodes are taken to listen wherever they are dialled: a pod's declared ports are information,
 /// and do not keep it from listening on others.
-pub fn expect(cluster: &Cluster, from: &End, to: &End, port: u16, protocol: Protocol) -> Expectation {
+pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Protocol) -> Expectation {
     let flow = Flow { cluster, port, protocol };
     let source = match party(cluster, from) {
         Some(source) => source,
         None => return Expectation::Undefined("the cluster has no such source"),
     };
     match to {
-        End::Service(id) => flow.expect_service(source, id),
+        Who::Service(id) => flow.expect_service(source, id),
         _ => match party(cluster, to) {
             Some(target) => flow.expect_party(source, target),
             None => Expectation::Undefined("the cluster has no such target"),
@@ -123,7 +121,7 @@ enum Party<'a> {
     /// A node, which is also every host-network pod on it.
     Node(&'a Node),
     /// An address that is nobody's in the cluster, and the ports it says it listens on (none: on all).
-    Outside(IpAddr, &'a [userspace::model::ContainerPort]),
+    Outside(IpAddr, &'a [ContainerPort]),
 }
 
 impl Party<'_> {
@@ -136,17 +134,17 @@ impl Party<'_> {
     }
 }
 
-fn party<'a>(cluster: &'a Cluster, end: &End) -> Option<Party<'a>> {
+fn party<'a>(cluster: &'a Cluster, end: &Who) -> Option<Party<'a>> {
     match end {
-        End::Pod(id) => {
+        Who::Pod(id) => {
             cluster.pods.iter().find(|pod| pod.id() == *id).and_then(|pod| pod_party(cluster, pod))
         }
-        End::Node(name) => node_named(cluster, name).map(Party::Node),
-        End::External(name) => {
+        Who::Node(name) => node_named(cluster, name).map(Party::Node),
+        Who::External(name) => {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some(Party::Outside(external.address, &external.ports))
         }
-        End::Service(_) => None,
+        Who::Service(_) => None,
     }
 }
 
@@ -188,8 +186,7 @@ impl<'a> Flow<'a> {
         if let Party::Outside(..) = source {
             return Expectation::Undefined("a cluster IP is promised to the inside of the cluster only");
         }
-        let dialled =
-            |port: &&userspace::model::ServicePort| port.port == self.port && port.protocol == self.protocol;
+        let dialled = |port: &&ServicePort| port.port == self.port && port.protocol == self.protocol;
         let Some(port) = service.ports.iter().find(dialled) else {
             return Expectation::Undefined("the Service has no such port");
         };
@@ -329,7 +326,7 @@ impl<'a> Flow<'a> {
 }
 
 /// Whether the policy selects the pod, and limits this direction.
-fn isolates(policy: &NetworkPolicy, direction: Direction, pod: &Pod) -> bool {
+pub fn isolates(policy: &NetworkPolicy, direction: Direction, pod: &Pod) -> bool {
     let Some(spec) = &policy.spec else {
         return false;
     };
@@ -421,7 +418,7 @@ mod tests {
     //! pod `shop/agent`; node `n2` with `bank/till`; `ext:world` outside, which answers everywhere.
 
     use super::*;
-    use userspace::model::{ContainerPort, External, Service, ServicePort};
+    use userspace::model::{Endpoint, External, Service};
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -484,8 +481,12 @@ mod tests {
         )
     }
 
+    fn who(text: &str) -> Who {
+        text.parse::<Endpoint>().unwrap().who
+    }
+
     fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
-        match expect(cluster, &from.parse().unwrap(), &to.parse().unwrap(), port, protocol) {
+        match expect(cluster, &who(from), &who(to), port, protocol) {
             Expectation::Allow => "allow",
             Expectation::Deny(_) => "deny",
             Expectation::Reject => "reject",
@@ -958,7 +959,7 @@ mod tests {
     fn a_service_that_no_one_backs_is_denied_and_a_port_it_lacks_is_left_open() {
         let cluster = with_service(&[], &[]);
         let dial = |port| {
-            expect(&cluster, &End::Pod("shop/web".into()), &End::Service("shop/api".into()), port, Tcp)
+            expect(&cluster, &Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp)
         };
         assert_eq!(dial(8080), Expectation::Deny(Cause::NoBackend));
         assert!(matches!(dial(81), Expectation::Undefined(_)));
@@ -996,7 +997,7 @@ mod tests {
         let other = one.replace("name: p", "name: q");
         let cluster = cluster(&[&one, &other]);
         let expectation =
-            expect(&cluster, &End::Pod("bank/till".into()), &End::Pod("shop/web".into()), 80, Tcp);
+            expect(&cluster, &Who::Pod("bank/till".into()), &Who::Pod("shop/web".into()), 80, Tcp);
         assert_eq!(
             expectation.to_string(),
             "deny: no rule allows it, ingress of shop/web is isolated by shop/p, shop/q"

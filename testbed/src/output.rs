@@ -1,6 +1,6 @@
 //! How answers are written: tables for people, JSON and YAML for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -61,6 +61,42 @@ pub fn print(text: &str) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
+    }
+}
+
+/// Colours, where somebody looks: on a terminal, unless `NO_COLOR` is set (no-color.org).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For what is written to stdout.
+    pub fn stdout() -> Self {
+        Self::on(io::stdout().is_terminal())
+    }
+
+    /// For what is written to stderr.
+    pub fn stderr() -> Self {
+        Self::on(io::stderr().is_terminal())
+    }
+
+    fn on(terminal: bool) -> Self {
+        Self { on: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+    }
+
+    /// What is wrong.
+    pub fn bad(self, text: &str) -> String {
+        self.wrapped("1;31", text)
+    }
+
+    /// What is as it should be.
+    pub fn good(self, text: &str) -> String {
+        self.wrapped("32", text)
+    }
+
+    fn wrapped(self, code: &str, text: &str) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

@@ -8,13 +8,14 @@ use std::fmt;
 
 use dataplane::Reason;
 use serde::{Serialize, Serializer};
-use userspace::model::{Cluster, ContainerPort, Protocol};
+use userspace::model::{Cluster, ContainerPort, Protocol, Who};
 
-use crate::end::End;
 use crate::oracle::{self, Expectation};
 
 mod flows;
+pub mod live;
 mod print;
+pub mod sockets;
 
 pub use flows::{FlowsError, read_flows};
 
@@ -22,13 +23,19 @@ pub use flows::{FlowsError, read_flows};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Flow {
     /// Who sends; never a Service.
-    pub from: End,
+    #[serde(serialize_with = "as_text")]
+    pub from: Who,
     /// Who is dialled.
-    pub to: End,
+    #[serde(serialize_with = "as_text")]
+    pub to: Who,
     /// The port dialled: a Service's own, not its backends'.
     pub port: u16,
     /// How.
     pub protocol: Protocol,
+}
+
+fn as_text<S: Serializer>(who: &Who, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(who)
 }
 
 impl fmt::Display for Flow {
@@ -184,12 +191,12 @@ impl Grid {
 /// an external declares. Left out: what never touches the cluster (external to external), and cluster IPs
 /// dialled from outside.
 pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
-    let pods = cluster.pods.iter().map(|pod| End::Pod(pod.id()));
-    let externals = cluster.externals.iter().map(|external| End::External(external.name.clone()));
+    let pods = cluster.pods.iter().map(|pod| Who::Pod(pod.id()));
+    let externals = cluster.externals.iter().map(|external| Who::External(external.name.clone()));
     let mut flows = Vec::new();
     for from in pods.chain(externals) {
-        let outside = matches!(from, End::External(_));
-        let mut dial = |to: End, ports: &mut dyn Iterator<Item = (u16, Protocol)>| {
+        let outside = matches!(from, Who::External(_));
+        let mut dial = |to: Who, ports: &mut dyn Iterator<Item = (u16, Protocol)>| {
             // The same port may be declared by several containers.
             let ports: BTreeSet<_> = ports.collect();
             flows.extend(ports.into_iter().map(|(port, protocol)| Flow {
@@ -201,17 +208,17 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
         };
         let declared = |port: &ContainerPort| (port.port, port.protocol);
         for pod in &cluster.pods {
-            dial(End::Pod(pod.id()), &mut pod.ports.iter().map(declared));
+            dial(Who::Pod(pod.id()), &mut pod.ports.iter().map(declared));
         }
         if outside {
             continue;
         }
         for service in &cluster.services {
             let mut ports = service.ports.iter().map(|port| (port.port, port.protocol));
-            dial(End::Service(service.id()), &mut ports);
+            dial(Who::Service(service.id()), &mut ports);
         }
         for external in &cluster.externals {
-            dial(End::External(external.name.clone()), &mut external.ports.iter().map(declared));
+            dial(Who::External(external.name.clone()), &mut external.ports.iter().map(declared));
         }
     }
     flows
@@ -223,7 +230,8 @@ mod tests {
 
     use super::*;
     use crate::oracle::{Cause, Direction};
-    use userspace::model::{External, Node, Pod, Service, ServicePort};
+    use crate::output::Paint;
+    use userspace::model::{Endpoint, External, Node, Pod, Service, ServicePort};
 
     fn port(port: u16, protocol: Protocol) -> ContainerPort {
         ContainerPort { name: None, port, protocol }
@@ -279,8 +287,12 @@ mod tests {
         }
     }
 
+    fn who(text: &str) -> Who {
+        text.parse::<Endpoint>().unwrap().who
+    }
+
     fn flow(from: &str, to: &str, port: u16, protocol: Protocol) -> Flow {
-        Flow { from: from.parse().unwrap(), to: to.parse().unwrap(), port, protocol }
+        Flow { from: who(from), to: who(to), port, protocol }
     }
 
     /// Answers with what it was given.
@@ -377,7 +389,7 @@ mod tests {
             "",
             "  . reaches   X denied   R rejected at once   ! differs from expected",
         ];
-        assert_eq!(grid().truth_tables().lines().collect::<Vec<_>>(), expected);
+        assert_eq!(grid().truth_tables(Paint::default()).lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -1,3 +1,194 @@
-//! The dataplanes that are compared.
+//! The dataplanes that are compared, each behind the same trait.
+//!
+//! | name | what carries packets | file |
+//! | --- | --- | --- |
+//! | `ebpf` | our tables, in the kernel | [`ebpf`] |
+//! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
+//! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
+//! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |
+//! | `wire` | one cable between two pods: what no dataplane can beat | [`wire`] |
+
+use std::fmt;
+use std::str::FromStr;
+
+use userspace::model::Cluster;
+
+use crate::topology::{self, Layout, Topology};
+use crate::{link, netns};
 
 pub mod chains;
+pub mod emulator;
+pub mod routed;
+pub mod wire;
+
+/// The name of a dataplane that runs on real links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// Rule chains in userspace.
+    Chains,
+    /// Plain kernel routing.
+    Routed,
+    /// One veth pair.
+    Wire,
+}
+
+impl Name {
+    /// Every name, from the most to the least that is done per packet.
+    pub const ALL: [Self; 3] = [Self::Chains, Self::Routed, Self::Wire];
+
+    /// The dataplane of that name, not started yet.
+    pub fn dataplane(self) -> Box<dyn Dataplane> {
+        match self {
+            Self::Chains => Box::<chains::Chains>::default(),
+            Self::Routed => Box::new(routed::Routed),
+            Self::Wire => Box::new(wire::Wire),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Chains => "chains",
+            Self::Routed => "routed",
+            Self::Wire => "wire",
+        })
+    }
+}
+
+impl FromStr for Name {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        Self::ALL.into_iter().find(|name| name.to_string() == text).ok_or_else(|| Unknown(text.to_owned()))
+    }
+}
+
+/// There is no dataplane of that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown dataplane {0:?}: expected one of {all}", all = Name::ALL.map(|name| name.to_string()).join(", "))]
+pub struct Unknown(pub String);
+
+/// Why a dataplane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster's namespaces and links.
+    #[error(transparent)]
+    Topology(#[from] topology::Error),
+    /// A namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// `chains` itself.
+    #[error(transparent)]
+    Chains(#[from] chains::live::Error),
+    /// `wire` has two ends.
+    #[error(
+        "cannot run `wire` on cluster {cluster}: it joins the first two pods with links, and there are fewer"
+    )]
+    TooFewPods {
+        /// Its name.
+        cluster: String,
+    },
+}
+
+/// Carries the packets of a cluster that is up.
+pub trait Dataplane: Send {
+    /// Its name.
+    fn name(&self) -> Name;
+
+    /// The links it wants.
+    fn layout(&self) -> Layout;
+
+    /// Builds the namespaces and links of a cluster, as this dataplane wants them.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; nothing is left then.
+    fn build(&self, cluster: &Cluster) -> Result<Topology, Error> {
+        Ok(Topology::build(cluster, self.layout())?)
+    }
+
+    /// Starts on links that it built. When it returns, packets pass.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; nothing runs then.
+    fn start(&mut self, topology: &Topology) -> Result<(), Error>;
+
+    /// Goes on with a cluster that has changed, the links with it.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; what did not fail is applied.
+    fn apply(&mut self, topology: &Topology) -> Result<(), Error>;
+
+    /// Stops. To stop what does not run succeeds. The links stay.
+    ///
+    /// # Errors
+    /// What still runs, and why.
+    fn stop(&mut self) -> Result<(), Error>;
+}
+
+/// A cluster that is up with a dataplane on it. Dropped, it is removed; [`Up::down`] tells whether that
+/// went well.
+pub struct Up {
+    topology: Topology,
+    dataplane: Box<dyn Dataplane>,
+    down: bool,
+}
+
+impl Up {
+    /// Builds the cluster's links and starts the dataplane on them.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; nothing is left then.
+    pub fn new(cluster: &Cluster, name: Name) -> Result<Self, Error> {
+        let dataplane = name.dataplane();
+        let topology = dataplane.build(cluster)?;
+        // From here on whatever goes wrong takes the links away again.
+        let mut up = Self { topology, dataplane, down: false };
+        up.dataplane.start(&up.topology)?;
+        Ok(up)
+    }
+
+    /// The links.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The dataplane's name.
+    pub fn name(&self) -> Name {
+        self.dataplane.name()
+    }
+
+    /// Stops the dataplane and removes every namespace.
+    ///
+    /// # Errors
+    /// What is left, and why.
+    pub fn down(mut self) -> Result<(), Error> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> Result<(), Error> {
+        self.down = true;
+        let stopped = self.dataplane.stop();
+        self.topology.delete()?;
+        stopped
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if !self.down
+            && let Err(error) = self.remove()
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+impl fmt::Debug for Up {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Up").field("dataplane", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use userspace::model::Cluster;
+use userspace::model::{Cluster, Endpoint, EndpointError, Protocol, Who};
 
 use super::Flow;
-use crate::end::{End, NameError, protocol_named};
 
 /// Why a flows file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +73,17 @@ fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, Strin
     };
     let end = |field, value: &Value| {
         let text = value.as_str().ok_or((field, format!("expected a name, found {}", kind(value))))?;
-        let end: End = text.parse().map_err(|error: NameError| (field, error.to_string()))?;
-        end.find_in(cluster).map_err(|error| (field, error.to_string()))?;
-        Ok(end)
+        let wrong = |error: EndpointError| (field, error.to_string());
+        let Endpoint { who, port } = text.parse().map_err(wrong)?;
+        if let Some(port) = port {
+            return Err((field, format!("expected a name alone, found {who} with port {port}")));
+        }
+        cluster.find(&who).map_err(wrong)?;
+        Ok(who)
     };
     let from = end("from", from)?;
-    if let End::Service(_) = from {
-        return Err(("from", NameError::Source(from).to_string()));
+    if let Who::Service(_) = from {
+        return Err(("from", format!("{from} cannot send: a Service is only an address to dial")));
     }
     let to = end("to", to)?;
     let port = port
@@ -88,11 +91,17 @@ fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, Strin
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0)
         .ok_or_else(|| ("port", format!("expected 1 to 65535, found {port}")))?;
-    let protocol = protocol.as_str().and_then(protocol_named).ok_or_else(|| {
+    let protocol = protocol.as_str().and_then(protocol_of).ok_or_else(|| {
         let why = format!(r#"expected "TCP", "UDP" or "SCTP", found {protocol}"#);
         ("protocol", why)
     })?;
     Ok(Flow { from, to, port, protocol })
+}
+
+fn protocol_of(name: &str) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|one| one.to_string().eq_ignore_ascii_case(name))
 }
 
 fn kind(value: &Value) -> &'static str {

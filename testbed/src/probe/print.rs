@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::{Grid, Row, Verdict};
-use crate::end::End;
-use crate::output::columns;
+use crate::output::{Paint, columns};
+use userspace::model::Who;
 
 impl Grid {
     /// One line a flow, under heads.
@@ -30,7 +30,7 @@ impl Grid {
     }
 
     /// A truth table for each port, its sources down and its targets across; then what the marks mean.
-    pub fn truth_tables(&self) -> String {
+    pub fn truth_tables(&self, paint: Paint) -> String {
         let mut ports: Vec<_> = self.rows.iter().map(|row| (row.flow.port, row.flow.protocol)).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -40,7 +40,9 @@ impl Grid {
             truth_table(&mut text, &format!("{port}/{protocol}"), &rows.collect::<Vec<_>>())
                 .expect("a String takes whatever is written");
         }
-        text + "  . reaches   X denied   R rejected at once   ! differs from expected\n"
+        // Names have no exclamation mark: these are the marks alone.
+        text.replace('!', &paint.bad("!"))
+            + "  . reaches   X denied   R rejected at once   ! differs from expected\n"
     }
 
     /// Every row that differs, with both sides; nothing if none does.
@@ -83,7 +85,7 @@ fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
         write!(text, " {number:>cell$}")?;
     }
     for source in sources {
-        write!(text, "\n{source:label$} ")?;
+        write!(text, "\n{:label$} ", source.to_string())?;
         for target in &targets {
             let row = rows.iter().find(|row| row.flow.from == *source && row.flow.to == **target);
             write!(text, " {:>cell$}", row.map_or(' ', |row| mark(row)))?;
@@ -108,7 +110,7 @@ fn mark(row: &Row) -> char {
 }
 
 /// Each end once, where it first appears.
-fn in_order<'a>(ends: impl Iterator<Item = &'a End>) -> Vec<&'a End> {
+fn in_order<'a>(ends: impl Iterator<Item = &'a Who>) -> Vec<&'a Who> {
     let mut seen = Vec::new();
     for end in ends {
         if !seen.contains(&end) {

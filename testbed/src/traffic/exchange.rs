@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::{
-    CONNECT_WITHIN, Ends, Error, LONGEST_NS, Limits, PATIENCE, RoundTrips, Running, TURN, Transport, is_timeout,
+    CONNECT_WITHIN, Ends, Error, LONGEST_NS, Limits, PATIENCE, RoundTrips, Running, TURN, Transport,
+    is_timeout,
 };
 
 /// Sends a request of `size` bytes (at least 1, in UDP at most 65,507) over one connection, waits for an

@@ -7,8 +7,10 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{CONNECT_WITHIN, Ends, Error, Limits, Packets, Running, Streamed, TURN, Transport, enlarge, exchange};
 use super::is_timeout;
+use super::{
+    CONNECT_WITHIN, Ends, Error, Limits, Packets, Running, Streamed, TURN, Transport, enlarge, exchange,
+};
 
 /// Bytes handed to the kernel at a time (netperf's default on Linux is of this order).
 const CHUNK: usize = 128 << 10;

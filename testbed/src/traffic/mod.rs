@@ -119,7 +119,8 @@ pub struct RoundTrips {
 
 impl RoundTrips {
     fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < LONGEST_NS, and 3 digits are allowed");
+        let histogram =
+            Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < LONGEST_NS, and 3 digits are allowed");
         Self { histogram, lost: 0, elapsed: Duration::ZERO }
     }
 
@@ -194,7 +195,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The client has no connection.
-    #[error("cannot reach {dialled}/{transport} from {netns}: {source}; is the dataplane up, and does policy allow it?")]
+    #[error(
+        "cannot reach {dialled}/{transport} from {netns}: {source}; is the dataplane up, and does policy allow it?"
+    )]
     Dial {
         /// What was dialled.
         dialled: SocketAddrV4,
@@ -218,7 +221,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The client sent, and nothing came back or arrived.
-    #[error("no answer from {dialled}/{transport} to {netns}; is the dataplane up, and does policy allow it?")]
+    #[error(
+        "no answer from {dialled}/{transport} to {netns}; is the dataplane up, and does policy allow it?"
+    )]
     Silent {
         /// What was dialled.
         dialled: SocketAddrV4,

@@ -14,8 +14,10 @@ pub type Labels = BTreeMap<String, String>;
 /// Everything the packet path of a cluster depends on, and nothing else.
 ///
 /// Built by [`super::load`] only, which has checked it: names are unique, references resolve, addresses
-/// are distinct and inside their ranges. Order is that of the input, so the same input gives the same
-/// cluster.
+/// are distinct, no two ranges overlap. Nodes are inside the node subnet. A pod or Service whose address the
+/// input states may be outside of its range, where the input's addresses leave no other way (pods that
+/// share a subnet with nodes, say); those that were given an address here are inside. Order is that of the
+/// input, so the same input gives the same cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cluster {
     /// The name of the testbed: part of every network namespace's name.
@@ -54,7 +56,7 @@ pub struct Settings {
     pub model: Model,
     /// Where nodes get their addresses.
     pub node_subnet: IpNet,
-    /// Where pods get theirs: a /24 for each node.
+    /// Where pods get theirs: a /24 for each node. A pod with an address of its own may be outside.
     pub pod_cidr: IpNet,
     /// Where Services get their virtual addresses.
     pub service_cidr: IpNet,
@@ -75,7 +77,8 @@ pub struct Node {
     pub labels: Labels,
     /// The node's address on the fabric (`InternalIP`).
     pub address: IpAddr,
-    /// The range its pods' addresses come from, where IPAM chooses them.
+    /// The range its pods' addresses come from, where IPAM chooses them; always there in `overlay`. A pod with
+    /// an address of its own may have one outside, or in another node's range.
     pub pod_cidr: Option<IpNet>,
 }
 

@@ -67,35 +67,61 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = |why: &str| EndpointError::Syntax {
+        let (prefix, rest) = prefix_of(text);
+        let Some((name, port)) = rest.split_once(':') else {
+            return Ok(Self {
+                who: text.parse()?,
+                port: None,
+            });
+        };
+        let port = port.parse().map_err(|why| EndpointError::Syntax {
             text: text.into(),
-            why: why.into(),
+            why,
+        })?;
+        let who = text[..prefix.map_or(0, |prefix| prefix.len() + 1) + name.len()].parse()?;
+        Ok(Self {
+            who,
+            port: Some(port),
+        })
+    }
+}
+
+impl FromStr for Who {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let wrong = |why: &str| {
+            Err(EndpointError::Syntax {
+                text: text.into(),
+                why: why.into(),
+            })
         };
-        let (prefix, rest) = match text.split_once(':') {
-            Some((prefix @ ("ext" | "node" | "svc"), rest)) => (prefix, rest),
-            _ => ("", text),
-        };
-        let (name, port) = match rest.split_once(':') {
-            Some((name, port)) => (name, Some(port.parse().map_err(|why: String| wrong(&why))?)),
-            None => (rest, None),
-        };
+        let (prefix, name) = prefix_of(text);
+        let namespaced = matches!(prefix, None | Some("svc"));
         let parts: Vec<&str> = name.split('/').collect();
-        let namespaced = matches!(prefix, "" | "svc");
         match parts.as_slice() {
-            parts if parts.contains(&"") => return Err(wrong("a name is missing")),
+            _ if name.contains(':') => return wrong("a port is not asked for"),
+            parts if parts.contains(&"") => return wrong("a name is missing"),
             [_, _] if namespaced => {}
             [_] if !namespaced => {}
-            [_] => return Err(wrong("the namespace is missing")),
-            _ => return Err(wrong("too many slashes")),
+            [_] => return wrong("the namespace is missing"),
+            _ => return wrong("too many slashes"),
         }
         let name = name.to_owned();
-        let who = match prefix {
-            "ext" => Who::External(name),
-            "node" => Who::Node(name),
-            "svc" => Who::Service(name),
-            _ => Who::Pod(name),
-        };
-        Ok(Self { who, port })
+        Ok(match prefix {
+            Some("ext") => Self::External(name),
+            Some("node") => Self::Node(name),
+            Some("svc") => Self::Service(name),
+            _ => Self::Pod(name),
+        })
+    }
+}
+
+/// `svc` and what follows, of `svc:shop/api`.
+fn prefix_of(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(':') {
+        Some((prefix @ ("ext" | "node" | "svc"), rest)) => (Some(prefix), rest),
+        _ => (None, text),
     }
 }
 

@@ -18,6 +18,7 @@ mod read;
 mod resolve;
 mod selector;
 mod service;
+mod stated;
 mod strict;
 mod syntax;
 mod validate;

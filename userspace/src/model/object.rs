@@ -247,14 +247,14 @@ impl Objects {
     /// Everything that is wrong with files or single objects, all at once.
     pub fn read(paths: &[PathBuf]) -> Result<Self, Error> {
         let objects = Self::collect(read::paths(paths)?)?;
-        let name = || {
-            paths
+        objects.or_nothing(|| match paths {
+            [] => "the input".to_owned(),
+            paths => paths
                 .iter()
                 .map(|path| path.display().to_string())
                 .collect::<Vec<_>>()
-                .join(", ")
-        };
-        objects.or_nothing(name)
+                .join(", "),
+        })
     }
 
     /// Reads one text; `name` is what errors call it.

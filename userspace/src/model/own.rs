@@ -11,7 +11,8 @@ pub struct Testbed {
     pub api_version: String,
     /// `Testbed`.
     pub kind: String,
-    /// The name is a DNS label of at most 40 bytes.
+    /// The name is a DNS label of at most 40 bytes; `lab` when left out.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub metadata: ObjectMeta,
     /// Every field has a default.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -62,6 +63,7 @@ pub struct External {
     /// `External`.
     pub kind: String,
     /// Names are unique, as everywhere.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub metadata: ObjectMeta,
     /// What it is.
     pub spec: ExternalSpec,

@@ -1,19 +1,19 @@
 //! Nodes and pods: which pod is on which node, and what the input says of their addresses.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 
-use super::cluster::{ContainerPort, Labels, Node, Pod};
+use super::cluster::{Labels, Node, Pod};
 use super::endpoint::did_you_mean;
 use super::error::Origin;
 use super::object::Object;
 use super::own::TestbedSpec;
 use super::ranges::Ranges;
 use super::resolve::{Work, listed};
-use super::syntax;
+use super::stated::{host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
 use super::workload::Source;
 use crate::ipam::{self, Ipam};
 
@@ -24,7 +24,9 @@ const NODES: i64 = 2;
 pub(super) struct NodeDraft<'a> {
     pub(super) name: String,
     labels: Labels,
-    object: Option<(&'a Origin, &'a core::Node)>,
+    object: Option<&'a core::Node>,
+    /// What to blame if its address can't be: where that is from, which object, which field of it.
+    blame: (Origin, String, &'static str),
     pub(super) address: Option<Ipv4Addr>,
     pub(super) pod_range: Option<Ipv4Net>,
 }
@@ -38,6 +40,7 @@ pub(super) struct PodDraft {
     pub(super) address: Option<Ipv4Addr>,
 }
 
+/// Pods that have finished have no address any more.
 pub(super) fn remove_finished(work: &mut Work<'_>, sources: &mut Vec<Source>) {
     let finished = |source: &Source| {
         let phase = source
@@ -61,132 +64,74 @@ pub(super) fn remove_finished(work: &mut Work<'_>, sources: &mut Vec<Source>) {
     }
 }
 
+/// The nodes that there are: those that have objects, or else those that pods name, filled up to as many as
+/// are asked for.
 pub(super) fn nodes<'a>(
     work: &mut Work<'a>,
     sources: &[Source],
     spec: Option<&TestbedSpec>,
 ) -> Vec<NodeDraft<'a>> {
-    let stated = work.objects.iter().filter_map(|entry| match &entry.object {
-        Object::Node(node) => Some(NodeDraft {
-            name: node.metadata.name.clone().unwrap_or_default(),
-            labels: node.metadata.labels.clone().unwrap_or_default(),
-            object: Some((&entry.origin, node)),
-            address: None,
-            pod_range: None,
-        }),
-        _ => None,
-    });
-    let stated: Vec<NodeDraft<'_>> = stated.collect();
-    if !stated.is_empty() {
-        return stated;
+    let mut nodes: Vec<NodeDraft<'a>> = Vec::new();
+    for entry in work.objects.iter() {
+        if let Object::Node(object) = &entry.object {
+            let key = entry.object.key();
+            let blame = (entry.origin.clone(), key.to_string(), "status.addresses");
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            nodes.push(NodeDraft {
+                name: key.name,
+                labels,
+                object: Some(object),
+                blame,
+                address: None,
+                pod_range: None,
+            });
+        }
     }
-    let mut names: Vec<String> = Vec::new();
-    for name in sources.iter().filter_map(|source| node_name(&source.pod)) {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
+    if !nodes.is_empty() {
+        return nodes;
+    }
+    let assumed = |name: String, blame: (Origin, String)| NodeDraft {
+        labels: Labels::from([("kubernetes.io/hostname".to_owned(), name.clone())]),
+        name,
+        object: None,
+        blame: (blame.0, blame.1, "status.hostIP"),
+        address: None,
+        pod_range: None,
+    };
+    let mut known: HashSet<&str> = HashSet::new();
+    for source in sources {
+        if let Some(name) = node_name(&source.pod).filter(|name| known.insert(name)) {
+            nodes.push(assumed(
+                name.to_owned(),
+                (source.origin.clone(), source.object.clone()),
+            ));
         }
     }
     let count = spec.and_then(|spec| spec.nodes).unwrap_or(NODES);
-    for number in 1.. {
-        if names.len() as i64 >= count {
-            break;
-        }
-        let name = format!("n{number}");
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
+    let missing = usize::try_from(count)
+        .unwrap_or_default()
+        .saturating_sub(nodes.len());
+    let names = (1..)
+        .map(|number| format!("n{number}"))
+        .filter(|name| !known.contains(name.as_str()));
+    nodes.extend(
+        names
+            .take(missing)
+            .map(|name| assumed(name, Default::default())),
+    );
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     work.notes.push(format!(
         "There are no Node objects: assumed nodes {}.",
         listed(&names)
     ));
-    let labels =
-        |name: &String| Labels::from([("kubernetes.io/hostname".to_owned(), name.clone())]);
-    names
-        .into_iter()
-        .map(|name| NodeDraft {
-            labels: labels(&name),
-            name,
-            object: None,
-            address: None,
-            pod_range: None,
-        })
-        .collect()
+    nodes
 }
 
-/// `InternalIP`; or what the node's pods say of it (`status.hostIP`); or what it was before.
-pub(super) fn state_node_addresses(
-    work: &mut Work<'_>,
-    nodes: &mut [NodeDraft<'_>],
-    sources: &[Source],
-) {
-    let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
-    for source in sources {
-        let host_ip = source
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| status.host_ip.as_deref());
-        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
-            host_ips.entry(node).or_insert(address);
-        }
-    }
-    let mut ranges: Vec<(String, Ipv4Net)> = Vec::new();
-    for node in nodes {
-        let owner = format!("Node {}", node.name);
-        let mut wrong = Vec::new();
-        if let Some((_, object)) = node.object {
-            match internal_ip(object) {
-                Ok(address) => node.address = address,
-                Err(why) => wrong.push(("status.addresses", why)),
-            }
-            match pod_range(object) {
-                Ok(range) => node.pod_range = range,
-                Err(why) => wrong.push(("spec.podCIDR", why)),
-            }
-        }
-        node.address = node
-            .address
-            .or_else(|| host_ips.get(node.name.as_str()).copied());
-        if let Some(previous) = work.previous.and_then(|cluster| cluster.node(&node.name)) {
-            node.address = node
-                .address
-                .or_else(|| ipv4(previous.address).filter(|old| work.is_free((*old).into())));
-            node.pod_range = node.pod_range.or(match previous.pod_cidr {
-                Some(IpNet::V4(range)) => Some(range),
-                _ => None,
-            });
-        }
-        if let Some(Err(why)) = node
-            .address
-            .map(|address| work.claim(address.into(), &owner))
-        {
-            wrong.push(("status.addresses", why));
-        }
-        if let Some(range) = node.pod_range {
-            if let Some((other, theirs)) = ranges
-                .iter()
-                .find(|(_, theirs)| ipam::overlap(*theirs, range))
-            {
-                wrong.push((
-                    "spec.podCIDR",
-                    format!("{range} overlaps {theirs} of Node {other}"),
-                ));
-            }
-            ranges.push((node.name.clone(), range));
-        }
-        if let Some((origin, _)) = node.object {
-            let mut fields = work.faults.of(origin, owner);
-            wrong
-                .into_iter()
-                .for_each(|(path, why)| fields.wrong(path, why));
-        }
-    }
-}
-
+/// Each pod, with the node that it names.
 pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) -> Vec<PodDraft> {
     let mut seen: HashMap<String, (Origin, String)> = HashMap::new();
     let mut drafts = Vec::new();
+    let known: HashSet<&String> = nodes.iter().collect();
     for source in sources {
         let metadata = &source.pod.metadata;
         let id = id(&source.pod);
@@ -198,7 +143,7 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
             source,
         };
         let source = &draft.source;
-        if let Some(node) = draft.node.as_ref().filter(|node| !nodes.contains(node)) {
+        if let Some(node) = draft.node.as_ref().filter(|node| !known.contains(node)) {
             let why = format!(
                 "there is no node {node:?}{}",
                 did_you_mean(node, nodes.iter().map(String::as_str))
@@ -220,68 +165,150 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
     drafts
 }
 
-/// `status.podIP`, and after all of them what pods had before.
-pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft]) {
-    for pod in pods.iter_mut().filter(|pod| !host_network(&pod.source.pod)) {
-        let stated = pod_ip(&pod.source.pod).and_then(|address| {
-            let claimed = address
-                .map(|address| work.claim(address.into(), &format!("Pod {}", id(&pod.source.pod))));
-            claimed.transpose().map(|_| address)
-        });
-        match stated {
-            Ok(address) => pod.address = address,
-            Err(why) => {
-                work.faults
-                    .of(&pod.source.origin, pod.source.object.clone())
-                    .wrong("status.podIP", why);
-            }
-        }
-    }
+/// What nodes and pods had before stays theirs, unless they state something else now.
+pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut [PodDraft]) {
     let Some(previous) = work.previous else {
         return;
     };
+    for node in nodes.iter_mut() {
+        let Some(old) = previous.node(&node.name) else {
+            continue;
+        };
+        if node
+            .object
+            .is_none_or(|object| internal_ip(object) == Ok(None))
+        {
+            node.address = work.keep(old.address, &format!("Node {}", node.name));
+        }
+        if let (Some(IpNet::V4(range)), true) = (
+            old.pod_cidr,
+            node.object
+                .is_none_or(|object| pod_range(object) == Ok(None)),
+        ) {
+            node.pod_range = Some(range);
+        }
+    }
+    let names: HashSet<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     let known: HashMap<String, &Pod> = previous.pods.iter().map(|pod| (pod.id(), pod)).collect();
     for pod in pods {
         let Some(old) = known.get(&id(&pod.source.pod)) else {
             continue;
         };
-        if previous.node(&old.node).is_some() {
+        if names.contains(old.node.as_str()) {
             pod.node.get_or_insert_with(|| old.node.clone());
         }
-        let stays = pod.node.as_ref() == Some(&old.node) && pod.address.is_none();
-        let own = !old.host_network && !host_network(&pod.source.pod);
-        if stays
-            && own
-            && work
-                .claim(old.address, &format!("Pod {}", old.id()))
-                .is_ok()
-        {
-            pod.address = ipv4(old.address);
+        let stays = pod.node.as_ref() == Some(&old.node) && pod_ip(&pod.source.pod) == Ok(None);
+        if stays && !old.host_network && !host_network(&pod.source.pod) {
+            pod.address = work.keep(old.address, &format!("Pod {}", old.id()));
         }
     }
 }
 
-/// A node subnet that was stated may not be where the nodes say that they are.
-pub(super) fn check_range(
+/// `InternalIP`, or what the node's pods say of it (`status.hostIP`).
+pub(super) fn state_node_addresses(
     work: &mut Work<'_>,
-    spec: Option<&TestbedSpec>,
+    nodes: &mut [NodeDraft<'_>],
+    pods: &[PodDraft],
+) {
+    let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
+    for source in pods.iter().map(|pod| &pod.source) {
+        let host_ip = source
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.host_ip.as_deref());
+        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
+            host_ips.entry(node).or_insert(address);
+        }
+    }
+    let mut ranges: Vec<(&str, Ipv4Net)> = Vec::new();
+    for node in nodes {
+        let (origin, object, address_field) = &node.blame;
+        if node.address.is_none() {
+            let stated = node.object.map_or(Ok(None), internal_ip);
+            let stated =
+                stated.map(|stated| stated.or_else(|| host_ips.get(node.name.as_str()).copied()));
+            match stated.and_then(|address| work.claim_v4(address, &format!("Node {}", node.name)))
+            {
+                Ok(address) => node.address = address,
+                Err(why) => work
+                    .faults
+                    .of(origin, object.clone())
+                    .wrong(*address_field, why),
+            }
+        }
+        let stated = node.object.map_or(Ok(None), pod_range);
+        let distinct = stated.and_then(|stated| {
+            let Some(range) = stated.or(node.pod_range) else {
+                return Ok(None);
+            };
+            match ranges
+                .iter()
+                .find(|(_, other)| ipam::overlap(*other, range))
+            {
+                Some((other, theirs)) => Err(format!("{range} overlaps {theirs} of Node {other}")),
+                None => Ok(Some(range)),
+            }
+        });
+        match distinct {
+            Ok(range) => node.pod_range = range,
+            Err(why) => work
+                .faults
+                .of(origin, object.clone())
+                .wrong("spec.podCIDR", why),
+        }
+        ranges.extend(node.pod_range.map(|range| (node.name.as_str(), range)));
+    }
+}
+
+/// `status.podIP`.
+pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft]) {
+    for pod in pods
+        .iter_mut()
+        .filter(|pod| pod.address.is_none() && !host_network(&pod.source.pod))
+    {
+        let owner = format!("Pod {}", id(&pod.source.pod));
+        match pod_ip(&pod.source.pod).and_then(|address| work.claim_v4(address, &owner)) {
+            Ok(address) => pod.address = address,
+            Err(why) => work
+                .faults
+                .of(&pod.source.origin, pod.source.object.clone())
+                .wrong("status.podIP", why),
+        }
+    }
+}
+
+/// Ranges that were stated may not be where nodes and pods say that they are. (Those that were chosen are.)
+pub(super) fn check_ranges(
+    work: &mut Work<'_>,
     ranges: &Ranges,
     nodes: &[NodeDraft<'_>],
+    pods: &[PodDraft],
 ) {
-    if spec.is_none_or(|spec| spec.node_subnet.is_none()) {
-        return;
-    }
+    let (subnet, services) = (ranges.node_subnet, ranges.service_cidr);
     for node in nodes {
-        if let (Some((origin, _)), Some(address)) = (node.object, node.address)
-            && !ranges.node_subnet.contains(&address)
-        {
+        let (origin, object, address_field) = &node.blame;
+        let mut fields = work.faults.of(origin, object.clone());
+        if let Some(address) = node.address.filter(|address| !subnet.contains(address)) {
+            fields.wrong(
+                *address_field,
+                format!("{address} is outside nodeSubnet {subnet}"),
+            );
+        }
+        for (name, other) in [("nodeSubnet", subnet), ("serviceCIDR", services)] {
+            if let Some(range) = node.pod_range.filter(|range| ipam::overlap(*range, other)) {
+                fields.wrong("spec.podCIDR", format!("{range} overlaps {name} {other}"));
+            }
+        }
+    }
+    for pod in pods {
+        if let Some(address) = pod.address.filter(|address| services.contains(address)) {
             let why = format!(
-                "{address} is outside the Testbed's nodeSubnet {}",
-                ranges.node_subnet
+                "{address} is inside serviceCIDR {services}, where only Services have addresses"
             );
             work.faults
-                .of(origin, format!("Node {}", node.name))
-                .wrong("status.addresses", why);
+                .of(&pod.source.origin, pod.source.object.clone())
+                .wrong("status.podIP", why);
         }
     }
 }
@@ -440,142 +467,5 @@ impl PodDraft {
                 .expect("every pod has been given an address")
                 .into(),
         }
-    }
-}
-
-/// `namespace/name`.
-fn id(pod: &core::Pod) -> String {
-    let metadata = &pod.metadata;
-    format!(
-        "{}/{}",
-        metadata.namespace.as_deref().unwrap_or_default(),
-        metadata.name.as_deref().unwrap_or_default()
-    )
-}
-
-/// Where it was put, if it was.
-fn node_name(pod: &core::Pod) -> Option<&str> {
-    pod.spec
-        .as_ref()?
-        .node_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
-}
-
-fn host_network(pod: &core::Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
-}
-
-/// Its `Ready` condition; a pod about which nobody has reported anything is taken to be ready.
-fn ready(pod: &core::Pod) -> bool {
-    match pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-    {
-        None => true,
-        Some(conditions) => conditions
-            .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-    }
-}
-
-/// Of its containers, and of the init containers that go on running beside them.
-fn ports(pod: &core::Pod) -> Vec<ContainerPort> {
-    let Some(spec) = &pod.spec else {
-        return Vec::new();
-    };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let declared = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten());
-    // They have been validated.
-    let port = |port: &core::ContainerPort| {
-        Some(ContainerPort {
-            name: port.name.clone().filter(|name| !name.is_empty()),
-            port: syntax::port(port.container_port.into()).ok()?,
-            protocol: syntax::protocol(port.protocol.as_deref()).ok()?,
-        })
-    };
-    declared.filter_map(port).collect()
-}
-
-/// The first address of the family that is on the path.
-fn first_ipv4<'a>(addresses: impl Iterator<Item = &'a str>) -> Result<Option<Ipv4Addr>, String> {
-    let mut other = None;
-    for text in addresses.filter(|text| !text.is_empty()) {
-        match syntax::address(text)? {
-            IpAddr::V4(address) => return Ok(Some(address)),
-            IpAddr::V6(address) => other = Some(address),
-        }
-    }
-    match other {
-        Some(address) => Err(format!(
-            "{address} is IPv6, which is not on the packet path yet: IPv4 only"
-        )),
-        None => Ok(None),
-    }
-}
-
-fn pod_ip(pod: &core::Pod) -> Result<Option<Ipv4Addr>, String> {
-    let Some(status) = &pod.status else {
-        return Ok(None);
-    };
-    let several = status
-        .pod_ips
-        .iter()
-        .flatten()
-        .map(|address| address.ip.as_str());
-    first_ipv4(status.pod_ip.as_deref().into_iter().chain(several))
-}
-
-fn internal_ip(node: &core::Node) -> Result<Option<Ipv4Addr>, String> {
-    let addresses = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten());
-    first_ipv4(
-        addresses
-            .filter(|address| address.type_ == "InternalIP")
-            .map(|address| address.address.as_str()),
-    )
-}
-
-fn pod_range(node: &core::Node) -> Result<Option<Ipv4Net>, String> {
-    let Some(spec) = &node.spec else {
-        return Ok(None);
-    };
-    let several = spec.pod_cidrs.iter().flatten().map(String::as_str);
-    let mut other = None;
-    for text in spec
-        .pod_cidr
-        .as_deref()
-        .into_iter()
-        .chain(several)
-        .filter(|text| !text.is_empty())
-    {
-        match syntax::cidr(text)? {
-            IpNet::V4(range) => return Ok(Some(range.trunc())),
-            IpNet::V6(range) => other = Some(range),
-        }
-    }
-    match other {
-        Some(range) => Err(format!(
-            "{range} is IPv6, which is not on the packet path yet: IPv4 only"
-        )),
-        None => Ok(None),
-    }
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
     }
 }

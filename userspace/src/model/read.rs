@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
@@ -116,29 +116,28 @@ struct Root {
 
 fn json(name: &str, content: &str) -> Result<Vec<Root>, Error> {
     let mut roots = Vec::new();
-    let mut stream = serde_json::Deserializer::from_str(content).into_iter::<Strict>();
+    let mut stream = serde_json::Deserializer::from_str(content).into_iter::<Parsed>();
     loop {
-        let line = |offset: usize| {
-            let blank = content[offset..]
-                .find(|c: char| !c.is_whitespace())
-                .unwrap_or(0);
-            1 + content[..offset + blank].matches('\n').count() as u64
-        };
+        let offset = stream.byte_offset();
+        let blank = content[offset..]
+            .find(|c: char| !c.is_whitespace())
+            .unwrap_or(0);
+        let line = 1 + content[..offset + blank].matches('\n').count() as u64;
         let origin = Origin {
             file: name.into(),
-            line: line(stream.byte_offset()),
+            line,
         };
         match stream.next() {
             None => return Ok(roots),
-            Some(Ok(Strict(value))) => roots.push(Root {
+            Some(Ok(Parsed { value, lines })) => roots.push(Root {
                 document: Document { origin, value },
-                lines: Vec::new(),
+                lines,
             }),
             Some(Err(error)) => {
                 let line = error.line() as u64;
                 return Err(Error::Syntax {
                     origin: Origin { line, ..origin },
-                    why: error.to_string(),
+                    why: without_place(&error.to_string()),
                 });
             }
         }
@@ -146,46 +145,30 @@ fn json(name: &str, content: &str) -> Result<Vec<Root>, Error> {
 }
 
 fn yaml(name: &str, content: &str) -> Result<Vec<Root>, Error> {
-    let documents: Vec<Spanned<Value>> =
+    let documents: Vec<Spanned<Parsed>> =
         serde_saphyr::from_multiple_with_options(content, options())
             .map_err(|error| syntax(name, &error))?;
-    // A second reading finds the lines of list items. It can only fail where no document is a list.
-    let is_list = |value: &Value| value.get("items").is_some_and(Value::is_array);
-    let lists: Vec<List> = if documents.iter().any(|document| is_list(&document.value)) {
-        serde_saphyr::from_multiple_with_options(content, options()).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
-    let mut lists = lists.into_iter();
-    let roots = documents.into_iter().map(|document| {
-        let lines = lists.next().map(|list| {
-            list.items
-                .iter()
-                .map(|item| item.referenced.line())
-                .collect()
-        });
-        let origin = Origin {
-            file: name.into(),
-            line: document.referenced.line(),
-        };
-        Root {
-            document: Document {
-                origin,
-                value: document.value,
-            },
-            lines: lines.unwrap_or_default(),
-        }
-    });
+    let roots = documents.into_iter().map(
+        |Spanned {
+             value: Parsed { value, lines },
+             referenced,
+             ..
+         }| {
+            let origin = Origin {
+                file: name.into(),
+                line: referenced.line(),
+            };
+            Root {
+                document: Document { origin, value },
+                lines,
+            }
+        },
+    );
     Ok(roots.collect())
 }
 
-#[derive(Deserialize)]
-struct List {
-    #[serde(default)]
-    items: Vec<Spanned<IgnoredAny>>,
-}
-
-/// kubectl reads YAML 1.1: `yes` is a boolean and `0644` an octal number.
+/// As kubectl reads YAML, where `0644` is octal; but `y` and `on` stay text for as long as nobody asks for a
+/// boolean (see `strict`), because there are namespaces called `y`.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         // A dump of a large cluster has millions of scalars; depth and aliases stay limited.
@@ -196,14 +179,23 @@ fn options() -> serde_saphyr::Options {
             max_total_scalar_bytes: usize::MAX,
         },
         legacy_octal_numbers: true,
+        strict_booleans: true,
     }
 }
 
 fn syntax(name: &str, error: &serde_saphyr::Error) -> Error {
     let line = error.location().map_or(0, |location| location.line());
-    let why = error.render_with_options(serde_saphyr::render_options! {
-        snippets: serde_saphyr::SnippetMode::Off,
-    });
+    let why = match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("duplicate field {key:?}")
+        }
+        other => {
+            let text = other.render_with_options(serde_saphyr::render_options! {
+                snippets: serde_saphyr::SnippetMode::Off,
+            });
+            without_place(&text)
+        }
+    };
     Error::Syntax {
         origin: Origin {
             file: name.into(),
@@ -211,6 +203,14 @@ fn syntax(name: &str, error: &serde_saphyr::Error) -> Error {
         },
         why,
     }
+}
+
+/// Parsers say where they stopped at the end of their message; we say it at the beginning.
+fn without_place(message: &str) -> String {
+    message
+        .rsplit_once(" at line ")
+        .map_or(message, |(why, _)| why)
+        .to_owned()
 }
 
 /// `kind: List`, and the typed lists of the API (`PodList`), whose items may leave kind and version out.
@@ -258,18 +258,49 @@ fn take_apart(document: Document, lines: &[u64], documents: &mut Vec<Document>) 
     }
 }
 
-/// A JSON value in which no object has a key twice.
-struct Strict(Value);
+/// A value in which no object has a key twice, and the lines of its `items` where the parser knows of lines.
+struct Parsed {
+    value: Value,
+    lines: Vec<u64>,
+}
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for Parsed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        StrictSeed.deserialize(deserializer).map(Strict)
+        let mut lines = Vec::new();
+        let value = Strict {
+            items: Items::In(&mut lines),
+        }
+        .deserialize(deserializer)?;
+        Ok(Self { value, lines })
     }
 }
 
-struct StrictSeed;
+/// A value by itself.
+struct Plain(Value);
 
-impl<'de> DeserializeSeed<'de> for StrictSeed {
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Strict {
+            items: Items::Nowhere,
+        }
+        .deserialize(deserializer)
+        .map(Self)
+    }
+}
+
+/// Where the lines of list items go: this is the list, or an object that may have one, or neither.
+enum Items<'a> {
+    Here(&'a mut Vec<u64>),
+    In(&'a mut Vec<u64>),
+    Nowhere,
+}
+
+/// Builds a value.
+struct Strict<'a> {
+    items: Items<'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -277,14 +308,20 @@ impl<'de> DeserializeSeed<'de> for StrictSeed {
     }
 }
 
-impl<'de> Visitor<'de> for StrictSeed {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
+        f.write_str("a value")
     }
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
+    }
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
     }
     fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
         Ok(value.into())
@@ -303,15 +340,31 @@ impl<'de> Visitor<'de> for StrictSeed {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(StrictSeed)? {
-            values.push(value);
+        match self.items {
+            Items::Here(lines) => {
+                while let Some(item) = items.next_element::<Spanned<Plain>>()? {
+                    lines.push(item.referenced.line());
+                    values.push(item.value.0);
+                }
+            }
+            _ => {
+                while let Some(value) = items.next_element_seed(Strict {
+                    items: Items::Nowhere,
+                })? {
+                    values.push(value);
+                }
+            }
         }
         Ok(values.into())
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let value = entries.next_value_seed(StrictSeed)?;
+            let items = match &mut self.items {
+                Items::In(lines) if key == "items" => Items::Here(lines),
+                _ => Items::Nowhere,
+            };
+            let value = entries.next_value_seed(Strict { items })?;
             if values.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("duplicate field {key:?}")));
             }

@@ -2,12 +2,12 @@
 //!
 //! 1. Workloads become pods; finished pods go.
 //! 2. Nodes, from their objects; without any, as many as pods name and a Testbed asks for.
-//! 3. Addresses that the input states are taken, and after them those of the previous cluster.
+//! 3. What the previous cluster had is kept, then the addresses that the input states are taken.
 //! 4. Ranges are chosen around them, then the remaining addresses out of the ranges.
 //! 5. Services find their endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -42,11 +42,14 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     workload::add_daemons(objects, &names, &mut sources);
 
     // 3.
-    place::state_node_addresses(&mut work, &mut nodes, &sources);
     let mut pods = place::pods(&mut work, sources, &names);
+    let mut services = service::all(&mut work);
+    place::keep(&mut work, &mut nodes, &mut pods);
+    service::keep(&mut work, &mut services);
+    place::state_node_addresses(&mut work, &mut nodes, &pods);
     place::state_pod_addresses(&mut work, &mut pods);
     let externals = work.externals();
-    let mut services = service::stated(&mut work);
+    service::state_addresses(&mut work, &mut services);
     work.stop_if_wrong()?;
 
     // 4.
@@ -57,8 +60,8 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
         &given,
         &mut work.notes,
     )?;
-    place::check_range(&mut work, spec, &ranges, &nodes);
-    service::check_range(&mut work, spec, &ranges, &services);
+    place::check_ranges(&mut work, &ranges, &nodes, &pods);
+    service::check_ranges(&mut work, spec, &ranges, &services);
     work.check_externals(&ranges, &externals);
     work.stop_if_wrong()?;
     let settings = settings(spec, &ranges);
@@ -176,8 +179,23 @@ impl<'a> Work<'a> {
         }
     }
 
-    pub(super) fn is_free(&self, address: IpAddr) -> bool {
-        !self.owners.contains_key(&address)
+    /// As [`Work::claim`], for an address that there may not be.
+    pub(super) fn claim_v4(
+        &mut self,
+        address: Option<Ipv4Addr>,
+        owner: &str,
+    ) -> Result<Option<Ipv4Addr>, String> {
+        address
+            .map(|address| self.claim(address.into(), owner).map(|()| address))
+            .transpose()
+    }
+
+    /// An address of the previous cluster, if it is still to be had.
+    pub(super) fn keep(&mut self, address: IpAddr, owner: &str) -> Option<Ipv4Addr> {
+        match address {
+            IpAddr::V4(address) => self.claim_v4(Some(address), owner).ok().flatten(),
+            IpAddr::V6(_) => None,
+        }
     }
 
     fn ipam(&self) -> Ipam {

@@ -29,11 +29,12 @@ pub(super) struct ServiceDraft<'a> {
     object: &'a core::Service,
     /// `namespace/name`.
     id: String,
+    stated: Option<Ipv4Addr>,
     pub(super) address: Option<Ipv4Addr>,
 }
 
-/// Every Service that has a cluster address, with the address if it is stated, or was chosen before.
-pub(super) fn stated<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
+/// Every Service that has a cluster address, be it stated or to be chosen.
+pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
     let (mut drafts, mut left_out, mut more_than_that) = (Vec::new(), Vec::new(), Vec::new());
     for entry in work.objects.iter() {
         let Object::Service(object) = &entry.object else {
@@ -53,32 +54,13 @@ pub(super) fn stated<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
         if has_other_ways_in(&spec) {
             more_than_that.push(id.clone());
         }
-        let address = cluster_ip(&spec);
-        if let Some(Err(why)) = address.map(|address| work.claim(address.into(), &key.to_string()))
-        {
-            work.faults
-                .of(&entry.origin, key.to_string())
-                .wrong("spec.clusterIP", why);
-        }
         drafts.push(ServiceDraft {
             origin: &entry.origin,
+            stated: cluster_ip(&spec),
             object,
             id,
-            address,
+            address: None,
         });
-    }
-    if let Some(previous) = work.previous {
-        for draft in drafts.iter_mut().filter(|draft| draft.address.is_none()) {
-            let Some(old) = previous.service(&draft.id) else {
-                continue;
-            };
-            if let (std::net::IpAddr::V4(address), Ok(())) = (
-                old.address,
-                work.claim(old.address, &format!("Service {}", draft.id)),
-            ) {
-                draft.address = Some(address);
-            }
-        }
     }
     if !left_out.is_empty() {
         work.notes.push(format!(
@@ -93,6 +75,32 @@ pub(super) fn stated<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
         ));
     }
     drafts
+}
+
+/// What Services had before stays theirs, unless they state something else now.
+pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
+    let Some(previous) = work.previous else {
+        return;
+    };
+    for draft in services.iter_mut().filter(|draft| draft.stated.is_none()) {
+        let old = previous.service(&draft.id);
+        draft.address =
+            old.and_then(|old| work.keep(old.address, &format!("Service {}", draft.id)));
+    }
+}
+
+/// `spec.clusterIP`.
+pub(super) fn state_addresses(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
+    for draft in services.iter_mut().filter(|draft| draft.address.is_none()) {
+        let name = format!("Service {}", draft.id);
+        match work.claim_v4(draft.stated, &name) {
+            Ok(address) => draft.address = address,
+            Err(why) => work
+                .faults
+                .of(draft.origin, name)
+                .wrong("spec.clusterIP", why),
+        }
+    }
 }
 
 fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
@@ -130,8 +138,8 @@ fn cluster_ip(spec: &core::ServiceSpec) -> Option<Ipv4Addr> {
         .find_map(|text| text.parse().ok())
 }
 
-/// A service range that was stated holds every Service; one that was chosen may not.
-pub(super) fn check_range(
+/// A service range that was stated holds every Service; one that was chosen may not. No other range holds any.
+pub(super) fn check_ranges(
     work: &mut Work<'_>,
     spec: Option<&TestbedSpec>,
     ranges: &Ranges,
@@ -144,21 +152,28 @@ pub(super) fn check_range(
         let Some(address) = service.address.filter(|address| !range.contains(address)) else {
             continue;
         };
-        if is_stated {
-            let why = format!(
+        let others = [
+            ("nodeSubnet", ranges.node_subnet),
+            ("podCIDR", ranges.pod_cidr),
+        ];
+        let why = match others.iter().find(|(_, other)| other.contains(&address)) {
+            Some((name, other)) => format!("{address} is inside {name} {other}"),
+            None if is_stated => format!(
                 "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {range}"
-            );
-            work.faults
-                .of(service.origin, format!("Service {}", service.id))
-                .wrong("spec.clusterIP", why);
-        } else {
-            outside.push(service.id.clone());
-        }
+            ),
+            None => {
+                outside.push(service.id.clone());
+                continue;
+            }
+        };
+        work.faults
+            .of(service.origin, format!("Service {}", service.id))
+            .wrong("spec.clusterIP", why);
     }
     if !outside.is_empty() {
+        let names = listed(&outside);
         work.notes.push(format!(
-            "Services with addresses of their own outside serviceCIDR {range}: {}.",
-            listed(&outside)
+            "Services with addresses of their own outside serviceCIDR {range}: {names}."
         ));
     }
 }

@@ -4,6 +4,11 @@
 //! 1. First what is new or different, and what is pointed to before what points to it: backends, their
 //!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes.
 //! 2. Then what is gone, in the opposite order.
+//!
+//! Between two plans where one follows the other, a Service leads to its backends of before or after, and
+//! a pod whose rules stay is judged as before or after. Where a change gives a pod new rules and the other
+//! end a new identity at once, a new flow between them may meet the one without the other, for as long as
+//! the changes take: rows can be changed only one at a time.
 
 use std::collections::BTreeMap;
 

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn sizes_are_the_largest_primes_below_powers_of_two() {
         let prime = |number: u32| {
-            (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+            (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
         };
         for (size, power) in SIZES.into_iter().zip(8..) {
             let largest = (1..1 << power).rev().find(|number| prime(*number));

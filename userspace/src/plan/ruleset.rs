@@ -40,6 +40,9 @@ pub(super) struct Selected {
     pub(super) policies: Bits,
 }
 
+/// A port that a pod has a name for.
+type NamedPort<'a> = (Protocol, u16, &'a str);
+
 /// What a rule set allows: by direction and identity, in rows.
 type Allowed = BTreeMap<(u8, Identity), BTreeMap<PortPrefix, RuleId>>;
 
@@ -85,7 +88,7 @@ impl RuleSets {
         let names_ports = policies.iter().enumerate().filter(|(_, policy)| names_ingress_ports(policy));
         let names_ports: Bits = names_ports.map(|(index, _)| index).collect();
         // Most pods are replicas of each other: what is equal needs to be found once.
-        let mut known: HashMap<(Bits, Vec<(Protocol, u16, &str)>), Selected> = HashMap::new();
+        let mut known: HashMap<(Bits, Vec<NamedPort<'_>>), Selected> = HashMap::new();
         for ((pod, _), selecting) in pods.list.iter().zip(by_pod) {
             let mut by_port = selecting.clone();
             by_port.intersect(&names_ports);

@@ -8,10 +8,9 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use etherparse::{
-    ArpPacketSlice, EtherType, Ethernet2Header, Icmpv4Slice, IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv4Slice,
-    TcpSlice, UdpHeader, UdpSlice,
+    ArpPacketSlice, EtherType, Ethernet2Header, Icmpv4Slice, IpNumber, Ipv4Header, Ipv4HeaderSlice,
+    Ipv4Slice, TcpSlice, UdpHeader, UdpSlice,
 };
-use pnet::packet::Packet as _;
 use pnet::packet::icmp::{self, MutableIcmpPacket};
 use pnet::packet::ipv4::{self, MutableIpv4Packet};
 use pnet::packet::tcp::{self, MutableTcpPacket};
@@ -286,7 +285,13 @@ impl Packet {
         ip.header_checksum = ip.calc_header_checksum();
         let tuple = Tuple { protocol: 1, source, source_port: 0, target, target_port: 0 };
         let bytes = [&ip.to_bytes()[..], &icmp].concat();
-        Some(Packet { bytes, header: Ipv4Header::MIN_LEN, tuple, kind: Kind::Error(self.tuple), whole: false })
+        Some(Packet {
+            bytes,
+            header: Ipv4Header::MIN_LEN,
+            tuple,
+            kind: Kind::Error(self.tuple),
+            whole: false,
+        })
     }
 
     /// New addresses, fewer hops, and the header's checksum.
@@ -357,7 +362,8 @@ fn read_transport(
     protocol: IpNumber,
     payload: &[u8],
 ) -> Result<(Tuple, Kind), Unreadable> {
-    let between = |source_port, target_port| Tuple { protocol: protocol.0, source, source_port, target, target_port };
+    let between =
+        |source_port, target_port| Tuple { protocol: protocol.0, source, source_port, target, target_port };
     match protocol {
         IpNumber::TCP => {
             let segment = TcpSlice::from_slice(payload).map_err(|_| Unreadable::Malformed)?;

@@ -24,13 +24,13 @@ use crate::netns::fnv1a;
 const MASQUERADE: u32 = 0x4000;
 
 /// Source ports for masqueraded connections: those that the node's own sockets leave free.
-pub const PORTS: RangeInclusive<u16> = 32_768..=65_535;
+const PORTS: RangeInclusive<u16> = 32_768..=65_535;
 
 /// The nat table of any node of the cluster.
 ///
 /// # Errors
 /// [`Error::Family`].
-pub fn nat(cluster: &Cluster) -> Result<Table, Error> {
+pub(super) fn nat(cluster: &Cluster) -> Result<Table, Error> {
     let mut nat = Table::new("nat");
     let services = nat.chain("KUBE-SERVICES");
     for hook in ["PREROUTING", "OUTPUT"] {
@@ -55,7 +55,7 @@ pub fn nat(cluster: &Cluster) -> Result<Table, Error> {
 ///
 /// # Errors
 /// [`Error::Family`].
-pub fn reject_without_endpoints(filter: &mut Table, cluster: &Cluster) -> Result<ChainId, Error> {
+pub(super) fn reject_without_endpoints(filter: &mut Table, cluster: &Cluster) -> Result<ChainId, Error> {
     let chain = filter.chain("KUBE-SERVICES");
     for (service, port) in ports(cluster) {
         if port.backends.is_empty() {
@@ -97,7 +97,8 @@ fn service_chain(
     let count = port.backends.len();
     for (number, backend) in port.backends.iter().enumerate() {
         let address = v4(backend.address, || format!("an endpoint of {}", service.id()))?;
-        let endpoint = nat.chain(&format!("KUBE-SEP-{}", hashed(&format!("{name} {address}:{}", backend.port))));
+        let endpoint =
+            nat.chain(&format!("KUBE-SEP-{}", hashed(&format!("{name} {address}:{}", backend.port))));
         // A pod that reaches itself through its Service must see another address than its own.
         nat.append(endpoint, Rule::new([Match::source(address)], Target::Jump(mark)));
         let protocol = Match::Protocol(port.protocol.number());

@@ -288,9 +288,7 @@ impl Node {
             Hop::Pod(pod) => (Link::Pod(pod), packet.into_frame(GATEWAY, mac(pod))),
             Hop::Host => (Link::Host, packet.into_frame(GATEWAY, own)),
             Hop::Outside => (Link::Uplink, packet.into_frame(own, self.plan.gateway)),
-            Hop::Node(node) => {
-                (Link::Uplink, packet.into_tunnel(VNI, [own, mac(node)], [address, node]))
-            }
+            Hop::Node(node) => (Link::Uplink, packet.into_tunnel(VNI, [own, mac(node)], [address, node])),
             Hop::Nowhere => return Err(Refused::Nowhere(packet.tuple.target)),
         })
     }

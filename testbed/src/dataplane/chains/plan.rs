@@ -95,8 +95,9 @@ impl Plan {
             table.check()?;
         }
         let others = cluster.nodes.iter().filter(|other| other.name != node);
-        let nodes: Vec<Ipv4Addr> =
-            others.map(|other| v4(other.address, || format!("node {}", other.name))).collect::<Result<_, _>>()?;
+        let nodes: Vec<Ipv4Addr> = others
+            .map(|other| v4(other.address, || format!("node {}", other.name)))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             address,
             gateway: mac(subnet.hosts().next().unwrap_or(subnet.addr())),
@@ -134,7 +135,8 @@ impl Plan {
 }
 
 fn hops(cluster: &Cluster, node: &str, nodes: &[Ipv4Addr]) -> Result<HashMap<Ipv4Addr, Hop>, Error> {
-    let mut hops: HashMap<Ipv4Addr, Hop> = nodes.iter().map(|address| (*address, Hop::Node(*address))).collect();
+    let mut hops: HashMap<Ipv4Addr, Hop> =
+        nodes.iter().map(|address| (*address, Hop::Node(*address))).collect();
     let at: HashMap<&str, IpAddr> =
         cluster.nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
     for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
@@ -151,7 +153,7 @@ fn hops(cluster: &Cluster, node: &str, nodes: &[Ipv4Addr]) -> Result<HashMap<Ipv
 }
 
 /// The hardware address that goes with an IP address everywhere in the testbed.
-pub fn mac(address: Ipv4Addr) -> Mac {
+pub(super) fn mac(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
 }

@@ -38,7 +38,7 @@ enum Direction {
 ///
 /// # Errors
 /// [`Error::Family`], [`Error::Policy`].
-pub fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
+pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
     let mut filter = Table::new("filter");
     let rejects = kube::reject_without_endpoints(&mut filter, cluster)?;
     let (egress, ingress) = (filter.chain("POD-EGRESS"), filter.chain("POD-INGRESS"));
@@ -145,14 +145,16 @@ impl Allow<'_> {
             self.append(filter, chain, Some(self.at(range)), ports);
             return Ok(());
         };
-        let inside = filter.chain(&format!("BLOCK-{}", hashed(&format!("{chain:?} {block:?} {:?}", self.ports))));
+        let inside =
+            filter.chain(&format!("BLOCK-{}", hashed(&format!("{chain:?} {block:?} {:?}", self.ports))));
         for range in except {
             let range = self.range(range)?;
             filter.append(inside, Rule::new([self.at(range)], Target::Return));
         }
         let ports = self.ports_of(None);
         self.append(filter, inside, None, ports);
-        filter.append(chain, Rule::new([self.at(range)], Target::Jump(inside)).comment(policy_id(self.policy)));
+        filter
+            .append(chain, Rule::new([self.at(range)], Target::Jump(inside)).comment(policy_id(self.policy)));
         Ok(())
     }
 
@@ -191,11 +193,9 @@ impl Allow<'_> {
             let Some(IntOrString::String(wanted)) = &port.port else { continue };
             let protocol = protocol(port);
             let meant = receiver.ports.iter().filter(|own| own.name.as_ref() == Some(wanted));
-            found.extend(
-                meant
-                    .filter(|own| Some(own.protocol.number()) == protocol)
-                    .map(|own| vec![Match::Protocol(own.protocol.number()), Match::TargetPort(own.port..=own.port)]),
-            );
+            found.extend(meant.filter(|own| Some(own.protocol.number()) == protocol).map(|own| {
+                vec![Match::Protocol(own.protocol.number()), Match::TargetPort(own.port..=own.port)]
+            }));
         }
         found
     }
@@ -269,7 +269,8 @@ fn has(wanted: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = wanted.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     equal
         && wanted.match_expressions.iter().flatten().all(|expression| {
-            let (own, values) = (labels.get(&expression.key), expression.values.as_deref().unwrap_or_default());
+            let (own, values) =
+                (labels.get(&expression.key), expression.values.as_deref().unwrap_or_default());
             match expression.operator.as_str() {
                 "In" => own.is_some_and(|own| values.contains(own)),
                 "NotIn" => own.is_none_or(|own| !values.contains(own)),
@@ -292,7 +293,7 @@ fn policy_id(policy: &NetworkPolicy) -> String {
 ///
 /// # Errors
 /// [`Error::Family`].
-pub fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table, Error> {
+pub(super) fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table, Error> {
     let mut raw = Table::new("raw");
     let hook = raw.chain("PREROUTING");
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
@@ -302,7 +303,10 @@ pub fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table, Error>
         raw.append(hook, rule.comment(format!("not an address of {}", pod.id())));
     }
     let uplink = || Match::From(Link::Uplink);
-    raw.append(hook, Rule::new([uplink(), Match::Source(pods)], Target::Drop).comment("a pod outside the tunnel"));
+    raw.append(
+        hook,
+        Rule::new([uplink(), Match::Source(pods)], Target::Drop).comment("a pod outside the tunnel"),
+    );
     for other in &cluster.nodes {
         let address: Ipv4Addr = v4(other.address, || format!("node {}", other.name))?;
         let matches = [uplink(), Match::source(address), Match::Target(pods)];

@@ -426,7 +426,8 @@ impl fmt::Display for Match {
             Self::From(link) => write!(f, "-i {link}"),
             Self::To(link) => write!(f, "-o {link}"),
             Self::State(states) => {
-                let names: Vec<String> = states.iter().map(|state| format!("{state:?}").to_uppercase()).collect();
+                let names: Vec<String> =
+                    states.iter().map(|state| format!("{state:?}").to_uppercase()).collect();
                 write!(f, "-m conntrack --ctstate {}", names.join(","))
             }
             Self::Mark { value, mask } => write!(f, "-m mark --mark {value:#x}/{mask:#x}"),

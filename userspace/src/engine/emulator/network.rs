@@ -13,12 +13,12 @@ use dataplane::wire::{Mac, V4};
 use dataplane::{Reason, Verdict};
 
 use super::fabric::{Port, Undelivered};
-use super::host::{Host, Outgoing, Refusal};
+use super::host::{Host, Listeners, Outgoing, Refusal};
 use super::message::{Arp, Ether, Message, TTL};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
 use crate::engine::{Clock, Engine, Hook};
 use crate::error::Error;
-use crate::model::Cluster;
+use crate::model::{Cluster, Protocol};
 use crate::observe::walk::{Event, Names, Step};
 use crate::plan::{NodePlan, Plan};
 
@@ -198,6 +198,13 @@ impl<E: Engine<V4> + Clock> Network<E> {
 
     pub(super) fn host_mut(&mut self, place: usize) -> &mut Host {
         &mut self.topology.hosts[place].0
+    }
+
+    /// Lets a host listen on one more port.
+    pub fn listen(&mut self, host: usize, protocol: Protocol, port: u16) {
+        if let Listeners::Some(ports) = &mut self.topology.hosts[host].0.listeners {
+            ports.insert((protocol.number(), port));
+        }
     }
 
     /// What things are called here.

@@ -1,0 +1,23 @@
+# make, make help: what there is
+
+PODPATH = target/release/podpath
+
+.PHONY: help setup build demo test lint
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the build and the tests need and this machine lacks
+	@scripts/setup.sh
+
+build: setup ## Build everything, optimized, into target/release
+	cargo build --release
+
+demo: build ## Build, then show the main job on an example cluster
+	$(PODPATH) demo
+
+test: setup ## Run every test; as root also those in the kernel and on real namespaces
+	@scripts/test.sh
+
+lint: ## Check formatting and lints
+	@scripts/lint.sh

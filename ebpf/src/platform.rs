@@ -1,0 +1,328 @@
+//! What `dataplane::platform` asks of an engine, answered by the kernel.
+
+use core::arch::asm;
+use core::intrinsics::is_val_statically_known;
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::write_volatile;
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+};
+use aya_ebpf::helpers::{
+    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_pull_data,
+};
+use aya_ebpf::{Global, bpf_f_adj_room_encap_l2};
+use dataplane::tables::{IfIndex, Node};
+use dataplane::trace::Record;
+use dataplane::verdict::Verdict;
+use dataplane::wire::{Be16, Mac, Plain, V4};
+use dataplane::{Mend, Packet, Platform};
+
+use crate::maps;
+
+/// The node these programs were loaded for.
+#[unsafe(no_mangle)]
+static NODE: Global<Node<V4>> = Global::new(Node {
+    address: V4([0; 4]),
+    uplink: IfIndex(0),
+    mtu: 0,
+    vni: 0,
+    seed: 0,
+    mac: Mac([0; 6]),
+    tunnel_port: Be16([0; 2]),
+    masquerade_first: 0,
+    masquerade_count: 0,
+});
+/// Not 0: every stage reports. Constant to the verifier, which leaves out what it forbids.
+#[unsafe(no_mangle)]
+static TRACE: Global<u32> = Global::new(0);
+/// Not 0: the time is what userspace wrote into `clock`.
+#[unsafe(no_mangle)]
+static FIXED_CLOCK: Global<u32> = Global::new(0);
+
+const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
+
+/// An outer IP (20), UDP (8) and tunnel header (8), and the inner frame's Ethernet header (14).
+const TUNNEL_BYTES: i32 = 50;
+/// The length of what the kernel is to take for the inner link layer: the Ethernet header alone.
+///
+/// With the tunnel header counted in (22), the inner frame is looked for 8 bytes too early: small
+/// packets still pass, and every packet that is segmented later is dropped by the uplink.
+const INNER_LINK_BYTES: u64 = 14;
+
+/// Reads a field of the context.
+///
+/// In assembler, because the verifier wants a load at a fixed offset from the context itself: given a
+/// choice, the compiler adds the offset first and keeps the sum ("dereference of modified ctx ptr"), or
+/// hands the fields themselves to functions of its own making, where they are numbers and no pointers. It
+/// can go when LLVM keeps both together for volatile loads; `make test` loads every program.
+macro_rules! field {
+    ($skb:expr, $field:ident) => {{
+        let value: u64;
+        // SAFETY: the context is valid as long as the program runs, and the field is 32 bits wide.
+        unsafe {
+            asm!(
+                "{value} = *(u32 *)({skb} + {offset})",
+                value = lateout(reg) value,
+                skb = in(reg) $skb,
+                offset = const offset_of!(__sk_buff, $field),
+                options(readonly, nostack),
+            );
+        }
+        value
+    }};
+}
+
+/// A packet in the kernel.
+pub(crate) struct Frame {
+    skb: *mut __sk_buff,
+}
+
+impl Frame {
+    /// The packet a program was called with.
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
+    /// The addresses of the first byte and of the first after those that can be read directly. Asked
+    /// anew for each access: the kernel moves a packet whenever it changes, and what was read before is void.
+    #[inline(always)]
+    fn span(&self) -> (usize, usize) {
+        (field!(self.skb, data) as usize, field!(self.skb, data_end) as usize)
+    }
+
+    /// The address of `length` bytes at `offset`, if they can be read directly.
+    #[inline(always)]
+    fn place(&self, offset: usize, length: usize) -> Option<usize> {
+        let (start, end) = self.span();
+        let place = start + bounded(offset);
+        if place + length > end { None } else { Some(place) }
+    }
+
+    /// Leaves the verdict where a test run hands it back: the packet's control buffer.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, verdict: Verdict) {
+        let interface = match verdict {
+            Verdict::Deliver(interface) | Verdict::Forward(interface) => interface,
+            Verdict::Answer | Verdict::Stack | Verdict::Drop(_) => IfIndex(0),
+        };
+        // SAFETY: as in `span`; these two words are free for programs to use.
+        unsafe {
+            write_volatile(&raw mut (*self.skb).cb[0], verdict.counter());
+            write_volatile(&raw mut (*self.skb).cb[1], interface.0);
+        }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn interface(&self) -> IfIndex {
+        IfIndex(field!(self.skb, ifindex) as u32)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        field!(self.skb, len) as u32
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        field!(self.skb, gso_size) as u32
+    }
+
+    #[inline(always)]
+    fn pull(&mut self, length: u32) {
+        let (start, end) = self.span();
+        if end - start < length as usize {
+            let whole = self.length();
+            // SAFETY: the helper checks the length. If it fails, the reads that follow find nothing.
+            unsafe { bpf_skb_pull_data(self.skb, if whole < length { whole } else { length }) };
+        }
+    }
+
+    #[inline(always)]
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let place = self.place(offset, size_of::<T>())?;
+        // SAFETY: the bytes lie before the end, and any bytes are a value of a plain type.
+        Some(unsafe { load(place) })
+    }
+
+    #[inline(always)]
+    fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        let place = self.place(offset, size_of::<T>())?;
+        // SAFETY: the bytes lie before the end, and the kernel made them the program's own.
+        unsafe { store(place, value) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn mend(&mut self, offset: usize, mend: Mend) -> Option<()> {
+        // A field size of 0 stands for a difference that is already computed. The helper alone knows
+        // whether the checksum is complete, or left to the network card.
+        let mut flags = 0;
+        if mend.pseudo {
+            flags |= BPF_F_PSEUDO_HDR as u64;
+        }
+        if mend.optional {
+            flags |= BPF_F_MARK_MANGLED_0 as u64;
+        }
+        // SAFETY: the helper checks the offset.
+        done(unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, mend.delta as u64, flags) })
+    }
+
+    #[inline(always)]
+    fn open_tunnel(&mut self) -> Option<()> {
+        let flags = (BPF_F_ADJ_ROOM_FIXED_GSO
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+            | bpf_f_adj_room_encap_l2(INNER_LINK_BYTES);
+        // SAFETY: the helper checks the lengths.
+        done(unsafe { bpf_skb_adjust_room(self.skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, flags) })
+    }
+
+    #[inline(always)]
+    fn close_tunnel(&mut self) -> Option<()> {
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
+        // SAFETY: the helper checks the lengths.
+        done(unsafe { bpf_skb_adjust_room(self.skb, -TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, flags) })
+    }
+}
+
+/// An offset that the verifier knows to be below 256, behind everything that the path looks into: Ethernet,
+/// the longest IP header, ICMP, the longest quoted IP header and what it quotes.
+///
+/// An offset that was itself read from the packet loses its bounds where the compiler moves it through
+/// memory or folds the check into later sums ("math between pkt pointer and register with unbounded min
+/// value", kernel 6.18). It can go when every program loads without it.
+#[inline(always)]
+fn bounded(mut offset: usize) -> usize {
+    if !is_val_statically_known(offset) {
+        // SAFETY: it changes nothing but the register.
+        unsafe { asm!("{offset} &= 255", offset = inout(reg) offset, options(pure, nomem, nostack)) };
+    }
+    offset
+}
+
+/// One load or store of a packet, at whatever address: the kernel allows it where the machine does, while
+/// the compiler, which must also keep to what the kernel allows of the stack, would take bytes.
+macro_rules! access {
+    (load $size:literal, $place:expr) => {{
+        let value: u64;
+        asm!(
+            concat!("{value} = *(", $size, " *)({place} + 0)"),
+            value = lateout(reg) value,
+            place = in(reg) $place,
+            options(readonly, nostack),
+        );
+        value
+    }};
+    (store $size:literal, $place:expr, $value:expr) => {
+        asm!(
+            concat!("*(", $size, " *)({place} + 0) = {value}"),
+            place = in(reg) $place,
+            value = in(reg) $value as u64,
+            options(nostack),
+        )
+    };
+}
+
+/// Reads a value from a packet.
+///
+/// # Safety
+/// Its bytes lie between the packet's start and its end.
+#[inline(always)]
+unsafe fn load<T: Plain>(place: usize) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to = value.as_mut_ptr();
+    // SAFETY: the caller's promise; each arm fills the value, which is just so long.
+    unsafe {
+        match size_of::<T>() {
+            1 => to.cast::<u8>().write(access!(load "u8", place) as u8),
+            2 => to.cast::<u16>().write_unaligned(access!(load "u16", place) as u16),
+            4 => to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32),
+            6 => {
+                to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32);
+                to.cast::<u16>().add(2).write_unaligned(access!(load "u16", place + 4) as u16);
+            }
+            16 => {
+                to.cast::<u64>().write_unaligned(access!(load "u64", place));
+                to.cast::<u64>().add(1).write_unaligned(access!(load "u64", place + 8));
+            }
+            _ => {
+                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
+            }
+        }
+        value.assume_init()
+    }
+}
+
+/// Writes a value into a packet.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+unsafe fn store<T: Plain>(place: usize, value: T) {
+    let from = &raw const value;
+    // SAFETY: the caller's promise; each arm reads no more than the value.
+    unsafe {
+        match size_of::<T>() {
+            1 => access!(store "u8", place, from.cast::<u8>().read()),
+            2 => access!(store "u16", place, from.cast::<u16>().read_unaligned()),
+            4 => access!(store "u32", place, from.cast::<u32>().read_unaligned()),
+            6 => {
+                access!(store "u32", place, from.cast::<u32>().read_unaligned());
+                access!(store "u16", place + 4, from.cast::<u16>().add(2).read_unaligned());
+            }
+            16 => {
+                access!(store "u64", place, from.cast::<u64>().read_unaligned());
+                access!(store "u64", place + 8, from.cast::<u64>().add(1).read_unaligned());
+            }
+            _ => {
+                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
+            }
+        }
+    }
+}
+
+/// What a kernel helper returned, as the path wants it.
+#[inline(always)]
+fn done(code: i64) -> Option<()> {
+    if code == 0 { Some(()) } else { None }
+}
+
+/// The kernel as the engine of one node. Its state is the maps.
+pub(crate) struct Kernel;
+
+impl Platform<V4> for Kernel {
+    #[inline(always)]
+    fn node(&self) -> Node<V4> {
+        NODE.load()
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        if FIXED_CLOCK.load() != 0 {
+            return maps::fixed_clock_s();
+        }
+        // SAFETY: it only reads. The coarse clock is a tenth of the fine one's price, and ticks often
+        // enough for seconds.
+        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+    }
+
+    #[inline(always)]
+    fn tracing(&self) -> bool {
+        TRACE.load() != 0
+    }
+
+    #[inline(always)]
+    fn report(&mut self, record: &Record) {
+        maps::report(record);
+    }
+
+    #[inline(always)]
+    fn count(&mut self, verdict: Verdict, bytes: u32) {
+        maps::count(verdict, bytes);
+    }
+}

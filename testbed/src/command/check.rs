@@ -1,0 +1,157 @@
+//! Who reaches whom, measured on a dataplane, and judged.
+
+use std::path::PathBuf;
+
+use testbed::dataplane::emulator::Emulated;
+use testbed::interrupt::Interrupt;
+use testbed::lab::{self, Lab};
+use testbed::netns::check_cluster;
+use testbed::output::{self, Format, Paint};
+use testbed::probe::live::Live;
+use testbed::probe::{self, Flow, Grid, read_flows};
+use testbed::progress::Progress;
+use userspace::model::{Cluster, Protocol};
+
+use super::dataplane::Dataplane;
+use super::{Answer, Source, Subject};
+
+/// Measure who reaches whom, and compare it with what the policies say
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Where packets go; a live cluster's own, or emulator
+    #[arg(long, value_enum, value_name = "DATAPLANE")]
+    dataplane: Option<Dataplane>,
+    /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
+    #[arg(long, value_name = "FILE")]
+    flows: Option<PathBuf>,
+    /// How: a table is a truth table for each port, or the rows of --flows
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Those that can be checked.
+pub(crate) const ABLE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Routed];
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let subject = args.source.subject()?;
+    let dataplane = chosen(args.dataplane, &subject)?;
+    let cluster = subject.cluster();
+    let flows = match &args.flows {
+        Some(path) => read_flows(path, cluster)?,
+        None => every_flow(cluster, dataplane),
+    };
+    let grid = measure(&subject, dataplane, flows)?;
+    let text = match args.output.document(&grid)? {
+        Some(document) => document,
+        None => table(&grid, args.flows.is_some() || args.output == Format::Wide),
+    };
+    output::print(&text)?;
+    Ok(if grid.differences == 0 { Answer::Yes } else { Answer::No })
+}
+
+/// What was asked for; else what the cluster runs; else the emulator, which runs anywhere.
+fn chosen(asked: Option<Dataplane>, subject: &Subject) -> anyhow::Result<Dataplane> {
+    let running = match subject {
+        Subject::Live(state) => Dataplane::of(&state.dataplane),
+        Subject::Files(_) => None,
+    };
+    let dataplane = asked.or(running).unwrap_or(Dataplane::Emulator).among(&ABLE, "check")?;
+    if let (Subject::Live(state), true) =
+        (subject, dataplane != Dataplane::Emulator && running != Some(dataplane))
+    {
+        let (name, runs) = (&state.cluster.name, &state.dataplane);
+        anyhow::bail!(
+            "cannot check cluster {name} on {dataplane}: it runs on {runs}; leave --dataplane out, or use emulator"
+        )
+    }
+    Ok(dataplane)
+}
+
+/// All pairs, without what this kernel's sockets cannot ask.
+fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
+    let mut flows = probe::all_pairs(cluster);
+    if dataplane != Dataplane::Emulator && !probe::sockets::speaks_sctp() {
+        let all = flows.len();
+        flows.retain(|flow| flow.protocol != Protocol::Sctp);
+        if flows.len() < all {
+            eprintln!("note: {} SCTP flows are left out: this kernel does not speak SCTP", all - flows.len());
+        }
+    }
+    if flows.is_empty() {
+        eprintln!(
+            "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"
+        );
+    }
+    flows
+}
+
+fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
+    match subject {
+        Subject::Live(state) if dataplane != Dataplane::Emulator => {
+            let cluster = &state.cluster;
+            let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+            let (listeners, interrupt) = (lab::listeners(&cluster.name), Interrupt::watch()?);
+            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners, &interrupt))
+        }
+        _ => measure_described(subject.cluster(), dataplane, flows),
+    }
+}
+
+/// Measures a cluster that is described, and not up: in this process, or on a cluster made for it.
+///
+/// # Errors
+/// It cannot be planned, brought up, measured or removed.
+pub(crate) fn measure_described(
+    cluster: &Cluster,
+    dataplane: Dataplane,
+    flows: Vec<Flow>,
+) -> anyhow::Result<Grid> {
+    if dataplane == Dataplane::Emulator {
+        let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+        return Grid::measure(cluster, flows, &mut Emulated::new(cluster)?);
+    }
+    measure_for_once(cluster, dataplane, flows)
+}
+
+/// On a cluster of its own, removed again: also on errors, and when the user has enough of it.
+fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
+    let interrupt = Interrupt::watch()?;
+    let twin = Cluster { name: for_once(&cluster.name), ..cluster.clone() };
+    let building = Progress::start(format!("bringing up {} pods on {dataplane}", twin.pods.len()));
+    let lab = Lab::up(Vec::new(), twin.clone(), dataplane.word(), &interrupt)?;
+    drop(building);
+    let measuring = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+    let listeners = lab::listeners(&twin.name);
+    let mut prober = Live::new(&twin, dataplane.word(), listeners, &interrupt);
+    let measured = Grid::measure(&twin, flows, &mut prober);
+    drop(measuring);
+    let removing = Progress::start("removing the cluster");
+    let removed = lab.down();
+    drop(removing);
+    let mut grid = measured?;
+    removed?;
+    grid.cluster.clone_from(&cluster.name);
+    Ok(grid)
+}
+
+/// A name for a throw-away twin of a cluster: at most 40 bytes, and nobody else's.
+fn for_once(name: &str) -> String {
+    let suffix = format!("check-{}", std::process::id());
+    let kept: String = name.chars().take(39 - suffix.len()).collect();
+    let twin = format!("{}-{suffix}", kept.trim_end_matches('-'));
+    // A name that was cut may end in a word that names of namespaces keep for themselves.
+    if check_cluster(&twin).is_ok() { twin } else { suffix }
+}
+
+/// The grid, for people.
+pub(crate) fn table(grid: &Grid, as_lines: bool) -> String {
+    let paint = Paint::stdout();
+    let rows = if as_lines { grid.lines() } else { grid.truth_tables(paint) };
+    let differing = grid.differing();
+    let gap = if differing.is_empty() { "" } else { "\n" };
+    let summary =
+        if grid.differences == 0 { paint.good(&grid.summary()) } else { paint.bad(&grid.summary()) };
+    format!("{rows}{gap}{differing}\n{summary}\n")
+}

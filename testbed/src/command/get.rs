@@ -1,0 +1,168 @@
+//! What a cluster is made of, as tables or documents.
+
+use clap::ValueEnum;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde::Serialize;
+use testbed::oracle::{self, Direction};
+use testbed::output::{self, Format, columns};
+use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod, Service, ServicePort};
+
+use super::{Answer, Source};
+
+/// Show what a cluster is made of
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to show
+    #[arg(value_enum)]
+    kind: Kind,
+    #[command(flatten)]
+    source: Source,
+    /// Only what is in this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// All namespaces, as it is without -n
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// How
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[value(aliases = ["node", "no"])]
+    Nodes,
+    #[value(aliases = ["namespace", "ns"])]
+    Namespaces,
+    #[value(aliases = ["pod", "po"])]
+    Pods,
+    #[value(aliases = ["service", "svc"])]
+    Services,
+    #[value(aliases = ["policy", "netpol", "networkpolicy", "networkpolicies"])]
+    Policies,
+    #[value(aliases = ["external", "ext"])]
+    Externals,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let subject = args.source.subject()?;
+    let mut cluster = subject.cluster().clone();
+    if let Some(namespace) = &args.namespace {
+        cluster.namespaces.retain(|name, _| name == namespace);
+        cluster.pods.retain(|pod| pod.namespace == *namespace);
+        cluster.services.retain(|service| service.namespace == *namespace);
+        cluster.policies.retain(|policy| policy.metadata.namespace.as_ref() == Some(namespace));
+    }
+    let text = match args.kind {
+        Kind::Nodes => show(args.output, &cluster.nodes, || nodes(&cluster, args.output))?,
+        Kind::Namespaces => show(args.output, &cluster.namespaces, || namespaces(&cluster))?,
+        Kind::Pods => show(args.output, &cluster.pods, || pods(&cluster.pods, args.output))?,
+        Kind::Services => show(args.output, &cluster.services, || services(&cluster.services, args.output))?,
+        Kind::Policies => show(args.output, &cluster.policies, || policies(&cluster, args.output))?,
+        Kind::Externals => show(args.output, &cluster.externals, || externals(&cluster.externals))?,
+    };
+    output::print(&text)?;
+    Ok(Answer::Yes)
+}
+
+fn show(format: Format, items: &impl Serialize, table: impl FnOnce() -> String) -> anyhow::Result<String> {
+    Ok(format.document(items)?.unwrap_or_else(table))
+}
+
+fn nodes(cluster: &Cluster, format: Format) -> String {
+    let pods = |node: &Node| cluster.pods.iter().filter(|pod| pod.node == node.name).count().to_string();
+    let range = |node: &Node| node.pod_cidr.map_or("-".to_owned(), |range| range.to_string());
+    if format == Format::Wide {
+        let rows = cluster.nodes.iter().map(|node| {
+            [node.name.clone(), node.address.to_string(), pods(node), range(node), labels(&node.labels)]
+        });
+        return columns(["NAME", "ADDRESS", "PODS", "POD CIDR", "LABELS"], rows);
+    }
+    let rows = cluster.nodes.iter().map(|node| [node.name.clone(), node.address.to_string(), pods(node)]);
+    columns(["NAME", "ADDRESS", "PODS"], rows)
+}
+
+fn namespaces(cluster: &Cluster) -> String {
+    let rows = cluster.namespaces.iter().map(|(name, of_it)| [name.clone(), labels(of_it)]);
+    columns(["NAME", "LABELS"], rows)
+}
+
+fn pods(pods: &[Pod], format: Format) -> String {
+    let row = |pod: &Pod| {
+        let ready = if pod.ready { "yes" } else { "no" };
+        let own = if pod.host_network { " (node's)" } else { "" };
+        let address = format!("{}{own}", pod.address);
+        [pod.namespace.clone(), pod.name.clone(), ready.to_owned(), address, pod.node.clone()]
+    };
+    if format == Format::Wide {
+        let rows = pods.iter().map(|pod| {
+            let [namespace, name, ready, address, node] = row(pod);
+            [namespace, name, ready, address, node, ports(&pod.ports), labels(&pod.labels)]
+        });
+        return columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE", "PORTS", "LABELS"], rows);
+    }
+    columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE"], pods.iter().map(row))
+}
+
+fn services(services: &[Service], format: Format) -> String {
+    let dialled = |service: &Service| {
+        listed(service.ports.iter().map(|ServicePort { port, protocol, .. }| format!("{port}/{protocol}")))
+    };
+    let backends = |service: &Service| -> Vec<String> {
+        let all = service.ports.iter().flat_map(|port| &port.backends);
+        all.map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string()).collect()
+    };
+    let rows = services.iter().map(|service| {
+        let (ports, backends) = (dialled(service), backends(service));
+        let ends =
+            if format == Format::Wide { listed(backends.into_iter()) } else { backends.len().to_string() };
+        [service.namespace.clone(), service.name.clone(), service.address.to_string(), ports, ends]
+    });
+    columns(["NAMESPACE", "NAME", "CLUSTER-IP", "PORTS", "ENDPOINTS"], rows)
+}
+
+fn policies(cluster: &Cluster, format: Format) -> String {
+    let row = |policy: &NetworkPolicy| {
+        let selected = |direction: Direction| -> Vec<String> {
+            let pods = cluster.pods.iter().filter(|pod| oracle::isolates(policy, direction, pod));
+            pods.map(Pod::id).collect()
+        };
+        let ends = |pods: Vec<String>| match format {
+            Format::Wide => listed(pods.into_iter()),
+            _ => pods.len().to_string(),
+        };
+        let metadata = &policy.metadata;
+        [
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+            ends(selected(Direction::Ingress)),
+            ends(selected(Direction::Egress)),
+        ]
+    };
+    columns(["NAMESPACE", "NAME", "ISOLATES INGRESS", "ISOLATES EGRESS"], cluster.policies.iter().map(row))
+}
+
+fn externals(externals: &[External]) -> String {
+    let rows = externals.iter().map(|external| {
+        let ports = if external.ports.is_empty() { "all".to_owned() } else { ports(&external.ports) };
+        [external.name.clone(), external.address.to_string(), ports]
+    });
+    columns(["NAME", "ADDRESS", "PORTS"], rows)
+}
+
+fn ports(ports: &[ContainerPort]) -> String {
+    listed(ports.iter().map(|port| {
+        let name = port.name.as_ref().map_or(String::new(), |name| format!("{name}:"));
+        format!("{name}{}/{}", port.port, port.protocol)
+    }))
+}
+
+fn labels(labels: &Labels) -> String {
+    listed(labels.iter().map(|(key, value)| format!("{key}={value}")))
+}
+
+/// With commas between them; a dash for nothing.
+fn listed(items: impl Iterator<Item = String>) -> String {
+    let text = items.collect::<Vec<_>>().join(",");
+    if text.is_empty() { "-".to_owned() } else { text }
+}

@@ -1,0 +1,311 @@
+//! `chains` on a cluster's real links: packet sockets on the host side of every pod's link, on the uplink
+//! and on the link to the node's own stack; one thread for each, and one [`Node`] for all of a node's.
+//!
+//! The kernel neither forwards ([`Layout::USERSPACE`]) nor hears what the sockets hear ([`Deaf`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
+use pnet_datalink::{
+    Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
+};
+
+use super::deaf::Deaf;
+use super::node::Node;
+use super::plan;
+use super::rules::Link;
+use crate::link::{self, Links, Next, Route};
+use crate::netns::{self, Netns};
+use crate::topology::{HOST, HOST_PEER, Topology, UPLINK, host_side};
+
+/// How long a thread waits for a frame before it looks whether it is to stop.
+const TURN: Duration = Duration::from_millis(100);
+
+/// The longest frame.
+const FRAME: usize = 65_536;
+
+/// Why `chains` does not run on a cluster, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster cannot be written as rules.
+    #[error(transparent)]
+    Rules(#[from] plan::Error),
+    /// A namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// A route could not be set.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// No packet socket.
+    #[error("cannot {tried} link {link} in network namespace {netns}: {source}")]
+    Socket {
+        /// What was tried.
+        tried: &'static str,
+        /// The link's name.
+        link: String,
+        /// The node's namespace.
+        netns: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// `chains`, running on every node of a cluster until it is dropped.
+#[derive(Debug)]
+pub struct Live {
+    nodes: BTreeMap<String, Station>,
+}
+
+/// One node: what its threads share, and the threads.
+#[derive(Debug)]
+struct Station {
+    netns: Netns,
+    shared: Arc<Shared>,
+    ports: HashMap<Link, Port>,
+}
+
+/// A link that is read.
+#[derive(Debug)]
+struct Port {
+    running: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    _deaf: Deaf,
+}
+
+struct Shared {
+    node: Mutex<Node>,
+    senders: RwLock<HashMap<Link, Mutex<Box<dyn DataLinkSender>>>>,
+    start: Instant,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl Live {
+    /// Starts on links that were built with [`Layout::USERSPACE`](crate::topology::Layout::USERSPACE). The
+    /// same seed takes the same endpoints for connections that come in the same order.
+    ///
+    /// # Errors
+    /// The cluster cannot be written as rules, or a link cannot be read. Nothing runs then.
+    pub fn start(topology: &Topology, seed: u64) -> Result<Self, Error> {
+        let mut live = Self { nodes: BTreeMap::new() };
+        for node in &topology.cluster().nodes {
+            let shared = Shared {
+                node: Mutex::new(Node::new(topology.cluster(), &node.name, seed)?),
+                senders: RwLock::default(),
+                start: Instant::now(),
+            };
+            let netns = topology.node(&node.name);
+            lead_services_to_host_link(topology, &netns, node.address)?;
+            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
+            live.nodes.insert(node.name.clone(), station);
+        }
+        live.open_links(topology)?;
+        Ok(live)
+    }
+
+    /// Goes on with a cluster whose pods, Services or policies have changed; connections go on.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; what did not fail is applied.
+    pub fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
+        for (name, station) in &self.nodes {
+            lock(&station.shared.node).apply(topology.cluster(), name)?;
+        }
+        self.open_links(topology)
+    }
+
+    /// Opens the links that are not read yet, and gives up those that are gone.
+    fn open_links(&mut self, topology: &Topology) -> Result<(), Error> {
+        for (name, station) in &mut self.nodes {
+            let wanted = links_of(topology, name);
+            let gone: Vec<Link> =
+                station.ports.keys().filter(|link| !wanted.contains_key(link)).copied().collect();
+            for link in gone {
+                write(&station.shared.senders).remove(&link);
+                station.ports.remove(&link);
+            }
+            for (link, interface) in wanted {
+                if !station.ports.contains_key(&link) {
+                    let port = station.open(link, &interface)?;
+                    station.ports.insert(link, port);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Station {
+    /// Reads a link from now on.
+    fn open(&self, link: Link, interface: &str) -> Result<Port, Error> {
+        let failed = |tried| {
+            let (interface, netns) = (interface.to_owned(), self.netns.name().to_owned());
+            move |source| Error::Socket { tried, link: interface, netns, source }
+        };
+        let (deaf, (sender, receiver)) = self.netns.run(|| {
+            let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
+            let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
+            Ok::<_, Error>((
+                deaf,
+                packet_socket(interface, index).map_err(failed("open a packet socket on"))?,
+            ))
+        })??;
+        write(&self.shared.senders).insert(link, Mutex::new(sender));
+        let running = Arc::new(AtomicBool::new(true));
+        let (shared, still) = (Arc::clone(&self.shared), Arc::clone(&running));
+        let name = format!("chains-{interface}");
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || shared.read(link, receiver, &still))
+            .map_err(failed("start a thread for"))?;
+        Ok(Port { running, thread: Some(thread), _deaf: deaf })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a thread of chains has panicked");
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // All are told before any is waited for.
+        for port in self.nodes.values().flat_map(|station| station.ports.values()) {
+            port.running.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    /// Pushes every frame of a link, until told to stop or the link is gone.
+    fn read(&self, link: Link, mut receiver: Box<dyn DataLinkReceiver>, running: &AtomicBool) {
+        while running.load(Ordering::Relaxed) {
+            let frame = match receiver.next() {
+                Ok(frame) => frame,
+                Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!("chains no longer reads {link}: {error}");
+                    return;
+                }
+            };
+            let pushed = lock(&self.node).push(link, frame, self.start.elapsed());
+            if let Some(why) = &pushed.refused {
+                tracing::debug!("chains refused a frame from {link}: {why}");
+            }
+            for (to, frame) in pushed.frames {
+                self.send(to, &frame);
+            }
+        }
+    }
+
+    /// Sends a frame; one that the link does not take is lost, as on any wire.
+    fn send(&self, to: Link, frame: &[u8]) {
+        let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = senders.get(&to)
+            && let Some(Err(error)) = lock(sender).send_to(frame, None)
+        {
+            tracing::debug!("chains lost a frame to {to}: {error}");
+        }
+    }
+}
+
+/// The links of a node, and what they are called in its namespace.
+fn links_of(topology: &Topology, node: &str) -> HashMap<Link, String> {
+    let mut links = HashMap::from([(Link::Uplink, UPLINK.to_owned()), (Link::Host, HOST_PEER.to_owned())]);
+    for pod in topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
+        if let IpAddr::V4(address) = pod.address {
+            links.insert(Link::Pod(address), host_side(pod));
+        }
+    }
+    links
+}
+
+/// The node's own packets to Services come the way that those to pods come.
+fn lead_services_to_host_link(topology: &Topology, netns: &Netns, node: IpAddr) -> Result<(), Error> {
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+    if let (IpNet::V4(services), IpAddr::V4(node)) = (topology.cluster().settings.service_cidr, node) {
+        Links::open(netns)?.route(Route::net(services, Next::Via(GATEWAY, HOST)).source(node))?;
+    }
+    Ok(())
+}
+
+/// A packet socket that hears what arrives, and not what it sends itself.
+fn packet_socket(
+    interface: &str,
+    index: u32,
+) -> io::Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)> {
+    const IGNORE_OUTGOING: libc::c_int = 23;
+    // Protocol 0 hears nothing yet: the rest is set before the first frame.
+    // SAFETY: a system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and ours alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let yes: libc::c_int = 1;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads one int, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, IGNORE_OUTGOING, (&raw const yes).cast(), size)
+    };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Bursts are as long as a sender's window. With less room they are lost, and show as loss.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
+    let interface = NetworkInterface {
+        name: interface.to_owned(),
+        description: String::new(),
+        index,
+        mac: None,
+        ips: Vec::new(),
+        flags: 0,
+    };
+    let config = Config {
+        write_buffer_size: FRAME,
+        read_buffer_size: FRAME,
+        read_timeout: Some(TURN),
+        write_timeout: Some(TURN),
+        channel_type: ChannelType::Layer2,
+        promiscuous: false,
+        // From here on the descriptor is the channel's, also if it fails.
+        socket_fd: Some(socket.into_raw_fd()),
+        ..Config::default()
+    };
+    match linux::channel(&interface, linux::Config::from(&config))? {
+        Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
+        _ => Err(io::Error::other("the channel is not of Ethernet frames")),
+    }
+}
+
+/// A panic elsewhere leaves nothing half done: what is locked is changed whole or not at all.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

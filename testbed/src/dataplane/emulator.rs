@@ -1,0 +1,67 @@
+//! `emulator`: the packet path in this process, a whole cluster of it.
+
+use std::net::IpAddr;
+
+use dataplane::wire::V4;
+use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
+use userspace::model::{Cluster, Who};
+
+use crate::probe::{Flow, Measured, Prober, Verdict};
+
+/// Decides what would otherwise be chance, so that a run can be repeated.
+const SEED: u32 = 1;
+
+/// Asks on an emulated cluster.
+pub struct Emulated<'a> {
+    cluster: &'a Cluster,
+    network: Network<Emulator<V4>>,
+}
+
+impl<'a> Emulated<'a> {
+    /// Plans the cluster, and emulates it.
+    ///
+    /// # Errors
+    /// It cannot be planned, or does not fit into the tables.
+    pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
+        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+    }
+
+    fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
+        let target = self.cluster.find(&flow.to)?.address();
+        let IpAddr::V4(target) = target else {
+            anyhow::bail!(
+                "cannot ask {flow}: {target} is not IPv4, and the emulated path speaks nothing else"
+            );
+        };
+        self.make_listen(flow)?;
+        let from = self.network.host(&flow.from.to_string())?;
+        let dial = Dial::Port(flow.protocol, flow.port);
+        let attempt = self.network.connect(from, target, dial)?;
+        let verdict = match attempt.answer {
+            Answer::Allow => Verdict::Allow,
+            Answer::Deny => Verdict::Deny,
+            Answer::Reject => Verdict::Reject,
+        };
+        Ok(Measured { verdict, reason: attempt.reason, decided_by: attempt.rule.map(|rule| rule.policy) })
+    }
+
+    /// Pods and nodes listen where they are dialled; an external that declares ports only there. A
+    /// Service's backends listen already.
+    fn make_listen(&mut self, flow: &Flow) -> anyhow::Result<()> {
+        if matches!(flow.to, Who::Pod(_) | Who::Node(_)) {
+            let host = self.network.host(&flow.to.to_string())?;
+            self.network.listen(host, flow.protocol, flow.port);
+        }
+        Ok(())
+    }
+}
+
+impl Prober for Emulated<'_> {
+    fn dataplane(&self) -> &'static str {
+        "emulator"
+    }
+
+    fn probe(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Measured>> {
+        flows.iter().map(|flow| self.ask(flow)).collect()
+    }
+}

@@ -1,0 +1,186 @@
+//! What this machine can and cannot do: each requirement tried, not guessed.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use crate::link::{End, pair};
+use crate::netns::Netns;
+
+/// The first kernel with tcx, by which programs are attached (Linux 6.6).
+const OLDEST_KERNEL: (u32, u32) = (6, 6);
+/// Where programs and maps are pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A requirement, and whether it is met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What is required.
+    pub requirement: &'static str,
+    /// The values of `--dataplane` that need it; empty for what is only good to have.
+    pub needed_for: &'static [&'static str],
+    /// Whether it is there.
+    pub found: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it, in one line; `None` if it is there.
+    pub remedy: Option<&'static str>,
+}
+
+/// Every dataplane that lives in network namespaces.
+const LIVE: &[&str] = &["ebpf", "routed"];
+/// The one that is programs in the kernel.
+const EBPF: &[&str] = &["ebpf"];
+
+/// Tries everything that a dataplane of ours may need. Leaves nothing behind.
+pub fn examine() -> Vec<Finding> {
+    vec![
+        finding("root", LIVE, root(), "run it as root: sudo podpath …"),
+        finding("Linux 6.6 or newer", EBPF, kernel(), "boot a kernel from 6.6 on: older ones have no tcx"),
+        finding("network namespaces", LIVE, namespace(), "allow CAP_SYS_ADMIN: docker run --privileged"),
+        finding("veth pairs", LIVE, veth(), "load the module: modprobe veth"),
+        finding(
+            "bpf system call",
+            EBPF,
+            bpf(),
+            "allow CAP_BPF and the bpf system call: docker run --privileged",
+        ),
+        finding("bpffs at /sys/fs/bpf", EBPF, bpffs(), "mount it: mount -t bpf bpf /sys/fs/bpf"),
+        finding("cgroup v2", &[], cgroup(), "mount it: mount -t cgroup2 none /sys/fs/cgroup"),
+        finding(
+            "SCTP",
+            &[],
+            sctp(),
+            "load the module: modprobe sctp; without it SCTP flows are only emulated",
+        ),
+    ]
+}
+
+/// Whether everything is there that `dataplane` needs.
+pub fn works(findings: &[Finding], dataplane: &str) -> bool {
+    findings.iter().all(|one| one.found || !one.needed_for.contains(&dataplane))
+}
+
+fn finding(
+    requirement: &'static str,
+    needed_for: &'static [&'static str],
+    seen: Result<String, String>,
+    remedy: &'static str,
+) -> Finding {
+    let found = seen.is_ok();
+    let detail = seen.unwrap_or_else(|why| why);
+    Finding { requirement, needed_for, found, detail, remedy: (!found).then_some(remedy) }
+}
+
+fn root() -> Result<String, String> {
+    let user = nix::unistd::geteuid();
+    if user.is_root() { Ok("user 0".to_owned()) } else { Err(format!("user {user}")) }
+}
+
+fn kernel() -> Result<String, String> {
+    let release = uname().map_err(|errno| errno.to_string())?.release().to_string_lossy().into_owned();
+    let new_enough = version(&release).is_some_and(|version| version >= OLDEST_KERNEL);
+    if new_enough { Ok(release) } else { Err(release) }
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn namespace() -> Result<String, String> {
+    let made = Netns::create(throw_away("a")).map_err(|error| error.to_string())?;
+    drop(made.guarded());
+    Ok("made one".to_owned())
+}
+
+fn veth() -> Result<String, String> {
+    let make = |side| Netns::create(throw_away(side)).map(Netns::guarded).map_err(|error| error.to_string());
+    let (near, far) = (make("a")?, make("b")?);
+    let end = |netns| End { netns, name: "eth0", mac: None, mtu: 1500, gso_max_size: 65_535 };
+    pair(&end(&near), &end(&far)).map_err(|error| error.to_string())?;
+    Ok("made one".to_owned())
+}
+
+fn throw_away(side: &str) -> String {
+    format!("podpath-test-{}-doctor-{side}", std::process::id())
+}
+
+/// Makes the smallest map there is, and forgets it (bpf(2), BPF_MAP_CREATE).
+fn bpf() -> Result<String, String> {
+    #[repr(C)]
+    struct Map {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+    const MAP_CREATE: libc::c_int = 0;
+    const ARRAY: u32 = 2;
+    let map = Map { kind: ARRAY, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
+    // SAFETY: the call reads as many bytes as it is told the map has, which outlives it.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const map, size_of::<Map>()) };
+    let made = Errno::result(made).map_err(|errno| io::Error::from(errno).to_string())?;
+    // SAFETY: the descriptor is ours alone, and not used again.
+    unsafe { libc::close(made as libc::c_int) };
+    Ok("made a map".to_owned())
+}
+
+fn bpffs() -> Result<String, String> {
+    let found = statfs(BPFFS).map_err(|errno| errno.desc().to_owned())?;
+    if found.filesystem_type() == BPF_FS_MAGIC {
+        Ok("mounted".to_owned())
+    } else {
+        Err("not mounted".to_owned())
+    }
+}
+
+fn cgroup() -> Result<String, String> {
+    let mounts = fs::read_to_string("/proc/mounts").map_err(|error| error.to_string())?;
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mounted = fields.find(|fields| fields.get(2) == Some(&"cgroup2"));
+    mounted.map(|fields| format!("mounted at {}", fields[1])).ok_or_else(|| "not mounted".to_owned())
+}
+
+fn sctp() -> Result<String, String> {
+    if crate::probe::sockets::speaks_sctp() { Ok("spoken".to_owned()) } else { Err("not spoken".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_compared_by_its_first_two_numbers() {
+        for (release, expected) in [
+            ("6.18.44-fc", Some((6, 18))),
+            ("6.6.0", Some((6, 6))),
+            ("5.15.0-91-generic", Some((5, 15))),
+            ("7.0-rc1", Some((7, 0))),
+            ("next", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+        assert!(version("6.10.1") >= Some(OLDEST_KERNEL));
+    }
+
+    #[test]
+    fn a_dataplane_works_if_nothing_that_it_needs_is_missing() {
+        let missing = |needed_for| Finding {
+            requirement: "x",
+            needed_for,
+            found: false,
+            detail: String::new(),
+            remedy: None,
+        };
+        assert!(works(&[missing(&[]), missing(&["routed"])], "ebpf"));
+        assert!(!works(&[missing(EBPF)], "ebpf"));
+        assert!(works(&[missing(EBPF)], "emulator"));
+    }
+}

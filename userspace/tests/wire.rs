@@ -1,0 +1,145 @@
+//! The path's reading of frames, against an independent maker of packets.
+
+use dataplane::flow::{self, Flow};
+use dataplane::tables::IfIndex;
+use dataplane::wire::{Address, V4};
+use dataplane::{Packet, Reason};
+use etherparse::{Icmpv4Type, PacketBuilder, icmpv4};
+use userspace::engine::emulator::Frame;
+
+const POD: [u8; 4] = [10, 244, 1, 5];
+const PEER: [u8; 4] = [203, 0, 113, 7];
+
+fn ip() -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(POD, PEER, 17)
+}
+
+fn tcp(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ip().tcp(40_000, 443, 1, 1024).syn().write(&mut frame, payload).expect("a vector takes everything");
+    frame
+}
+
+fn udp(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ip().udp(40_000, 53).write(&mut frame, payload).expect("a vector takes everything");
+    frame
+}
+
+fn echo(id: u16, reply: bool) -> Vec<u8> {
+    let header = etherparse::IcmpEchoHeader { id, seq: 1 };
+    let kind = if reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
+    let mut frame = Vec::new();
+    ip().icmpv4(kind).write(&mut frame, b"ping").expect("a vector takes everything");
+    frame
+}
+
+/// What a router sends back to the pod's peer about `about`: the peer's packet did not get through.
+fn unreachable(about: &[u8]) -> Vec<u8> {
+    let kind = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+    let mut frame = Vec::new();
+    ip().icmpv4(kind).write(&mut frame, &about[14..]).expect("a vector takes everything");
+    frame
+}
+
+fn read(bytes: &[u8]) -> Result<Flow<V4>, Reason> {
+    let mut flow = Flow::default();
+    flow::read(&mut Frame::new(bytes, IfIndex(1)), &mut flow)?;
+    Ok(flow)
+}
+
+#[test]
+fn tcp_and_udp_ports_are_read_where_an_independent_maker_put_them() {
+    for frame in [tcp(b"x"), udp(b"x")] {
+        let flow = read(&frame).expect("a sound frame");
+        assert_eq!((flow.source, flow.source_port.host()), (V4(POD), 40_000));
+        assert_eq!(flow.target, V4(PEER));
+        assert_eq!((flow.hops, flow.transport, flow.length as usize), (17, 34, frame.len()));
+    }
+    assert_eq!(read(&tcp(b"")).expect("a sound frame").flags, 0x02);
+}
+
+#[test]
+fn an_echo_and_its_answer_are_two_directions_of_one_flow() {
+    let question = read(&echo(77, false)).expect("a sound frame");
+    let mut answer = read(&echo(77, true)).expect("a sound frame");
+    std::mem::swap(&mut answer.source, &mut answer.target);
+    let (asked, asked_high) = question.tuple();
+    let (answered, answered_high) = answer.tuple();
+    assert_eq!(asked, answered);
+    assert_ne!(asked_high, answered_high);
+}
+
+#[test]
+fn an_icmp_error_belongs_to_the_other_direction_of_the_flow_it_quotes() {
+    for quoted in [tcp(b""), udp(b"question"), echo(9, false)] {
+        let flow = read(&quoted).expect("a sound frame");
+        let error = read(&unreachable(&quoted)).expect("a sound frame");
+        assert!(error.error);
+        assert_eq!(error.sender, V4(POD), "whoever found it");
+        assert_eq!((error.source, error.target), (flow.target, flow.source));
+        assert_eq!((error.source_port, error.target_port), (flow.target_port, flow.source_port));
+        assert_eq!(error.tuple().0, flow.tuple().0);
+    }
+}
+
+#[test]
+fn a_frame_cut_anywhere_is_refused_and_nothing_else_happens() {
+    for whole in [tcp(b"payload"), udp(b"payload"), echo(3, false), unreachable(&udp(b"payload"))] {
+        for length in 0..whole.len() {
+            let refused = read(&whole[..length]).expect_err("a cut frame");
+            assert_eq!(refused, Reason::Truncated, "cut at {length} of {}", whole.len());
+        }
+        read(&whole).expect("the whole frame");
+    }
+}
+
+#[test]
+fn impossible_headers_are_refused_by_name() {
+    let changed = |offset: usize, value: u8| {
+        let mut frame = udp(b"payload");
+        frame[offset] = value;
+        read(&frame).expect_err("an impossible frame")
+    };
+    assert_eq!(changed(14, 0x65), Reason::MalformedHeader, "version 6 in an IPv4 frame");
+    assert_eq!(changed(14, 0x44), Reason::MalformedHeader, "a header of 16 bytes");
+    assert_eq!(changed(17, 19), Reason::MalformedHeader, "a packet shorter than its header");
+    assert_eq!(changed(14, 0x4f), Reason::MalformedHeader, "a header longer than its packet");
+    assert_eq!(changed(16, 0xff), Reason::Truncated, "a packet longer than its frame");
+    assert_eq!(changed(20, 0x20), Reason::Fragment, "more fragments follow");
+    assert_eq!(changed(21, 0x01), Reason::Fragment, "not the first fragment");
+    assert_eq!(changed(23, 47), Reason::UnsupportedProtocol, "GRE");
+    assert_eq!(changed(12, 0x86), Reason::UnsupportedEtherType, "no IP at all");
+}
+
+#[test]
+fn any_bytes_at_all_give_a_flow_or_a_reason() {
+    // A fixed sequence (Knuth's linear congruence), so that a failure repeats.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    let mut read_some = 0;
+    for _ in 0..20_000 {
+        let mut frame = if next() & 1 == 0 { tcp(b"payload") } else { unreachable(&udp(b"payload")) };
+        for _ in 0..=next() % 4 {
+            let at = next() as usize % frame.len();
+            frame[at] = next();
+        }
+        frame.truncate(frame.len() - next() as usize % 8);
+        read_some += usize::from(read(&frame).is_ok());
+    }
+    assert!((1_000..19_000).contains(&read_some), "{read_some} of 20,000 changed frames could be read");
+}
+
+#[test]
+fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace() {
+    let whole = tcp(b"payload");
+    let mut frame = Frame::new(&whole, IfIndex(1));
+    frame.open_tunnel().expect("room");
+    assert_eq!(frame.length() as usize, whole.len() + 50);
+    assert_eq!(frame.read::<V4>(14 + 50 + V4::SOURCE), Some(V4(POD)));
+    frame.close_tunnel().expect("room");
+    assert_eq!(frame.bytes(), whole);
+}
