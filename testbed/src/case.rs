@@ -30,6 +30,7 @@ use userspace::engine::emulator::{Answer, Emulator};
 use userspace::engine::{Capacities, Clock, Engine};
 use userspace::model::{Cluster, Objects};
 use userspace::observe::walk;
+use userspace::plan::Prefix;
 
 use script::{Script, Step};
 
@@ -118,7 +119,13 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Content`] for a name that is not in the cluster, [`Error::Engine`].
-    pub fn run<E: Engine<V4> + Clock>(&self, make: Make<E>) -> Result<Ran, Error> {
+    pub fn run<E: Engine<V4> + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
+        let without: Vec<_> = self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
+        let make: Make<E> = Box::new(move |plan| {
+            let mut plan = plan.clone();
+            plan.rows.routes.retain(|prefix, _| !without.contains(prefix));
+            make(&plan)
+        });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
         let mut run = Run { case: self, network, cluster: self.cluster.clone(), last: None };
         let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new() };

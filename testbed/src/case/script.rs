@@ -1,8 +1,7 @@
 //! The text of a case: its fields, and what they mean.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// A case as it is written.
@@ -18,6 +17,9 @@ struct Text {
     /// Rows that tables may hold, where it is not what they usually may.
     #[serde(default)]
     capacity: BTreeMap<String, u32>,
+    /// Routes that the agent has not written on any node.
+    #[serde(default)]
+    without_routes: Vec<IpNet>,
     /// What is done, in order.
     send: Vec<Line>,
     /// The walks of it all.
@@ -107,6 +109,7 @@ pub(super) struct Script {
     pub(super) include: Vec<String>,
     pub(super) objects: Option<String>,
     pub(super) capacity: BTreeMap<String, u32>,
+    pub(super) without_routes: Vec<IpNet>,
     pub(super) steps: Vec<Step>,
     pub(super) expect: String,
     pub(super) rows: Option<String>,
@@ -218,6 +221,7 @@ impl Script {
             include,
             objects: text.objects,
             capacity: text.capacity,
+            without_routes: text.without_routes,
             steps: steps.collect::<Result<_, _>>()?,
             expect: text.expect,
             rows: text.rows,
