@@ -40,6 +40,14 @@ refresh_lists() {
 
 has_package() { has_apt && [[ -n $(apt-cache show --no-all-versions "$1" 2>/dev/null) ]]; }
 
+has_installed() {
+    local package
+    for package in "$@"; do
+        # shellcheck disable=SC2016 # the braces are dpkg-query's own
+        [[ $(dpkg-query --show --showformat '${db:Status-Status} ' "$package" 2>/dev/null) == installed* ]] || return 1
+    done
+}
+
 basics() {
     local entry lacking=()
     for entry in "${programs[@]}"; do
@@ -78,7 +86,7 @@ install_linker() {
     local llvm=$1
     local prefix=/usr/lib/llvm-$llvm
     local packages=("llvm-$llvm-dev" libzstd-dev zlib1g-dev libxml2-dev libffi-dev)
-    if ! dpkg-query --show "${packages[@]}" >/dev/null 2>&1; then
+    if ! has_installed "${packages[@]}"; then
         refresh_lists
         has_package "llvm-$llvm-dev" || return 1
         install_packages "${packages[@]}" || return 1

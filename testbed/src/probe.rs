@@ -335,7 +335,7 @@ mod tests {
         let answers = vec![
             Verdict::Allow.into(),
             denied(Reason::NoBackend),
-            denied(Reason::NoRoute),
+            denied(Reason::Blackhole),
             Verdict::Reject.into(),
         ];
         Grid::measure(&cluster(), flows, &mut Told(answers)).unwrap()
@@ -411,7 +411,7 @@ mod tests {
         let mut grid = grid();
         assert_eq!(
             grid.differing(),
-            "! ext:world -> shop/api:80/TCP\n    measured  deny: no-route\n    expected  allow\n"
+            "! ext:world -> shop/api:80/TCP\n    measured  deny: blackhole\n    expected  allow\n"
         );
         let row = &mut grid.rows[2];
         row.measured = Verdict::Allow.into();
@@ -430,7 +430,7 @@ mod tests {
         let lines = grid().lines();
         let third = lines.lines().nth(3).unwrap();
         let cells: Vec<&str> = third.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "no-route", "-"]);
+        assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "blackhole", "-"]);
     }
 
     fn read(text: &str) -> Result<Vec<Flow>, String> {

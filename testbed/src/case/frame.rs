@@ -42,9 +42,9 @@ pub(super) fn make<E: Engine<V4> + Clock>(
         ask(network, from, target.map_or(V4::GATEWAY.0.into(), |target| target.address))?
     } else {
         let target = target.ok_or("it is sent to nobody: expected to")?;
-        let body = body(send, &target, send.source_port.wrapping_add(repetition))?;
         let source = send.source.as_deref().map(|source| self::target(cluster, source)).transpose()?;
         let source = source.map_or(network.host_at(from).address, |source| source.address);
+        let body = body(send, source, &target, send.source_port.wrapping_add(repetition))?;
         let packet = Message {
             from: network.host_at(from).mac,
             to: [0; 6],
@@ -159,7 +159,7 @@ fn target(cluster: &Cluster, text: &str) -> Result<Target, String> {
 }
 
 /// What the packet carries.
-fn body(send: &Send, target: &Target, source_port: u16) -> Result<Body, String> {
+fn body(send: &Send, source: Ipv4Addr, target: &Target, source_port: u16) -> Result<Body, String> {
     let kind = match (send.kind, target.port) {
         (Some(kind), _) => kind,
         (None, Some((Protocol::Tcp, _))) => Kind::Tcp(Flags::SYN.0),
@@ -188,7 +188,7 @@ fn body(send: &Send, target: &Target, source_port: u16) -> Result<Body, String> 
         }
         Kind::Unreachable => {
             // About a packet that the target never sent.
-            let mut quoted = Ipv4Header::new(8, 64, etherparse::IpNumber::UDP, target.address.octets(), [192, 0, 2, 1])
+            let mut quoted = Ipv4Header::new(8, 64, etherparse::IpNumber::UDP, target.address.octets(), source.octets())
                 .map_err(|why| why.to_string())?;
             quoted.header_checksum = quoted.calc_header_checksum();
             let quote = [&quoted.to_bytes()[..], &[0x9c, 0x40, 0, 53, 0, 8, 0, 0]].concat();
