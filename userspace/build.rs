@@ -9,11 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 #[path = "src/toolchain.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the crate and make setup use the rest"
-)]
+#[expect(dead_code, unreachable_pub, reason = "the crate and make setup use the rest")]
 mod toolchain;
 
 use toolchain::{Lacks, Missing, Toolchain};
@@ -34,9 +30,8 @@ const FLAGS: [&str; 4] = [
 
 fn main() -> ExitCode {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it for build scripts"));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate is in a folder of the workspace");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder of the workspace");
     watch_sources(root);
     let expression = match toolchain::find() {
         Ok(toolchain) => match build(&toolchain, root, &shared_target(&out)) {
@@ -53,10 +48,7 @@ fn main() -> ExitCode {
             }
         },
         Err(missing) => {
-            println!(
-                "cargo::warning=built without the eBPF engine: {}. Next: make setup",
-                missing.lacks
-            );
+            println!("cargo::warning=built without the eBPF engine: {}. Next: make setup", missing.lacks);
             watch_toolchain(&missing);
             format!("Err({:?})", missing.to_string())
         }
@@ -73,21 +65,11 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf, S
         .chain(FLAGS.map(str::to_owned))
         .collect();
     let mut cargo = Command::new(&toolchain.cargo);
-    for (name, _) in
-        env::vars_os().filter(|(name, _)| belongs_to_the_outer_build(&name.to_string_lossy()))
-    {
+    for (name, _) in env::vars_os().filter(|(name, _)| belongs_to_the_outer_build(&name.to_string_lossy())) {
         cargo.env_remove(name);
     }
     cargo
-        .args([
-            "build",
-            "--locked",
-            "--release",
-            "--color=never",
-            "-Zbuild-std=core",
-            "--target",
-            TARGET,
-        ])
+        .args(["build", "--locked", "--release", "--color=never", "-Zbuild-std=core", "--target", TARGET])
         .arg("--manifest-path")
         .arg(&manifest)
         .arg("--target-dir")
@@ -98,21 +80,13 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf, S
         .env("RUSTC_WORKSPACE_WRAPPER", "")
         // A stable compiler builds core as well as a nightly one; this lets it.
         .env("RUSTC_BOOTSTRAP", "1");
-    let ran = cargo.output().map_err(|error| {
-        format!(
-            "cannot build the eBPF object: {}: {error}",
-            toolchain.cargo.display()
-        )
-    })?;
+    let ran = cargo
+        .output()
+        .map_err(|error| format!("cannot build the eBPF object: {}: {error}", toolchain.cargo.display()))?;
     let said = String::from_utf8_lossy(&ran.stderr);
     if !ran.status.success() {
-        let (rustc, linker) = (
-            toolchain.rustc.path.display(),
-            toolchain.linker.path.display(),
-        );
-        return Err(format!(
-            "cannot build the eBPF object with {rustc} and {linker}:\n\n{said}"
-        ));
+        let (rustc, linker) = (toolchain.rustc.path.display(), toolchain.linker.path.display());
+        return Err(format!("cannot build the eBPF object with {rustc} and {linker}:\n\n{said}"));
     }
     for warning in warnings(&said) {
         println!("cargo::warning=ebpf: {warning}");
@@ -123,24 +97,10 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf, S
 /// True for what cargo, rustup and the outer crate's build put into the environment for themselves. Cargo's place, its
 /// network settings and its job server serve the nested build too.
 fn belongs_to_the_outer_build(name: &str) -> bool {
-    const SHARED: [&str; 5] = [
-        "CARGO_HOME",
-        "CARGO_HTTP_",
-        "CARGO_NET_",
-        "CARGO_REGISTR",
-        "CARGO_MAKEFLAGS",
-    ];
+    const SHARED: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_MAKEFLAGS"];
     const OUTER: [&str; 4] = ["CARGO", "RUSTC", "RUSTFLAGS", "RUSTDOC"];
-    const EXACT: [&str; 8] = [
-        "RUSTUP_TOOLCHAIN",
-        "OUT_DIR",
-        "TARGET",
-        "HOST",
-        "PROFILE",
-        "OPT_LEVEL",
-        "DEBUG",
-        "NUM_JOBS",
-    ];
+    const EXACT: [&str; 8] =
+        ["RUSTUP_TOOLCHAIN", "OUT_DIR", "TARGET", "HOST", "PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS"];
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     EXACT.contains(&name) || (starts(&OUTER) && !starts(&SHARED))
 }
@@ -150,9 +110,7 @@ fn warnings(said: &str) -> Vec<String> {
     let mut lines = said.lines().peekable();
     let mut found = Vec::new();
     while let Some(line) = lines.next() {
-        let place = lines
-            .peek()
-            .and_then(|next| next.trim_start().strip_prefix("--> src/"));
+        let place = lines.peek().and_then(|next| next.trim_start().strip_prefix("--> src/"));
         if let (Some(warning), Some(place)) = (line.strip_prefix("warning: "), place) {
             found.push(format!("{warning} (ebpf/src/{place})"));
         }
@@ -162,9 +120,7 @@ fn warnings(said: &str) -> Vec<String> {
 
 /// One target directory for all profiles of the host's build, or each would compile `core` again.
 fn shared_target(out: &Path) -> PathBuf {
-    let target = out
-        .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    let target = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
     target.unwrap_or(out).join("ebpf")
 }
 
@@ -179,20 +135,12 @@ fn watch_programs(toolchain: &Toolchain) {
 fn watch_toolchain(missing: &Missing) {
     let mut folders = BTreeSet::new();
     let programs = missing.looked.iter().map(|tried| tried.path.as_path());
-    for bin in programs
-        .filter_map(Path::parent)
-        .filter(|folder| folder.ends_with("bin"))
-    {
+    for bin in programs.filter_map(Path::parent).filter(|folder| folder.ends_with("bin")) {
         folders.insert(bin.to_owned());
         if let (Lacks::Compiler, Some(sysroot)) = (missing.lacks, bin.parent()) {
             // rust-src comes into the compiler's own sysroot; a new toolchain leaves its hash with rustup.
             folders.insert(sysroot.join("lib/rustlib"));
-            folders.extend(
-                sysroot
-                    .ancestors()
-                    .nth(2)
-                    .map(|rustup| rustup.join("update-hashes")),
-            );
+            folders.extend(sysroot.ancestors().nth(2).map(|rustup| rustup.join("update-hashes")));
         }
     }
     for folder in folders.iter().filter(|folder| folder.is_dir()) {
@@ -215,11 +163,7 @@ fn watch_sources(root: &Path) {
     for source in ["build.rs", "src/toolchain.rs"] {
         println!("cargo::rerun-if-changed={source}");
     }
-    for variable in [
-        toolchain::RUSTC_VARIABLE,
-        toolchain::CARGO_VARIABLE,
-        toolchain::LINKER_VARIABLE,
-    ] {
+    for variable in [toolchain::RUSTC_VARIABLE, toolchain::CARGO_VARIABLE, toolchain::LINKER_VARIABLE] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
 }

@@ -95,37 +95,22 @@ pub fn find() -> Result<Toolchain, Missing> {
     let rustcs = rustcs(&mut looked);
     let linkers = linkers(&mut looked);
     let Some(preferred) = rustcs.first() else {
-        return Err(Missing {
-            lacks: Lacks::Compiler,
-            looked,
-        });
+        return Err(Missing { lacks: Lacks::Compiler, looked });
     };
     for rustc in &rustcs {
         if let Some(linker) = linkers.iter().find(|linker| reads(linker, rustc)) {
             let (rustc, linker) = (rustc.clone(), linker.clone());
-            return Ok(Toolchain {
-                cargo: cargo(&rustc.path),
-                rustc,
-                linker,
-                looked,
-            });
+            return Ok(Toolchain { cargo: cargo(&rustc.path), rustc, linker, looked });
         }
     }
-    let llvm = preferred
-        .llvm
-        .expect("a rustc whose LLVM is unknown is not a candidate");
+    let llvm = preferred.llvm.expect("a rustc whose LLVM is unknown is not a candidate");
     for tried in looked.iter_mut().filter(|tried| tried.what == "bpf-linker") {
         if let Ok(found) = &tried.found {
-            tried.found = Err(format!(
-                "{found}, is older than the LLVM {llvm} of {}",
-                preferred.path.display()
-            ));
+            tried.found =
+                Err(format!("{found}, is older than the LLVM {llvm} of {}", preferred.path.display()));
         }
     }
-    Err(Missing {
-        lacks: Lacks::Linker { llvm },
-        looked,
-    })
+    Err(Missing { lacks: Lacks::Linker { llvm }, looked })
 }
 
 /// LLVM reads the bitcode of its own and of older versions. A linker that doesn't tell its version is tried.
@@ -140,11 +125,7 @@ fn rustcs(looked: &mut Vec<Looked>) -> Vec<Tool> {
         let sysroot = match output(&candidate, &["--print", "sysroot"]) {
             Ok(sysroot) => PathBuf::from(sysroot),
             Err(why) => {
-                looked.push(Looked {
-                    what: "rustc",
-                    path: candidate,
-                    found: Err(why),
-                });
+                looked.push(Looked { what: "rustc", path: candidate, found: Err(why) });
                 continue;
             }
         };
@@ -156,11 +137,7 @@ fn rustcs(looked: &mut Vec<Looked>) -> Vec<Tool> {
         let path = if own.is_file() { own } else { candidate };
         let rustc = rustc(&path, &sysroot);
         let found = rustc.as_ref().map(describe).map_err(Clone::clone);
-        looked.push(Looked {
-            what: "rustc",
-            path,
-            found,
-        });
+        looked.push(Looked { what: "rustc", path, found });
         usable.extend(rustc);
     }
     usable
@@ -170,28 +147,16 @@ fn rustc_candidates() -> Vec<PathBuf> {
     if let Some(only) = env::var_os(RUSTC_VARIABLE) {
         return vec![only.into()];
     }
-    let mut candidates: Vec<PathBuf> = vec![
-        env::var_os("RUSTC")
-            .unwrap_or_else(|| "rustc".into())
-            .into(),
-    ];
-    let rustup = env::var_os("RUSTUP_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(home()?.join(".rustup")));
+    let mut candidates: Vec<PathBuf> = vec![env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()).into()];
+    let rustup = env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".rustup")));
     let toolchains = rustup.map(|rustup| rustup.join("toolchains"));
     candidates.extend(
-        toolchains
-            .iter()
-            .flat_map(|folder| entries(folder, "nightly"))
-            .map(|it| it.join("bin/rustc")),
+        toolchains.iter().flat_map(|folder| entries(folder, "nightly")).map(|it| it.join("bin/rustc")),
     );
     candidates.push("/usr/bin/rustc".into());
     let mut versioned = entries(Path::new("/usr/lib"), "rust-1.");
     versioned.sort_by_key(|path| {
-        std::cmp::Reverse(
-            path.extension()
-                .and_then(|minor| minor.to_str()?.parse::<u32>().ok()),
-        )
+        std::cmp::Reverse(path.extension().and_then(|minor| minor.to_str()?.parse::<u32>().ok()))
     });
     candidates.extend(versioned.into_iter().map(|it| it.join("bin/rustc")));
     candidates
@@ -200,18 +165,9 @@ fn rustc_candidates() -> Vec<PathBuf> {
 /// Checks one compiler; the error says why it can't be used.
 fn rustc(path: &Path, sysroot: &Path) -> Result<Tool, String> {
     let facts = output(path, &["-vV"])?;
-    let fact = |name: &str| {
-        facts
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
-    let version = fact("release:")
-        .ok_or("does not tell its release")?
-        .to_owned();
-    let llvm = fact("LLVM version:")
-        .and_then(leading_number)
-        .ok_or("does not tell its LLVM")?;
+    let fact = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let version = fact("release:").ok_or("does not tell its release")?.to_owned();
+    let llvm = fact("LLVM version:").and_then(leading_number).ok_or("does not tell its LLVM")?;
     let mut numbers = version.split('.').map_while(leading_number);
     let (major, minor) = OLDEST_RUSTC;
     if (numbers.next(), numbers.next()) < (Some(major), Some(minor)) {
@@ -219,16 +175,9 @@ fn rustc(path: &Path, sysroot: &Path) -> Result<Tool, String> {
     }
     let source = sysroot.join("lib/rustlib/src/rust/library/Cargo.lock");
     if !source.is_file() {
-        return Err(format!(
-            "{version}, without the source of core ({} does not exist)",
-            source.display()
-        ));
+        return Err(format!("{version}, without the source of core ({} does not exist)", source.display()));
     }
-    Ok(Tool {
-        path: path.to_owned(),
-        version,
-        llvm: Some(llvm),
-    })
+    Ok(Tool { path: path.to_owned(), version, llvm: Some(llvm) })
 }
 
 fn linkers(looked: &mut Vec<Looked>) -> Vec<Tool> {
@@ -241,27 +190,12 @@ fn linkers(looked: &mut Vec<Looked>) -> Vec<Tool> {
             llvm: fs::read(path).ok().and_then(|bytes| llvm_in(&bytes)),
         });
         let found = linker.as_ref().map(describe).map_err(Clone::clone);
-        looked.push(Looked {
-            what: "bpf-linker",
-            path: path.clone(),
-            found,
-        });
+        looked.push(Looked { what: "bpf-linker", path: path.clone(), found });
         usable.extend(linker);
     }
-    if let (Some(path), false) = (
-        candidates.first(),
-        candidates.iter().any(|path| path.is_file()),
-    ) {
-        let why = if candidates.len() == 1 {
-            "does not exist"
-        } else {
-            "does not exist, nor on PATH"
-        };
-        looked.push(Looked {
-            what: "bpf-linker",
-            path: path.clone(),
-            found: Err(why.into()),
-        });
+    if let (Some(path), false) = (candidates.first(), candidates.iter().any(|path| path.is_file())) {
+        let why = if candidates.len() == 1 { "does not exist" } else { "does not exist, nor on PATH" };
+        looked.push(Looked { what: "bpf-linker", path: path.clone(), found: Err(why.into()) });
     }
     usable
 }
@@ -271,16 +205,10 @@ fn linker_candidates() -> Vec<PathBuf> {
     if let Some(only) = env::var_os(LINKER_VARIABLE) {
         return vec![only.into()];
     }
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(home()?.join(".cargo")));
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".cargo")));
     let mut candidates: Vec<PathBuf> = Vec::new();
     let path = env::var_os("PATH").unwrap_or_default();
-    for folder in cargo_home
-        .map(|home| home.join("bin"))
-        .into_iter()
-        .chain(env::split_paths(&path))
-    {
+    for folder in cargo_home.map(|home| home.join("bin")).into_iter().chain(env::split_paths(&path)) {
         let linker = folder.join("bpf-linker");
         if !candidates.contains(&linker) {
             candidates.push(linker);
@@ -293,31 +221,20 @@ fn linker_candidates() -> Vec<PathBuf> {
 /// `libLLVM.so.22.1` or `libLLVM-22.so`, one linked statically carries the name that its bitcode reader signs with,
 /// `LLVM22.1.8` or `LLVM 22.1.8`.
 fn llvm_in(program: &[u8]) -> Option<u32> {
-    let names = program
-        .windows(4)
-        .enumerate()
-        .filter(|(_, window)| window == b"LLVM");
-    names
-        .map(|(start, _)| &program[start + 4..program.len().min(start + 20)])
-        .find_map(|after| {
-            let after = std::str::from_utf8(
-                after
-                    .split(|byte| !byte.is_ascii_graphic() && *byte != b' ')
-                    .next()?,
-            )
-            .ok()?;
-            if let Some(library) = after
-                .strip_prefix(".so.")
-                .or_else(|| after.strip_prefix('-'))
-            {
-                return leading_number(library);
-            }
-            let signature = after.strip_prefix(' ').unwrap_or(after);
-            let mut parts = signature.splitn(3, '.');
-            let major = parts.next()?.parse().ok()?;
-            parts.next()?.parse::<u32>().ok()?;
-            leading_number(parts.next()?).map(|_| major)
-        })
+    let names = program.windows(4).enumerate().filter(|(_, window)| window == b"LLVM");
+    names.map(|(start, _)| &program[start + 4..program.len().min(start + 20)]).find_map(|after| {
+        let after =
+            std::str::from_utf8(after.split(|byte| !byte.is_ascii_graphic() && *byte != b' ').next()?)
+                .ok()?;
+        if let Some(library) = after.strip_prefix(".so.").or_else(|| after.strip_prefix('-')) {
+            return leading_number(library);
+        }
+        let signature = after.strip_prefix(' ').unwrap_or(after);
+        let mut parts = signature.splitn(3, '.');
+        let major = parts.next()?.parse().ok()?;
+        parts.next()?.parse::<u32>().ok()?;
+        leading_number(parts.next()?).map(|_| major)
+    })
 }
 
 fn cargo(rustc: &Path) -> PathBuf {
@@ -325,46 +242,31 @@ fn cargo(rustc: &Path) -> PathBuf {
     match env::var_os(CARGO_VARIABLE) {
         Some(only) => only.into(),
         None if beside.is_file() => beside,
-        None => env::var_os("CARGO")
-            .unwrap_or_else(|| "cargo".into())
-            .into(),
+        None => env::var_os("CARGO").unwrap_or_else(|| "cargo".into()).into(),
     }
 }
 
 /// What a program prints, or why it does not run.
 fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {
-    let ran = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("does not run: {error}"))?;
+    let ran =
+        Command::new(program).args(arguments).output().map_err(|error| format!("does not run: {error}"))?;
     if !ran.status.success() {
         let said = String::from_utf8_lossy(&ran.stderr);
-        return Err(format!(
-            "does not run: {}",
-            said.lines().next().unwrap_or("it says nothing")
-        ));
+        return Err(format!("does not run: {}", said.lines().next().unwrap_or("it says nothing")));
     }
     Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
 }
 
 /// The entries of a folder whose names start so, sorted; none if there is no such folder.
 fn entries(folder: &Path, start: &str) -> Vec<PathBuf> {
-    let names = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name());
-    let mut names: Vec<OsString> = names
-        .filter(|name| name.to_string_lossy().starts_with(start))
-        .collect();
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut names: Vec<OsString> = names.filter(|name| name.to_string_lossy().starts_with(start)).collect();
     names.sort();
     names.into_iter().map(|name| folder.join(name)).collect()
 }
 
 fn leading_number(text: &str) -> Option<u32> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text[..digits].parse().ok()
 }
 
@@ -383,10 +285,9 @@ impl fmt::Display for Lacks {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = OLDEST_RUSTC;
         match self {
-            Lacks::Compiler => write!(
-                to,
-                "no rustc of {major}.{minor} or newer has the source of core (rust-src)"
-            ),
+            Lacks::Compiler => {
+                write!(to, "no rustc of {major}.{minor} or newer has the source of core (rust-src)")
+            }
             Lacks::Linker { llvm } => {
                 write!(to, "no bpf-linker with LLVM {llvm} or newer, as rustc's")
             }
@@ -399,14 +300,10 @@ impl Lacks {
     pub fn remedies(self) -> Vec<(&'static str, String)> {
         match self {
             Lacks::Compiler => vec![
-                (
-                    "with rustup",
-                    "rustup toolchain install nightly --component rust-src".into(),
-                ),
+                ("with rustup", "rustup toolchain install nightly --component rust-src".into()),
                 (
                     "on Debian",
-                    "apt-get install --no-install-recommends rustc-web cargo-web rust-web-src"
-                        .into(),
+                    "apt-get install --no-install-recommends rustc-web cargo-web rust-web-src".into(),
                 ),
             ],
             Lacks::Linker { llvm } => vec![
@@ -419,10 +316,7 @@ impl Lacks {
                          llvm-{llvm}"
                     ),
                 ),
-                (
-                    "ready made, with cargo-binstall",
-                    "cargo binstall bpf-linker".into(),
-                ),
+                ("ready made, with cargo-binstall", "cargo binstall bpf-linker".into()),
             ],
         }
     }
@@ -437,11 +331,7 @@ impl fmt::Display for Looked {
 
 impl fmt::Display for Missing {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            to,
-            "the eBPF toolchain is incomplete: {}. Looked at:",
-            self.lacks
-        )?;
+        writeln!(to, "the eBPF toolchain is incomplete: {}. Looked at:", self.lacks)?;
         for tried in &self.looked {
             writeln!(to, "  {tried}")?;
         }
@@ -483,11 +373,7 @@ mod tests {
 
     #[test]
     fn a_linker_reads_what_its_own_and_older_compilers_write() {
-        let tool = |llvm| Tool {
-            path: PathBuf::new(),
-            version: String::new(),
-            llvm,
-        };
+        let tool = |llvm| Tool { path: PathBuf::new(), version: String::new(), llvm };
         assert!(reads(&tool(Some(22)), &tool(Some(22))));
         assert!(reads(&tool(Some(23)), &tool(Some(22))));
         assert!(!reads(&tool(Some(21)), &tool(Some(22))));
@@ -501,27 +387,10 @@ mod tests {
             path: "/usr/bin/rustc".into(),
             found: Err("1.63.0 is older than 1.95".into()),
         };
-        let text = Missing {
-            lacks: Lacks::Compiler,
-            looked: vec![looked],
-        }
-        .to_string();
-        assert!(
-            text.contains("rustc /usr/bin/rustc: 1.63.0 is older than 1.95"),
-            "{text}"
-        );
-        assert!(
-            text.contains("rustup toolchain install nightly --component rust-src"),
-            "{text}"
-        );
-        let text = Missing {
-            lacks: Lacks::Linker { llvm: 22 },
-            looked: vec![],
-        }
-        .to_string();
-        assert!(
-            text.contains("LLVM_PREFIX=/usr/lib/llvm-22 cargo install"),
-            "{text}"
-        );
+        let text = Missing { lacks: Lacks::Compiler, looked: vec![looked] }.to_string();
+        assert!(text.contains("rustc /usr/bin/rustc: 1.63.0 is older than 1.95"), "{text}");
+        assert!(text.contains("rustup toolchain install nightly --component rust-src"), "{text}");
+        let text = Missing { lacks: Lacks::Linker { llvm: 22 }, looked: vec![] }.to_string();
+        assert!(text.contains("LLVM_PREFIX=/usr/lib/llvm-22 cargo install"), "{text}");
     }
 }
