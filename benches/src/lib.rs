@@ -1,1 +1,5 @@
+//! The comparison of dataplanes: what is compared, how it is measured, how it is told.
 
+pub mod matrix;
+pub mod measure;
+pub mod report;

@@ -1,1 +1,114 @@
-fn main() {}
+//! `podpath-bench`: measures dataplanes side by side.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use benches::matrix::Suite;
+use benches::measure;
+use benches::report::{self, Table};
+use clap::{Parser, ValueEnum};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Measures dataplanes side by side, on two pods of two nodes.
+#[derive(Parser, Debug)]
+#[command(name = "podpath-bench", version)]
+struct Options {
+    /// What to compare.
+    #[arg(value_enum, default_value_t = Which::Quick)]
+    suite: Which,
+    /// Only these dataplanes and workloads, parted by commas: ebpf,routed,tcp_rr.
+    #[arg(long)]
+    only: Option<String>,
+    /// How often each is measured.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// How long each time, in seconds.
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Writes all of the result to this file as JSON, whatever is printed.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Which {
+    /// Latency and throughput over TCP: less than half a minute.
+    Quick,
+    /// Everything, and longer: minutes.
+    Standard,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+    Csv,
+}
+
+/// Set by the first signal; the second ends the process as it would have without us.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn stop(_: libc::c_int) {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    let mut suite = match options.suite {
+        Which::Quick => Suite::quick(),
+        Which::Standard => Suite::standard(),
+    };
+    if let Some(only) = &options.only {
+        suite = suite.only(only)?;
+    }
+    suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
+    suite.time = options.seconds.unwrap_or(suite.time);
+    listen_for_signals().context("cannot listen for signals")?;
+    let comparison = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
+    if let Some(path) = &options.out {
+        fs::write(path, report::json(&comparison)? + "\n")
+            .with_context(|| format!("cannot write the result to {}", path.display()))?;
+    }
+    match options.output {
+        Output::Table => print!("{}", Table(&comparison)),
+        Output::Json => println!("{}", report::json(&comparison)?),
+        Output::Csv => print!("{}", report::csv(&comparison)),
+    }
+    Ok(())
+}
+
+/// Until the first signal of each kind, whatever was built is removed before the process ends.
+fn listen_for_signals() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(stop), SaFlags::SA_RESETHAND, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    let allowed = (0.05..=600.0).contains(&seconds);
+    if allowed {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("expected 0.05 to 600 seconds".to_owned())
+    }
+}

@@ -44,7 +44,8 @@ enum Side {
     Target,
 }
 
-/// Sends a packet for a Service to its backend.
+/// Sends a packet for a Service to its backend. A pod that is its own backend meets itself under another
+/// address ([`Address::ITSELF`]), so that its answer comes out of it again.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
@@ -56,7 +57,11 @@ pub fn to_backend<A: Address>(
 ) -> Result<(), Reason> {
     flow.frontend = flow.target;
     flow.frontend_port = flow.target_port;
-    rewrite(packet, flow, Side::Target, backend.address, backend.port)
+    rewrite(packet, flow, Side::Target, backend.address, backend.port)?;
+    if flow.target == flow.source {
+        return rewrite(packet, flow, Side::Source, A::ITSELF, flow.source_port);
+    }
+    Ok(())
 }
 
 /// Makes a reply come from what its client dialled, if that was a Service.
@@ -72,6 +77,9 @@ pub fn from_frontend<A: Address>(
 ) -> Result<(), Reason> {
     if connection.frontend == A::default() {
         return Ok(());
+    }
+    if flow.target == A::ITSELF {
+        rewrite(packet, flow, Side::Target, flow.source, flow.target_port)?;
     }
     note(platform, flow, Change::Frontend, (connection.frontend, connection.frontend_port));
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)

@@ -50,7 +50,7 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
     let tracked = enter(platform, packet, flow)?;
-    if tracked.state as u8 == State::New as u8 {
+    if tracked.state as u8 == State::New as u8 && !policy::is_itself(flow) {
         policy::judge(platform, flow, &pod, Endpoint::EGRESS)?;
     }
     leave(platform, packet, flow, &tracked, From::Pod)
@@ -220,7 +220,7 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     (pod, from): (Endpoint, From),
 ) -> Result<Verdict, Reason> {
     if tracked.state as u8 == State::New as u8 {
-        if from == From::Host {
+        if from == From::Host || (from == From::Pod && policy::is_itself(flow)) {
             policy::waive(platform, flow, &pod);
         } else {
             policy::judge(platform, flow, &pod, Endpoint::INGRESS)?;

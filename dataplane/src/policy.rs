@@ -33,6 +33,8 @@ pub enum Decision {
     Denied = 3,
     /// The pod's own node may always reach it.
     OwnNode = 4,
+    /// A pod may always reach itself.
+    Itself = 5,
 }
 
 /// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]).
@@ -70,10 +72,17 @@ pub fn judge<A: Address>(
     Err(Reason::PolicyDenied)
 }
 
-/// Notes that a pod's own node is not judged.
+/// Whether the flow is a pod's with itself, which is not judged: not where it leaves, not where it arrives.
+#[inline(always)]
+pub fn is_itself<A: Address>(flow: &Flow<A>) -> bool {
+    flow.source == A::ITSELF
+}
+
+/// Notes that whoever sends is not judged: the pod itself, or its own node.
 #[inline(always)]
 pub fn waive<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, pod: &Endpoint) {
-    note(platform, flow, pod, Endpoint::INGRESS, (Decision::OwnNode, RuleId(0)));
+    let decision = if is_itself(flow) { Decision::Itself } else { Decision::OwnNode };
+    note(platform, flow, pod, Endpoint::INGRESS, (decision, RuleId(0)));
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Destination -> local pod, remote node, world, the node itself, or nowhere.
 //!
 //! Reads `endpoints`, `routes`. Writes the frame's Ethernet header and hop count.
-//! Drops `InvalidSource`, `NoRoute`, `Blackhole`, `TtlExceeded`.
+//! Drops `InvalidSource`, `Blackhole`, `TtlExceeded`.
 //!
 //! 1. A pod of this node: to it.
 //! 2. The longest prefix in `routes` says: the node itself, another node, the world (with the node's
@@ -83,11 +83,11 @@ pub fn local<A: Address>(
 /// every program loads with both in one enum.
 ///
 /// # Errors
-/// `NoRoute`, `Blackhole`, `TtlExceeded`.
+/// `Blackhole`, `TtlExceeded`.
 #[inline(always)]
 pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route<A>, Reason> {
     // 2.
-    let route = Routes::get(platform, &flow.target).ok_or(Reason::NoRoute)?;
+    let route = Routes::get(platform, &flow.target).ok_or(Reason::Blackhole)?;
     note(platform, flow, route.kind, route.id.0);
     if route.kind == Route::<A>::BLACKHOLE {
         return Err(Reason::Blackhole);

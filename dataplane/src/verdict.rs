@@ -56,18 +56,17 @@ reasons! {
     FlowConflict = 10, "flow-conflict", "A live flow with another translation already uses these addresses and ports.";
     MasqueradeFull = 11, "masquerade-full", "The masquerade table is full.";
     MasqueradePortsExhausted = 12, "masquerade-ports-exhausted", "No free source port was found for this destination.";
-    NoRoute = 13, "no-route", "No route leads to the destination.";
-    Blackhole = 14, "blackhole", "The destination belongs to the cluster, but to nobody in it.";
-    TtlExceeded = 15, "ttl-exceeded", "The time to live ran out at this node.";
-    UnknownTunnelSource = 16, "unknown-tunnel-source", "The outer source address is not a node of the cluster.";
-    UnknownVni = 17, "unknown-vni", "The tunnel's network identifier is not the cluster's.";
-    NotLocal = 18, "not-local", "It arrived over the overlay for an address that is not on this node.";
-    TooBig = 19, "too-big", "The packet does not fit the underlay after encapsulation.";
-    WriteFailed = 20, "write-failed", "The engine could not change the packet.";
-    UnknownIcmp = 21, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
-    StaleMasquerade = 22, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
-    Spoofed = 23, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
-    OwnAddressAsked = 24, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
+    Blackhole = 13, "blackhole", "The destination is nobody's in the cluster, or is never passed on.";
+    TtlExceeded = 14, "ttl-exceeded", "The time to live ran out at this node.";
+    UnknownTunnelSource = 15, "unknown-tunnel-source", "The outer source address is not a node of the cluster.";
+    UnknownVni = 16, "unknown-vni", "The tunnel's network identifier is not the cluster's.";
+    NotLocal = 17, "not-local", "It arrived over the overlay for an address that is not on this node.";
+    TooBig = 18, "too-big", "The packet does not fit the underlay after encapsulation.";
+    WriteFailed = 19, "write-failed", "The engine could not change the packet.";
+    UnknownIcmp = 20, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
+    StaleMasquerade = 21, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
+    Spoofed = 22, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
+    OwnAddressAsked = 23, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
 }
 
 impl Reason {

@@ -30,6 +30,7 @@ use userspace::engine::emulator::{Answer, Emulator};
 use userspace::engine::{Capacities, Clock, Engine};
 use userspace::model::{Cluster, Objects};
 use userspace::observe::walk;
+use userspace::plan::Prefix;
 
 use script::{Script, Step};
 
@@ -118,7 +119,13 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Content`] for a name that is not in the cluster, [`Error::Engine`].
-    pub fn run<E: Engine<V4> + Clock>(&self, make: Make<E>) -> Result<Ran, Error> {
+    pub fn run<E: Engine<V4> + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
+        let without: Vec<_> = self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
+        let make: Make<E> = Box::new(move |plan| {
+            let mut plan = plan.clone();
+            plan.rows.routes.retain(|prefix, _| !without.contains(prefix));
+            make(&plan)
+        });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
         let mut run = Run { case: self, network, cluster: self.cluster.clone(), last: None };
         let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new() };
@@ -349,7 +356,10 @@ objects: |
             written(&format!("{POD}send: [{{from: default/wbe, to: ext:world}}]\nexpect: \"\"\n"));
         let error = Case::read(&path).expect("reads").emulate().expect_err("there is no such pod");
         let text = error.to_string();
-        assert!(text.ends_with(r#"send[0]: unknown pod "default/wbe", did you mean "default/web"?"#), "{text}");
+        assert!(
+            text.ends_with(r#"send[0]: unknown pod "default/wbe", did you mean "default/web"?"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -362,7 +372,8 @@ objects: |
 
     #[test]
     fn blessing_writes_the_walk_and_keeps_everything_else() {
-        let text = format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: arp}}]\n");
+        let text =
+            format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: arp}}]\n");
         let (_folder, path) = written(&text);
         let case = Case::read(&path).expect("reads");
         let ran = case.emulate().expect("runs");

@@ -32,7 +32,7 @@ pub struct Finding {
 }
 
 /// Every dataplane that lives in network namespaces.
-const LIVE: &[&str] = &["ebpf", "routed"];
+const LIVE: &[&str] = &["ebpf", "chains", "routed"];
 /// The one that is programs in the kernel.
 const EBPF: &[&str] = &["ebpf"];
 

@@ -12,6 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 use userspace::model::{Cluster, Pod};
 
+use crate::dataplane::Name;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
 use crate::probe::live::standing;
@@ -235,7 +236,8 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
 fn layout(dataplane: &str) -> Option<Layout> {
     match dataplane {
         "ebpf" => Some(Layout::HOOKED),
-        "routed" => Some(Layout::ROUTED),
+        "chains" => Some(Name::Chains.dataplane().layout()),
+        "routed" => Some(Name::Routed.dataplane().layout()),
         _ => None,
     }
 }

@@ -6,7 +6,8 @@
 //! A flow is judged in this order; the numbers come back in the code.
 //!
 //! 1. A Service is only an address: its backends are judged. Policies see the flow after translation.
-//! 2. A pod always reaches itself.
+//! 2. A pod always reaches itself. By way of a Service it does where its policies allow it; where they do
+//!    not, Kubernetes leaves it open.
 //! 3. Egress: if any policy isolates the sending pod for egress, one rule of one of them must allow it.
 //! 4. A pod's own node always reaches it.
 //! 5. Ingress: if any policy isolates the receiving pod for ingress, one rule of one must allow it.
@@ -125,6 +126,11 @@ enum Party<'a> {
 }
 
 impl Party<'_> {
+    /// Whether both are the same pod.
+    fn is(self, other: Party<'_>) -> bool {
+        matches!((self, other), (Self::Pod(one), Party::Pod(other)) if one.address == other.address)
+    }
+
     fn address(self) -> IpAddr {
         match self {
             Self::Pod(pod) => pod.address,
@@ -191,7 +197,14 @@ impl<'a> Flow<'a> {
             return Expectation::Undefined("the Service has no such port");
         };
         let mut outcomes = port.backends.iter().map(|Backend { address, port }| {
-            Flow { port: *port, ..self }.expect_party(source, party_at(self.cluster, *address))
+            let (flow, target) = (Flow { port: *port, ..self }, party_at(self.cluster, *address));
+            match flow.judge(source, target) {
+                // 2.
+                Expectation::Deny(_) if source.is(target) => Expectation::Undefined(
+                    "whether a pod's policies are about itself behind a Service is undecided",
+                ),
+                outcome => outcome,
+            }
         });
         let Some(first) = outcomes.next() else {
             return Expectation::Deny(Cause::NoBackend);
@@ -207,11 +220,10 @@ impl<'a> Flow<'a> {
 
     fn expect_party(self, source: Party<'_>, target: Party<'a>) -> Expectation {
         // 2.
-        if let (Party::Pod(one), Party::Pod(other)) = (source, target)
-            && one.address == other.address
-        {
-            return Expectation::Allow;
-        }
+        if source.is(target) { Expectation::Allow } else { self.judge(source, target) }
+    }
+
+    fn judge(self, source: Party<'_>, target: Party<'a>) -> Expectation {
         // 3.
         if let Party::Pod(sender) = source
             && let Err(cause) = self.permitted(Direction::Egress, sender, target, target)
@@ -966,10 +978,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_reaches_itself_through_its_service() {
+    fn a_pod_reaches_itself_through_its_service_and_against_its_policies_it_is_left_open() {
         let closed = policy("{podSelector: {}, policyTypes: [Ingress, Egress]}");
-        let cluster = with_service(&[&closed], &["10.244.1.3"]);
-        assert_eq!(word(&cluster, "shop/api", "svc:shop/api", 8080, Tcp), "allow");
+        for (policies, expected) in [(&[][..], "allow"), (&[closed.as_str()], "open")] {
+            let cluster = with_service(policies, &["10.244.1.3"]);
+            assert_eq!(word(&cluster, "shop/api", "svc:shop/api", 8080, Tcp), expected);
+        }
     }
 
     #[test]

@@ -169,8 +169,13 @@ impl Grid {
     /// # Errors
     /// The prober's.
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
-        let answers = prober.probe(&flows)?;
-        debug_assert_eq!(answers.len(), flows.len(), "an answer for each flow");
+        // A socket of one family has no way to an address of the other: it is told so at once.
+        let mut answers = vec![Measured::from(Verdict::Reject); flows.len()];
+        let askable: Vec<usize> = (0..flows.len()).filter(|&at| one_family(cluster, &flows[at])).collect();
+        let asked: Vec<Flow> = askable.iter().map(|&at| flows[at].clone()).collect();
+        for (at, measured) in askable.into_iter().zip(prober.probe(&asked)?) {
+            answers[at] = measured;
+        }
         let rows: Vec<Row> = (flows.into_iter().zip(answers))
             .map(|(flow, measured)| {
                 let Flow { from, to, port, protocol } = &flow;
@@ -184,6 +189,15 @@ impl Grid {
             differences: rows.iter().filter(|row| row.differs()).count(),
             rows,
         })
+    }
+}
+
+/// Whether both ends have addresses of the same family; also if one is not in the cluster at all.
+fn one_family(cluster: &Cluster, flow: &Flow) -> bool {
+    let address = |who| cluster.find(who).map(|found| found.address());
+    match (address(&flow.from), address(&flow.to)) {
+        (Ok(from), Ok(to)) => from.is_ipv4() == to.is_ipv4(),
+        _ => true,
     }
 }
 
@@ -321,7 +335,7 @@ mod tests {
         let answers = vec![
             Verdict::Allow.into(),
             denied(Reason::NoBackend),
-            denied(Reason::NoRoute),
+            denied(Reason::Blackhole),
             Verdict::Reject.into(),
         ];
         Grid::measure(&cluster(), flows, &mut Told(answers)).unwrap()
@@ -397,7 +411,7 @@ mod tests {
         let mut grid = grid();
         assert_eq!(
             grid.differing(),
-            "! ext:world -> shop/api:80/TCP\n    measured  deny: no-route\n    expected  allow\n"
+            "! ext:world -> shop/api:80/TCP\n    measured  deny: blackhole\n    expected  allow\n"
         );
         let row = &mut grid.rows[2];
         row.measured = Verdict::Allow.into();
@@ -416,7 +430,7 @@ mod tests {
         let lines = grid().lines();
         let third = lines.lines().nth(3).unwrap();
         let cells: Vec<&str> = third.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "no-route", "-"]);
+        assert_eq!(cells, ["ext:world", "shop/api", "80/TCP", "deny", "allow !", "blackhole", "-"]);
     }
 
     fn read(text: &str) -> Result<Vec<Flow>, String> {

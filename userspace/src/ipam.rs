@@ -132,27 +132,20 @@ impl Ipam {
     /// An address for a node.
     pub fn node(&mut self, subnet: Ipv4Net, node: &str) -> Result<Ipv4Addr, Error> {
         let size = size(subnet);
-        self.first_free(subnet, FIRST_NODE, 1)
-            .ok_or_else(|| Error::NodeSubnetFull {
-                node: node.into(),
-                subnet,
-                size,
-                usable: size.saturating_sub(u64::from(FIRST_NODE) + 1),
-            })
+        self.first_free(subnet, FIRST_NODE, 1).ok_or_else(|| Error::NodeSubnetFull {
+            node: node.into(),
+            subnet,
+            size,
+            usable: size.saturating_sub(u64::from(FIRST_NODE) + 1),
+        })
     }
 
     /// A /24 for a node's pods.
     pub fn pod_range(&mut self, pod_cidr: Ipv4Net, node: &str) -> Result<Ipv4Net, Error> {
         let ranges = 1_u64 << POD_RANGE_PREFIX.saturating_sub(pod_cidr.prefix_len());
-        let used = Error::PodRangesUsed {
-            node: node.into(),
-            pod_cidr,
-            ranges,
-        };
+        let used = Error::PodRangesUsed { node: node.into(), pod_cidr, ranges };
         let from = self.next.get(&pod_cidr).copied().unwrap_or(0);
-        let candidates = pod_cidr
-            .subnets(POD_RANGE_PREFIX)
-            .map_err(|_| used.clone())?;
+        let candidates = pod_cidr.subnets(POD_RANGE_PREFIX).map_err(|_| used.clone())?;
         for (index, range) in (from..).zip(candidates.skip(from as usize)) {
             if !self.pod_ranges.iter().any(|taken| overlap(*taken, range)) {
                 self.next.insert(pod_cidr, index + 1);
@@ -166,14 +159,13 @@ impl Ipam {
     /// An address for a pod, out of its node's range.
     pub fn pod(&mut self, range: Ipv4Net, pod: &str, node: &str) -> Result<Ipv4Addr, Error> {
         let size = size(range);
-        self.first_free(range, FIRST_POD, 1)
-            .ok_or_else(|| Error::PodRangeFull {
-                pod: pod.into(),
-                node: node.into(),
-                range,
-                size,
-                usable: size.saturating_sub(u64::from(FIRST_POD) + 1),
-            })
+        self.first_free(range, FIRST_POD, 1).ok_or_else(|| Error::PodRangeFull {
+            pod: pod.into(),
+            node: node.into(),
+            range,
+            size,
+            usable: size.saturating_sub(u64::from(FIRST_POD) + 1),
+        })
     }
 
     /// A virtual address for a Service; for the cluster's DNS the one it has by convention, if that is free.
@@ -193,11 +185,7 @@ impl Ipam {
                 self.taken.remove(&kept);
             }
         }
-        address.ok_or_else(|| Error::ServiceRangeFull {
-            service: service.into(),
-            range,
-            size: size(range),
-        })
+        address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size: size(range) })
     }
 
     /// The lowest free address of a range, and takes it. `first` addresses at its beginning and `last` at its
@@ -249,22 +237,20 @@ pub fn choose(wish: &Wish<'_>, avoid: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
     // 2.
     let cover = cover(wish.holds);
     if let Some(cover) = cover {
-        candidates.extend([16, 24, 32].map(|prefix| widen(cover, prefix)));
+        candidates.extend([16, 24, 32].map(|prefix| with_free_ends(widen(cover, prefix), wish.holds)));
     }
     // 3.
     if wish.holds.is_empty() || !wish.must_hold {
         candidates.extend(neighbours(wish.default));
     }
     let last_way_out = || {
-        let cover = cover.filter(|cover| wish.must_hold && cover.prefix_len() >= 8)?;
+        let cover = with_free_ends(cover.filter(|_| wish.must_hold)?, &[wish.holds, avoid].concat());
         let whole_ranges = avoid.iter().filter(|other| other.prefix_len() < 32);
-        (!whole_ranges.into_iter().any(|other| overlap(*other, cover))).then_some(cover)
+        let overlaps = whole_ranges.into_iter().any(|other| overlap(*other, cover));
+        (cover.prefix_len() >= 8 && !overlaps).then_some(cover)
     };
-    let range = candidates
-        .into_iter()
-        .filter(|range| range.prefix_len() >= 8)
-        .find(free)
-        .or_else(last_way_out);
+    let range =
+        candidates.into_iter().filter(|range| range.prefix_len() >= 8).find(free).or_else(last_way_out);
     range.ok_or(Error::NoRange { range: wish.name })
 }
 
@@ -281,11 +267,20 @@ fn cover(parts: &[Ipv4Net]) -> Option<Ipv4Net> {
     }))
 }
 
+/// The range, or one around it, whose network and broadcast addresses are nobody's.
+fn with_free_ends(mut range: Ipv4Net, used: &[Ipv4Net]) -> Ipv4Net {
+    let is_end = |range: &Ipv4Net, part: &Ipv4Net| {
+        part.prefix_len() == 32 && (part.addr() == range.network() || part.addr() == range.broadcast())
+    };
+    while let Some(wider) = range.supernet().filter(|_| used.iter().any(|part| is_end(&range, part))) {
+        range = wider;
+    }
+    range
+}
+
 /// The range with a prefix of at most this length around another.
 fn widen(range: Ipv4Net, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new(range.addr(), range.prefix_len().min(prefix))
-        .expect("a prefix of at most 32")
-        .trunc()
+    Ipv4Net::new(range.addr(), range.prefix_len().min(prefix)).expect("a prefix of at most 32").trunc()
 }
 
 /// A range, and those after it in 10.0.0.0/8 with the same last two bytes.
@@ -294,9 +289,7 @@ fn neighbours(range: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
     let prefix = range.prefix_len().max(16);
     std::iter::once(range).chain((1..=255).map(move |step: u8| {
         let address = Ipv4Addr::new(10, second.wrapping_add(step), third, fourth);
-        Ipv4Net::new(address, prefix)
-            .expect("a prefix of at most 32")
-            .trunc()
+        Ipv4Net::new(address, prefix).expect("a prefix of at most 32").trunc()
     }))
 }
 

@@ -128,6 +128,9 @@ impl Debug for Mac {
 pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + core::hash::Hash {
     /// The `EtherType` of the family's packets.
     const ETHERTYPE: Be16;
+    /// What a pod that reaches itself through a Service sees as its client: its own address would not
+    /// leave it again. Of the link-local ranges (RFC 3927, RFC 4291), so that nobody else can have it.
+    const ITSELF: Self;
     /// The version in the first four bits of the IP header.
     const VERSION: u8;
     /// Offset of the source address in the IP header.
@@ -164,6 +167,7 @@ impl V4 {
 
 impl Address for V4 {
     const ETHERTYPE: Be16 = ethernet::IPV4;
+    const ITSELF: Self = V4([169, 254, 42, 1]);
     const VERSION: u8 = 4;
     const SOURCE: usize = ip::SOURCE;
     const TARGET: usize = ip::TARGET;
@@ -198,6 +202,7 @@ pub struct V6(pub [u8; 16]);
 
 impl Address for V6 {
     const ETHERTYPE: Be16 = ethernet::IPV6;
+    const ITSELF: Self = V6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 169, 254, 42, 1]);
     const VERSION: u8 = 6;
     const SOURCE: usize = ip::v6::SOURCE;
     const TARGET: usize = ip::v6::TARGET;

@@ -1,8 +1,7 @@
 //! The text of a case: its fields, and what they mean.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// A case as it is written.
@@ -18,6 +17,9 @@ struct Text {
     /// Rows that tables may hold, where it is not what they usually may.
     #[serde(default)]
     capacity: BTreeMap<String, u32>,
+    /// Routes that the agent has not written on any node.
+    #[serde(default)]
+    without_routes: Vec<IpNet>,
     /// What is done, in order.
     send: Vec<Line>,
     /// The walks of it all.
@@ -107,6 +109,7 @@ pub(super) struct Script {
     pub(super) include: Vec<String>,
     pub(super) objects: Option<String>,
     pub(super) capacity: BTreeMap<String, u32>,
+    pub(super) without_routes: Vec<IpNet>,
     pub(super) steps: Vec<Step>,
     pub(super) expect: String,
     pub(super) rows: Option<String>,
@@ -164,13 +167,19 @@ impl Kind {
     fn read(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let kind = match words.next() {
-            Some("tcp") => return Ok(Self::Tcp(words.try_fold(0, |flags, word| flag(word).map(|flag| flags | flag))?)),
+            Some("tcp") => {
+                return Ok(Self::Tcp(words.try_fold(0, |flags, word| flag(word).map(|flag| flags | flag))?));
+            }
             Some("udp") => Self::Udp,
             Some("ping") => Self::Ping,
             Some("arp") => Self::Arp,
             Some("sctp") => Self::Sctp,
             Some("unreachable") => Self::Unreachable,
-            _ => return Err(format!("cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable")),
+            _ => {
+                return Err(format!(
+                    "cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable"
+                ));
+            }
         };
         match words.next() {
             None => Ok(kind),
@@ -212,6 +221,7 @@ impl Script {
             include,
             objects: text.objects,
             capacity: text.capacity,
+            without_routes: text.without_routes,
             steps: steps.collect::<Result<_, _>>()?,
             expect: text.expect,
             rows: text.rows,
@@ -223,7 +233,8 @@ impl Line {
     fn read(self) -> Result<Step, String> {
         if let Some(wait) = &self.wait {
             let seconds = wait.strip_suffix('s').and_then(|number| number.parse().ok());
-            let seconds = seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
+            let seconds =
+                seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
             return Ok(Step::Wait { seconds });
         }
         if let Some(objects) = self.apply {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use testbed::dataplane::Name;
 use testbed::dataplane::emulator::Emulated;
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
@@ -10,6 +11,7 @@ use testbed::output::{self, Format, Paint};
 use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, read_flows};
 use testbed::progress::Progress;
+use testbed::topology::Topology;
 use userspace::model::{Cluster, Protocol};
 
 use super::dataplane::Dataplane;
@@ -32,7 +34,7 @@ pub(crate) struct Args {
 }
 
 /// Those that can be checked.
-pub(crate) const ABLE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Routed];
+pub(crate) const ABLE: [Dataplane; 3] = [Dataplane::Emulator, Dataplane::Chains, Dataplane::Routed];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
@@ -90,10 +92,7 @@ fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
 fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
     match subject {
         Subject::Live(state) if dataplane != Dataplane::Emulator => {
-            let cluster = &state.cluster;
-            let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
-            let (listeners, interrupt) = (lab::listeners(&cluster.name), Interrupt::watch()?);
-            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners, &interrupt))
+            measure_up(&state.cluster, dataplane, flows, &Interrupt::watch()?)
         }
         _ => measure_described(subject.cluster(), dataplane, flows),
     }
@@ -118,15 +117,13 @@ pub(crate) fn measure_described(
 /// On a cluster of its own, removed again: also on errors, and when the user has enough of it.
 fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
     let interrupt = Interrupt::watch()?;
-    let twin = Cluster { name: for_once(&cluster.name), ..cluster.clone() };
+    let mut twin = Cluster { name: for_once(&cluster.name), ..cluster.clone() };
+    // Links are built for IPv4; hosts outside that have none are nobody there.
+    twin.externals.retain(|external| external.address.is_ipv4());
     let building = Progress::start(format!("bringing up {} pods on {dataplane}", twin.pods.len()));
     let lab = Lab::up(Vec::new(), twin.clone(), dataplane.word(), &interrupt)?;
     drop(building);
-    let measuring = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
-    let listeners = lab::listeners(&twin.name);
-    let mut prober = Live::new(&twin, dataplane.word(), listeners, &interrupt);
-    let measured = Grid::measure(&twin, flows, &mut prober);
-    drop(measuring);
+    let measured = measure_up(&twin, dataplane, flows, &interrupt);
     let removing = Progress::start("removing the cluster");
     let removed = lab.down();
     drop(removing);
@@ -134,6 +131,25 @@ fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -
     removed?;
     grid.cluster.clone_from(&cluster.name);
     Ok(grid)
+}
+
+/// On a cluster that is up; a dataplane that is not a program of its own runs as long as this takes.
+fn measure_up(
+    cluster: &Cluster,
+    dataplane: Dataplane,
+    flows: Vec<Flow>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Grid> {
+    let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+    let mut prober = Live::new(cluster, dataplane.word(), lab::listeners(&cluster.name), interrupt);
+    if dataplane != Dataplane::Chains {
+        return Grid::measure(cluster, flows, &mut prober);
+    }
+    let mut chains = Name::Chains.dataplane();
+    chains.start(&Topology::existing(cluster.clone(), chains.layout()))?;
+    let measured = Grid::measure(cluster, flows, &mut prober);
+    chains.stop()?;
+    measured
 }
 
 /// A name for a throw-away twin of a cluster: at most 40 bytes, and nobody else's.

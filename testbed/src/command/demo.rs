@@ -1,7 +1,7 @@
 //! The main job, on the embedded example.
 
 use testbed::output;
-use testbed::probe::{Grid, all_pairs};
+use testbed::probe::all_pairs;
 use userspace::model::Objects;
 
 use super::dataplane::Dataplane;
@@ -9,27 +9,29 @@ use super::{Answer, check, explain, resolved};
 
 /// A shop: three nodes, Services, policies, a host outside.
 const EXAMPLE: &str = include_str!("../../examples/shop.yaml");
+/// Where it lies, for whoever wants to repeat a step.
+const FILE: &str = "testbed/examples/shop.yaml";
+/// Two packets worth a look: one that is let through to a backend, one that is not.
+const WALKS: [(&str, &str); 2] =
+    [("monitoring/prometheus", "svc:shop/frontend:80"), ("stranger/shell", "svc:shop/api:80")];
 
-/// Measure the embedded example: who reaches whom in a small shop, and the walk of one packet
+/// Show the main job on the embedded example: who reaches whom in a small shop, and why
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where packets go
+    /// Where packets go; the emulator runs anywhere
     #[arg(long, value_enum, value_name = "DATAPLANE", default_value = "emulator")]
     dataplane: Dataplane,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let dataplane = args.dataplane.among(&check::ABLE, "show the demo")?;
-    let cluster = resolved(&Objects::parse("the example", EXAMPLE)?)?;
-    eprintln!(
-        "A shop on {} nodes with {} pods, {} Services and {} policies; its objects are Kubernetes' own.",
-        cluster.nodes.len(),
-        cluster.pods.len(),
-        cluster.services.len(),
-        cluster.policies.len()
-    );
-    let flows = all_pairs(&cluster);
-    let grid: Grid = check::measure_described(&cluster, dataplane, flows)?;
+    let cluster = resolved(&Objects::parse(FILE, EXAMPLE)?)?;
+    output::print(&format!("$ podpath check -f {FILE} --dataplane {dataplane}\n"))?;
+    let grid = check::measure_described(&cluster, dataplane, all_pairs(&cluster))?;
     output::print(&check::table(&grid, false))?;
+    for (from, to) in WALKS {
+        output::print(&format!("\n$ podpath explain {from} {to} -f {FILE}\n"))?;
+        output::print(&explain::explain(&cluster, from, to)?.walks(explain::THERE_AND_BACK))?;
+    }
     Ok(if grid.differences == 0 { Answer::Yes } else { Answer::No })
 }

@@ -1,13 +1,18 @@
 //! The walk of one packet, and of its answers.
 
-use testbed::output;
+use std::net::IpAddr;
+
+use dataplane::Reason;
+use serde::Serialize;
+use testbed::output::{self, Format};
+use testbed::probe::Verdict;
 use userspace::engine::emulator::{Dial, Network};
-use userspace::model::{Cluster, Endpoint, Found, Port};
+use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
 use userspace::observe::walk;
 
 use super::{Answer, Source};
 
-/// Show the walk of one packet and of what answers it, stage by stage
+/// Show the walk of one packet, stage by stage, and of what answers it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// namespace/pod, node:name or ext:name
@@ -18,40 +23,90 @@ pub(crate) struct Args {
     to: String,
     #[command(flatten)]
     source: Source,
+    /// The whole conversation, not only its first packet and what answers that
+    #[arg(long)]
+    all: bool,
+    /// How
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
 }
+
+/// What became of a conversation.
+#[derive(Debug, Serialize)]
+pub(crate) struct Explained {
+    from: String,
+    to: String,
+    port: u16,
+    protocol: Protocol,
+    verdict: Verdict,
+    reason: Option<&'static str>,
+    decided_by: Option<String>,
+    /// The stages of each packet, a line each.
+    packets: Vec<Vec<String>>,
+}
+
+impl Explained {
+    /// The walks of the first packets, a line for each stage, an empty line between packets.
+    pub(crate) fn walks(&self, packets: usize) -> String {
+        let walks: Vec<String> =
+            self.packets.iter().take(packets).map(|lines| lines.join("\n") + "\n").collect();
+        walks.join("\n")
+    }
+}
+
+/// The first packet, and what answers it.
+pub(crate) const THERE_AND_BACK: usize = 2;
 
 /// Decides what would otherwise be chance, so that a walk can be repeated.
 const SEED: u32 = 1;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
-    let cluster = subject.cluster();
-    let (from, to): (Endpoint, Endpoint) = (args.from.parse()?, args.to.parse()?);
+    let explained = explain(subject.cluster(), &args.from, &args.to)?;
+    let packets = if args.all { usize::MAX } else { THERE_AND_BACK };
+    let document = args.output.document(&explained)?;
+    output::print(&document.unwrap_or_else(|| explained.walks(packets)))?;
+    Ok(Answer::Yes)
+}
+
+/// Lets one end dial the other on an emulated cluster.
+///
+/// # Errors
+/// A name is wrong or not in the cluster, or the cluster cannot be emulated.
+pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Explained> {
+    let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
     if let Found::Service(service) = cluster.find(&from.who)? {
         anyhow::bail!("cannot send from svc:{}: a Service is only an address to dial", service.id());
     }
     let target = cluster.find(&to.who)?;
     let port = to.port.map_or_else(|| only_port(&target), Ok)?;
-    let std::net::IpAddr::V4(address) = target.address() else {
+    let IpAddr::V4(address) = target.address() else {
         anyhow::bail!(
             "cannot explain {to}: its address is not IPv4, and the emulated path speaks nothing else"
         );
     };
-    let walk = walked(cluster, &from, address, port)?;
-    output::print(&walk)?;
-    Ok(Answer::Yes)
-}
-
-fn walked(
-    cluster: &Cluster,
-    from: &Endpoint,
-    target: std::net::Ipv4Addr,
-    port: Port,
-) -> anyhow::Result<String> {
-    let mut network = Network::new(cluster, SEED)?;
+    // Hosts of a family that the path does not speak are nobody to it.
+    let mut spoken = cluster.clone();
+    spoken.externals.retain(|external| external.address.is_ipv4());
+    let mut network = Network::new(&spoken, SEED)?;
+    if matches!(target, Found::Pod(_) | Found::Node(_)) {
+        let host = network.host(&to.who.to_string())?;
+        network.listen(host, port.protocol, port.number);
+    }
     let host = network.host(&from.who.to_string())?;
-    let attempt = network.connect(host, target, Dial::Port(port.protocol, port.number))?;
-    Ok(walk::print(&attempt.walk, network.names()))
+    let attempt = network.connect(host, address, Dial::Port(port.protocol, port.number))?;
+    let text = walk::print(&attempt.walk, network.names());
+    let packets = text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect();
+    Ok(Explained {
+        from: from.who.to_string(),
+        to: to.who.to_string(),
+        port: port.number,
+        protocol: port.protocol,
+        verdict: attempt.answer.into(),
+        reason: attempt.reason.map(Reason::slug),
+        decided_by: attempt.rule.map(|rule| rule.policy),
+        packets,
+    })
 }
 
 /// The one port that it declares, if it is one.

@@ -23,7 +23,10 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+        // Hosts of a family that the path does not speak are nobody to it.
+        let mut spoken = cluster.clone();
+        spoken.externals.retain(|external| external.address.is_ipv4());
+        Ok(Self { cluster, network: Network::new(&spoken, SEED)? })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
@@ -37,12 +40,11 @@ impl<'a> Emulated<'a> {
         let from = self.network.host(&flow.from.to_string())?;
         let dial = Dial::Port(flow.protocol, flow.port);
         let attempt = self.network.connect(from, target, dial)?;
-        let verdict = match attempt.answer {
-            Answer::Allow => Verdict::Allow,
-            Answer::Deny => Verdict::Deny,
-            Answer::Reject => Verdict::Reject,
-        };
-        Ok(Measured { verdict, reason: attempt.reason, decided_by: attempt.rule.map(|rule| rule.policy) })
+        Ok(Measured {
+            verdict: attempt.answer.into(),
+            reason: attempt.reason,
+            decided_by: attempt.rule.map(|rule| rule.policy),
+        })
     }
 
     /// Pods and nodes listen where they are dialled; an external that declares ports only there. A
@@ -53,6 +55,16 @@ impl<'a> Emulated<'a> {
             self.network.listen(host, flow.protocol, flow.port);
         }
         Ok(())
+    }
+}
+
+impl From<Answer> for Verdict {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Allow => Self::Allow,
+            Answer::Deny => Self::Deny,
+            Answer::Reject => Self::Reject,
+        }
     }
 }
 

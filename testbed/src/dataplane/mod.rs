@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `ebpf` | our tables, in the kernel | [`ebpf`] |
 //! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
+//! | `emulator` | the same tables, in userspace, on packet sockets | [`live::emulator`] |
 //! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
 //! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |
 //! | `wire` | one cable between two pods: what no dataplane can beat | [`wire`] |
@@ -18,12 +19,15 @@ use crate::{link, netns};
 
 pub mod chains;
 pub mod emulator;
+pub mod live;
 pub mod routed;
 pub mod wire;
 
 /// The name of a dataplane that runs on real links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
+    /// Our tables, in userspace.
+    Emulator,
     /// Rule chains in userspace.
     Chains,
     /// Plain kernel routing.
@@ -34,12 +38,13 @@ pub enum Name {
 
 impl Name {
     /// Every name, from the most to the least that is done per packet.
-    pub const ALL: [Self; 3] = [Self::Chains, Self::Routed, Self::Wire];
+    pub const ALL: [Self; 4] = [Self::Emulator, Self::Chains, Self::Routed, Self::Wire];
 
     /// The dataplane of that name, not started yet.
     pub fn dataplane(self) -> Box<dyn Dataplane> {
         match self {
-            Self::Chains => Box::<chains::Chains>::default(),
+            Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self)),
+            Self::Chains => Box::new(InProcess::<chains::Node>::new(self)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),
         }
@@ -49,6 +54,7 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Emulator => "emulator",
             Self::Chains => "chains",
             Self::Routed => "routed",
             Self::Wire => "wire",
@@ -81,9 +87,9 @@ pub enum Error {
     /// A link.
     #[error(transparent)]
     Link(#[from] link::Error),
-    /// `chains` itself.
+    /// A packet path in this process.
     #[error(transparent)]
-    Chains(#[from] chains::live::Error),
+    Live(#[from] live::Error),
     /// `wire` has two ends.
     #[error(
         "cannot run `wire` on cluster {cluster}: it joins the first two pods with links, and there are fewer"
@@ -127,6 +133,45 @@ pub trait Dataplane: Send {
     /// # Errors
     /// What still runs, and why.
     fn stop(&mut self) -> Result<(), Error>;
+}
+
+/// A packet path of this process as one of the dataplanes.
+struct InProcess<P> {
+    name: Name,
+    live: Option<live::Live<P>>,
+}
+
+impl<P> InProcess<P> {
+    fn new(name: Name) -> Self {
+        Self { name, live: None }
+    }
+}
+
+impl<P: live::Path> Dataplane for InProcess<P> {
+    fn name(&self) -> Name {
+        self.name
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::USERSPACE
+    }
+
+    fn start(&mut self, topology: &Topology) -> Result<(), Error> {
+        self.live = Some(live::Live::start(topology)?);
+        Ok(())
+    }
+
+    fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
+        match &mut self.live {
+            Some(live) => Ok(live.apply(topology)?),
+            None => self.start(topology),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        self.live = None;
+        Ok(())
+    }
 }
 
 /// A cluster that is up with a dataplane on it. Dropped, it is removed; [`Up::down`] tells whether that

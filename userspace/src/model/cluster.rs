@@ -122,9 +122,7 @@ pub struct ContainerPort {
 }
 
 /// Transport protocols that Kubernetes knows.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.
@@ -214,9 +212,7 @@ impl Cluster {
     /// The pod with this `namespace/name`.
     pub fn pod(&self, id: &str) -> Option<&Pod> {
         let (namespace, name) = id.split_once('/')?;
-        self.pods
-            .iter()
-            .find(|pod| pod.namespace == namespace && pod.name == name)
+        self.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name)
     }
 
     /// The node of this name.
@@ -227,9 +223,7 @@ impl Cluster {
     /// The Service with this `namespace/name`.
     pub fn service(&self, id: &str) -> Option<&Service> {
         let (namespace, name) = id.split_once('/')?;
-        self.services
-            .iter()
-            .find(|service| service.namespace == namespace && service.name == name)
+        self.services.iter().find(|service| service.namespace == namespace && service.name == name)
     }
 
     /// The host outside the cluster of this name.

@@ -69,20 +69,11 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let (prefix, rest) = prefix_of(text);
         let Some((name, port)) = rest.split_once(':') else {
-            return Ok(Self {
-                who: text.parse()?,
-                port: None,
-            });
+            return Ok(Self { who: text.parse()?, port: None });
         };
-        let port = port.parse().map_err(|why| EndpointError::Syntax {
-            text: text.into(),
-            why,
-        })?;
+        let port = port.parse().map_err(|why| EndpointError::Syntax { text: text.into(), why })?;
         let who = text[..prefix.map_or(0, |prefix| prefix.len() + 1) + name.len()].parse()?;
-        Ok(Self {
-            who,
-            port: Some(port),
-        })
+        Ok(Self { who, port: Some(port) })
     }
 }
 
@@ -90,12 +81,7 @@ impl FromStr for Who {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = |why: &str| {
-            Err(EndpointError::Syntax {
-                text: text.into(),
-                why: why.into(),
-            })
-        };
+        let wrong = |why: &str| Err(EndpointError::Syntax { text: text.into(), why: why.into() });
         let (prefix, name) = prefix_of(text);
         let namespaced = matches!(prefix, None | Some("svc"));
         let parts: Vec<&str> = name.split('/').collect();
@@ -130,9 +116,7 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let number: i64 = number
-            .parse()
-            .map_err(|_| format!("port {number:?} is not a number"))?;
+        let number: i64 = number.parse().map_err(|_| format!("port {number:?} is not a number"))?;
         let number = syntax::port(number).map_err(|why| format!("port {why}"))?;
         let protocol = syntax::protocol(Some(&protocol.to_uppercase()))
             .map_err(|_| format!("protocol {protocol:?} is none of tcp, udp and sctp"))?;
@@ -142,12 +126,7 @@ impl FromStr for Port {
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}",
-            self.number,
-            self.protocol.to_string().to_lowercase()
-        )
+        write!(f, "{}/{}", self.number, self.protocol.to_string().to_lowercase())
     }
 }
 
@@ -211,24 +190,12 @@ impl Cluster {
     /// [`EndpointError::Unknown`], with the nearest name there is.
     pub fn find(&self, who: &Who) -> Result<Found<'_>, EndpointError> {
         let (found, what, name, known): (_, _, _, Vec<String>) = match who {
-            Who::Pod(id) => (
-                self.pod(id).map(Found::Pod),
-                "pod",
-                id,
-                self.pods.iter().map(Pod::id).collect(),
-            ),
+            Who::Pod(id) => {
+                (self.pod(id).map(Found::Pod), "pod", id, self.pods.iter().map(Pod::id).collect())
+            }
             Who::External(name) => {
-                let known = self
-                    .externals
-                    .iter()
-                    .map(|external| external.name.clone())
-                    .collect();
-                (
-                    self.external(name).map(Found::External),
-                    "external",
-                    name,
-                    known,
-                )
+                let known = self.externals.iter().map(|external| external.name.clone()).collect();
+                (self.external(name).map(Found::External), "external", name, known)
             }
             Who::Node(name) => {
                 let known = self.nodes.iter().map(|node| node.name.clone()).collect();
@@ -249,9 +216,7 @@ impl Cluster {
 
 /// `, did you mean "web"?` if one of the names there are is near enough, else nothing.
 pub(super) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known
-        .map(|candidate| (distance(name, candidate), candidate))
-        .min();
+    let near = known.map(|candidate| (distance(name, candidate), candidate)).min();
     // A third of the letters wrong is still a slip; more is another word.
     match near.filter(|(distance, _)| *distance <= name.chars().count().div_ceil(3)) {
         Some((_, candidate)) => format!(", did you mean {candidate:?}?"),

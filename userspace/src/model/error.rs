@@ -99,11 +99,7 @@ pub enum Error {
 }
 
 fn lines(errors: &[Error]) -> String {
-    errors
-        .iter()
-        .map(Error::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+    errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl Error {
@@ -140,11 +136,7 @@ impl Faults {
 
     /// A place to put what is wrong with this object's fields.
     pub(super) fn of<'a>(&'a mut self, origin: &'a Origin, object: String) -> Fields<'a> {
-        Fields {
-            faults: self,
-            origin,
-            object,
-        }
+        Fields { faults: self, origin, object }
     }
 }
 

@@ -110,8 +110,7 @@ impl Kind {
     fn of(api_version: &str, name: &str) -> Result<Option<Self>, String> {
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
         // Before they had groups of their own, apps and networking lived in `extensions`.
-        let ours =
-            |kind: &&Kind| kind.name() == name && (kind.group() == group || group == "extensions");
+        let ours = |kind: &&Kind| kind.name() == name && (kind.group() == group || group == "extensions");
         match Self::ALL.iter().find(ours) {
             Some(kind) if kind.api_version() == api_version => Ok(Some(*kind)),
             Some(kind) => Err(format!(
@@ -177,10 +176,7 @@ struct Stored {
 
 impl From<Entry> for Stored {
     fn from(entry: Entry) -> Self {
-        Self {
-            origin: entry.origin,
-            object: entry.object.to_value(),
-        }
+        Self { origin: entry.origin, object: entry.object.to_value() }
     }
 }
 
@@ -189,10 +185,7 @@ impl TryFrom<Stored> for Entry {
 
     fn try_from(stored: Stored) -> Result<Self, String> {
         match typed(&stored.object)? {
-            Some(object) => Ok(Self {
-                origin: stored.origin,
-                object,
-            }),
+            Some(object) => Ok(Self { origin: stored.origin, object }),
             None => Err("no object of a kind that podpath reads".into()),
         }
     }
@@ -249,11 +242,7 @@ impl Objects {
         let objects = Self::collect(read::paths(paths)?)?;
         objects.or_nothing(|| match paths {
             [] => "the input".to_owned(),
-            paths => paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
+            paths => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         })
     }
 
@@ -267,15 +256,8 @@ impl Objects {
 
     fn or_nothing(self, files: impl FnOnce() -> String) -> Result<Self, Error> {
         if self.entries.is_empty() {
-            let kinds = Kind::ALL
-                .iter()
-                .map(|kind| kind.name())
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(Error::NoObjects {
-                files: files(),
-                kinds,
-            });
+            let kinds = Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+            return Err(Error::NoObjects { files: files(), kinds });
         }
         Ok(self)
     }
@@ -291,27 +273,16 @@ impl Objects {
                     validate::object(&object, &mut faults.of(&origin, key.to_string()));
                     match seen.insert(key.clone(), origin.clone()) {
                         Some(first) if !key.name.is_empty() => {
-                            faults.push(Error::Duplicate {
-                                origin,
-                                object: key.to_string(),
-                                first,
-                            });
+                            faults.push(Error::Duplicate { origin, object: key.to_string(), first });
                         }
                         _ => objects.entries.push(Entry { origin, object }),
                     }
                 }
                 Ok(None) => {
-                    let kind = value
-                        .get("kind")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default();
+                    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
                     *objects.skipped.entry(kind.into()).or_default() += 1;
                 }
-                Err(why) => faults.push(Error::Decode {
-                    origin,
-                    object: title(&value),
-                    why,
-                }),
+                Err(why) => faults.push(Error::Decode { origin, object: title(&value), why }),
             }
         }
         faults.or(objects)
@@ -329,12 +300,8 @@ impl Objects {
 
     /// Puts other objects in, each in the place of the one with its name if there is one (`kubectl apply`).
     pub fn apply(&mut self, other: Objects) -> Vec<(Key, Change)> {
-        let mut places: HashMap<Key, usize> = self
-            .entries
-            .iter()
-            .enumerate()
-            .map(|(place, entry)| (entry.object.key(), place))
-            .collect();
+        let mut places: HashMap<Key, usize> =
+            self.entries.iter().enumerate().map(|(place, entry)| (entry.object.key(), place)).collect();
         let mut changes = Vec::new();
         for entry in other.entries {
             let key = entry.object.key();

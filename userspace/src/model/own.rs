@@ -75,11 +75,7 @@ pub struct ExternalSpec {
     /// IPv4 or IPv6.
     pub address: String,
     /// Where it listens; none declared means that it answers on every port.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ExternalPort>,
 }
 

@@ -13,7 +13,7 @@ use super::object::Object;
 use super::own::TestbedSpec;
 use super::ranges::Ranges;
 use super::resolve::{Work, listed};
-use super::stated::{host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
+use super::stated::{host_ip, host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
 use super::workload::Source;
 use crate::ipam::{self, Ipam};
 
@@ -43,24 +43,14 @@ pub(super) struct PodDraft {
 /// Pods that have finished have no address any more.
 pub(super) fn remove_finished(work: &mut Work<'_>, sources: &mut Vec<Source>) {
     let finished = |source: &Source| {
-        let phase = source
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
+        let phase = source.pod.status.as_ref().and_then(|status| status.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
     };
-    let names: Vec<String> = sources
-        .iter()
-        .filter(|source| finished(source))
-        .map(|source| id(&source.pod))
-        .collect();
+    let names: Vec<String> =
+        sources.iter().filter(|source| finished(source)).map(|source| id(&source.pod)).collect();
     sources.retain(|source| !finished(source));
     if !names.is_empty() {
-        work.notes.push(format!(
-            "Left out pods that have finished: {}.",
-            listed(&names)
-        ));
+        work.notes.push(format!("Left out pods that have finished: {}.", listed(&names)));
     }
 }
 
@@ -101,29 +91,15 @@ pub(super) fn nodes<'a>(
     let mut known: HashSet<&str> = HashSet::new();
     for source in sources {
         if let Some(name) = node_name(&source.pod).filter(|name| known.insert(name)) {
-            nodes.push(assumed(
-                name.to_owned(),
-                (source.origin.clone(), source.object.clone()),
-            ));
+            nodes.push(assumed(name.to_owned(), (source.origin.clone(), source.object.clone())));
         }
     }
     let count = spec.and_then(|spec| spec.nodes).unwrap_or(NODES);
-    let missing = usize::try_from(count)
-        .unwrap_or_default()
-        .saturating_sub(nodes.len());
-    let names = (1..)
-        .map(|number| format!("n{number}"))
-        .filter(|name| !known.contains(name.as_str()));
-    nodes.extend(
-        names
-            .take(missing)
-            .map(|name| assumed(name, Default::default())),
-    );
+    let missing = usize::try_from(count).unwrap_or_default().saturating_sub(nodes.len());
+    let names = (1..).map(|number| format!("n{number}")).filter(|name| !known.contains(name.as_str()));
+    nodes.extend(names.take(missing).map(|name| assumed(name, Default::default())));
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-    work.notes.push(format!(
-        "There are no Node objects: assumed nodes {}.",
-        listed(&names)
-    ));
+    work.notes.push(format!("There are no Node objects: assumed nodes {}.", listed(&names)));
     nodes
 }
 
@@ -144,10 +120,8 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
         };
         let source = &draft.source;
         if let Some(node) = draft.node.as_ref().filter(|node| !known.contains(node)) {
-            let why = format!(
-                "there is no node {node:?}{}",
-                did_you_mean(node, nodes.iter().map(String::as_str))
-            );
+            let why =
+                format!("there is no node {node:?}{}", did_you_mean(node, nodes.iter().map(String::as_str)));
             work.faults
                 .of(&source.origin, source.object.clone())
                 .wrong(format!("{}spec.nodeName", source.prefix), why);
@@ -156,9 +130,7 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
             seen.insert(id.clone(), (source.origin.clone(), source.object.clone()))
         {
             let why = format!("there is a pod {id} already, from {object} ({origin})");
-            work.faults
-                .of(&source.origin, source.object.clone())
-                .wrong("metadata.name", why);
+            work.faults.of(&source.origin, source.object.clone()).wrong("metadata.name", why);
         }
         drafts.push(draft);
     }
@@ -174,17 +146,12 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
         let Some(old) = previous.node(&node.name) else {
             continue;
         };
-        if node
-            .object
-            .is_none_or(|object| internal_ip(object) == Ok(None))
-        {
+        if node.object.is_none_or(|object| internal_ip(object) == Ok(None)) {
             node.address = work.keep(old.address, &format!("Node {}", node.name));
         }
-        if let (Some(IpNet::V4(range)), true) = (
-            old.pod_cidr,
-            node.object
-                .is_none_or(|object| pod_range(object) == Ok(None)),
-        ) {
+        if let (Some(IpNet::V4(range)), true) =
+            (old.pod_cidr, node.object.is_none_or(|object| pod_range(object) == Ok(None)))
+        {
             node.pod_range = Some(range);
         }
     }
@@ -205,19 +172,10 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
 }
 
 /// `InternalIP`, or what the node's pods say of it (`status.hostIP`).
-pub(super) fn state_node_addresses(
-    work: &mut Work<'_>,
-    nodes: &mut [NodeDraft<'_>],
-    pods: &[PodDraft],
-) {
+pub(super) fn state_node_addresses(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &[PodDraft]) {
     let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
     for source in pods.iter().map(|pod| &pod.source) {
-        let host_ip = source
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| status.host_ip.as_deref());
-        if let (Some(node), Some(Ok(address))) = (node_name(&source.pod), host_ip.map(str::parse)) {
+        if let (Some(node), Some(address)) = (node_name(&source.pod), host_ip(&source.pod)) {
             host_ips.entry(node).or_insert(address);
         }
     }
@@ -226,15 +184,10 @@ pub(super) fn state_node_addresses(
         let (origin, object, address_field) = &node.blame;
         if node.address.is_none() {
             let stated = node.object.map_or(Ok(None), internal_ip);
-            let stated =
-                stated.map(|stated| stated.or_else(|| host_ips.get(node.name.as_str()).copied()));
-            match stated.and_then(|address| work.claim_v4(address, &format!("Node {}", node.name)))
-            {
+            let stated = stated.map(|stated| stated.or_else(|| host_ips.get(node.name.as_str()).copied()));
+            match stated.and_then(|address| work.claim_v4(address, &format!("Node {}", node.name))) {
                 Ok(address) => node.address = address,
-                Err(why) => work
-                    .faults
-                    .of(origin, object.clone())
-                    .wrong(*address_field, why),
+                Err(why) => work.faults.of(origin, object.clone()).wrong(*address_field, why),
             }
         }
         let stated = node.object.map_or(Ok(None), pod_range);
@@ -242,20 +195,14 @@ pub(super) fn state_node_addresses(
             let Some(range) = stated.or(node.pod_range) else {
                 return Ok(None);
             };
-            match ranges
-                .iter()
-                .find(|(_, other)| ipam::overlap(*other, range))
-            {
+            match ranges.iter().find(|(_, other)| ipam::overlap(*other, range)) {
                 Some((other, theirs)) => Err(format!("{range} overlaps {theirs} of Node {other}")),
                 None => Ok(Some(range)),
             }
         });
         match distinct {
             Ok(range) => node.pod_range = range,
-            Err(why) => work
-                .faults
-                .of(origin, object.clone())
-                .wrong("spec.podCIDR", why),
+            Err(why) => work.faults.of(origin, object.clone()).wrong("spec.podCIDR", why),
         }
         ranges.extend(node.pod_range.map(|range| (node.name.as_str(), range)));
     }
@@ -263,37 +210,25 @@ pub(super) fn state_node_addresses(
 
 /// `status.podIP`.
 pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft]) {
-    for pod in pods
-        .iter_mut()
-        .filter(|pod| pod.address.is_none() && !host_network(&pod.source.pod))
-    {
+    for pod in pods.iter_mut().filter(|pod| pod.address.is_none() && !host_network(&pod.source.pod)) {
         let owner = format!("Pod {}", id(&pod.source.pod));
         match pod_ip(&pod.source.pod).and_then(|address| work.claim_v4(address, &owner)) {
             Ok(address) => pod.address = address,
-            Err(why) => work
-                .faults
-                .of(&pod.source.origin, pod.source.object.clone())
-                .wrong("status.podIP", why),
+            Err(why) => {
+                work.faults.of(&pod.source.origin, pod.source.object.clone()).wrong("status.podIP", why)
+            }
         }
     }
 }
 
 /// Ranges that were stated may not be where nodes and pods say that they are. (Those that were chosen are.)
-pub(super) fn check_ranges(
-    work: &mut Work<'_>,
-    ranges: &Ranges,
-    nodes: &[NodeDraft<'_>],
-    pods: &[PodDraft],
-) {
+pub(super) fn check_ranges(work: &mut Work<'_>, ranges: &Ranges, nodes: &[NodeDraft<'_>], pods: &[PodDraft]) {
     let (subnet, services) = (ranges.node_subnet, ranges.service_cidr);
     for node in nodes {
         let (origin, object, address_field) = &node.blame;
         let mut fields = work.faults.of(origin, object.clone());
         if let Some(address) = node.address.filter(|address| !subnet.contains(address)) {
-            fields.wrong(
-                *address_field,
-                format!("{address} is outside nodeSubnet {subnet}"),
-            );
+            fields.wrong(*address_field, format!("{address} is outside nodeSubnet {subnet}"));
         }
         for (name, other) in [("nodeSubnet", subnet), ("serviceCIDR", services)] {
             if let Some(range) = node.pod_range.filter(|range| ipam::overlap(*range, other)) {
@@ -303,53 +238,44 @@ pub(super) fn check_ranges(
     }
     for pod in pods {
         if let Some(address) = pod.address.filter(|address| services.contains(address)) {
-            let why = format!(
-                "{address} is inside serviceCIDR {services}, where only Services have addresses"
-            );
-            work.faults
-                .of(&pod.source.origin, pod.source.object.clone())
-                .wrong("status.podIP", why);
+            let why =
+                format!("{address} is inside serviceCIDR {services}, where only Services have addresses");
+            work.faults.of(&pod.source.origin, pod.source.object.clone()).wrong("status.podIP", why);
         }
     }
 }
 
 /// What of the pods isn't as the input has it.
-pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], ranges: &Ranges) {
-    let outside = |pod: &&PodDraft| {
-        pod.address
-            .is_some_and(|address| !ranges.pod_cidr.contains(&address))
-    };
-    let outside: Vec<String> = pods
-        .iter()
-        .filter(|pod| !host_network(&pod.source.pod))
-        .filter(outside)
-        .map(|pod| id(&pod.source.pod))
-        .collect();
-    if !outside.is_empty() {
-        let names = listed(&outside);
-        work.notes.push(format!(
-            "Pods with addresses of their own outside podCIDR {}: {names}.",
-            ranges.pod_cidr
-        ));
+pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], nodes: &[NodeDraft<'_>], ranges: &Ranges) {
+    let nodes: HashMap<&str, Option<Ipv4Addr>> =
+        nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
+    let (mut outside, mut moved, mut with_ports) = (Vec::new(), Vec::new(), Vec::new());
+    for draft in pods {
+        let pod = &draft.source.pod;
+        if host_network(pod) {
+            let stated = pod_ip(pod).ok().flatten();
+            let node = draft.node.as_deref().and_then(|name| nodes.get(name).copied().flatten());
+            if stated.is_some() && node.is_some() && stated != node {
+                moved.push(id(pod));
+            }
+            continue;
+        }
+        if draft.address.is_some_and(|address| !ranges.pod_cidr.contains(&address)) {
+            outside.push(id(pod));
+        }
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+        if ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
+            with_ports.push(id(pod));
+        }
     }
-    let host_port = |pod: &&PodDraft| {
-        let containers = pod.source.pod.spec.iter().flat_map(|spec| &spec.containers);
-        containers
-            .flat_map(|container| container.ports.iter().flatten())
-            .any(|port| port.host_port.is_some_and(|port| port != 0))
-    };
-    let with_ports: Vec<String> = pods
-        .iter()
-        .filter(|pod| !host_network(&pod.source.pod))
-        .filter(host_port)
-        .map(|pod| id(&pod.source.pod))
-        .collect();
-    if !with_ports.is_empty() {
-        work.notes.push(format!(
-            "Host ports are not on the path, only the pods' own: {}.",
-            listed(&with_ports)
-        ));
-    }
+    let notes = [
+        (outside, format!("Pods with addresses of their own outside podCIDR {}", ranges.pod_cidr)),
+        (moved, "Pods of the host network have the address of their node, not the one stated".into()),
+        (with_ports, "Host ports are not on the path, only the pods' own".into()),
+    ];
+    let notes = notes.iter().filter(|(ids, _)| !ids.is_empty());
+    work.notes.extend(notes.map(|(ids, what)| format!("{what}: {}.", listed(ids))));
 }
 
 /// What the input leaves open for the nodes: addresses, and where their pods get theirs.
@@ -379,15 +305,9 @@ pub(super) fn spread(
     max_pods: u32,
 ) -> Result<(), ipam::Error> {
     let mut counts = vec![0_u32; nodes.len()];
-    let places: HashMap<&str, usize> = nodes
-        .iter()
-        .enumerate()
-        .map(|(place, node)| (node.name.as_str(), place))
-        .collect();
-    for place in pods
-        .iter()
-        .filter_map(|pod| places.get(pod.node.as_deref()?))
-    {
+    let places: HashMap<&str, usize> =
+        nodes.iter().enumerate().map(|(place, node)| (node.name.as_str(), place)).collect();
+    for place in pods.iter().filter_map(|pod| places.get(pod.node.as_deref()?)) {
         counts[*place] += 1;
     }
     for pod in pods.iter_mut().filter(|pod| pod.node.is_none()) {
@@ -413,10 +333,7 @@ pub(super) fn choose_pod_addresses(
     pods: &mut [PodDraft],
     nodes: &[NodeDraft<'_>],
 ) -> Result<(), ipam::Error> {
-    let nodes: HashMap<&str, &NodeDraft<'_>> = nodes
-        .iter()
-        .map(|node| (node.name.as_str(), node))
-        .collect();
+    let nodes: HashMap<&str, &NodeDraft<'_>> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     for pod in pods.iter_mut().filter(|pod| pod.address.is_none()) {
         let node = pod
             .node
@@ -426,9 +343,7 @@ pub(super) fn choose_pod_addresses(
         pod.address = if host_network(&pod.source.pod) {
             node.address
         } else {
-            let range = node
-                .pod_range
-                .expect("every node has been given a pod range");
+            let range = node.pod_range.expect("every node has been given a pod range");
             Some(ipam.pod(range, &id(&pod.source.pod), &node.name)?)
         };
     }
@@ -441,10 +356,7 @@ impl NodeDraft<'_> {
         Node {
             name: self.name,
             labels: self.labels,
-            address: self
-                .address
-                .expect("every node has been given an address")
-                .into(),
+            address: self.address.expect("every node has been given an address").into(),
             pod_cidr: self.pod_range.map(IpNet::V4),
         }
     }
@@ -462,10 +374,7 @@ impl PodDraft {
             name: self.name,
             labels: pod.metadata.labels.unwrap_or_default(),
             node: self.node.expect("every pod has been placed"),
-            address: self
-                .address
-                .expect("every pod has been given an address")
-                .into(),
+            address: self.address.expect("every pod has been given an address").into(),
         }
     }
 }

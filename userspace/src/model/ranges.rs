@@ -19,23 +19,15 @@ struct Range {
     name: &'static str,
     default: Ipv4Net,
     longest: u8,
+    /// It has to hold every address that is stated for its kind: nodes reach each other without a router.
+    must_hold: bool,
 }
 
-const NODE_SUBNET: Range = Range {
-    name: "nodeSubnet",
-    default: net(10, 240),
-    longest: 29,
-};
-const POD_CIDR: Range = Range {
-    name: "podCIDR",
-    default: net(10, 244),
-    longest: ipam::POD_RANGE_PREFIX,
-};
-const SERVICE_CIDR: Range = Range {
-    name: "serviceCIDR",
-    default: net(10, 96),
-    longest: 28,
-};
+const NODE_SUBNET: Range = Range { name: "nodeSubnet", default: net(10, 240), longest: 29, must_hold: true };
+const POD_CIDR: Range =
+    Range { name: "podCIDR", default: net(10, 244), longest: ipam::POD_RANGE_PREFIX, must_hold: false };
+const SERVICE_CIDR: Range =
+    Range { name: "serviceCIDR", default: net(10, 96), longest: 28, must_hold: false };
 
 /// The three ranges, node subnet first, with what a Testbed object says of each.
 fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
@@ -75,10 +67,7 @@ pub(super) fn fixed(spec: &TestbedSpec, fields: &mut Fields<'_>) {
             Some(Ok(value)) if !(8..=range.longest).contains(&value.prefix_len()) => {
                 fields.wrong(
                     path,
-                    format!(
-                        "must have a prefix between /8 and /{}, not {value}",
-                        range.longest
-                    ),
+                    format!("must have a prefix between /8 and /{}, not {value}", range.longest),
                 );
                 continue;
             }
@@ -134,76 +123,31 @@ pub(super) fn choose(
         // It has been validated.
         (range, text.and_then(|text| syntax::cidr_on_path(text).ok()))
     });
-    let default = |range: &Range, chosen: fn(&Settings) -> IpNet| match previous.map(chosen) {
-        Some(IpNet::V4(kept)) => kept,
-        _ => range.default,
-    };
-    let mut select = |range: &Range,
-                      default: Ipv4Net,
-                      holds: &[Ipv4Net],
-                      must_hold: bool,
-                      avoid: &[&[Ipv4Net]]| {
-        let wish = Wish {
-            name: range.name,
-            default,
-            holds,
-            must_hold,
-        };
-        let chosen = ipam::choose(&wish, &avoid.concat())?;
-        if chosen != default {
-            let name = range.name;
-            notes.push(format!(
-                "The addresses in the input ask for another {name} than {default}: it is {chosen}."
-            ));
-        }
-        Ok(chosen)
-    };
-
     let stated: Vec<Ipv4Net> = [node.1, pod.1, service.1].into_iter().flatten().collect();
-    let node_subnet = match node.1 {
-        Some(stated) => stated,
-        None => {
-            let avoid: [&[Ipv4Net]; 4] = [&stated, &given.pods, &given.services, &given.externals];
-            select(
-                &node.0,
-                default(&node.0, |s| s.node_subnet),
-                &given.nodes,
-                true,
-                &avoid,
-            )?
-        }
-    };
-    let pod_cidr = match pod.1 {
-        Some(stated) => stated,
-        None => {
-            let avoid: [&[Ipv4Net]; 4] =
-                [&stated, &[node_subnet], &given.services, &given.externals];
-            select(
-                &pod.0,
-                default(&pod.0, |s| s.pod_cidr),
-                &given.pods,
-                false,
-                &avoid,
-            )?
-        }
-    };
-    let service_cidr = match service.1 {
-        Some(stated) => stated,
-        None => {
-            let avoid: [&[Ipv4Net]; 4] =
-                [&[node_subnet, pod_cidr], &given.pods, &given.externals, &[]];
-            select(
-                &service.0,
-                default(&service.0, |s| s.service_cidr),
-                &given.services,
-                false,
-                &avoid,
-            )?
-        }
-    };
-    Ok(Ranges {
-        node_subnet,
-        pod_cidr,
-        service_cidr,
-    })
+    let kept = previous.cloned().unwrap_or_default();
+    let mut select =
+        |(range, stated): (Range, Option<Ipv4Net>), kept: IpNet, holds: &[Ipv4Net], avoid: &[&[Ipv4Net]]| {
+            if let Some(stated) = stated {
+                return Ok(stated);
+            }
+            let default = match kept {
+                IpNet::V4(kept) => kept,
+                IpNet::V6(_) => range.default,
+            };
+            let wish = Wish { name: range.name, default, holds, must_hold: range.must_hold };
+            let chosen = ipam::choose(&wish, &avoid.concat())?;
+            if chosen != default {
+                let name = range.name;
+                notes.push(format!(
+                    "The addresses in the input ask for another {name} than {default}: it is {chosen}."
+                ));
+            }
+            Ok(chosen)
+        };
+    let Given { nodes, pods, services, externals } = given;
+    let node_subnet = select(node, kept.node_subnet, nodes, &[&stated, pods, services, externals])?;
+    let pod_cidr = select(pod, kept.pod_cidr, pods, &[&stated, &[node_subnet], services, externals])?;
+    let service_cidr =
+        select(service, kept.service_cidr, services, &[&[node_subnet, pod_cidr], pods, externals])?;
+    Ok(Ranges { node_subnet, pod_cidr, service_cidr })
 }

@@ -45,26 +45,18 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let unreadable = |source| Error::Unreadable {
-        path: path.display().to_string(),
-        source,
-    };
+    let unreadable = |source| Error::Unreadable { path: path.display().to_string(), source };
     let entries = fs::read_dir(path).map_err(unreadable)?;
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.map_err(unreadable)?.path();
-        let manifest = matches!(
-            file.extension().and_then(|e| e.to_str()),
-            Some("yaml" | "yml" | "json")
-        );
+        let manifest = matches!(file.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
         if manifest && file.is_file() {
             files.push(file);
         }
     }
     if files.is_empty() {
-        return Err(Error::NoManifests {
-            path: path.display().to_string(),
-        });
+        return Err(Error::NoManifests { path: path.display().to_string() });
     }
     files.sort();
     Ok(files)
@@ -79,22 +71,17 @@ fn read(path: &Path) -> Result<String, Error> {
     };
     match result {
         Ok(()) => Ok(content),
-        Err(source) => Err(Error::Unreadable {
-            path: path.display().to_string(),
-            source,
-        }),
+        Err(source) => Err(Error::Unreadable { path: path.display().to_string(), source }),
     }
 }
 
 /// Every object in a text; `name` is what errors call it.
 pub(super) fn text(name: &str, content: &str) -> Result<Vec<Document>, Error> {
+    // Windows puts a byte order mark in front.
+    let content = content.trim_start_matches('\u{feff}');
     // JSON is tried first where it can be, because a JSON stream may go on without separators, and
     // JSON strings have escapes that YAML's lack. What isn't JSON after all may still be YAML in flow style.
-    let roots = match content
-        .trim_start()
-        .starts_with('{')
-        .then(|| json(name, content))
-    {
+    let roots = match content.trim_start().starts_with('{').then(|| json(name, content)) {
         Some(Ok(roots)) => roots,
         Some(Err(error)) if Path::new(name).extension().is_some_and(|e| e == "json") => {
             return Err(error);
@@ -119,20 +106,14 @@ fn json(name: &str, content: &str) -> Result<Vec<Root>, Error> {
     let mut stream = serde_json::Deserializer::from_str(content).into_iter::<Parsed>();
     loop {
         let offset = stream.byte_offset();
-        let blank = content[offset..]
-            .find(|c: char| !c.is_whitespace())
-            .unwrap_or(0);
+        let blank = content[offset..].find(|c: char| !c.is_whitespace()).unwrap_or(0);
         let line = 1 + content[..offset + blank].matches('\n').count() as u64;
-        let origin = Origin {
-            file: name.into(),
-            line,
-        };
+        let origin = Origin { file: name.into(), line };
         match stream.next() {
             None => return Ok(roots),
-            Some(Ok(Parsed { value, lines })) => roots.push(Root {
-                document: Document { origin, value },
-                lines,
-            }),
+            Some(Ok(Parsed { value, lines })) => {
+                roots.push(Root { document: Document { origin, value }, lines })
+            }
             Some(Err(error)) => {
                 let line = error.line() as u64;
                 return Err(Error::Syntax {
@@ -146,24 +127,12 @@ fn json(name: &str, content: &str) -> Result<Vec<Root>, Error> {
 
 fn yaml(name: &str, content: &str) -> Result<Vec<Root>, Error> {
     let documents: Vec<Spanned<Parsed>> =
-        serde_saphyr::from_multiple_with_options(content, options())
-            .map_err(|error| syntax(name, &error))?;
-    let roots = documents.into_iter().map(
-        |Spanned {
-             value: Parsed { value, lines },
-             referenced,
-             ..
-         }| {
-            let origin = Origin {
-                file: name.into(),
-                line: referenced.line(),
-            };
-            Root {
-                document: Document { origin, value },
-                lines,
-            }
-        },
-    );
+        serde_saphyr::from_multiple_with_options(content, options()).map_err(|error| syntax(name, &error))?;
+    let roots =
+        documents.into_iter().map(|Spanned { value: Parsed { value, lines }, referenced, .. }| {
+            let origin = Origin { file: name.into(), line: referenced.line() };
+            Root { document: Document { origin, value }, lines }
+        });
     Ok(roots.collect())
 }
 
@@ -177,6 +146,7 @@ fn options() -> serde_saphyr::Options {
             max_nodes: usize::MAX,
             max_documents: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
+            max_depth: 256,
         },
         legacy_octal_numbers: true,
         strict_booleans: true,
@@ -196,21 +166,12 @@ fn syntax(name: &str, error: &serde_saphyr::Error) -> Error {
             without_place(&text)
         }
     };
-    Error::Syntax {
-        origin: Origin {
-            file: name.into(),
-            line,
-        },
-        why,
-    }
+    Error::Syntax { origin: Origin { file: name.into(), line }, why }
 }
 
 /// Parsers say where they stopped at the end of their message; we say it at the beginning.
 fn without_place(message: &str) -> String {
-    message
-        .rsplit_once(" at line ")
-        .map_or(message, |(why, _)| why)
-        .to_owned()
+    message.rsplit_once(" at line ").map_or(message, |(why, _)| why).to_owned()
 }
 
 /// `kind: List`, and the typed lists of the API (`PodList`), whose items may leave kind and version out.
@@ -219,42 +180,23 @@ fn take_apart(document: Document, lines: &[u64], documents: &mut Vec<Document>) 
     let text = |value: &Value, field| value.get(field).and_then(Value::as_str).map(str::to_owned);
     let kind = text(&value, "kind").unwrap_or_default();
     let version = text(&value, "apiVersion");
-    let Some(item_kind) = kind
-        .strip_suffix("List")
-        .filter(|_| value.get("items").is_some_and(Value::is_array))
+    let Some(item_kind) =
+        kind.strip_suffix("List").filter(|_| value.get("items").is_some_and(Value::is_array))
     else {
         if !value.is_null() {
             documents.push(Document { origin, value });
         }
         return;
     };
-    let items = value
-        .get_mut("items")
-        .and_then(Value::as_array_mut)
-        .map(std::mem::take)
-        .unwrap_or_default();
+    let items = value.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
     for (index, mut item) in items.into_iter().enumerate() {
-        if let (Some(fields), Some(version), false) =
-            (item.as_object_mut(), &version, item_kind.is_empty())
-        {
+        if let (Some(fields), Some(version), false) = (item.as_object_mut(), &version, item_kind.is_empty()) {
             fields.entry("kind").or_insert_with(|| item_kind.into());
-            fields
-                .entry("apiVersion")
-                .or_insert_with(|| version.clone().into());
+            fields.entry("apiVersion").or_insert_with(|| version.clone().into());
         }
         let line = lines.get(index).copied().unwrap_or(origin.line);
-        let origin = Origin {
-            file: origin.file.clone(),
-            line,
-        };
-        take_apart(
-            Document {
-                origin,
-                value: item,
-            },
-            &[],
-            documents,
-        );
+        let origin = Origin { file: origin.file.clone(), line };
+        take_apart(Document { origin, value: item }, &[], documents);
     }
 }
 
@@ -267,10 +209,7 @@ struct Parsed {
 impl<'de> Deserialize<'de> for Parsed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut lines = Vec::new();
-        let value = Strict {
-            items: Items::In(&mut lines),
-        }
-        .deserialize(deserializer)?;
+        let value = Strict { items: Items::In(&mut lines) }.deserialize(deserializer)?;
         Ok(Self { value, lines })
     }
 }
@@ -280,11 +219,7 @@ struct Plain(Value);
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Strict {
-            items: Items::Nowhere,
-        }
-        .deserialize(deserializer)
-        .map(Self)
+        Strict { items: Items::Nowhere }.deserialize(deserializer).map(Self)
     }
 }
 
@@ -348,9 +283,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
                 }
             }
             _ => {
-                while let Some(value) = items.next_element_seed(Strict {
-                    items: Items::Nowhere,
-                })? {
+                while let Some(value) = items.next_element_seed(Strict { items: Items::Nowhere })? {
                     values.push(value);
                 }
             }

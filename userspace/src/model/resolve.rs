@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::cluster::{Cluster, ContainerPort, External, Labels, Model, Pod, Settings};
 use super::error::{Error, Faults};
@@ -23,13 +24,8 @@ use crate::ipam::Ipam;
 
 /// The cluster that the objects describe; see [`Objects::resolve`].
 pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<Cluster, Error> {
-    let mut work = Work {
-        objects,
-        previous,
-        faults: Faults::default(),
-        notes: Vec::new(),
-        owners: HashMap::new(),
-    };
+    let mut work =
+        Work { objects, previous, faults: Faults::default(), notes: Vec::new(), owners: HashMap::new() };
     work.note_skipped();
     let testbed = work.testbed();
     let spec = testbed.map(|testbed| &testbed.spec);
@@ -54,19 +50,14 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
 
     // 4.
     let given = given(&nodes, &pods, &services, &externals);
-    let ranges = ranges::choose(
-        spec,
-        previous.map(|cluster| &cluster.settings),
-        &given,
-        &mut work.notes,
-    )?;
+    let ranges = ranges::choose(spec, previous.map(|cluster| &cluster.settings), &given, &mut work.notes)?;
     place::check_ranges(&mut work, &ranges, &nodes, &pods);
     service::check_ranges(&mut work, spec, &ranges, &services);
     work.check_externals(&ranges, &externals);
     work.stop_if_wrong()?;
-    let settings = settings(spec, &ranges);
+    let settings = settings(spec, previous, &ranges);
     let mut ipam = work.ipam();
-    place::note_pods(&mut work, &pods, &ranges);
+    place::note_pods(&mut work, &pods, &nodes, &ranges);
     place::choose_node_addresses(&mut ipam, &mut nodes, &ranges)?;
     place::spread(&mut pods, &nodes, settings.max_pods)?;
     place::choose_pod_addresses(&mut ipam, &mut pods, &nodes)?;
@@ -76,24 +67,31 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     let pods: Vec<Pod> = pods.into_iter().map(PodDraft::settle).collect();
     let services = service::with_endpoints(objects, services, &pods);
     let namespaces = work.namespaces(&pods);
-    let policies = objects.iter().filter_map(|entry| match &entry.object {
-        Object::NetworkPolicy(policy) => Some((**policy).clone()),
-        _ => None,
-    });
-    let name = testbed.and_then(|testbed| testbed.metadata.name.clone());
     Ok(Cluster {
-        name: name
-            .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| "lab".into()),
+        name: name(testbed, previous),
         settings,
         namespaces,
         nodes: nodes.into_iter().map(NodeDraft::settle).collect(),
         pods,
         services,
-        policies: policies.collect(),
+        policies: policies(objects),
         externals,
         notes: work.notes,
     })
+}
+
+/// The Testbed's name; without one it stays as it was.
+fn name(testbed: Option<&own::Testbed>, previous: Option<&Cluster>) -> String {
+    let stated = testbed.and_then(|testbed| testbed.metadata.name.clone()).filter(|name| !name.is_empty());
+    stated.or_else(|| previous.map(|cluster| cluster.name.clone())).unwrap_or_else(|| "lab".into())
+}
+
+fn policies(objects: &Objects) -> Vec<NetworkPolicy> {
+    let policy = |entry: &Entry| match &entry.object {
+        Object::NetworkPolicy(policy) => Some((**policy).clone()),
+        _ => None,
+    };
+    objects.iter().filter_map(policy).collect()
 }
 
 /// Every address that the input states, by what it is for.
@@ -109,46 +107,36 @@ fn given(
         IpAddr::V6(_) => None,
     };
     Given {
-        nodes: nodes
-            .iter()
-            .filter_map(|node| node.address)
-            .map(Into::into)
-            .collect(),
-        pods: pods
-            .iter()
-            .filter_map(|pod| pod.address)
-            .map(Into::into)
-            .chain(pod_ranges)
-            .collect(),
-        services: services
-            .iter()
-            .filter_map(|service| service.address)
-            .map(Into::into)
-            .collect(),
+        nodes: nodes.iter().filter_map(|node| node.address).map(Into::into).collect(),
+        pods: pods.iter().filter_map(|pod| pod.address).map(Into::into).chain(pod_ranges).collect(),
+        services: services.iter().filter_map(|service| service.address).map(Into::into).collect(),
         externals: externals.iter().filter_map(external).collect(),
     }
 }
 
-fn settings(spec: Option<&TestbedSpec>, ranges: &Ranges) -> Settings {
-    let default = Settings::default();
-    let stated = |number: Option<i64>, default: u32| {
-        number
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(default)
-    };
-    let non_masquerade = spec.into_iter().flat_map(|spec| &spec.non_masquerade_cidrs);
-    Settings {
+/// What the Testbed says, and the defaults; without one everything stays as it was.
+fn settings(spec: Option<&TestbedSpec>, previous: Option<&Cluster>, ranges: &Ranges) -> Settings {
+    let ranges = Settings {
         model: Model::Overlay,
         node_subnet: IpNet::V4(ranges.node_subnet),
         pod_cidr: IpNet::V4(ranges.pod_cidr),
         service_cidr: IpNet::V4(ranges.service_cidr),
-        max_pods: stated(spec.and_then(|spec| spec.max_pods), default.max_pods),
-        mtu: stated(spec.and_then(|spec| spec.mtu), default.mtu),
-        // They have been validated.
-        non_masquerade_cidrs: non_masquerade
-            .filter_map(|text| syntax::cidr(text).ok())
-            .map(|range| range.trunc())
-            .collect(),
+        ..Settings::default()
+    };
+    let Some(spec) = spec else {
+        let kept = previous.map_or_else(Settings::default, |cluster| cluster.settings.clone());
+        let Settings { max_pods, mtu, non_masquerade_cidrs, .. } = kept;
+        return Settings { max_pods, mtu, non_masquerade_cidrs, ..ranges };
+    };
+    // They have been validated.
+    let number =
+        |stated: Option<i64>, default: u32| stated.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
+    let non_masquerade = spec.non_masquerade_cidrs.iter().filter_map(|text| syntax::cidr(text).ok());
+    Settings {
+        max_pods: number(spec.max_pods, ranges.max_pods),
+        mtu: number(spec.mtu, ranges.mtu),
+        non_masquerade_cidrs: non_masquerade.map(|range| range.trunc()).collect(),
+        ..ranges
     }
 }
 
@@ -185,9 +173,7 @@ impl<'a> Work<'a> {
         address: Option<Ipv4Addr>,
         owner: &str,
     ) -> Result<Option<Ipv4Addr>, String> {
-        address
-            .map(|address| self.claim(address.into(), owner).map(|()| address))
-            .transpose()
+        address.map(|address| self.claim(address.into(), owner).map(|()| address)).transpose()
     }
 
     /// An address of the previous cluster, if it is still to be had.
@@ -198,8 +184,12 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Addresses that are spoken for: all that has an owner, and endpoints, which may be of hosts unknown to us.
     fn ipam(&self) -> Ipam {
         let mut ipam = Ipam::default();
+        for address in service::slice_addresses(self.objects) {
+            ipam.reserve(address);
+        }
         for address in self.owners.keys() {
             if let IpAddr::V4(address) = address {
                 ipam.reserve(*address);
@@ -216,9 +206,7 @@ impl<'a> Work<'a> {
                 .map(|(kind, count)| format!("{kind} ({count})"))
                 .collect::<Vec<_>>()
                 .join(", ");
-            self.notes.push(format!(
-                "Skipped objects of kinds that podpath does not read: {kinds}."
-            ));
+            self.notes.push(format!("Skipped objects of kinds that podpath does not read: {kinds}."));
         }
     }
 
@@ -232,12 +220,8 @@ impl<'a> Work<'a> {
                 None => found = Some(testbed),
                 Some(first) => {
                     let first = first.metadata.name.as_deref().unwrap_or_default();
-                    let why = format!(
-                        "there is a Testbed {first:?} already, and a cluster has one at most"
-                    );
-                    self.faults
-                        .of(&entry.origin, entry.object.key().to_string())
-                        .wrong("metadata.name", why);
+                    let why = format!("there is a Testbed {first:?} already, and a cluster has one at most");
+                    self.faults.of(&entry.origin, entry.object.key().to_string()).wrong("metadata.name", why);
                 }
             }
         }
@@ -257,17 +241,9 @@ impl<'a> Work<'a> {
                 Ok(address) => externals.push(External {
                     name: key.name,
                     address,
-                    ports: external
-                        .spec
-                        .ports
-                        .iter()
-                        .filter_map(external_port)
-                        .collect(),
+                    ports: external.spec.ports.iter().filter_map(external_port).collect(),
                 }),
-                Err(why) => self
-                    .faults
-                    .of(&entry.origin, key.to_string())
-                    .wrong("spec.address", why),
+                Err(why) => self.faults.of(&entry.origin, key.to_string()).wrong("spec.address", why),
             }
         }
         externals
@@ -281,17 +257,14 @@ impl<'a> Work<'a> {
             ("serviceCIDR", ranges.service_cidr),
         ];
         for external in externals {
-            let (IpAddr::V4(address), Some(entry)) = (external.address, self.entry_of(external))
-            else {
+            let (IpAddr::V4(address), Some(entry)) = (external.address, self.entry_of(external)) else {
                 continue;
             };
             if let Some((name, range)) = inside.iter().find(|(_, range)| range.contains(&address)) {
                 let why = format!(
                     "{address} is inside {name} {range}: a host outside the cluster needs an address outside of it"
                 );
-                self.faults
-                    .of(&entry.origin, entry.object.key().to_string())
-                    .wrong("spec.address", why);
+                self.faults.of(&entry.origin, entry.object.key().to_string()).wrong("spec.address", why);
             }
         }
     }
@@ -311,10 +284,7 @@ impl<'a> Work<'a> {
                 namespaces.insert(entry.object.key().name, labels);
             }
         }
-        let used = self
-            .objects
-            .iter()
-            .filter_map(|entry| entry.object.metadata().namespace.as_ref());
+        let used = self.objects.iter().filter_map(|entry| entry.object.metadata().namespace.as_ref());
         let used: BTreeSet<&String> = used.chain(pods.iter().map(|pod| &pod.namespace)).collect();
         let mut made_up = Vec::new();
         for name in used {
@@ -341,11 +311,7 @@ impl<'a> Work<'a> {
 fn external_port(port: &own::ExternalPort) -> Option<ContainerPort> {
     // They have been validated.
     let protocol = syntax::protocol(port.protocol.as_deref()).ok()?;
-    Some(ContainerPort {
-        name: port.name.clone(),
-        port: syntax::port(port.port).ok()?,
-        protocol,
-    })
+    Some(ContainerPort { name: port.name.clone(), port: syntax::port(port.port).ok()?, protocol })
 }
 
 /// The first few of them, and how many more there are.

@@ -41,11 +41,7 @@ pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
             continue;
         };
         let key = entry.object.key();
-        let id = format!(
-            "{}/{}",
-            key.namespace.as_deref().unwrap_or_default(),
-            key.name
-        );
+        let id = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
         let spec = object.spec.clone().unwrap_or_default();
         if let Some(why) = without_address(&spec) {
             left_out.push(format!("{id} ({why})"));
@@ -63,10 +59,8 @@ pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
         });
     }
     if !left_out.is_empty() {
-        work.notes.push(format!(
-            "Left out Services that have no address on the path: {}.",
-            listed(&left_out)
-        ));
+        work.notes
+            .push(format!("Left out Services that have no address on the path: {}.", listed(&left_out)));
     }
     if !more_than_that.is_empty() {
         let names = listed(&more_than_that);
@@ -84,8 +78,7 @@ pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
     };
     for draft in services.iter_mut().filter(|draft| draft.stated.is_none()) {
         let old = previous.service(&draft.id);
-        draft.address =
-            old.and_then(|old| work.keep(old.address, &format!("Service {}", draft.id)));
+        draft.address = old.and_then(|old| work.keep(old.address, &format!("Service {}", draft.id)));
     }
 }
 
@@ -95,19 +88,13 @@ pub(super) fn state_addresses(work: &mut Work<'_>, services: &mut [ServiceDraft<
         let name = format!("Service {}", draft.id);
         match work.claim_v4(draft.stated, &name) {
             Ok(address) => draft.address = address,
-            Err(why) => work
-                .faults
-                .of(draft.origin, name)
-                .wrong("spec.clusterIP", why),
+            Err(why) => work.faults.of(draft.origin, name).wrong("spec.clusterIP", why),
         }
     }
 }
 
 fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
-    let family = |text: &str| {
-        text.parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_ipv6())
-    };
+    let family = |text: &str| text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_ipv6());
     let stated = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
     if spec.type_.as_deref() == Some("ExternalName") {
         Some("ExternalName")
@@ -122,20 +109,14 @@ fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
 
 fn has_other_ways_in(spec: &core::ServiceSpec) -> bool {
     matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
-        || spec
-            .external_ips
-            .as_ref()
-            .is_some_and(|addresses| !addresses.is_empty())
+        || spec.external_ips.as_ref().is_some_and(|addresses| !addresses.is_empty())
         || spec.session_affinity.as_deref() == Some("ClientIP")
 }
 
 /// The first one of the family that is on the path.
 fn cluster_ip(spec: &core::ServiceSpec) -> Option<Ipv4Addr> {
     let several = spec.cluster_ips.iter().flatten();
-    spec.cluster_ip
-        .iter()
-        .chain(several)
-        .find_map(|text| text.parse().ok())
+    spec.cluster_ip.iter().chain(several).find_map(|text| text.parse().ok())
 }
 
 /// A service range that was stated holds every Service; one that was chosen may not. No other range holds any.
@@ -152,10 +133,7 @@ pub(super) fn check_ranges(
         let Some(address) = service.address.filter(|address| !range.contains(address)) else {
             continue;
         };
-        let others = [
-            ("nodeSubnet", ranges.node_subnet),
-            ("podCIDR", ranges.pod_cidr),
-        ];
+        let others = [("nodeSubnet", ranges.node_subnet), ("podCIDR", ranges.pod_cidr)];
         let why = match others.iter().find(|(_, other)| other.contains(&address)) {
             Some((name, other)) => format!("{address} is inside {name} {other}"),
             None if is_stated => format!(
@@ -166,15 +144,12 @@ pub(super) fn check_ranges(
                 continue;
             }
         };
-        work.faults
-            .of(service.origin, format!("Service {}", service.id))
-            .wrong("spec.clusterIP", why);
+        work.faults.of(service.origin, format!("Service {}", service.id)).wrong("spec.clusterIP", why);
     }
     if !outside.is_empty() {
         let names = listed(&outside);
-        work.notes.push(format!(
-            "Services with addresses of their own outside serviceCIDR {range}: {names}."
-        ));
+        work.notes
+            .push(format!("Services with addresses of their own outside serviceCIDR {range}: {names}."));
     }
 }
 
@@ -184,10 +159,7 @@ pub(super) fn choose_addresses(
     services: &mut [ServiceDraft<'_>],
     ranges: &Ranges,
 ) -> Result<(), ipam::Error> {
-    for service in services
-        .iter_mut()
-        .filter(|service| service.address.is_none())
-    {
+    for service in services.iter_mut().filter(|service| service.address.is_none()) {
         service.address = Some(ipam.service(ranges.service_cidr, &service.id)?);
     }
     Ok(())
@@ -205,16 +177,8 @@ pub(super) fn with_endpoints(
             continue;
         };
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some(name) = slice
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(SERVICE_NAME))
-        {
-            slices
-                .entry(format!("{namespace}/{name}"))
-                .or_default()
-                .push(slice);
+        if let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
+            slices.entry(format!("{namespace}/{name}")).or_default().push(slice);
         }
     }
     let settle = |draft: ServiceDraft<'_>| {
@@ -224,12 +188,9 @@ pub(super) fn with_endpoints(
             // 1.
             Some(slices) => from_slices(slices, port, protocol),
             // 2. and 3.
-            None => from_selector(
-                &spec,
-                port,
-                protocol,
-                pods.iter().filter(|pod| pod.namespace == namespace),
-            ),
+            None => {
+                from_selector(&spec, port, protocol, pods.iter().filter(|pod| pod.namespace == namespace))
+            }
         };
         // They have been validated.
         let settle_port = |port: &core::ServicePort| {
@@ -247,32 +208,27 @@ pub(super) fn with_endpoints(
         Service {
             namespace: namespace.into(),
             name: name.into(),
-            address: draft
-                .address
-                .expect("every service has been given an address")
-                .into(),
-            ports: spec
-                .ports
-                .iter()
-                .flatten()
-                .filter_map(settle_port)
-                .collect(),
+            address: draft.address.expect("every service has been given an address").into(),
+            ports: spec.ports.iter().flatten().filter_map(settle_port).collect(),
         }
     };
     services.into_iter().map(settle).collect()
 }
 
+/// Every IPv4 address in an EndpointSlice.
+pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = Ipv4Addr> {
+    let slices = objects.iter().filter_map(|entry| match &entry.object {
+        Object::EndpointSlice(slice) => Some(slice),
+        _ => None,
+    });
+    let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
+    endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok())
+}
+
 /// Slices are ordered by name, because the API gives them in no order of meaning; endpoints stay as they are.
-fn from_slices(
-    slices: &[&EndpointSlice],
-    port: &core::ServicePort,
-    protocol: Protocol,
-) -> Vec<Backend> {
-    let mut slices: Vec<&EndpointSlice> = slices
-        .iter()
-        .copied()
-        .filter(|slice| slice.address_type == "IPv4")
-        .collect();
+fn from_slices(slices: &[&EndpointSlice], port: &core::ServicePort, protocol: Protocol) -> Vec<Backend> {
+    let mut slices: Vec<&EndpointSlice> =
+        slices.iter().copied().filter(|slice| slice.address_type == "IPv4").collect();
     slices.sort_by_key(|slice| slice.metadata.name.as_deref().unwrap_or_default());
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
     let mut backends = Vec::new();
@@ -281,26 +237,16 @@ fn from_slices(
             name(&candidate.name) == name(&port.name)
                 && syntax::protocol(candidate.protocol.as_deref()) == Ok(protocol)
         });
-        let Some(Ok(target)) = target
-            .and_then(|target| target.port)
-            .map(|number| syntax::port(number.into()))
+        let Some(Ok(target)) =
+            target.and_then(|target| target.port).map(|number| syntax::port(number.into()))
         else {
             continue;
         };
         for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint
-                .conditions
-                .as_ref()
-                .and_then(|conditions| conditions.ready)
-                .unwrap_or(true);
+            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
             // Only the first address of an endpoint counts; the others are not used by anybody (KEP-752).
-            if let (true, Some(Ok(address))) =
-                (ready, endpoint.addresses.first().map(|text| text.parse()))
-            {
-                backends.push(Backend {
-                    address,
-                    port: target,
-                });
+            if let (true, Some(Ok(address))) = (ready, endpoint.addresses.first().map(|text| text.parse())) {
+                backends.push(Backend { address, port: target });
             }
         }
     }
@@ -313,26 +259,14 @@ fn from_selector<'a>(
     protocol: Protocol,
     pods: impl Iterator<Item = &'a Pod>,
 ) -> Vec<Backend> {
-    let Some(selector) = spec
-        .selector
-        .as_ref()
-        .filter(|selector| !selector.is_empty())
-    else {
+    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
         return Vec::new();
     };
     let unready_too = spec.publish_not_ready_addresses == Some(true);
     let selected = pods.filter(|pod| pod.ready || unready_too);
-    let selected = selected.filter(|pod| {
-        selector
-            .iter()
-            .all(|(key, value)| pod.labels.get(key) == Some(value))
-    });
-    let backend = |pod: &Pod| {
-        Some(Backend {
-            address: pod.address,
-            port: target_port(port, protocol, pod)?,
-        })
-    };
+    let selected =
+        selected.filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)));
+    let backend = |pod: &Pod| Some(Backend { address: pod.address, port: target_port(port, protocol, pod)? });
     selected.filter_map(backend).collect()
 }
 

@@ -41,22 +41,16 @@ fn why(error: serde_path_to_error::Error<serde_json::Error>) -> String {
 }
 
 /// The value with `yes` where the error is replaced by `true`, if it is that and a boolean belongs there.
-fn with_boolean(
-    value: &Value,
-    error: &serde_path_to_error::Error<serde_json::Error>,
-) -> Option<Value> {
+fn with_boolean(value: &Value, error: &serde_path_to_error::Error<serde_json::Error>) -> Option<Value> {
     if !error.inner().to_string().ends_with("expected a boolean") {
         return None;
     }
     let mut mended = value.clone();
-    let place = error
-        .path()
-        .iter()
-        .try_fold(&mut mended, |value, segment| match segment {
-            Segment::Seq { index } => value.get_mut(index),
-            Segment::Map { key } => value.get_mut(key),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })?;
+    let place = error.path().iter().try_fold(&mut mended, |value, segment| match segment {
+        Segment::Seq { index } => value.get_mut(index),
+        Segment::Map { key } => value.get_mut(key),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    })?;
     let boolean = match place.as_str()?.to_lowercase().as_str() {
         "y" | "yes" | "on" | "true" => true,
         "n" | "no" | "off" | "false" => false,
@@ -75,8 +69,8 @@ fn field(path: &Path<'_>) -> String {
             parent if parent.is_empty() => key.clone(),
             parent => format!("{parent}.{key}"),
         },
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => field(parent),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            field(parent)
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes, `apimachinery/pkg/util/validation`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -11,7 +11,6 @@ use super::cluster::Protocol;
 
 const LABEL: &str = "must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
 const SUBDOMAIN: &str = "must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-const SERVICE_NAME: &str = "must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
@@ -35,7 +34,7 @@ const fn lower(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// Namespaces, and Testbeds (RFC 1123).
+/// Namespaces, Services and Testbeds (RFC 1123).
 pub(super) fn dns_label(name: &str, longest: usize) -> Verdict {
     if !well_formed(name, |b| lower(b) || b == b'-', lower) {
         return not(&format!("a lowercase RFC 1123 label {LABEL}"), name);
@@ -45,42 +44,23 @@ pub(super) fn dns_label(name: &str, longest: usize) -> Verdict {
 
 /// Most names (RFC 1123).
 pub(super) fn dns_subdomain(name: &str) -> Verdict {
-    if !name
-        .split('.')
-        .all(|label| well_formed(label, |b| lower(b) || b == b'-', lower))
-    {
+    if !name.split('.').all(|label| well_formed(label, |b| lower(b) || b == b'-', lower)) {
         return not(&format!("a lowercase RFC 1123 subdomain {SUBDOMAIN}"), name);
     }
     at_most(name, 253)
-}
-
-/// Services (RFC 1035).
-pub(super) fn service_name(name: &str) -> Verdict {
-    let starts_well = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
-    if !starts_well || !well_formed(name, |b| lower(b) || b == b'-', lower) {
-        return not(&format!("a DNS-1035 label {SERVICE_NAME}"), name);
-    }
-    at_most(name, 63)
 }
 
 /// The least that is asked of any name.
 pub(super) fn path_segment(name: &str) -> Verdict {
     let unfit = |c: char| matches!(c, '/' | '%' | ':') || c.is_whitespace() || c.is_control();
     if matches!(name, "." | "..") || name.contains(unfit) {
-        return not(
-            "may not be '.' or '..' or contain '/', '%', ':' or white space",
-            name,
-        );
+        return not("may not be '.' or '..' or contain '/', '%', ':' or white space", name);
     }
     at_most(name, 253)
 }
 
 fn at_most(text: &str, longest: usize) -> Verdict {
-    if text.len() > longest {
-        not(&format!("must be no more than {longest} bytes"), text)
-    } else {
-        Ok(())
-    }
+    if text.len() > longest { not(&format!("must be no more than {longest} bytes"), text) } else { Ok(()) }
 }
 
 fn qualified(byte: u8) -> bool {
@@ -124,10 +104,7 @@ pub(super) fn port_name(name: &str) -> Verdict {
     if name.len() > 15 {
         not("must be no more than 15 characters", name)
     } else if !bytes.iter().all(|b| lower(*b) || *b == b'-') {
-        not(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
-            name,
-        )
+        not("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)", name)
     } else if !bytes.iter().any(u8::is_ascii_lowercase) {
         not("must contain at least one letter (a-z)", name)
     } else if name.contains("--") {
@@ -159,34 +136,36 @@ pub(super) fn protocol(name: Option<&str>) -> Result<Protocol, String> {
 
 /// A value that is none of a few.
 pub(super) fn unsupported(value: &str, supported: &[&str]) -> String {
-    let supported = supported
-        .iter()
-        .map(|one| format!("{one:?}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let supported = supported.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ");
     format!("Unsupported value: {value:?}: supported values: {supported}")
 }
 
 /// A range, of either family. Bits after the prefix may be set, as Kubernetes has always allowed.
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| {
-        format!("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64), not {text:?}")
-    })
+    text.parse()
+        .map_err(|_| format!("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64), not {text:?}"))
 }
 
 /// A range of the family that is on the path.
 pub(super) fn cidr_on_path(text: &str) -> Result<Ipv4Net, String> {
     match cidr(text)? {
         IpNet::V4(range) => Ok(range.trunc()),
-        IpNet::V6(_) => Err(format!(
-            "must be IPv4 (IPv6 is not on the packet path yet), not {text:?}"
-        )),
+        IpNet::V6(_) => Err(format!("must be IPv4 (IPv6 is not on the packet path yet), not {text:?}")),
     }
 }
 
 /// An address, of either family.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| {
-        format!("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), not {text:?}")
-    })
+    text.parse()
+        .map_err(|_| format!("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), not {text:?}"))
+}
+
+/// An address that one host can have.
+pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
+    let address = address(text)?;
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
+        return Err(format!("must be the address of one host, not {text:?}"));
+    }
+    Ok(address)
 }

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self as core, Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{
-    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort,
-};
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -46,11 +44,7 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
         Object::ReplicaSet(workload) => {
             replicas(workload.spec.replicas, "spec.replicas", fields);
             template(
-                workload
-                    .spec
-                    .template
-                    .as_ref()
-                    .unwrap_or(&PodTemplateSpec::default()),
+                workload.spec.template.as_ref().unwrap_or(&PodTemplateSpec::default()),
                 &workload.spec.selector,
                 fields,
             );
@@ -77,21 +71,17 @@ fn metadata(object: &Object, fields: &mut Fields<'_>) {
         _ if name.is_empty() => {
             Err("Required value: name is required (podpath makes up none from generateName)".into())
         }
-        Kind::Namespace => syntax::dns_label(name, 63),
+        // Services may begin with a digit since Kubernetes 1.34.
+        Kind::Namespace | Kind::Service => syntax::dns_label(name, 63),
         // It is part of the names of network namespaces.
         Kind::Testbed => syntax::dns_label(name, 40),
-        Kind::Service => syntax::service_name(name),
         // Nothing is called by these names but the objects themselves: what can stand in a path will do.
         Kind::NetworkPolicy | Kind::EndpointSlice | Kind::External => syntax::path_segment(name),
         _ => syntax::dns_subdomain(name),
     };
     note(fields, "metadata.name", verdict);
     if let Some(namespace) = &metadata.namespace {
-        note(
-            fields,
-            "metadata.namespace",
-            syntax::dns_label(namespace, 63),
-        );
+        note(fields, "metadata.namespace", syntax::dns_label(namespace, 63));
     }
     labels(metadata.labels.as_ref(), "metadata.labels", fields);
 }
@@ -109,40 +99,22 @@ fn labels(labels: Option<&BTreeMap<String, String>>, path: &str, fields: &mut Fi
 
 fn replicas(count: Option<i32>, path: &str, fields: &mut Fields<'_>) {
     if let Some(count) = count.filter(|count| *count < 0) {
-        fields.wrong(
-            path,
-            format!("must be greater than or equal to 0, not {count}"),
-        );
+        fields.wrong(path, format!("must be greater than or equal to 0, not {count}"));
     }
 }
 
 /// The pods of a workload must be its own.
 fn template(template: &PodTemplateSpec, selector: &LabelSelector, fields: &mut Fields<'_>) {
     label_selector(selector, "spec.selector", fields);
-    let template_labels = template
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.labels.as_ref());
+    let template_labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
     labels(template_labels, "spec.template.metadata.labels", fields);
     let empty = BTreeMap::new();
-    if selector
-        .match_labels
-        .as_ref()
-        .is_none_or(BTreeMap::is_empty)
-        && selector
-            .match_expressions
-            .as_ref()
-            .is_none_or(Vec::is_empty)
+    if selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
     {
-        fields.wrong(
-            "spec.selector",
-            "Required value: empty selector is invalid for a workload",
-        );
+        fields.wrong("spec.selector", "Required value: empty selector is invalid for a workload");
     } else if !selector::matches(selector, template_labels.unwrap_or(&empty)) {
-        fields.wrong(
-            "spec.template.metadata.labels",
-            "`selector` does not match template `labels`",
-        );
+        fields.wrong("spec.template.metadata.labels", "`selector` does not match template `labels`");
     }
     if let Some(spec) = &template.spec {
         pod_spec(spec, "spec.template.spec", fields);
@@ -151,17 +123,12 @@ fn template(template: &PodTemplateSpec, selector: &LabelSelector, fields: &mut F
 
 fn pod_spec(spec: &PodSpec, path: &str, fields: &mut Fields<'_>) {
     if let Some(node) = spec.node_name.as_deref().filter(|node| !node.is_empty()) {
-        note(
-            fields,
-            &format!("{path}.nodeName"),
-            syntax::dns_subdomain(node),
-        );
+        note(fields, &format!("{path}.nodeName"), syntax::dns_subdomain(node));
     }
     let init = spec.init_containers.iter().flatten();
-    for (list, containers) in [
-        ("containers", spec.containers.iter().collect::<Vec<_>>()),
-        ("initContainers", init.collect()),
-    ] {
+    for (list, containers) in
+        [("containers", spec.containers.iter().collect::<Vec<_>>()), ("initContainers", init.collect())]
+    {
         for (i, container) in containers.into_iter().enumerate() {
             container_ports(container, &format!("{path}.{list}[{i}]"), fields);
         }
@@ -172,16 +139,8 @@ fn container_ports(container: &Container, path: &str, fields: &mut Fields<'_>) {
     let mut names = HashSet::new();
     for (i, port) in container.ports.iter().flatten().enumerate() {
         let path = format!("{path}.ports[{i}]");
-        note(
-            fields,
-            &format!("{path}.containerPort"),
-            syntax::port(port.container_port.into()),
-        );
-        note(
-            fields,
-            &format!("{path}.protocol"),
-            syntax::protocol(port.protocol.as_deref()),
-        );
+        note(fields, &format!("{path}.containerPort"), syntax::port(port.container_port.into()));
+        note(fields, &format!("{path}.protocol"), syntax::protocol(port.protocol.as_deref()));
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             note(fields, &format!("{path}.name"), syntax::port_name(name));
             if !names.insert(name) {
@@ -200,49 +159,28 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
     if !types.contains(&service_type) {
         fields.wrong("spec.type", syntax::unsupported(service_type, &types));
     }
-    let addresses = spec
-        .cluster_ips
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
-    let address = spec
-        .cluster_ip
-        .iter()
-        .map(|ip| ("spec.clusterIP".to_owned(), ip));
-    for (path, text) in address
-        .chain(addresses)
-        .filter(|(_, text)| !text.is_empty() && *text != "None")
-    {
+    let addresses =
+        spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
+    let address = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
+    for (path, text) in address.chain(addresses).filter(|(_, text)| !text.is_empty() && *text != "None") {
         note(fields, &path, syntax::address(text));
     }
     labels(spec.selector.as_ref(), "spec.selector", fields);
     let ports: &[_] = spec.ports.as_deref().unwrap_or_default();
-    if ports.is_empty()
-        && service_type != "ExternalName"
-        && spec.cluster_ip.as_deref() != Some("None")
-    {
+    if ports.is_empty() && service_type != "ExternalName" && spec.cluster_ip.as_deref() != Some("None") {
         fields.wrong("spec.ports", "Required value");
     }
+    service_ports(ports, fields);
+}
+
+fn service_ports(ports: &[core::ServicePort], fields: &mut Fields<'_>) {
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate() {
         let path = format!("spec.ports[{i}]");
-        note(
-            fields,
-            &format!("{path}.port"),
-            syntax::port(port.port.into()),
-        );
-        let protocol = note(
-            fields,
-            &format!("{path}.protocol"),
-            syntax::protocol(port.protocol.as_deref()),
-        );
+        note(fields, &format!("{path}.port"), syntax::port(port.port.into()));
+        let protocol = note(fields, &format!("{path}.protocol"), syntax::protocol(port.protocol.as_deref()));
         if let Some(target) = &port.target_port {
-            note(
-                fields,
-                &format!("{path}.targetPort"),
-                syntax::port_or_name(target),
-            );
+            note(fields, &format!("{path}.targetPort"), syntax::port_or_name(target));
         }
         match port.name.as_deref().unwrap_or_default() {
             "" if ports.len() > 1 => fields.wrong(format!("{path}.name"), "Required value"),
@@ -254,12 +192,8 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
                 }
             }
         }
-        if let Some(protocol) = protocol.filter(|protocol| !numbers.insert((port.port, *protocol)))
-        {
-            fields.wrong(
-                path,
-                format!("Duplicate value: port {} {protocol}", port.port),
-            );
+        if let Some(protocol) = protocol.filter(|protocol| !numbers.insert((port.port, *protocol))) {
+            fields.wrong(path, format!("Duplicate value: port {} {protocol}", port.port));
         }
     }
 }
@@ -267,24 +201,13 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
 fn endpoint_slice(slice: &EndpointSlice, fields: &mut Fields<'_>) {
     let families = ["FQDN", "IPv4", "IPv6"];
     if !families.contains(&slice.address_type.as_str()) {
-        fields.wrong(
-            "addressType",
-            syntax::unsupported(&slice.address_type, &families),
-        );
+        fields.wrong("addressType", syntax::unsupported(&slice.address_type, &families));
     }
     for (i, port) in slice.ports.iter().flatten().enumerate() {
         if let Some(number) = port.port {
-            note(
-                fields,
-                &format!("ports[{i}].port"),
-                syntax::port(number.into()),
-            );
+            note(fields, &format!("ports[{i}].port"), syntax::port(number.into()));
         }
-        note(
-            fields,
-            &format!("ports[{i}].protocol"),
-            syntax::protocol(port.protocol.as_deref()),
-        );
+        note(fields, &format!("ports[{i}].protocol"), syntax::protocol(port.protocol.as_deref()));
     }
     for (i, endpoint) in slice.endpoints.iter().flatten().enumerate() {
         if endpoint.addresses.is_empty() {
@@ -320,19 +243,11 @@ fn network_policy(policy: &NetworkPolicy, fields: &mut Fields<'_>) {
         );
     }
     for (i, rule) in spec.egress.iter().flatten().enumerate() {
-        rule_fields(
-            &format!("spec.egress[{i}]"),
-            rule.ports.as_deref(),
-            ("to", rule.to.as_deref()),
-            fields,
-        );
+        rule_fields(&format!("spec.egress[{i}]"), rule.ports.as_deref(), ("to", rule.to.as_deref()), fields);
     }
     let types: &[_] = spec.policy_types.as_deref().unwrap_or_default();
     if types.len() > 2 {
-        fields.wrong(
-            "spec.policyTypes",
-            "may not specify more than two policyTypes",
-        );
+        fields.wrong("spec.policyTypes", "may not specify more than two policyTypes");
     }
     for (i, policy_type) in types.iter().enumerate() {
         if !["Ingress", "Egress"].contains(&policy_type.as_str()) {
@@ -359,11 +274,7 @@ fn rule_fields(
 }
 
 fn policy_port(port: &NetworkPolicyPort, path: &str, fields: &mut Fields<'_>) {
-    note(
-        fields,
-        &format!("{path}.protocol"),
-        syntax::protocol(port.protocol.as_deref()),
-    );
+    note(fields, &format!("{path}.protocol"), syntax::protocol(port.protocol.as_deref()));
     if let Some(port) = &port.port {
         note(fields, &format!("{path}.port"), syntax::port_or_name(port));
     }
@@ -371,14 +282,10 @@ fn policy_port(port: &NetworkPolicyPort, path: &str, fields: &mut Fields<'_>) {
     let path = format!("{path}.endPort");
     match &port.port {
         None => fields.wrong(path, "may not be specified when `port` is not specified"),
-        Some(IntOrString::String(_)) => {
-            fields.wrong(path, "may not be specified when `port` is non-numeric")
-        }
+        Some(IntOrString::String(_)) => fields.wrong(path, "may not be specified when `port` is non-numeric"),
         Some(IntOrString::Int(first)) if end < *first => {
-            fields.wrong(
-                path,
-                format!("must be greater than or equal to `port`, not {end} (port is {first})"),
-            );
+            fields
+                .wrong(path, format!("must be greater than or equal to `port`, not {end} (port is {first})"));
         }
         Some(IntOrString::Int(_)) => {
             note(fields, &path, syntax::port(end.into()));
@@ -387,10 +294,7 @@ fn policy_port(port: &NetworkPolicyPort, path: &str, fields: &mut Fields<'_>) {
 }
 
 fn policy_peer(peer: &NetworkPolicyPeer, path: &str, fields: &mut Fields<'_>) {
-    let selectors = [
-        ("podSelector", &peer.pod_selector),
-        ("namespaceSelector", &peer.namespace_selector),
-    ];
+    let selectors = [("podSelector", &peer.pod_selector), ("namespaceSelector", &peer.namespace_selector)];
     let mut selected = false;
     for (name, selector) in selectors {
         if let Some(selector) = selector {
@@ -399,10 +303,7 @@ fn policy_peer(peer: &NetworkPolicyPeer, path: &str, fields: &mut Fields<'_>) {
         }
     }
     match &peer.ip_block {
-        Some(_) if selected => fields.wrong(
-            path,
-            "Forbidden: may not specify both ipBlock and another peer",
-        ),
+        Some(_) if selected => fields.wrong(path, "Forbidden: may not specify both ipBlock and another peer"),
         Some(block) => ip_block(block, &format!("{path}.ipBlock"), fields),
         None if !selected => fields.wrong(path, "Required value: must specify a peer"),
         None => {}
@@ -420,23 +321,14 @@ fn ip_block(block: &IPBlock, path: &str, fields: &mut Fields<'_>) {
         if let (Some(whole), Some(except)) = (whole, except)
             && !(whole.contains(&except) && whole.prefix_len() < except.prefix_len())
         {
-            fields.wrong(
-                path,
-                format!(
-                    "must be a strict subset of cidr, not {text} (cidr is {})",
-                    block.cidr
-                ),
-            );
+            fields
+                .wrong(path, format!("must be a strict subset of cidr, not {text} (cidr is {})", block.cidr));
         }
     }
 }
 
 fn label_selector(selector: &LabelSelector, path: &str, fields: &mut Fields<'_>) {
-    labels(
-        selector.match_labels.as_ref(),
-        &format!("{path}.matchLabels"),
-        fields,
-    );
+    labels(selector.match_labels.as_ref(), &format!("{path}.matchLabels"), fields);
     for (i, requirement) in selector.match_expressions.iter().flatten().enumerate() {
         let path = format!("{path}.matchExpressions[{i}]");
         let values: &[_] = requirement.values.as_deref().unwrap_or_default();
@@ -455,17 +347,9 @@ fn label_selector(selector: &LabelSelector, path: &str, fields: &mut Fields<'_>)
                 format!("not a valid selector operator: {other:?}: use In, NotIn, Exists or DoesNotExist"),
             ),
         }
-        note(
-            fields,
-            &format!("{path}.key"),
-            syntax::label_key(&requirement.key),
-        );
+        note(fields, &format!("{path}.key"), syntax::label_key(&requirement.key));
         for (j, value) in values.iter().enumerate() {
-            note(
-                fields,
-                &format!("{path}.values[{j}]"),
-                syntax::label_value(value),
-            );
+            note(fields, &format!("{path}.values[{j}]"), syntax::label_value(value));
         }
     }
 }
@@ -477,10 +361,7 @@ fn testbed(testbed: &Testbed, fields: &mut Fields<'_>) {
     }
     let mut within = |path: &str, value: Option<i64>, least: i64, most: i64| {
         if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-            fields.wrong(
-                path,
-                format!("must be between {least} and {most}, inclusive, not {value}"),
-            );
+            fields.wrong(path, format!("must be between {least} and {most}, inclusive, not {value}"));
         }
     };
     within("spec.maxPods", spec.max_pods, 1, ipam::MAX_PODS.into());
@@ -488,31 +369,15 @@ fn testbed(testbed: &Testbed, fields: &mut Fields<'_>) {
     // The least that IPv4 hosts must take, after encapsulation (RFC 791), and the most a veth can carry.
     within("spec.mtu", spec.mtu, 576 + 50, 65_535);
     for (i, text) in spec.non_masquerade_cidrs.iter().enumerate() {
-        note(
-            fields,
-            &format!("spec.nonMasqueradeCIDRs[{i}]"),
-            syntax::cidr(text).map(|range: IpNet| range),
-        );
+        note(fields, &format!("spec.nonMasqueradeCIDRs[{i}]"), syntax::cidr(text).map(|range: IpNet| range));
     }
     ranges::fixed(spec, fields);
 }
 
 fn external(external: &External, fields: &mut Fields<'_>) {
-    note(
-        fields,
-        "spec.address",
-        syntax::address(&external.spec.address),
-    );
+    note(fields, "spec.address", syntax::host_address(&external.spec.address));
     for (i, port) in external.spec.ports.iter().enumerate() {
-        note(
-            fields,
-            &format!("spec.ports[{i}].port"),
-            syntax::port(port.port),
-        );
-        note(
-            fields,
-            &format!("spec.ports[{i}].protocol"),
-            syntax::protocol(port.protocol.as_deref()),
-        );
+        note(fields, &format!("spec.ports[{i}].port"), syntax::port(port.port));
+        note(fields, &format!("spec.ports[{i}].protocol"), syntax::protocol(port.protocol.as_deref()));
     }
 }

@@ -41,11 +41,7 @@ pub(super) fn pods(objects: &Objects) -> Vec<Source> {
                 place,
             }),
             _ if owned.has_pods_of(entry) => {}
-            workload => sources.extend(
-                replicas(workload)
-                    .into_iter()
-                    .map(|pod| source(entry, place, pod)),
-            ),
+            workload => sources.extend(replicas(workload).into_iter().map(|pod| source(entry, place, pod))),
         }
     }
     sources
@@ -62,11 +58,7 @@ pub(super) fn add_daemons(objects: &Objects, nodes: &[String], sources: &mut Vec
             continue;
         }
         for node in nodes {
-            let name = format!(
-                "{}-{}",
-                name(&workload.metadata),
-                suffix(&[name(&workload.metadata), node])
-            );
+            let name = format!("{}-{}", name(&workload.metadata), suffix(&[name(&workload.metadata), node]));
             let mut pod = from_template(&workload.spec.template, &workload.metadata, name, []);
             pod.spec.get_or_insert_default().node_name = Some(node.clone());
             sources.push(source(entry, place, pod));
@@ -107,23 +99,13 @@ fn replicas(workload: &Object) -> Vec<Pod> {
         }
         Object::StatefulSet(set) => {
             let spec = &set.spec;
-            let first = spec
-                .ordinals
-                .as_ref()
-                .and_then(|ordinals| ordinals.start)
-                .unwrap_or(0);
+            let first = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
             let ordinals = first..first + spec.replicas.unwrap_or(1).max(0);
             let pod = |ordinal: i32| {
                 let name = format!("{}-{ordinal}", name(&set.metadata));
                 let labels = [
-                    (
-                        "statefulset.kubernetes.io/pod-name".to_owned(),
-                        name.clone(),
-                    ),
-                    (
-                        "apps.kubernetes.io/pod-index".to_owned(),
-                        ordinal.to_string(),
-                    ),
+                    ("statefulset.kubernetes.io/pod-name".to_owned(), name.clone()),
+                    ("apps.kubernetes.io/pod-index".to_owned(), ordinal.to_string()),
                 ];
                 from_template(&spec.template, &set.metadata, name, labels)
             };
@@ -138,10 +120,7 @@ fn job_pods(job: &Job) -> Vec<Pod> {
     let Some(spec) = &job.spec else {
         return Vec::new();
     };
-    let conditions = job
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
     let finished = conditions.into_iter().flatten().any(|condition| {
         matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
     });
@@ -149,13 +128,11 @@ fn job_pods(job: &Job) -> Vec<Pod> {
         return Vec::new();
     }
     let parallel = spec.parallelism.unwrap_or(1);
-    let count = spec
-        .completions
-        .map_or(parallel, |completions| completions.min(parallel));
+    let count = spec.completions.map_or(parallel, |completions| completions.min(parallel));
     let job_name = name(&job.metadata);
     numbered(job_name, Some(count), |name| {
-        let labels = ["job-name", "batch.kubernetes.io/job-name"]
-            .map(|key| (key.to_owned(), job_name.to_owned()));
+        let labels =
+            ["job-name", "batch.kubernetes.io/job-name"].map(|key| (key.to_owned(), job_name.to_owned()));
         from_template(&spec.template, &job.metadata, name, labels)
     })
 }
@@ -163,9 +140,7 @@ fn job_pods(job: &Job) -> Vec<Pod> {
 /// `set-x7k2p`, as many as there are replicas (1 when left out).
 fn numbered(set: &str, replicas: Option<i32>, pod: impl Fn(String) -> Pod) -> Vec<Pod> {
     let name = |index: i32| format!("{set}-{}", suffix(&[set, &index.to_string()]));
-    (0..replicas.unwrap_or(1))
-        .map(|index| pod(name(index)))
-        .collect()
+    (0..replicas.unwrap_or(1)).map(|index| pod(name(index))).collect()
 }
 
 fn from_template<const N: usize>(
@@ -174,11 +149,8 @@ fn from_template<const N: usize>(
     name: String,
     labels: [(String, String); N],
 ) -> Pod {
-    let mut all: Labels = template
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.labels.clone())
-        .unwrap_or_default();
+    let mut all: Labels =
+        template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
     all.extend(labels);
     Pod {
         metadata: ObjectMeta {
@@ -205,9 +177,7 @@ fn encode(mut number: u64, length: usize) -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut text = String::with_capacity(length);
     for _ in 0..length {
-        text.push(char::from(
-            LETTERS[(number % LETTERS.len() as u64) as usize],
-        ));
+        text.push(char::from(LETTERS[(number % LETTERS.len() as u64) as usize]));
         number /= LETTERS.len() as u64;
     }
     text
@@ -216,9 +186,7 @@ fn encode(mut number: u64, length: usize) -> String {
 /// FNV-1a, 64 bits, of the parts with a zero byte after each.
 fn fnv(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Which workloads have pods (or ReplicaSets that stand for them) in the input.
@@ -231,21 +199,17 @@ struct Owned<'a> {
 
 impl<'a> Owned<'a> {
     fn of(objects: &'a Objects) -> Self {
-        let mut owned = Self {
-            owners: HashSet::new(),
-            dumped: Vec::new(),
-        };
+        let mut owned = Self { owners: HashSet::new(), dumped: Vec::new() };
         for entry in objects.iter() {
             let metadata = entry.object.metadata();
             let namespace = metadata.namespace.as_deref().unwrap_or_default();
             if matches!(entry.object.kind(), Kind::Pod | Kind::ReplicaSet) {
                 let owners = metadata.owner_references.iter().flatten();
-                owned.owners.extend(
-                    owners.map(|owner| (owner.kind.as_str(), namespace, owner.name.as_str())),
-                );
+                owned
+                    .owners
+                    .extend(owners.map(|owner| (owner.kind.as_str(), namespace, owner.name.as_str())));
             }
-            if let (Object::Pod(_), Some(_), Some(labels)) =
-                (&entry.object, &metadata.uid, &metadata.labels)
+            if let (Object::Pod(_), Some(_), Some(labels)) = (&entry.object, &metadata.uid, &metadata.labels)
             {
                 owned.dumped.push((namespace, labels));
             }
@@ -256,10 +220,7 @@ impl<'a> Owned<'a> {
     fn has_pods_of(&self, entry: &Entry) -> bool {
         let metadata = entry.object.metadata();
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
-        if self
-            .owners
-            .contains(&(entry.object.kind().name(), namespace, name(metadata)))
-        {
+        if self.owners.contains(&(entry.object.kind().name(), namespace, name(metadata))) {
             return true;
         }
         let selector = pod_selector(&entry.object).filter(|_| metadata.uid.is_some());
@@ -277,10 +238,7 @@ fn pod_selector(workload: &Object) -> Option<&LabelSelector> {
         Object::StatefulSet(workload) => Some(&workload.spec.selector),
         Object::DaemonSet(workload) => Some(&workload.spec.selector),
         Object::ReplicaSet(workload) => Some(&workload.spec.selector),
-        Object::Job(workload) => workload
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.selector.as_ref()),
+        Object::Job(workload) => workload.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
         _ => None,
     }
 }

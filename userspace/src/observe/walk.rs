@@ -16,6 +16,7 @@ use dataplane::tables::{Endpoint, IfIndex, Route, RuleId};
 use dataplane::trace::{Record, Stage};
 use dataplane::wire::{Address, Port, V4, V6};
 
+use crate::engine::Hook;
 use crate::model::Cluster;
 use crate::plan::{Links, NodePlan, Plan, RuleName};
 
@@ -40,6 +41,15 @@ pub enum Event {
         node: usize,
         /// What it said.
         record: Record,
+    },
+    /// It entered a node's path, which refused it, or let it pass, before it said so itself.
+    Entered {
+        /// The node.
+        node: usize,
+        /// Where.
+        hook: Hook,
+        /// By which interface.
+        interface: IfIndex,
     },
     /// The path answered an ARP question.
     Answered {
@@ -132,7 +142,7 @@ impl Names {
                     let policy = self.isolators(record).first()?.clone();
                     Some(RuleName { policy, rule: String::new() })
                 }
-                Decision::NotIsolated | Decision::OwnNode => None,
+                Decision::NotIsolated | Decision::OwnNode | Decision::Itself => None,
             }
         })
     }
@@ -193,8 +203,8 @@ impl fmt::Display for Line {
 /// What earlier lines of a packet mean for the later ones.
 #[derive(Default)]
 struct Printed {
-    /// It goes to whoever opened the flow.
-    reply: bool,
+    /// How it stands to its flow.
+    state: Option<State>,
     /// It was encapsulated last: where it goes has been said.
     wrapped: bool,
 }
@@ -203,9 +213,18 @@ impl Printed {
     fn line(&mut self, event: &Event, names: &Names) -> Option<Line> {
         Some(match event {
             Event::Stage { node, record } => return self.stage(*node, record, names),
-            Event::Answered { node, interface } => {
-                let (node, pod) = (names.node(*node), names.pod_at(*node, interface.0));
-                Line("neighbour", format!("{node}  {pod} is answered"))
+            Event::Entered { node, hook, interface } => {
+                let stage = match hook {
+                    Hook::FromPod => Stage::FromPod,
+                    Hook::FromUnderlay => Stage::FromUnderlay,
+                    Hook::FromHost => Stage::FromHost,
+                };
+                let head = Record { stage: stage as u8, number: interface.0, ..Record::default() };
+                return self.stage(*node, &head, names);
+            }
+            Event::Answered { interface, node } => {
+                let pod = names.pod_at(*node, interface.0);
+                Line("neighbour", format!("{pod} is answered by its gateway"))
             }
             Event::Ignored { node } => Line("to_host", format!("{}  not for the path", names.node(*node))),
             Event::Loopback { host } => Line("loopback", host.clone()),
@@ -248,7 +267,7 @@ impl Printed {
         let state = [State::New, State::Established, State::Reply, State::Related]
             .into_iter()
             .find(|state| *state as u8 == record.detail);
-        self.reply = state == Some(State::Reply);
+        self.state = state;
         match state {
             Some(State::New) => "new".to_owned(),
             Some(State::Established) => "established".to_owned(),
@@ -262,10 +281,14 @@ impl Printed {
     fn flow(&self, record: &Record) -> String {
         let (mut source, mut target) =
             (end(record.source, record.source_port), end(record.target, record.target_port));
-        if self.reply {
-            target = ip(record.target).to_string();
-        } else {
-            source = ip(record.source).to_string();
+        match self.state {
+            Some(State::Related) => {
+                let about = kind(&Record { flags: 0, ..*record });
+                let error = kind(&Record { protocol: 1, ..*record });
+                return format!("{source} -> {target} {error} about {about}");
+            }
+            Some(State::Reply) => target = ip(record.target).to_string(),
+            _ => source = ip(record.source).to_string(),
         }
         format!("{source} -> {target} {}", kind(record))
     }
@@ -305,6 +328,7 @@ fn policy(node: usize, record: &Record, names: &Names) -> String {
             format!("{direction} deny, isolated by {isolators} and no rule allows")
         }
         Some(Decision::OwnNode) => format!("{direction} allow, from the pod's own node"),
+        Some(Decision::Itself) => format!("{direction} allow, from the pod itself"),
         None => format!("{direction} decision {}", record.detail),
     }
 }
@@ -315,7 +339,7 @@ fn judged(record: &Record) -> V6 {
 }
 
 fn decision(number: u8) -> Option<Decision> {
-    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode]
+    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode, Decision::Itself]
         .into_iter()
         .find(|decision| *decision as u8 == number)
 }

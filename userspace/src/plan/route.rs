@@ -3,7 +3,8 @@
 //! The same map for the whole cluster, seen from one node. The longest prefix wins:
 //! 1. Everything is the world, reached with the node's address; what must not be masqueraded, with the
 //!    pod's own.
-//! 2. The ranges of pods and Services belong to the cluster, and to nobody in it.
+//! 2. The ranges of pods and Services belong to the cluster, and to nobody in it. What no router passes on
+//!    is nobody's either.
 //! 3. A node's range is on that node. On the node itself its pods are found before routes are asked, so
 //!    what is left of its range is nobody's.
 //! 4. A node's address is the node.
@@ -11,9 +12,11 @@
 //!    of their own.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::tables::{NodeId, Route};
 use dataplane::wire::Mac;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::prefix::Longest;
 use super::{Family, Prefix};
@@ -50,8 +53,8 @@ impl<A: Family> Map<A> {
         let outside = |prefix: &Prefix<A>| {
             if native.iter().any(|range| range.covers(prefix)) { Place::Native } else { Place::World }
         };
-        let nobody = [settings.pod_cidr, settings.service_cidr].map(Prefix::of);
-        let nobody = nobody.into_iter().flatten().map(|range| (range, Place::Nobody));
+        let nobody = [settings.pod_cidr, settings.service_cidr].into_iter().chain(never_forwarded());
+        let nobody = nobody.filter_map(Prefix::of).map(|range| (range, Place::Nobody));
         let ranges = cluster.nodes.iter().enumerate();
         let ranges = ranges.filter_map(|(node, it)| Some((Prefix::of(it.pod_cidr?)?, Place::On(node))));
         let inside: Vec<_> = nobody.chain(ranges).collect();
@@ -117,6 +120,15 @@ impl<A: Family> Map<A> {
         };
         self.places.rows().iter().map(row).collect()
     }
+}
+
+/// What no router passes on: link-local addresses (RFC 3927 section 2.7, RFC 4291 section 2.5.6), groups,
+/// and everybody.
+fn never_forwarded() -> impl Iterator<Item = IpNet> {
+    let v4 = |a, b, bits| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits));
+    let v6 = |first, bits| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), bits));
+    let everybody = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32));
+    [v4(169, 254, 16), v4(224, 0, 4), everybody, v6(0xfe80, 10), v6(0xff00, 8)].into_iter()
 }
 
 /// The number of a node by its place in the cluster.

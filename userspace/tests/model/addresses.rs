@@ -10,50 +10,21 @@ fn ip(text: &str) -> IpAddr {
 
 #[test]
 fn without_node_objects_there_are_two_nodes() {
-    let cluster =
-        cluster(&(pod_text("a", "", "") + &pod_text("b", "", "") + &pod_text("c", "", "")));
-    let nodes: Vec<_> = cluster
-        .nodes
-        .iter()
-        .map(|node| (node.name.as_str(), node.address.to_string()))
-        .collect();
-    assert_eq!(
-        nodes,
-        [
-            ("n1", "10.240.0.4".to_owned()),
-            ("n2", "10.240.0.5".to_owned())
-        ]
-    );
-    let places: Vec<_> = cluster
-        .pods
-        .iter()
-        .map(|pod| (pod.node.as_str(), pod.address.to_string()))
-        .collect();
-    let expected = [
-        ("n1", "10.244.0.2"),
-        ("n2", "10.244.1.2"),
-        ("n1", "10.244.0.3"),
-    ];
-    assert_eq!(
-        places,
-        expected.map(|(node, address)| (node, address.to_owned()))
-    );
-    assert!(
-        cluster
-            .notes
-            .contains(&"There are no Node objects: assumed nodes n1, n2.".to_owned())
-    );
+    let cluster = cluster(&(pod_text("a", "", "") + &pod_text("b", "", "") + &pod_text("c", "", "")));
+    let nodes: Vec<_> =
+        cluster.nodes.iter().map(|node| (node.name.as_str(), node.address.to_string())).collect();
+    assert_eq!(nodes, [("n1", "10.240.0.4".to_owned()), ("n2", "10.240.0.5".to_owned())]);
+    let places: Vec<_> =
+        cluster.pods.iter().map(|pod| (pod.node.as_str(), pod.address.to_string())).collect();
+    let expected = [("n1", "10.244.0.2"), ("n2", "10.244.1.2"), ("n1", "10.244.0.3")];
+    assert_eq!(places, expected.map(|(node, address)| (node, address.to_owned())));
+    assert!(cluster.notes.contains(&"There are no Node objects: assumed nodes n1, n2.".to_owned()));
 }
 
 #[test]
 fn nodes_that_pods_name_are_made_up_where_there_are_no_node_objects() {
-    let cluster =
-        cluster(&(testbed("nodes: 3") + &pod_text("a", "", "n2") + &pod_text("b", "", "worker")));
-    let names: Vec<_> = cluster
-        .nodes
-        .iter()
-        .map(|node| node.name.as_str())
-        .collect();
+    let cluster = cluster(&(testbed("nodes: 3") + &pod_text("a", "", "n2") + &pod_text("b", "", "worker")));
+    let names: Vec<_> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["n2", "worker", "n1"]);
 }
 
@@ -73,10 +44,7 @@ fn stated_addresses_are_honoured_and_never_given_twice() {
         + &pod_at("a", "10.244.0.2")
         + &pod_text("b", "", "n1");
     let cluster = cluster(&text);
-    assert_eq!(
-        cluster.node("n2").map(|node| node.address),
-        Some(ip("10.240.0.5"))
-    );
+    assert_eq!(cluster.node("n2").map(|node| node.address), Some(ip("10.240.0.5")));
     assert_eq!(pod(&cluster, "default/a").address, ip("10.244.0.2"));
     assert_eq!(pod(&cluster, "default/b").address, ip("10.244.0.3"));
 }
@@ -84,14 +52,10 @@ fn stated_addresses_are_honoured_and_never_given_twice() {
 #[test]
 fn a_nodes_own_pod_range_is_honoured_and_no_other_node_gets_it() {
     let node = |name: &str, range: &str| {
-        format!(
-            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: {range}}}\n"
-        )
+        format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: {range}}}\n")
     };
-    let text = node("n1", "")
-        + &node("n2", "10.244.0.0/24")
-        + &pod_text("a", "", "n1")
-        + &pod_text("b", "", "n2");
+    let text =
+        node("n1", "") + &node("n2", "10.244.0.0/24") + &pod_text("a", "", "n1") + &pod_text("b", "", "n2");
     let cluster = cluster(&text);
     assert_eq!(pod(&cluster, "default/a").address, ip("10.244.1.2"));
     assert_eq!(pod(&cluster, "default/b").address, ip("10.244.0.2"));
@@ -128,12 +92,25 @@ fn pods_in_the_host_network_have_the_address_of_their_node() {
 }
 
 #[test]
+fn a_pod_in_the_host_network_tells_where_its_node_is() {
+    let host_pod = |address: &str| {
+        let text = pod_text("a", "", "n7").replace("nodeName", "hostNetwork: true, nodeName");
+        text + &format!("status: {{podIP: {address}}}\n")
+    };
+    let alone = cluster(&host_pod("172.18.0.3"));
+    assert_eq!(alone.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
+    let both = cluster(&(node_at("n7", "10.240.0.9") + &host_pod("172.18.0.3")));
+    assert_eq!(pod(&both, "default/a").address, ip("10.240.0.9"));
+    assert_eq!(
+        both.notes,
+        ["Pods of the host network have the address of their node, not the one stated: default/a."]
+    );
+}
+
+#[test]
 fn pods_know_the_addresses_of_nodes_that_have_no_objects() {
     let cluster = cluster(&(pod_text("a", "", "n7") + "status: {hostIP: 172.18.0.3}\n"));
-    assert_eq!(
-        cluster.node("n7").map(|node| node.address),
-        Some(ip("172.18.0.3"))
-    );
+    assert_eq!(cluster.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
 }
 
 #[test]
@@ -156,14 +133,11 @@ fn pods_that_share_a_subnet_with_nodes_keep_their_addresses() {
         + &pod_at("b", "10.1.0.7")
         + &pod_text("c", "", "n1");
     let cluster = cluster(&text);
-    assert_eq!(cluster.settings.node_subnet.to_string(), "10.1.0.4/30");
+    assert_eq!(cluster.settings.node_subnet.to_string(), "10.1.0.0/28");
     assert_eq!(pod(&cluster, "default/b").address, ip("10.1.0.7"));
     assert_eq!(pod(&cluster, "default/c").address, ip("10.244.0.2"));
     assert!(
-        cluster
-            .notes
-            .iter()
-            .any(|note| note.starts_with("Pods with addresses of their own outside podCIDR"))
+        cluster.notes.iter().any(|note| note.starts_with("Pods with addresses of their own outside podCIDR"))
     );
 }
 
@@ -210,34 +184,15 @@ fn a_testbed_states_what_the_cluster_is_like() {
     assert_eq!(cluster.name, "blue");
     assert_eq!(cluster.nodes.len(), 4);
     assert_eq!(cluster.nodes[3].address, ip("172.16.0.7"));
-    assert_eq!(
-        cluster.nodes[3]
-            .pod_cidr
-            .map(|range| range.to_string())
-            .as_deref(),
-        Some("172.20.3.0/24")
-    );
-    assert_eq!(
-        (cluster.settings.max_pods, cluster.settings.mtu),
-        (30, 9000)
-    );
-    assert_eq!(
-        cluster.settings.non_masquerade_cidrs[0].to_string(),
-        "10.0.0.0/8"
-    );
+    assert_eq!(cluster.nodes[3].pod_cidr.map(|range| range.to_string()).as_deref(), Some("172.20.3.0/24"));
+    assert_eq!((cluster.settings.max_pods, cluster.settings.mtu), (30, 9000));
+    assert_eq!(cluster.settings.non_masquerade_cidrs[0].to_string(), "10.0.0.0/8");
 }
 
 #[test]
 fn a_testbed_without_a_spec_is_all_defaults() {
     let cluster = cluster("apiVersion: podpath.dev/v1alpha1\nkind: Testbed\nspec:\n");
-    assert_eq!(
-        (
-            cluster.name.as_str(),
-            cluster.nodes.len(),
-            cluster.settings.max_pods
-        ),
-        ("lab", 2, 250)
-    );
+    assert_eq!((cluster.name.as_str(), cluster.nodes.len(), cluster.settings.max_pods), ("lab", 2, 250));
 }
 
 #[test]
@@ -257,8 +212,7 @@ fn what_a_testbed_cannot_be_is_refused() {
     assert!(fault(&testbed("podCIDR: \"fd00::/48\"")).contains("spec.podCIDR: must be IPv4"));
     let long = "a".repeat(41);
     assert!(
-        fault(&testbed("").replace("lab", &long))
-            .contains("metadata.name: must be no more than 40 bytes")
+        fault(&testbed("").replace("lab", &long)).contains("metadata.name: must be no more than 40 bytes")
     );
     let both = testbed("") + &testbed("").replace("lab", "other");
     assert!(fault(&both).contains(r#"there is a Testbed "lab" already"#));
@@ -289,9 +243,7 @@ fn ipv6_only_is_refused_and_dual_stack_uses_ipv4() {
 
 #[test]
 fn exhausted_ranges_say_how_many_there_were() {
-    let pods: String = (0..3)
-        .map(|number| pod_text(&format!("p{number}"), "", ""))
-        .collect();
+    let pods: String = (0..3).map(|number| pod_text(&format!("p{number}"), "", "")).collect();
     assert_eq!(
         wrong(&(testbed("nodes: 1, maxPods: 2") + &pods)),
         [
@@ -314,12 +266,7 @@ fn exhausted_ranges_say_how_many_there_were() {
 
 #[test]
 fn a_node_subnet_of_a_24_holds_251_nodes_in_overlay() {
-    assert_eq!(
-        cluster(&testbed("nodes: 251, nodeSubnet: 10.240.0.0/24"))
-            .nodes
-            .len(),
-        251
-    );
+    assert_eq!(cluster(&testbed("nodes: 251, nodeSubnet: 10.240.0.0/24")).nodes.len(), 251);
     assert!(wrong(&testbed("nodes: 252, nodeSubnet: 10.240.0.0/24"))[0].contains("has 251 usable"));
 }
 
@@ -330,8 +277,23 @@ fn the_same_input_gives_the_same_cluster() {
         + &node_at("n1", "10.240.0.9")
         + &external_at("world", "1.1.1.1");
     let once = serde_json::to_string(&cluster(&text)).expect("plain data");
-    assert_eq!(
-        once,
-        serde_json::to_string(&cluster(&text)).expect("plain data")
+    assert_eq!(once, serde_json::to_string(&cluster(&text)).expect("plain data"));
+}
+
+#[test]
+fn an_address_must_be_one_hosts() {
+    for address in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        assert!(
+            fault(&external_at("world", address)).contains("spec.address: must be the address of one host")
+        );
+        assert!(fault(&pod_at("a", address)).contains("status.podIP: must be the address of one host"));
+    }
+}
+
+#[test]
+fn nodes_too_far_apart_for_one_subnet_are_refused() {
+    assert!(
+        wrong(&(node_at("n1", "10.0.0.4") + &node_at("n2", "192.168.0.4")))[0]
+            .starts_with("cannot choose a nodeSubnet")
     );
 }

@@ -243,25 +243,16 @@ fn every_address_of_a_dump_is_honoured() {
         .collect();
     assert_eq!(
         nodes,
-        [
-            "aks-nodepool1-0 10.224.0.4 Some(10.244.1.0/24)",
-            "aks-nodepool1-1 10.224.0.5 Some(10.244.0.0/24)"
-        ]
+        ["aks-nodepool1-0 10.224.0.4 Some(10.244.1.0/24)", "aks-nodepool1-1 10.224.0.5 Some(10.244.0.0/24)"]
     );
     let api = pod(&cluster, "shop/api-6c9f7b8d5f-x2vqk");
-    assert_eq!(
-        (api.address.to_string().as_str(), api.node.as_str()),
-        ("10.244.1.17", "aks-nodepool1-0")
-    );
+    assert_eq!((api.address.to_string().as_str(), api.node.as_str()), ("10.244.1.17", "aks-nodepool1-0"));
     assert_eq!(api.ports[1].protocol, Protocol::Udp);
     let proxy = pod(&cluster, "kube-system/kube-proxy-8x7zt");
     assert!(proxy.host_network);
     assert_eq!(proxy.address.to_string(), "10.224.0.5");
     assert_eq!(
-        cluster
-            .service("shop/api")
-            .map(|service| service.address.to_string())
-            .as_deref(),
+        cluster.service("shop/api").map(|service| service.address.to_string()).as_deref(),
         Some("10.0.181.7")
     );
 }
@@ -288,24 +279,11 @@ fn the_ranges_of_a_dump_are_found_around_its_addresses() {
 #[test]
 fn endpoints_and_policies_of_a_dump_are_kept() {
     let cluster = cluster(DUMP);
-    let backends = |id: &str| {
-        cluster
-            .service(id)
-            .map(|service| service.ports[0].backends.clone())
-            .unwrap_or_default()
-    };
-    assert_eq!(
-        (backends("shop/api").len(), backends("shop/api")[0].port),
-        (1, 8080)
-    );
-    assert_eq!(
-        backends("default/kubernetes")[0].address.to_string(),
-        "10.224.0.200"
-    );
+    let backends =
+        |id: &str| cluster.service(id).map(|service| service.ports[0].backends.clone()).unwrap_or_default();
+    assert_eq!((backends("shop/api").len(), backends("shop/api")[0].port), (1, 8080));
+    assert_eq!(backends("default/kubernetes")[0].address.to_string(), "10.224.0.200");
     assert_eq!(cluster.policies.len(), 1);
     assert_eq!(cluster.namespaces["shop"]["team"], "blue");
-    assert_eq!(
-        cluster.namespaces["kube-system"]["kubernetes.io/metadata.name"],
-        "kube-system"
-    );
+    assert_eq!(cluster.namespaces["kube-system"]["kubernetes.io/metadata.name"], "kube-system");
 }

@@ -9,17 +9,11 @@ fn objects(text: &str) -> Objects {
 }
 
 fn resolve(objects: &Objects, previous: Option<&Cluster>) -> Cluster {
-    objects
-        .resolve(previous)
-        .unwrap_or_else(|error| panic!("{error}"))
+    objects.resolve(previous).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn places(cluster: &Cluster) -> Vec<String> {
-    cluster
-        .pods
-        .iter()
-        .map(|pod| format!("{} {} {}", pod.name, pod.node, pod.address))
-        .collect()
+    cluster.pods.iter().map(|pod| format!("{} {} {}", pod.name, pod.node, pod.address)).collect()
 }
 
 fn service(name: &str) -> String {
@@ -31,13 +25,9 @@ fn service(name: &str) -> String {
 #[test]
 fn applying_says_what_it_did_as_kubectl_does() {
     let mut live = objects(&(pod_text("a", "", "") + &pod_text("b", "", "")));
-    let changes = live.apply(objects(
-        &(pod_text("b", "", "") + &pod_text("a", "app: web", "") + &pod_text("c", "", "")),
-    ));
-    let words: Vec<_> = changes
-        .iter()
-        .map(|(key, change)| (key.to_string(), *change))
-        .collect();
+    let changes = live
+        .apply(objects(&(pod_text("b", "", "") + &pod_text("a", "app: web", "") + &pod_text("c", "", ""))));
+    let words: Vec<_> = changes.iter().map(|(key, change)| (key.to_string(), *change)).collect();
     assert_eq!(
         words,
         [
@@ -59,19 +49,22 @@ fn what_was_chosen_stays_when_others_come_and_go() {
             + &service("y")),
     );
     let before = resolve(&live, None);
-    assert_eq!(
-        places(&before),
-        ["a n1 10.244.0.2", "b n2 10.244.1.2", "c n1 10.244.0.3"]
-    );
+    assert_eq!(places(&before), ["a n1 10.244.0.2", "b n2 10.244.1.2", "c n1 10.244.0.3"]);
     live.delete(&objects(&(pod_text("a", "", "") + &service("x"))));
     live.apply(objects(&(pod_text("d", "", "") + &service("z"))));
     let after = resolve(&live, Some(&before));
-    assert_eq!(
-        places(&after),
-        ["b n2 10.244.1.2", "c n1 10.244.0.3", "d n1 10.244.0.2"]
-    );
+    assert_eq!(places(&after), ["b n2 10.244.1.2", "c n1 10.244.0.3", "d n1 10.244.0.2"]);
     assert_eq!(after.service("default/y"), before.service("default/y"));
     assert_eq!(after.nodes, before.nodes);
+}
+
+#[test]
+fn a_cluster_keeps_its_name_and_ranges() {
+    let testbed = crate::testbed("podCIDR: 10.99.0.0/16, mtu: 9000, nonMasqueradeCIDRs: [10.0.0.0/8]")
+        .replace("name: lab", "name: blue");
+    let before = resolve(&objects(&(testbed + &pod_text("a", "", ""))), None);
+    let after = resolve(&objects(&pod_text("a", "", "")), Some(&before));
+    assert_eq!((after.name.as_str(), &after.settings), ("blue", &before.settings));
 }
 
 #[test]
@@ -105,27 +98,17 @@ fn deleting_a_namespace_deletes_what_is_in_it() {
     let inside = pod_text("a", "", "").replace("name: a", "name: a, namespace: shop");
     let mut live = objects(&(inside + &pod_text("b", "", "")));
     let named = objects("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
-    let results: Vec<_> = live
-        .delete(&named)
-        .into_iter()
-        .map(|(key, was_there)| (key.to_string(), was_there))
-        .collect();
+    let results: Vec<_> =
+        live.delete(&named).into_iter().map(|(key, was_there)| (key.to_string(), was_there)).collect();
     assert_eq!(results, [("Namespace shop".to_owned(), true)]);
     assert_eq!(places(&resolve(&live, None)), ["b n1 10.244.0.2"]);
-    let again: Vec<bool> = live
-        .delete(&named)
-        .into_iter()
-        .map(|(_, was_there)| was_there)
-        .collect();
+    let again: Vec<bool> = live.delete(&named).into_iter().map(|(_, was_there)| was_there).collect();
     assert_eq!(again, [false]);
 }
 
 #[test]
 fn a_cluster_survives_being_written_down() {
-    let before = resolve(
-        &objects(&(pod_text("a", "app: web", "") + &service("x"))),
-        None,
-    );
+    let before = resolve(&objects(&(pod_text("a", "app: web", "") + &service("x"))), None);
     let written = serde_json::to_string(&before).expect("plain data");
     let read: Cluster = serde_json::from_str(&written).expect("what was written");
     assert_eq!(

@@ -26,9 +26,7 @@ fn wrong(text: &str) -> Vec<String> {
 fn fault(text: &str) -> String {
     let faults = wrong(text);
     assert_eq!(faults.len(), 1, "{faults:#?}");
-    let (place, rest) = faults[0]
-        .split_once(": ")
-        .expect("file and line come first");
+    let (place, rest) = faults[0].split_once(": ").expect("file and line come first");
     assert!(place.starts_with("test.yaml"), "{place}");
     rest.to_owned()
 }
@@ -39,11 +37,7 @@ fn pod<'a>(cluster: &'a Cluster, id: &str) -> &'a Pod {
 
 /// A pod with these labels, on this node if it isn't empty.
 fn pod_text(name: &str, labels: &str, node: &str) -> String {
-    let node = if node.is_empty() {
-        String::new()
-    } else {
-        format!("nodeName: {node}, ")
-    };
+    let node = if node.is_empty() { String::new() } else { format!("nodeName: {node}, ") };
     format!(
         "---
 apiVersion: v1

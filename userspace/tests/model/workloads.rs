@@ -7,11 +7,8 @@ use crate::{cluster, fault, node_at, pod_text, wrong};
 /// A workload of this kind in namespace `shop`, with `app` as its label and the given fields in its spec.
 fn workload(kind: &str, name: &str, fields: &str) -> String {
     let group = if kind == "Job" { "batch" } else { "apps" };
-    let selector = if kind == "Job" {
-        String::new()
-    } else {
-        format!("selector: {{matchLabels: {{app: {name}}}}}, ")
-    };
+    let selector =
+        if kind == "Job" { String::new() } else { format!("selector: {{matchLabels: {{app: {name}}}}}, ") };
     format!(
         "---
 apiVersion: {group}/v1
@@ -32,18 +29,10 @@ fn a_deployment_becomes_its_replicas() {
     assert_eq!(cluster.pods.len(), 3);
     for pod in &cluster.pods {
         let parts: Vec<&str> = pod.name.split('-').collect();
-        assert_eq!(
-            (parts[0], parts[1].len(), parts[2].len()),
-            ("api", 10, 5),
-            "{}",
-            pod.name
-        );
+        assert_eq!((parts[0], parts[1].len(), parts[2].len()), ("api", 10, 5), "{}", pod.name);
         assert_eq!(pod.labels["pod-template-hash"], parts[1]);
         assert_eq!(pod.labels["app"], "api");
-        assert_eq!(
-            (pod.namespace.as_str(), pod.ports[0].port, pod.ready),
-            ("shop", 80, true)
-        );
+        assert_eq!((pod.namespace.as_str(), pod.ports[0].port, pod.ready), ("shop", 80, true));
     }
     let distinct: BTreeSet<&String> = cluster.pods.iter().map(|pod| &pod.name).collect();
     assert_eq!(distinct.len(), 3);
@@ -68,21 +57,13 @@ fn replicas_left_out_are_one_and_none_is_none() {
 
 #[test]
 fn a_stateful_set_counts_its_pods() {
-    assert_eq!(
-        names(&workload("StatefulSet", "db", "replicas: 2, ")),
-        ["shop/db-0", "shop/db-1"]
-    );
-    assert_eq!(
-        names(&workload("StatefulSet", "db", "ordinals: {start: 5}, ")),
-        ["shop/db-5"]
-    );
+    assert_eq!(names(&workload("StatefulSet", "db", "replicas: 2, ")), ["shop/db-0", "shop/db-1"]);
+    assert_eq!(names(&workload("StatefulSet", "db", "ordinals: {start: 5}, ")), ["shop/db-5"]);
 }
 
 #[test]
 fn a_daemon_set_has_a_pod_on_every_node() {
-    let nodes: String = (1..=3)
-        .map(|n| node_at(&format!("w{n}"), &format!("10.240.0.{}", n + 9)))
-        .collect();
+    let nodes: String = (1..=3).map(|n| node_at(&format!("w{n}"), &format!("10.240.0.{}", n + 9))).collect();
     let cluster = cluster(&(workload("DaemonSet", "agent", "") + &pod_text("a", "", "") + &nodes));
     let places: Vec<&str> = cluster.pods.iter().map(|pod| pod.node.as_str()).collect();
     assert_eq!(places, ["w1", "w2", "w3", "w1"]);
@@ -93,10 +74,7 @@ fn a_daemon_set_has_a_pod_on_every_node() {
 #[test]
 fn a_job_runs_as_many_pods_as_it_may_at_once() {
     assert_eq!(names(&workload("Job", "once", "")).len(), 1);
-    assert_eq!(
-        names(&workload("Job", "wide", "parallelism: 4, completions: 3, ")).len(),
-        3
-    );
+    assert_eq!(names(&workload("Job", "wide", "parallelism: 4, completions: 3, ")).len(), 3);
     assert_eq!(
         names(&(workload("Job", "not-yet", "suspend: true, ") + &pod_text("a", "", ""))),
         ["default/a"]
@@ -114,8 +92,10 @@ fn a_workload_whose_pods_are_in_the_input_is_not_expanded() {
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, ownerReferences: [{{apiVersion: apps/v1, kind: {kind}, name: {owner}, uid: u-1}}]}}\n"
         )
     };
-    let set = workload("ReplicaSet", "api-5d", "replicas: 1, ")
-        .replace("namespace: shop", "namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: api, uid: u-2}]");
+    let set = workload("ReplicaSet", "api-5d", "replicas: 1, ").replace(
+        "namespace: shop",
+        "namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: api, uid: u-2}]",
+    );
     let text = workload("Deployment", "api", "replicas: 1, ")
         + &set
         + &owned("api-5d-x", "ReplicaSet", "api-5d")
@@ -126,8 +106,10 @@ fn a_workload_whose_pods_are_in_the_input_is_not_expanded() {
 
 #[test]
 fn a_replica_set_stands_for_its_deployment() {
-    let set = workload("ReplicaSet", "api-5d", "replicas: 2, ")
-        .replace("namespace: shop", "namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: api, uid: u-2}]");
+    let set = workload("ReplicaSet", "api-5d", "replicas: 2, ").replace(
+        "namespace: shop",
+        "namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: api, uid: u-2}]",
+    );
     let pods = names(&(workload("Deployment", "api", "replicas: 2, ") + &set));
     assert_eq!(pods.len(), 2);
     assert!(pods.iter().all(|pod| pod.starts_with("shop/api-5d-")));
@@ -140,10 +122,7 @@ fn in_a_dump_pods_that_a_workload_selects_are_its_own() {
     let text = from_server(workload("Deployment", "api", "replicas: 3, ")) + pod;
     assert_eq!(names(&text), ["shop/p"]);
     // Written by hand, both are meant.
-    assert_eq!(
-        names(&(workload("Deployment", "api", "replicas: 3, ") + pod)).len(),
-        4
-    );
+    assert_eq!(names(&(workload("Deployment", "api", "replicas: 3, ") + pod)).len(), 4);
 }
 
 #[test]
@@ -157,9 +136,7 @@ fn pods_that_have_finished_are_left_out_and_give_their_addresses_back() {
     let cluster = cluster(&text);
     assert_eq!(cluster.pods.len(), 1);
     assert!(
-        cluster
-            .notes
-            .contains(&"Left out pods that have finished: default/done, default/gone.".to_owned())
+        cluster.notes.contains(&"Left out pods that have finished: default/done, default/gone.".to_owned())
     );
 }
 
@@ -167,16 +144,11 @@ fn pods_that_have_finished_are_left_out_and_give_their_addresses_back() {
 fn sidecars_ports_count_and_init_containers_do_not() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  initContainers:\n  - {name: i, image: x, ports: [{containerPort: 1}]}\n  - {name: s, image: x, restartPolicy: Always, ports: [{containerPort: 2, protocol: UDP}]}\n  containers:\n  - {name: c, image: x, ports: [{containerPort: 3, hostPort: 80}]}\n";
     let cluster = cluster(text);
-    let ports: Vec<_> = cluster.pods[0]
-        .ports
-        .iter()
-        .map(|port| (port.port, port.protocol.number()))
-        .collect();
+    let ports: Vec<_> =
+        cluster.pods[0].ports.iter().map(|port| (port.port, port.protocol.number())).collect();
     assert_eq!(ports, [(3, 6), (2, 17)]);
     assert!(
-        cluster
-            .notes
-            .contains(&"Host ports are not on the path, only the pods' own: default/a.".to_owned())
+        cluster.notes.contains(&"Host ports are not on the path, only the pods' own: default/a.".to_owned())
     );
 }
 
@@ -186,8 +158,7 @@ fn workloads_that_cannot_be_are_refused() {
         fault(&workload("Deployment", "api", "replicas: -1, ")),
         "Deployment shop/api: spec.replicas: must be greater than or equal to 0, not -1"
     );
-    let text =
-        workload("Deployment", "api", "").replace("labels: {app: api}", "labels: {app: web}");
+    let text = workload("Deployment", "api", "").replace("labels: {app: api}", "labels: {app: web}");
     assert_eq!(
         fault(&text),
         "Deployment shop/api: spec.template.metadata.labels: `selector` does not match template `labels`"

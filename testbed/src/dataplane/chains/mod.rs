@@ -10,10 +10,8 @@
 //! What it leaves out: fragments are dropped, not put together; IPv4 only.
 
 pub mod conntrack;
-mod deaf;
 pub mod frame;
 mod kube;
-pub mod live;
 mod network;
 mod node;
 mod plan;
@@ -24,42 +22,41 @@ pub use network::{Network, Sent, Stop};
 pub use node::{Node, Pushed, Refused};
 pub use plan::{Error, Hop, Plan};
 
-use super::{Dataplane, Name};
-use crate::topology::{Layout, Topology};
+use std::time::Duration;
 
-/// The seed of the endpoints that Services choose, where nobody asks for another.
+use userspace::model::Cluster;
+
+use super::live::{Path, Refusal, Wire};
+use rules::Link;
+
+/// The seed of the endpoints that Services choose on real links.
 const SEED: u64 = 1;
 
-/// `chains` as one of the dataplanes that are compared.
-#[derive(Debug, Default)]
-pub struct Chains {
-    live: Option<live::Live>,
-}
-
-impl Dataplane for Chains {
-    fn name(&self) -> Name {
-        Name::Chains
+impl Path for Node {
+    fn new(cluster: &Cluster, node: &str) -> Result<Self, Refusal> {
+        Ok(Self::new(cluster, node, SEED)?)
     }
 
-    fn layout(&self) -> Layout {
-        Layout::USERSPACE
+    fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal> {
+        Ok(self.apply(cluster, node)?)
     }
 
-    fn start(&mut self, topology: &Topology) -> Result<(), super::Error> {
-        self.live = Some(live::Live::start(topology, SEED)?);
-        Ok(())
-    }
-
-    fn apply(&mut self, topology: &Topology) -> Result<(), super::Error> {
-        match &mut self.live {
-            Some(live) => Ok(live.apply(topology)?),
-            None => self.start(topology),
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)> {
+        let link = match at {
+            Wire::Uplink => Link::Uplink,
+            Wire::Host => Link::Host,
+            Wire::Pod(address) => Link::Pod(address),
+        };
+        let pushed = self.push(link, frame, now);
+        if let Some(why) = &pushed.refused {
+            tracing::debug!("chains refused a frame from {link}: {why}");
         }
-    }
-
-    fn stop(&mut self) -> Result<(), super::Error> {
-        self.live = None;
-        Ok(())
+        let wire = |(link, frame)| match link {
+            Link::Uplink | Link::Tunnel => (Wire::Uplink, frame),
+            Link::Host => (Wire::Host, frame),
+            Link::Pod(address) => (Wire::Pod(address), frame),
+        };
+        pushed.frames.into_iter().map(wire).collect()
     }
 }
 

@@ -390,9 +390,18 @@ impl<E: Engine<V4> + Clock> Network<E> {
     fn walk(&mut self, flight: Flight, node: usize, hook: Hook, interface: IfIndex) -> Result<(), Error> {
         let Flight { packet, frame, .. } = flight;
         let outcome = self.engines[node].1.push(hook, interface, &frame)?;
-        let silent = !outcome.records.iter().any(|record| record.stage == Stage::ToHost as u8);
+        let says = |stages: &[Stage]| {
+            outcome.records.iter().any(|record| stages.iter().any(|stage| record.stage == *stage as u8))
+        };
+        if !says(&[Stage::FromPod, Stage::FromUnderlay, Stage::FromHost]) {
+            self.steps.push(Step { packet, event: Event::Entered { node, hook, interface } });
+        }
+        let silent = !says(&[Stage::ToHost]);
         self.steps.extend(
-            outcome.records.into_iter().map(|record| Step { packet, event: Event::Stage { node, record } }),
+            outcome
+                .records
+                .into_iter()
+                .map(|record| Step { packet, event: Event::Stage { node, record } }),
         );
         match outcome.verdict {
             Verdict::Deliver(interface) => match self.topology.pods.get(&(node, interface)) {

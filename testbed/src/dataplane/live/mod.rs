@@ -1,7 +1,12 @@
-//! `chains` on a cluster's real links: packet sockets on the host side of every pod's link, on the uplink
-//! and on the link to the node's own stack; one thread for each, and one [`Node`] for all of a node's.
+//! A packet path of this process on a cluster's real links: packet sockets on the host side of every pod's
+//! link, on the uplink and on the link to the node's own stack; one thread for each, and one [`Path`] for
+//! all of a node's.
 //!
-//! The kernel neither forwards ([`Layout::USERSPACE`]) nor hears what the sockets hear ([`Deaf`]).
+//! The kernel neither forwards ([`Layout::USERSPACE`](crate::topology::Layout::USERSPACE)) nor hears what
+//! the sockets hear ([`Deaf`]).
+
+mod deaf;
+pub mod emulator;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
@@ -18,11 +23,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use pnet_datalink::{
     Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
 };
+use userspace::model::Cluster;
 
-use super::deaf::Deaf;
-use super::node::Node;
-use super::plan;
-use super::rules::Link;
+use self::deaf::Deaf;
 use crate::link::{self, Links, Next, Route};
 use crate::netns::{self, Netns};
 use crate::topology::{HOST, HOST_PEER, Topology, UPLINK, host_side};
@@ -33,12 +36,44 @@ const TURN: Duration = Duration::from_millis(100);
 /// The longest frame.
 const FRAME: usize = 65_536;
 
-/// Why `chains` does not run on a cluster, or not all of it.
+/// A link of a node that frames come and go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Wire {
+    /// To the fabric.
+    Uplink,
+    /// To the node's own stack.
+    Host,
+    /// To the pod with this address.
+    Pod(Ipv4Addr),
+}
+
+/// Why a path cannot be made of a cluster.
+pub type Refusal = Box<dyn std::error::Error + Send + Sync>;
+
+/// One node's packet path in this process. It neither waits nor looks at a clock.
+pub trait Path: Sized + Send + 'static {
+    /// The path of the node of that name, before any packet.
+    ///
+    /// # Errors
+    /// The cluster has something that the path cannot hold.
+    fn new(cluster: &Cluster, node: &str) -> Result<Self, Refusal>;
+
+    /// Goes on with a cluster that has changed; connections go on.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; nothing is changed then.
+    fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal>;
+
+    /// A frame arrives, at `now` from any start; the frames to send, and where.
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)>;
+}
+
+/// Why a path does not run on a cluster, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The cluster cannot be written as rules.
+    /// The cluster has something that the path cannot hold.
     #[error(transparent)]
-    Rules(#[from] plan::Error),
+    Path(#[from] Refusal),
     /// A namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
@@ -59,18 +94,18 @@ pub enum Error {
     },
 }
 
-/// `chains`, running on every node of a cluster until it is dropped.
+/// A path, running on every node of a cluster until it is dropped.
 #[derive(Debug)]
-pub struct Live {
-    nodes: BTreeMap<String, Station>,
+pub struct Live<P> {
+    nodes: BTreeMap<String, Station<P>>,
 }
 
 /// One node: what its threads share, and the threads.
 #[derive(Debug)]
-struct Station {
+struct Station<P> {
     netns: Netns,
-    shared: Arc<Shared>,
-    ports: HashMap<Link, Port>,
+    shared: Arc<Shared<P>>,
+    ports: HashMap<Wire, Port>,
 }
 
 /// A link that is read.
@@ -81,29 +116,28 @@ struct Port {
     _deaf: Deaf,
 }
 
-struct Shared {
-    node: Mutex<Node>,
-    senders: RwLock<HashMap<Link, Mutex<Box<dyn DataLinkSender>>>>,
+struct Shared<P> {
+    path: Mutex<P>,
+    senders: RwLock<HashMap<Wire, Mutex<Box<dyn DataLinkSender>>>>,
     start: Instant,
 }
 
-impl std::fmt::Debug for Shared {
+impl<P> std::fmt::Debug for Shared<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("start", &self.start).finish_non_exhaustive()
     }
 }
 
-impl Live {
-    /// Starts on links that were built with [`Layout::USERSPACE`](crate::topology::Layout::USERSPACE). The
-    /// same seed takes the same endpoints for connections that come in the same order.
+impl<P: Path> Live<P> {
+    /// Starts on links that were built with [`Layout::USERSPACE`](crate::topology::Layout::USERSPACE).
     ///
     /// # Errors
-    /// The cluster cannot be written as rules, or a link cannot be read. Nothing runs then.
-    pub fn start(topology: &Topology, seed: u64) -> Result<Self, Error> {
+    /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.
+    pub fn start(topology: &Topology) -> Result<Self, Error> {
         let mut live = Self { nodes: BTreeMap::new() };
         for node in &topology.cluster().nodes {
             let shared = Shared {
-                node: Mutex::new(Node::new(topology.cluster(), &node.name, seed)?),
+                path: Mutex::new(P::new(topology.cluster(), &node.name)?),
                 senders: RwLock::default(),
                 start: Instant::now(),
             };
@@ -122,7 +156,7 @@ impl Live {
     /// As [`Self::start`]; what did not fail is applied.
     pub fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
         for (name, station) in &self.nodes {
-            lock(&station.shared.node).apply(topology.cluster(), name)?;
+            lock(&station.shared.path).apply(topology.cluster(), name)?;
         }
         self.open_links(topology)
     }
@@ -131,7 +165,7 @@ impl Live {
     fn open_links(&mut self, topology: &Topology) -> Result<(), Error> {
         for (name, station) in &mut self.nodes {
             let wanted = links_of(topology, name);
-            let gone: Vec<Link> =
+            let gone: Vec<Wire> =
                 station.ports.keys().filter(|link| !wanted.contains_key(link)).copied().collect();
             for link in gone {
                 write(&station.shared.senders).remove(&link);
@@ -148,9 +182,9 @@ impl Live {
     }
 }
 
-impl Station {
+impl<P: Path> Station<P> {
     /// Reads a link from now on.
-    fn open(&self, link: Link, interface: &str) -> Result<Port, Error> {
+    fn open(&self, link: Wire, interface: &str) -> Result<Port, Error> {
         let failed = |tried| {
             let (interface, netns) = (interface.to_owned(), self.netns.name().to_owned());
             move |source| Error::Socket { tried, link: interface, netns, source }
@@ -166,7 +200,7 @@ impl Station {
         write(&self.shared.senders).insert(link, Mutex::new(sender));
         let running = Arc::new(AtomicBool::new(true));
         let (shared, still) = (Arc::clone(&self.shared), Arc::clone(&running));
-        let name = format!("chains-{interface}");
+        let name = interface.to_owned();
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || shared.read(link, receiver, &still))
@@ -181,12 +215,12 @@ impl Drop for Port {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("a thread of chains has panicked");
+            tracing::error!("a thread that reads a link has panicked");
         }
     }
 }
 
-impl Drop for Live {
+impl<P> Drop for Live<P> {
     fn drop(&mut self) {
         // All are told before any is waited for.
         for port in self.nodes.values().flat_map(|station| station.ports.values()) {
@@ -195,9 +229,9 @@ impl Drop for Live {
     }
 }
 
-impl Shared {
+impl<P: Path> Shared<P> {
     /// Pushes every frame of a link, until told to stop or the link is gone.
-    fn read(&self, link: Link, mut receiver: Box<dyn DataLinkReceiver>, running: &AtomicBool) {
+    fn read(&self, link: Wire, mut receiver: Box<dyn DataLinkReceiver>, running: &AtomicBool) {
         while running.load(Ordering::Relaxed) {
             let frame = match receiver.next() {
                 Ok(frame) => frame,
@@ -205,37 +239,34 @@ impl Shared {
                     continue;
                 }
                 Err(error) => {
-                    tracing::debug!("chains no longer reads {link}: {error}");
+                    tracing::debug!("{link:?} is no longer read: {error}");
                     return;
                 }
             };
-            let pushed = lock(&self.node).push(link, frame, self.start.elapsed());
-            if let Some(why) = &pushed.refused {
-                tracing::debug!("chains refused a frame from {link}: {why}");
-            }
-            for (to, frame) in pushed.frames {
+            let sent = lock(&self.path).pass(link, frame, self.start.elapsed());
+            for (to, frame) in sent {
                 self.send(to, &frame);
             }
         }
     }
 
     /// Sends a frame; one that the link does not take is lost, as on any wire.
-    fn send(&self, to: Link, frame: &[u8]) {
+    fn send(&self, to: Wire, frame: &[u8]) {
         let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = senders.get(&to)
             && let Some(Err(error)) = lock(sender).send_to(frame, None)
         {
-            tracing::debug!("chains lost a frame to {to}: {error}");
+            tracing::debug!("lost a frame to {to:?}: {error}");
         }
     }
 }
 
 /// The links of a node, and what they are called in its namespace.
-fn links_of(topology: &Topology, node: &str) -> HashMap<Link, String> {
-    let mut links = HashMap::from([(Link::Uplink, UPLINK.to_owned()), (Link::Host, HOST_PEER.to_owned())]);
+fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
+    let mut links = HashMap::from([(Wire::Uplink, UPLINK.to_owned()), (Wire::Host, HOST_PEER.to_owned())]);
     for pod in topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
         if let IpAddr::V4(address) = pod.address {
-            links.insert(Link::Pod(address), host_side(pod));
+            links.insert(Wire::Pod(address), host_side(pod));
         }
     }
     links

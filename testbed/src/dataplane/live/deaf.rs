@@ -1,4 +1,4 @@
-//! Keeps a node's own stack from seeing what `chains` already sees.
+//! Keeps a node's own stack from seeing what a packet path in userspace already sees.
 //!
 //! A packet socket gets a copy; the stack gets the packet all the same, and would answer it: with a reset,
 //! for a connection that it knows nothing of. So IPv4 packets that arrive at a link are dropped behind the

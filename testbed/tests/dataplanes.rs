@@ -1,4 +1,4 @@
-//! `chains` between real namespaces: sockets of pods, nodes and the world.
+//! Dataplanes between real namespaces: sockets of pods, nodes and the world.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -82,8 +82,8 @@ fn cluster(name: &str) -> Cluster {
     model::load_text("chains.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn up(name: &str) -> Up {
-    Up::new(&cluster(name), Name::Chains).unwrap_or_else(|error| panic!("{error}"))
+fn up(name: &str, dataplane: Name) -> Up {
+    Up::new(&cluster(name), dataplane).unwrap_or_else(|error| panic!("{dataplane}: {error}"))
 }
 
 /// The namespace of the pod with this name.
@@ -147,7 +147,17 @@ fn asked_by_udp(client: &Netns, server: &Netns, dialled: (Ipv4Addr, u16), port: 
 #[test]
 #[ignore = "needs root: make test"]
 fn pods_on_two_nodes_talk_over_chains_and_policies_hold() {
-    let up = up("policy");
+    pods_talk_and_policies_hold(Name::Chains);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn pods_on_two_nodes_talk_over_the_emulator_and_policies_hold() {
+    pods_talk_and_policies_hold(Name::Emulator);
+}
+
+fn pods_talk_and_policies_hold(dataplane: Name) {
+    let up = up(&format!("policy-{dataplane}"), dataplane);
     let (web, api, db) = (pod(&up, "web"), pod(&up, "api"), pod(&up, "db"));
     assert_eq!(asked(&web, &api, (API, 8080), 8080).map(|peer| peer.ip()), Some(WEB.into()));
     assert_eq!(asked_by_udp(&web, &api, (API, 5353), 5353).map(|peer| peer.ip()), Some(WEB.into()));
@@ -160,12 +170,25 @@ fn pods_on_two_nodes_talk_over_chains_and_policies_hold() {
 
 #[test]
 #[ignore = "needs root: make test"]
-fn a_service_and_the_world_are_reached_under_the_right_addresses() {
-    let up = up("service");
+fn a_service_and_the_world_are_reached_over_chains_under_the_right_addresses() {
+    let up = addresses_are_right(Name::Chains);
+    let api = pod(&up, "api");
+    assert!(asked(&api, &api, (SERVICE, 80), 8080).is_some(), "a pod reaches itself through its Service");
+    up.down().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_service_and_the_world_are_reached_over_the_emulator_under_the_right_addresses() {
+    let up = addresses_are_right(Name::Emulator);
+    up.down().unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn addresses_are_right(dataplane: Name) -> Up {
+    let up = up(&format!("service-{dataplane}"), dataplane);
     let (web, api, world) = (pod(&up, "web"), pod(&up, "api"), up.topology().world());
     let node = up.topology().node("n1");
     assert_eq!(asked(&web, &api, (SERVICE, 80), 8080).map(|peer| peer.ip()), Some(WEB.into()));
-    assert!(asked(&api, &api, (SERVICE, 80), 8080).is_some(), "a pod reaches itself through its Service");
     assert_eq!(asked(&web, &world, (WORLD, 80), 80).map(|peer| peer.ip()), Some(NODE.into()));
     assert_eq!(asked_by_udp(&web, &world, (WORLD, 53), 53).map(|peer| peer.ip()), Some(NODE.into()));
     assert_eq!(asked(&node, &api, (API, 8080), 8080).map(|peer| peer.ip()), Some(NODE.into()));
@@ -173,7 +196,7 @@ fn a_service_and_the_world_are_reached_under_the_right_addresses() {
     assert!(asked(&world, &node, (NODE, 22), 22).is_some(), "the node's own sockets are reached");
     assert!(asked(&node, &world, (WORLD, 80), 80).is_some(), "and reach the world");
     assert!(asked(&web, &node, (NODE, 22), 22).is_some(), "a pod reaches its node");
-    up.down().unwrap_or_else(|error| panic!("{error}"));
+    up
 }
 
 #[test]
@@ -208,7 +231,7 @@ fn every_kind_of_traffic_is_measured_on_every_dataplane_and_nothing_stays() {
 #[test]
 #[ignore = "needs root: make test"]
 fn a_run_against_nobody_ends_with_an_error_that_says_where() {
-    let up = up("nobody");
+    let up = up("nobody", Name::Chains);
     let (web, db) = (pod(&up, "web"), pod(&up, "db"));
     let end = |netns: &Netns| End { netns: netns.clone(), cpu: None };
     let dialled = SocketAddrV4::new(DB, 5432);

@@ -1,0 +1,133 @@
+//! `emulator`: the packet path of `dataplane` in this process, on real links. What `ebpf` does in the
+//! kernel, at the price of `chains`' way in and out: the fair opponent of `chains`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ::dataplane::Verdict;
+use ::dataplane::tables::IfIndex;
+use ::dataplane::wire::{Mac, V4};
+use userspace::engine::emulator::{Emulator, Frame};
+use userspace::engine::{Clock, Engine, Hook};
+use userspace::model::Cluster;
+use userspace::plan::{Links, plan};
+
+use super::{Path, Refusal, Wire};
+
+/// The number that the path knows the uplink by.
+const UPLINK: IfIndex = IfIndex(1);
+
+/// Seconds between two sweeps of flows that are over.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// One node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    emulator: Emulator<V4>,
+    mac: Mac,
+    /// Numbers that the path knows pods' links by; one is never given twice.
+    numbers: BTreeMap<Ipv4Addr, IfIndex>,
+    next: u32,
+    /// How far the path's clock was moved.
+    clock: Duration,
+    swept: Duration,
+}
+
+impl Path for Node {
+    fn new(cluster: &Cluster, node: &str) -> Result<Self, Refusal> {
+        let (mut numbers, mut next) = (BTreeMap::new(), UPLINK.0 + 1);
+        let links = numbered(cluster, node, &mut numbers, &mut next);
+        let plan = plan(cluster, node, &links)?;
+        let mut emulator = Emulator::new(&plan)?;
+        emulator.trace(false);
+        let (clock, swept) = (Duration::ZERO, Duration::ZERO);
+        Ok(Self { emulator, mac: plan.node.mac, numbers, next, clock, swept })
+    }
+
+    fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal> {
+        let (mut numbers, mut next) = (self.numbers.clone(), self.next);
+        let links = numbered(cluster, node, &mut numbers, &mut next);
+        self.emulator.apply(&plan(cluster, node, &links)?.rows)?;
+        (self.numbers, self.next) = (numbers, next);
+        Ok(())
+    }
+
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)> {
+        self.tick(now);
+        let (hook, interface) = match at {
+            Wire::Uplink => (Hook::FromUnderlay, UPLINK),
+            Wire::Host => (Hook::FromHost, IfIndex(0)),
+            Wire::Pod(address) => match self.numbers.get(&address) {
+                Some(number) => (Hook::FromPod, *number),
+                None => return Vec::new(),
+            },
+        };
+        let mut frame = Frame::new(frame, interface);
+        let verdict = self.emulator.run(hook, &mut frame);
+        // The flow log is the agent's; here nobody reads it.
+        self.emulator.take_records();
+        let to = match verdict {
+            Verdict::Deliver(number) => self.pod(number).map(Wire::Pod),
+            Verdict::Forward(_) => Some(Wire::Uplink),
+            Verdict::Answer => Some(at),
+            Verdict::Stack => return self.to_host(at, frame.bytes()),
+            Verdict::Drop(reason) => {
+                tracing::debug!("the emulator dropped a frame from {at:?}: {}", reason.slug());
+                None
+            }
+        };
+        to.map(|to| (to, frame.bytes().to_vec())).into_iter().collect()
+    }
+}
+
+impl Node {
+    /// Moves the path's clock on, and now and then removes what is over.
+    fn tick(&mut self, now: Duration) {
+        let seconds = now.as_secs().saturating_sub(self.clock.as_secs());
+        if seconds > 0 {
+            self.clock = now;
+            // The emulator's clock cannot fail: it is a number.
+            let _ = self.emulator.wait(u32::try_from(seconds).unwrap_or(u32::MAX));
+        }
+        if now.saturating_sub(self.swept) >= SWEEP {
+            self.swept = now;
+            self.emulator.sweep();
+        }
+    }
+
+    fn pod(&self, number: IfIndex) -> Option<Ipv4Addr> {
+        self.numbers.iter().find(|(_, own)| **own == number).map(|(address, _)| *address)
+    }
+
+    /// Up to the node's own stack: by the link that leads there, addressed to its end. ARP has reached the
+    /// stack already, and what came from there does not go back.
+    fn to_host(&self, from: Wire, frame: &[u8]) -> Vec<(Wire, Vec<u8>)> {
+        const IPV4: [u8; 2] = [8, 0];
+        if from == Wire::Host || frame.get(12..14) != Some(&IPV4) {
+            return Vec::new();
+        }
+        let mut frame = frame.to_vec();
+        frame[..6].copy_from_slice(&self.mac.0);
+        vec![(Wire::Host, frame)]
+    }
+}
+
+/// The links of a node as the planner wants them, pods without a number given the next.
+fn numbered(
+    cluster: &Cluster,
+    node: &str,
+    numbers: &mut BTreeMap<Ipv4Addr, IfIndex>,
+    next: &mut u32,
+) -> Links {
+    let mut links = Links { uplink: UPLINK, pods: BTreeMap::new() };
+    for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
+        let IpAddr::V4(address) = pod.address else { continue };
+        let number = *numbers.entry(address).or_insert_with(|| {
+            *next += 1;
+            IfIndex(*next)
+        });
+        links.pods.insert(pod.id(), number);
+    }
+    links
+}

@@ -1,0 +1,369 @@
+//! The command line as users meet it: words, exit codes, what goes where.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use testbed::netns::Netns;
+
+const CLUSTER: &str = r#"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: NAME}
+spec: {nodes: 2}
+---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: world}
+spec: {address: 203.0.113.7}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, labels: {app: db}}
+spec: {nodeName: n2, containers: [{name: c, image: x, ports: [{containerPort: 5432}]}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+"#;
+
+/// Lets `web` reach `db`, and nobody else.
+const POLICY: &str = r#"
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+"#;
+
+/// A folder of input files, and a cluster name, both of this test alone.
+struct Stage {
+    directory: tempfile::TempDir,
+    name: String,
+}
+
+impl Stage {
+    fn new(test: &str) -> Self {
+        let directory = tempfile::tempdir().expect("there is room");
+        Self { directory, name: format!("test-{}-{test}", std::process::id()) }
+    }
+
+    /// Writes a file; `NAME` in it becomes the cluster's name.
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text.replace("NAME", &self.name)).expect("there is room");
+        path
+    }
+
+    /// What is left of this test's clusters: their namespaces.
+    fn namespaces(&self) -> Vec<String> {
+        let all = Netns::list("podpath-").expect("they can be listed");
+        let ours = all.into_iter().map(|netns| netns.name().to_owned());
+        ours.filter(|name| name.contains(&self.name)).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Whatever a failed test left.
+        let _ = podpath(&["down", &self.name]);
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podpath"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn podpath(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("it was built")
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("it writes UTF-8")
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).expect("it writes UTF-8")
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    serde_json::from_str(stdout(output)).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[track_caller]
+fn exits(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), stderr(output));
+}
+
+#[test]
+fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
+    let stage = Stage::new("agrees");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let output = podpath(&["check", "--dataplane", "emulator", "-f", file.to_str().expect("UTF-8")]);
+    exits(&output, 0);
+    let lines: Vec<&str> = stdout(&output).lines().collect();
+    let expected = [
+        "80/TCP       1",
+        "default/web  .",
+        "default/db   .",
+        "ext:world    .",
+        "  1 default/web",
+        "",
+        "5432/TCP     1",
+        "default/web  .",
+        "default/db   .",
+        "ext:world    X",
+        "  1 default/db",
+        "",
+        "  . reaches   X denied   R rejected at once   ! differs from expected",
+        "",
+        "6 flows on emulator, 0 differences",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn json_rows_come_back_in_the_order_of_the_flows_file() {
+    let stage = Stage::new("json");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let flows = stage.file(
+        "flows.json",
+        r#"[["ext:world", "default/db", 5432, "TCP"], ["default/web", "default/db", 9, "UDP"],
+            ["ext:world", "default/db", 5432, "TCP"], ["default/db", "ext:world", 443, "TCP"]]"#,
+    );
+    let (file, flows) = (file.to_str().expect("UTF-8"), flows.to_str().expect("UTF-8"));
+    let arguments = ["check", "--dataplane", "emulator", "-f", file, "--flows", flows, "-o", "json"];
+    let output = podpath(&arguments);
+    exits(&output, 0);
+    let grid = json(&output);
+    assert_eq!(grid["cluster"], stage.name.as_str());
+    assert_eq!((&grid["dataplane"], &grid["differences"]), (&"emulator".into(), &0.into()));
+    let denied = serde_json::json!({
+        "from": "ext:world", "to": "default/db", "port": 5432, "protocol": "TCP", "verdict": "deny",
+        "reason": "policy-denied", "decided_by": "default/db", "expected": "deny",
+    });
+    let rows = grid["flows"].as_array().expect("an array");
+    assert_eq!((rows.len(), &rows[0], &rows[2]), (4, &denied, &denied));
+    assert_eq!((&rows[1]["verdict"], &rows[1]["protocol"]), (&"allow".into(), &"UDP".into()));
+    assert_eq!((&rows[3]["to"], &rows[3]["verdict"]), (&"ext:world".into(), &"allow".into()));
+    let yaml = podpath(&[&arguments[..8], &["yaml"]].concat());
+    assert!(stdout(&yaml).contains("verdict: allow"), "{yaml:?}");
+}
+
+#[test]
+fn what_could_not_be_done_exits_with_2_and_says_why_on_stderr() {
+    let stage = Stage::new("errors");
+    let cluster = stage.file("cluster.yaml", CLUSTER);
+    let cluster = cluster.to_str().expect("UTF-8");
+    let flows = stage.file("flows.json", r#"[["default/wbe", "default/db", 80, "TCP"]]"#);
+    let flows = flows.to_str().expect("UTF-8");
+    let missing = "/nowhere/cluster.yaml";
+    let cases: [(&[&str], &str); 7] = [
+        (&["check", "-f", missing], "error: cannot read /nowhere/cluster.yaml: "),
+        (
+            &["check", "-f", cluster, "--flows", flows],
+            r#"row 1: from: unknown pod "default/wbe", did you mean "default/web"?"#,
+        ),
+        (
+            &["check", "-f", cluster, "--dataplane", "wire"],
+            "error: cannot check with --dataplane wire: choose ",
+        ),
+        (
+            &["up", "-f", cluster, "--dataplane", "emulator"],
+            "error: cannot bring up a cluster with --dataplane",
+        ),
+        (&["check", "--cluster", "test-nowhere"], "error: cannot find cluster test-nowhere: it is not up"),
+        (&["explain", "-f", cluster, "default/web", "default/dbb"], "error: unknown pod"),
+        (&["check", "-f", cluster, "--dataplane", "none"], "invalid value 'none'"),
+    ];
+    for (arguments, why) in cases {
+        let output = podpath(arguments);
+        exits(&output, 2);
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+        assert!(stderr(&output).contains(why), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn get_shows_what_files_describe() {
+    let stage = Stage::new("get");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let file = file.to_str().expect("UTF-8");
+    let pods = podpath(&["get", "pods", "-f", file]);
+    exits(&pods, 0);
+    let lines: Vec<Vec<&str>> = stdout(&pods).lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE"]);
+    assert_eq!((lines[1][1], lines[1][4], lines[2][1], lines[2][4]), ("web", "n1", "db", "n2"));
+    let nodes = json(&podpath(&["get", "node", "-f", file, "-o", "json"]));
+    assert_eq!(nodes.as_array().map(Vec::len), Some(2));
+    let wide = podpath(&["get", "netpol", "-f", file, "-o", "wide"]);
+    assert!(stdout(&wide).contains("default/db"), "{wide:?}");
+    let none = podpath(&["get", "pods", "-f", file, "-n", "elsewhere"]);
+    assert_eq!(stdout(&none).lines().count(), 1, "{none:?}");
+}
+
+#[test]
+fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
+    let stage = Stage::new("explain");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let file = file.to_str().expect("UTF-8");
+    let walk = podpath(&["explain", "-f", file, "default/web", "default/db"]);
+    exits(&walk, 0);
+    for stage in ["from_pod", "conntrack", "policy", "overlay", "to_pod"] {
+        assert!(stdout(&walk).contains(stage), "{walk:?}");
+    }
+    assert_eq!(stdout(&walk).matches("to_pod").count(), 2, "there and back: {walk:?}");
+    let document = json(&podpath(&["explain", "-f", file, "ext:world", "default/db", "-o", "json"]));
+    assert_eq!((&document["verdict"], &document["reason"]), (&"deny".into(), &"policy-denied".into()));
+    assert_eq!(document["packets"].as_array().map(Vec::len), Some(1));
+    let open = podpath(&["explain", "-f", file, "default/web", "ext:world"]);
+    exits(&open, 2);
+    assert!(stderr(&open).contains("it declares no port; say which, as ext:world:8080/tcp"), "{open:?}");
+}
+
+#[test]
+fn doctor_reports_each_requirement_with_a_remedy_for_what_is_missing() {
+    let output = podpath(&["doctor", "-o", "json"]);
+    let report = json(&output);
+    let ebpf =
+        report["dataplanes"].as_array().expect("an array").iter().find(|one| one["dataplane"] == "ebpf");
+    let works = ebpf.expect("it is reported")["works"].as_bool().expect("a boolean");
+    exits(&output, if works { 0 } else { 1 });
+    for one in report["requirements"].as_array().expect("an array") {
+        assert_eq!(one["found"].as_bool(), Some(one["remedy"].is_null()), "{one}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_cluster_goes_up_is_asked_changed_and_goes_down() {
+    let stage = Stage::new("up");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    let file = file.to_str().expect("UTF-8");
+    let name = stage.name.as_str();
+    exits(&podpath(&["up", "-f", file, "--dataplane", "routed"]), 0);
+    let again = podpath(&["up", "-f", file, "--dataplane", "routed"]);
+    exits(&again, 2);
+    assert!(stderr(&again).contains("it is up already"), "{again:?}");
+
+    let check = podpath(&["check", "--cluster", name, "-o", "json"]);
+    exits(&check, 0);
+    assert_eq!(
+        (&json(&check)["dataplane"], json(&check)["flows"].as_array().map(Vec::len)),
+        (&"routed".into(), Some(6))
+    );
+
+    let late = "apiVersion: v1\nkind: Pod\nmetadata: {name: late}\nspec: {nodeName: n2, containers: [{name: c, image: x, ports: [{containerPort: 81}]}]}\n";
+    let late = stage.file("late.yaml", late);
+    let late = late.to_str().expect("UTF-8");
+    let applied = podpath(&["apply", "--cluster", name, "-f", late]);
+    exits(&applied, 0);
+    assert_eq!(stdout(&applied), "pod/late created\n");
+    assert_eq!(stdout(&podpath(&["apply", "--cluster", name, "-f", late])), "pod/late unchanged\n");
+    let check = podpath(&["check", "--cluster", name, "-o", "json"]);
+    exits(&check, 0);
+    // Three pods and the world, each to three pods at one port.
+    assert_eq!(json(&check)["flows"].as_array().map(Vec::len), Some(12));
+
+    let ran = podpath(&[
+        "exec",
+        "default/late",
+        "--cluster",
+        name,
+        "--",
+        "sh",
+        "-c",
+        "cat /sys/class/net/eth0/carrier; exit 7",
+    ]);
+    exits(&ran, 7);
+    assert_eq!(stdout(&ran), "1\n");
+    exits(&podpath(&["exec", "default/late", "--cluster", name, "--", "no-such-program"]), 127);
+
+    assert_eq!(stdout(&podpath(&["delete", "--cluster", name, "-f", late])), "pod/late deleted\n");
+    exits(&podpath(&["delete", "--cluster", name, "-f", late]), 1);
+    exits(&podpath(&["down", name]), 0);
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_policy_that_nobody_keeps_is_a_difference_and_exits_with_1() {
+    let stage = Stage::new("no");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    // Plain routing knows no policies.
+    let output =
+        podpath(&["check", "-f", file.to_str().expect("UTF-8"), "--dataplane", "routed", "-o", "json"]);
+    exits(&output, 1);
+    assert_eq!(
+        (&json(&output)["differences"], &json(&output)["cluster"]),
+        (&1.into(), &stage.name.as_str().into())
+    );
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_cluster_that_cannot_be_built_is_taken_back() {
+    let stage = Stage::new("undo");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    // The last thing to be built is there already, as if a killed command had left it.
+    let left = format!("podpath-{}-pod-default.db", stage.name);
+    Netns::create(left.as_str()).expect("nobody else has it");
+    let output = podpath(&["up", "-f", file.to_str().expect("UTF-8"), "--dataplane", "routed"]);
+    exits(&output, 2);
+    assert!(stderr(&output).contains(&left), "{output:?}");
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+    let gone = podpath(&["down", &stage.name]);
+    assert!(stderr(&gone).contains("it is not up"), "{gone:?}");
+}
+
+/// Waits for the process, or kills it.
+fn ended(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return status.code();
+        }
+        std::thread::yield_now();
+    }
+    let _ = child.kill();
+    panic!("it does not end");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn an_interrupted_check_leaves_nothing_behind() {
+    let stage = Stage::new("stop");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    let mut child = command(&["check", "-f", file.to_str().expect("UTF-8"), "--dataplane", "routed"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it was built");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while stage.namespaces().is_empty() && child.try_wait().expect("it is ours").is_none() {
+        assert!(Instant::now() < deadline, "nothing is built");
+        std::thread::yield_now();
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a process number"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is ours");
+    let code = ended(&mut child);
+    // It may have been through before the signal came.
+    assert!(matches!(code, Some(0 | 2)), "{code:?}");
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+}
