@@ -110,7 +110,10 @@ pub struct Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("options", &self.options).field("hooked", &self.hooked).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("options", &self.options)
+            .field("hooked", &self.hooked)
+            .finish_non_exhaustive()
     }
 }
 
@@ -290,7 +293,11 @@ impl Engine<V4> for Kernel {
         for used in peak(&self.rows, rows) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
-                return Err(crate::error::Error::TableTooSmall { table: used.table, rows: used.rows, capacity });
+                return Err(crate::error::Error::TableTooSmall {
+                    table: used.table,
+                    rows: used.rows,
+                    capacity,
+                });
             }
         }
         for change in diff(&self.rows, rows) {
