@@ -80,7 +80,8 @@ pub(super) fn reply<E: Engine<V4> + Clock>(
     last: &Heard,
     reply: &Reply,
 ) -> Result<(Place, Vec<u8>), Failure> {
-    let heard = Message::read(&last.frame).map_err(|why| format!("the last frame cannot be answered: {why:?}"))?;
+    let heard =
+        Message::read(&last.frame).map_err(|why| format!("the last frame cannot be answered: {why:?}"))?;
     let data = vec![0; reply.size];
     let body = match (&heard.body, reply.kind) {
         (_, Some(Kind::Unreachable)) => {
@@ -188,8 +189,9 @@ fn body(send: &Send, source: Ipv4Addr, target: &Target, source_port: u16) -> Res
         }
         Kind::Unreachable => {
             // About a packet that the target never sent.
-            let mut quoted = Ipv4Header::new(8, 64, etherparse::IpNumber::UDP, target.address.octets(), source.octets())
-                .map_err(|why| why.to_string())?;
+            let mut quoted =
+                Ipv4Header::new(8, 64, etherparse::IpNumber::UDP, target.address.octets(), source.octets())
+                    .map_err(|why| why.to_string())?;
             quoted.header_checksum = quoted.calc_header_checksum();
             let quote = [&quoted.to_bytes()[..], &[0x9c, 0x40, 0, 53, 0, 8, 0, 0]].concat();
             Body::Unreachable { code: PORT_UNREACHABLE, quote }
