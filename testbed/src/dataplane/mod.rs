@@ -18,6 +18,7 @@ use crate::topology::{self, Layout, Topology};
 use crate::{link, netns};
 
 pub mod chains;
+pub mod ebpf;
 pub mod emulator;
 pub mod live;
 pub mod routed;
@@ -26,6 +27,8 @@ pub mod wire;
 /// The name of a dataplane that runs on real links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
+    /// Our tables, in the kernel.
+    Ebpf,
     /// Our tables, in userspace.
     Emulator,
     /// Rule chains in userspace.
@@ -38,11 +41,12 @@ pub enum Name {
 
 impl Name {
     /// Every name, from the most to the least that is done per packet.
-    pub const ALL: [Self; 4] = [Self::Emulator, Self::Chains, Self::Routed, Self::Wire];
+    pub const ALL: [Self; 5] = [Self::Ebpf, Self::Emulator, Self::Chains, Self::Routed, Self::Wire];
 
     /// The dataplane of that name, not started yet.
     pub fn dataplane(self) -> Box<dyn Dataplane> {
         match self {
+            Self::Ebpf => Box::<ebpf::Ebpf>::default(),
             Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self)),
             Self::Chains => Box::new(InProcess::<chains::Node>::new(self)),
             Self::Routed => Box::new(routed::Routed),
@@ -54,6 +58,7 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Ebpf => "ebpf",
             Self::Emulator => "emulator",
             Self::Chains => "chains",
             Self::Routed => "routed",
@@ -90,6 +95,17 @@ pub enum Error {
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
+    /// `ebpf` itself.
+    #[error(transparent)]
+    Ebpf(#[from] userspace::error::Error),
+    /// A link that should be there is not.
+    #[error("cannot number the links of {netns}: {why}; was the cluster changed by hand?")]
+    Number {
+        /// Its namespace.
+        netns: String,
+        /// The kernel's reason.
+        why: nix::Error,
+    },
     /// `wire` has two ends.
     #[error(
         "cannot run `wire` on cluster {cluster}: it joins the first two pods with links, and there are fewer"

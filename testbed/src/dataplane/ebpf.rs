@@ -1,0 +1,189 @@
+//! `ebpf`: the packet path in the kernel, loaded by this process and gone with it.
+//!
+//! One thread keeps what is loaded: it takes the reports out of the kernel before their buffers are full,
+//! sweeps what is over, and applies changes.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dataplane::tables::IfIndex;
+use dataplane::trace::Stage;
+use dataplane::wire::V4;
+use nix::net::if_::if_nametoindex;
+use userspace::engine::kernel::{Kernel, Options, Sweeper};
+use userspace::engine::{Engine, Hook};
+use userspace::observe::walk::{Event, Names, Step};
+use userspace::plan::{Links, NodePlan, Plan};
+
+use super::{Dataplane, Error, Name};
+use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
+
+/// How often reports are taken out of the kernel: its buffers hold some ten thousand.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ebpf {
+    trace: bool,
+    running: Option<Running>,
+}
+
+/// The thread that keeps the nodes.
+#[derive(Debug)]
+struct Running {
+    orders: mpsc::Sender<Order>,
+    thread: JoinHandle<Result<(), userspace::error::Error>>,
+    names: Names,
+}
+
+/// What the thread can be asked for.
+#[derive(Debug)]
+enum Order {
+    /// Go on with these plans, a node each.
+    Apply(Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>),
+    /// What was decided since the last time.
+    Steps(mpsc::Sender<Vec<Step>>),
+}
+
+/// A node's plan, and where its programs belong.
+#[derive(Debug)]
+struct Planned {
+    plan: NodePlan<V4>,
+    places: Vec<(Hook, String)>,
+}
+
+impl Ebpf {
+    /// Every stage reports, which costs time: [`Ebpf::take_decisions`] then knows who decided.
+    pub fn traced() -> Self {
+        Self { trace: true, running: None }
+    }
+
+    /// What policies decided and why packets were dropped since the last time, and what things are called.
+    /// Nothing if it does not run.
+    pub fn take_decisions(&mut self) -> (Vec<Step>, Names) {
+        let Some(running) = &self.running else { return Default::default() };
+        let (answer, steps) = mpsc::channel();
+        // A thread that has ended has nothing to tell, and its end is told when it is stopped.
+        let asked = running.orders.send(Order::Steps(answer)).is_ok();
+        let steps = if asked { steps.recv().unwrap_or_default() } else { Vec::new() };
+        (steps, running.names.clone())
+    }
+}
+
+impl Dataplane for Ebpf {
+    fn name(&self) -> Name {
+        Name::Ebpf
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::HOOKED
+    }
+
+    fn start(&mut self, topology: &Topology) -> Result<(), Error> {
+        let (planned, names) = planned(topology)?;
+        let mut nodes = Vec::new();
+        for (node, Planned { plan, places }) in topology.cluster().nodes.iter().zip(planned) {
+            let netns = Some(topology.node(&node.name).path());
+            let options = Options { trace: self.trace, netns, ..Options::default() };
+            let mut kernel = Kernel::load(&plan, options)?;
+            kernel.attach(&places).map_err(userspace::error::Error::from)?;
+            nodes.push((kernel, Sweeper::default()));
+        }
+        let (orders, received) = mpsc::channel();
+        let thread = std::thread::spawn(move || keep(nodes, &received));
+        self.running = Some(Running { orders, thread, names });
+        Ok(())
+    }
+
+    fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let (planned, names) = planned(topology)?;
+        let (answer, applied) = mpsc::channel();
+        if running.orders.send(Order::Apply(planned, answer)).is_ok()
+            && let Ok(applied) = applied.recv()
+        {
+            applied?;
+            running.names = names;
+            return Ok(());
+        }
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        let Some(Running { orders, thread, .. }) = self.running.take() else { return Ok(()) };
+        drop(orders);
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    }
+}
+
+/// What each node must hold, on the links that it has.
+fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
+    let cluster = topology.cluster();
+    let plan = Plan::<V4>::of(cluster).map_err(userspace::error::Error::from)?;
+    let (mut planned, mut links) = (Vec::new(), Vec::new());
+    for node in &cluster.nodes {
+        let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
+        let sides: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
+        let netns = topology.node(&node.name);
+        let numbered = netns.run(|| -> Result<Links, nix::Error> {
+            let number = |link: &str| if_nametoindex(link).map(IfIndex);
+            let pods = sides.iter().map(|(pod, side)| Ok((pod.clone(), number(side)?)));
+            Ok(Links { uplink: number(UPLINK)?, pods: pods.collect::<Result<_, nix::Error>>()? })
+        })?;
+        let numbered =
+            numbered.map_err(|errno| Error::Number { netns: netns.name().to_owned(), why: errno })?;
+        let ends = [(Hook::FromUnderlay, UPLINK.to_owned()), (Hook::FromHost, HOST_PEER.to_owned())];
+        let places = sides.into_values().map(|side| (Hook::FromPod, side)).chain(ends).collect();
+        let plan = plan.node(&node.name, &numbered).map_err(userspace::error::Error::from)?;
+        planned.push(Planned { plan, places });
+        links.push(numbered);
+    }
+    let plans = planned.iter().map(|one| one.plan.clone());
+    let names = Names::of(cluster, &plan, links.iter().zip(plans));
+    Ok((planned, names))
+}
+
+/// The thread: ends, and takes everything off, when nobody can give orders any more.
+fn keep(
+    mut nodes: Vec<(Kernel, Sweeper)>,
+    orders: &mpsc::Receiver<Order>,
+) -> Result<(), userspace::error::Error> {
+    let mut decisions = Vec::new();
+    let mut swept = Instant::now();
+    loop {
+        let order = orders.recv_timeout(GLANCE);
+        for (node, (kernel, _)) in nodes.iter_mut().enumerate() {
+            let records = kernel.take_records().into_iter();
+            let decided =
+                records.filter(|record| [Stage::Policy as u8, Stage::Drop as u8].contains(&record.stage));
+            decisions.extend(decided.map(|record| Step { packet: 0, event: Event::Stage { node, record } }));
+        }
+        match order {
+            // Nobody waits for the answer any more if it cannot be sent.
+            Ok(Order::Steps(answer)) => drop(answer.send(std::mem::take(&mut decisions))),
+            Ok(Order::Apply(planned, answer)) => drop(answer.send(apply(&mut nodes, &planned))),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        for (kernel, sweeper) in &mut nodes {
+            if swept.elapsed() >= sweeper.interval() {
+                sweeper.sweep(kernel)?;
+                swept = Instant::now();
+            }
+        }
+    }
+    for (kernel, _) in nodes {
+        kernel.remove()?;
+    }
+    Ok(())
+}
+
+fn apply(nodes: &mut [(Kernel, Sweeper)], planned: &[Planned]) -> Result<(), userspace::error::Error> {
+    for ((kernel, _), Planned { plan, places }) in nodes.iter_mut().zip(planned) {
+        kernel.apply(&plan.rows)?;
+        kernel.attach(places)?;
+    }
+    Ok(())
+}
