@@ -120,7 +120,8 @@ impl Case {
     /// # Errors
     /// [`Error::Content`] for a name that is not in the cluster, [`Error::Engine`].
     pub fn run<E: Engine<V4> + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
-        let without: Vec<_> = self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
+        let without: Vec<_> =
+            self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
         let make: Make<E> = Box::new(move |plan| {
             let mut plan = plan.clone();
             plan.rows.routes.retain(|prefix, _| !without.contains(prefix));

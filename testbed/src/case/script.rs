@@ -1,8 +1,8 @@
 //! The text of a case: its fields, and what they mean.
 
-use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// A case as it is written.
 #[derive(Clone, Debug, Deserialize)]

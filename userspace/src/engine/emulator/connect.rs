@@ -164,4 +164,53 @@ spec:
             }
         }
     }
+
+    #[test]
+    fn a_settled_network_tracks_nothing_and_works_on() {
+        let (mut network, cluster) = network();
+        let from = network.host(&cluster.pods[0].id()).expect("is there");
+        let world = network.host("ext:world").expect("is there");
+        let address = network.host_at(world).address;
+        for _ in 0..2 {
+            let attempt = network.connect(from, address, Dial::Port(Protocol::Tcp, 80)).expect("runs");
+            assert_eq!(attempt.answer, Answer::Allow);
+            assert_eq!(network.connections(0).expect("in memory").len(), 1);
+            assert_eq!(network.masquerades(0).expect("in memory").len(), 1);
+            network.settle().expect("in memory");
+            assert!(network.connections(0).expect("in memory").is_empty());
+            assert!(network.masquerades(0).expect("in memory").is_empty());
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_added_later_is_reached_and_one_that_is_gone_is_not() {
+        let (mut network, mut cluster) = network();
+        let gone = cluster.pods.pop().expect("there are four");
+        let std::net::IpAddr::V4(address) = gone.address else { panic!("an IPv4 pod") };
+        network.apply(&cluster).expect("it fits");
+        let from = network.host(&cluster.pods[0].id()).expect("is there");
+        assert_eq!(network.connect(from, address, Dial::Ping).expect("runs").answer, Answer::Deny);
+        assert!(network.host(&gone.id()).is_err());
+        cluster.pods.push(gone);
+        network.apply(&cluster).expect("it fits");
+        assert_eq!(network.connect(from, address, Dial::Ping).expect("runs").answer, Answer::Allow);
+    }
+
+    #[test]
+    fn a_policy_that_arrives_later_is_asked_about_the_next_conversation() {
+        let (mut network, cluster) = network();
+        let (from, to) = (cluster.pods[0].id(), cluster.pods[1].address);
+        let std::net::IpAddr::V4(to) = to else { panic!("an IPv4 pod") };
+        let mut objects = model::Objects::parse("test", CLUSTER).expect("objects");
+        let deny = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny}, \
+                    spec: {podSelector: {}}}";
+        objects.apply(model::Objects::parse("deny", deny).expect("a policy"));
+        let denied = objects.resolve(Some(&cluster)).expect("a cluster");
+        for (cluster, expected) in [(&cluster, Answer::Allow), (&denied, Answer::Deny)] {
+            network.apply(cluster).expect("it fits");
+            let from = network.host(&from).expect("is there");
+            let attempt = network.connect(from, to, Dial::Port(Protocol::Tcp, 8080)).expect("runs");
+            assert_eq!(attempt.answer, expected);
+        }
+    }
 }

@@ -152,6 +152,11 @@ impl Host {
         self.ports = ports;
     }
 
+    /// Speaks from the source ports that the same host would have used next.
+    pub fn go_on_from(&mut self, before: &Self) {
+        self.next_port = before.next_port;
+    }
+
     /// Starts a conversation from the next source port.
     pub fn dial(&mut self, remote: Ipv4Addr, dial: Dial) -> Outgoing {
         let port = self.next_port;

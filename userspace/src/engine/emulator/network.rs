@@ -7,11 +7,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 
+use dataplane::conntrack::timeout_s;
 use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
 use dataplane::trace::Stage;
 use dataplane::wire::{Mac, V4};
 use dataplane::{Reason, Verdict};
 
+use super::Emulator;
 use super::fabric::{Port, Undelivered};
 use super::host::{Host, Listeners, Outgoing, Refusal};
 use super::message::{Arp, Ether, Message, TTL};
@@ -118,6 +120,19 @@ struct Flight {
     frame: Vec<u8>,
 }
 
+impl Network<Emulator<V4>> {
+    /// Lets so much time pass that every flow is over, and the agents sweep them away: whoever asks about
+    /// many flows does so now and then, or the tables fill up.
+    ///
+    /// # Errors
+    /// None that this engine has.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.wait(timeout_s::TCP)?;
+        self.engines.iter_mut().for_each(|(_, engine)| engine.sweep());
+        Ok(())
+    }
+}
+
 impl<E: Engine<V4> + Clock> Network<E> {
     /// A cluster on engines that `make` makes, one for each node. The seed decides what would otherwise be
     /// chance, so that a run can be repeated.
@@ -153,7 +168,8 @@ impl<E: Engine<V4> + Clock> Network<E> {
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
         let links: Vec<_> =
             cluster.nodes.iter().map(|node| self.interfaces.of(cluster, &node.name)).collect();
-        let topology = Topology::of(cluster, &links, self.seed)?;
+        let mut topology = Topology::of(cluster, &links, self.seed)?;
+        topology.inherit(&self.topology);
         let plan = match &self.plan {
             Some(previous) => previous.after(cluster)?,
             None => Plan::of(cluster)?,
@@ -164,19 +180,16 @@ impl<E: Engine<V4> + Clock> Network<E> {
             plan.node.seed ^= self.seed;
             plans.push(plan);
         }
-        let mut engines = Vec::with_capacity(plans.len());
-        let mut old: BTreeMap<String, E> = self.engines.drain(..).collect();
+        let mut made = Vec::new();
         for (node, plan) in cluster.nodes.iter().zip(&plans) {
-            let engine = match old.remove(&node.name) {
-                Some(mut engine) => {
-                    engine.apply(&plan.rows)?;
-                    engine
-                }
-                None => (self.make)(plan)?,
-            };
-            engines.push((node.name.clone(), engine));
+            match self.engines.iter_mut().find(|(name, _)| *name == node.name) {
+                Some((_, engine)) => engine.apply(&plan.rows)?,
+                None => made.push((node.name.clone(), (self.make)(plan)?)),
+            }
         }
-        self.engines = engines;
+        let mut engines: BTreeMap<String, E> = self.engines.drain(..).chain(made).collect();
+        let kept = cluster.nodes.iter().filter_map(|node| engines.remove_entry(&node.name));
+        self.engines = kept.collect();
         self.names = Names::of(cluster, &plan, links.iter().zip(plans));
         self.topology = topology;
         self.plan = Some(plan);
@@ -398,10 +411,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
         }
         let silent = !says(&[Stage::ToHost]);
         self.steps.extend(
-            outcome
-                .records
-                .into_iter()
-                .map(|record| Step { packet, event: Event::Stage { node, record } }),
+            outcome.records.into_iter().map(|record| Step { packet, event: Event::Stage { node, record } }),
         );
         match outcome.verdict {
             Verdict::Deliver(interface) => match self.topology.pods.get(&(node, interface)) {

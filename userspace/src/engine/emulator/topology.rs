@@ -140,6 +140,15 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Lets hosts that were there before go on with the source ports they had not used yet.
+    pub fn inherit(&mut self, before: &Self) {
+        for (host, _) in &mut self.hosts {
+            if let Some(place) = before.by_name.get(&host.name) {
+                host.go_on_from(&before.hosts[*place].0);
+            }
+        }
+    }
+
     fn seat(&mut self, mut host: Host, seat: Seat) -> usize {
         let ports = if matches!(seat, Seat::Node(_)) { NODE_PORTS } else { CLIENT_PORTS };
         host.speak_from(ports, self.seed);
