@@ -195,13 +195,11 @@ async fn exchange(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
             sent => drop(sent?),
         }
-        match timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await {
-            Ok(received) => {
-                if answer[..received?] == *question.as_bytes() {
-                    return Ok(());
-                }
-            }
-            Err(_) => {} // Time to ask again.
+        // No answer in time: asks again.
+        if let Ok(received) = timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await
+            && answer[..received?] == *question.as_bytes()
+        {
+            return Ok(());
         }
     }
 }
