@@ -460,7 +460,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
 fn meaningful(log: &str) -> Option<&str> {
     let statistics = ["processed ", "verification time ", "stack depth ", "max_states"];
     let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
-    log.lines().map(str::trim).filter(says).next_back()
+    log.lines().map(str::trim).rfind(says)
 }
 
 /// Writes a verifier's log where people look for it: among what the build makes, if this runs there.
