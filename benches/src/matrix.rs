@@ -150,7 +150,7 @@ impl Suite {
             vec![Run { workload: Workload::TcpRr, size: 1 }, Run { workload: Workload::TcpStream, size: 0 }];
         Self {
             name: "quick",
-            dataplanes: vec![Name::Chains, Name::Routed, Name::Wire],
+            dataplanes: vec![Name::Ebpf, Name::Chains, Name::Routed, Name::Wire],
             runs,
             rounds: 5,
             time: Duration::from_millis(300),

@@ -10,7 +10,7 @@ use dataplane::Reason;
 use serde::{Serialize, Serializer};
 use userspace::model::{Cluster, ContainerPort, Protocol, Who};
 
-use crate::oracle::{self, Expectation};
+use crate::oracle::{self, Cause, Expectation};
 
 mod flows;
 pub mod live;
@@ -120,8 +120,12 @@ impl Row {
         }
     }
 
-    /// Whether the two answers differ. What is left open differs from nothing.
+    /// Whether the two answers differ. What is left open differs from nothing; and of a Service without
+    /// endpoints nobody answers, whether it is dropped as here or refused as by kube-proxy.
     pub fn differs(&self) -> bool {
+        if matches!(self.expectation, Expectation::Deny(Cause::NoBackend)) {
+            return self.measured.verdict == Verdict::Allow;
+        }
         self.expected().is_some_and(|expected| expected != self.measured.verdict)
     }
 }

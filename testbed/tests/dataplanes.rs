@@ -156,6 +156,12 @@ fn pods_on_two_nodes_talk_over_the_emulator_and_policies_hold() {
     pods_talk_and_policies_hold(Name::Emulator);
 }
 
+#[test]
+#[ignore = "needs root: make test"]
+fn pods_on_two_nodes_talk_over_ebpf_and_policies_hold() {
+    pods_talk_and_policies_hold(Name::Ebpf);
+}
+
 fn pods_talk_and_policies_hold(dataplane: Name) {
     let up = up(&format!("policy-{dataplane}"), dataplane);
     let (web, api, db) = (pod(&up, "web"), pod(&up, "api"), pod(&up, "db"));
@@ -181,6 +187,13 @@ fn a_service_and_the_world_are_reached_over_chains_under_the_right_addresses() {
 #[ignore = "needs root: make test"]
 fn a_service_and_the_world_are_reached_over_the_emulator_under_the_right_addresses() {
     let up = addresses_are_right(Name::Emulator);
+    up.down().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_service_and_the_world_are_reached_over_ebpf_under_the_right_addresses() {
+    let up = addresses_are_right(Name::Ebpf);
     up.down().unwrap_or_else(|error| panic!("{error}"));
 }
 
