@@ -22,6 +22,8 @@ pub(crate) mod get;
 pub(crate) mod serve;
 pub(crate) mod up;
 
+use dataplane::Dataplane;
+
 /// How a command ended that could do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -104,6 +106,16 @@ impl Subject {
         match self {
             Self::Files(cluster) => cluster,
             Self::Live(state) => &state.cluster,
+        }
+    }
+}
+
+impl Subject {
+    /// The dataplane it runs on, if it is up.
+    pub(crate) fn runs_on(&self) -> Option<Dataplane> {
+        match self {
+            Self::Files(_) => None,
+            Self::Live(state) => Dataplane::of(&state.dataplane),
         }
     }
 }

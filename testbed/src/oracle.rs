@@ -142,9 +142,7 @@ impl Party<'_> {
 
 fn party<'a>(cluster: &'a Cluster, end: &Who) -> Option<Party<'a>> {
     match end {
-        Who::Pod(id) => {
-            cluster.pods.iter().find(|pod| pod.id() == *id).and_then(|pod| pod_party(cluster, pod))
-        }
+        Who::Pod(id) => cluster.pod(id).and_then(|pod| pod_party(cluster, pod)),
         Who::Node(name) => node_named(cluster, name).map(Party::Node),
         Who::External(name) => {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;

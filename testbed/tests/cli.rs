@@ -332,6 +332,22 @@ fn a_cluster_that_cannot_be_built_is_taken_back() {
     assert!(stderr(&gone).contains("it is not up"), "{gone:?}");
 }
 
+#[test]
+#[ignore = "needs root: make test"]
+fn all_dataplanes_that_keep_policies_agree() {
+    let stage = Stage::new("all");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let output = podpath(&["check", "-f", file.to_str().expect("UTF-8"), "--dataplane", "all", "-o", "json"]);
+    exits(&output, 0);
+    let grids = json(&output);
+    let grids = grids.as_array().expect("an array, of a grid for each");
+    assert!(grids.iter().any(|grid| grid["dataplane"] == "emulator") && grids.len() > 1);
+    for grid in grids {
+        assert_eq!((&grid["differences"], grid["flows"].as_array().map(Vec::len)), (&0.into(), Some(6)));
+    }
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+}
+
 /// Waits for the process, or kills it.
 fn ended(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -316,10 +316,7 @@ impl Lacks {
                          llvm-{llvm}"
                     ),
                 ),
-                (
-                    "ready made, with cargo-binstall",
-                    "cargo binstall bpf-linker".into(),
-                ),
+                ("ready made, with cargo-binstall", "cargo binstall bpf-linker".into()),
             ],
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::dataplane::Name;
 use testbed::dataplane::emulator::Emulated;
 use testbed::interrupt::Interrupt;
@@ -22,9 +23,9 @@ use super::{Answer, Source, Subject};
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Where packets go; a live cluster's own, or emulator
-    #[arg(long, value_enum, value_name = "DATAPLANE")]
-    dataplane: Option<Dataplane>,
+    /// Where packets go: a live cluster's own if left out, else emulator; `all` is each that keeps policies
+    #[arg(long, value_name = "DATAPLANE", value_parser = Asked::parser())]
+    dataplane: Option<Asked>,
     /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
     #[arg(long, value_name = "FILE")]
     flows: Option<PathBuf>,
@@ -33,42 +34,52 @@ pub(crate) struct Args {
     output: Format,
 }
 
+/// The value of `--dataplane`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    One(Dataplane),
+    All,
+}
+
+impl Asked {
+    fn parser() -> impl TypedValueParser<Value = Self> {
+        let words = Dataplane::ALL.map(Dataplane::word).into_iter().chain(["all"]);
+        PossibleValuesParser::new(words).map(|word| Dataplane::of(&word).map_or(Self::All, Self::One))
+    }
+}
+
 /// Those that can be checked.
 pub(crate) const ABLE: [Dataplane; 3] = [Dataplane::Emulator, Dataplane::Chains, Dataplane::Routed];
+/// Those of them that know Services and policies.
+const COMPLETE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Chains];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
-    let dataplane = chosen(args.dataplane, &subject)?;
     let cluster = subject.cluster();
-    let flows = match &args.flows {
-        Some(path) => read_flows(path, cluster)?,
-        None => every_flow(cluster, dataplane),
+    let flows = args.flows.as_ref().map(|path| read_flows(path, cluster)).transpose()?;
+    let mut grids = Vec::new();
+    for dataplane in chosen(args.dataplane, &subject)? {
+        let flows = flows.clone().unwrap_or_else(|| every_flow(cluster, dataplane));
+        grids.push(measure(&subject, dataplane, flows)?);
+    }
+    let document = match grids.as_slice() {
+        [one] => args.output.document(one)?,
+        several => args.output.document(&several)?,
     };
-    let grid = measure(&subject, dataplane, flows)?;
-    let text = match args.output.document(&grid)? {
-        Some(document) => document,
-        None => table(&grid, args.flows.is_some() || args.output == Format::Wide),
-    };
-    output::print(&text)?;
-    Ok(if grid.differences == 0 { Answer::Yes } else { Answer::No })
+    let as_lines = flows.is_some() || args.output == Format::Wide;
+    let tables = || grids.iter().map(|grid| table(grid, as_lines)).collect::<Vec<_>>().join("\n");
+    output::print(&document.unwrap_or_else(tables))?;
+    let agree = grids.iter().all(|grid| grid.differences == 0);
+    Ok(if agree { Answer::Yes } else { Answer::No })
 }
 
 /// What was asked for; else what the cluster runs; else the emulator, which runs anywhere.
-fn chosen(asked: Option<Dataplane>, subject: &Subject) -> anyhow::Result<Dataplane> {
-    let running = match subject {
-        Subject::Live(state) => Dataplane::of(&state.dataplane),
-        Subject::Files(_) => None,
-    };
-    let dataplane = asked.or(running).unwrap_or(Dataplane::Emulator).among(&ABLE, "check")?;
-    if let (Subject::Live(state), true) =
-        (subject, dataplane != Dataplane::Emulator && running != Some(dataplane))
-    {
-        let (name, runs) = (&state.cluster.name, &state.dataplane);
-        anyhow::bail!(
-            "cannot check cluster {name} on {dataplane}: it runs on {runs}; leave --dataplane out, or use emulator"
-        )
-    }
-    Ok(dataplane)
+fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Dataplane>> {
+    Ok(match asked {
+        Some(Asked::All) => COMPLETE.to_vec(),
+        Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
+        None => vec![subject.runs_on().unwrap_or(Dataplane::Emulator)],
+    })
 }
 
 /// All pairs, without what this kernel's sockets cannot ask.
@@ -91,7 +102,7 @@ fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
 
 fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
     match subject {
-        Subject::Live(state) if dataplane != Dataplane::Emulator => {
+        Subject::Live(state) if subject.runs_on() == Some(dataplane) => {
             measure_up(&state.cluster, dataplane, flows, &Interrupt::watch()?)
         }
         _ => measure_described(subject.cluster(), dataplane, flows),

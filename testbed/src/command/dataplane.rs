@@ -25,7 +25,8 @@ pub(crate) enum Dataplane {
 }
 
 impl Dataplane {
-    const ALL: [Self; 7] =
+    /// Every one, in the order of the documents.
+    pub(crate) const ALL: [Self; 7] =
         [Self::Ebpf, Self::Emulator, Self::Chains, Self::Iptables, Self::Nftables, Self::Routed, Self::Wire];
 
     /// The word for it, in every place.

@@ -1,5 +1,6 @@
 //! A grid, for people: rows under column heads, or a truth table for each port.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 
 use super::{Grid, Row, Verdict};
@@ -80,6 +81,14 @@ fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
     let targets = in_order(rows.iter().map(|row| &row.flow.to));
     let label = sources.iter().map(|source| source.to_string().len()).max().unwrap_or(0).max(port.len());
     let cell = targets.len().to_string().len();
+    // Asked twice, answered twice: the last answer is shown, unless one differed.
+    let mut marks: HashMap<(&Who, &Who), char> = HashMap::new();
+    for row in rows {
+        let shown = marks.entry((&row.flow.from, &row.flow.to)).or_insert(' ');
+        if *shown != '!' {
+            *shown = mark(row);
+        }
+    }
     write!(text, "{port:label$} ")?;
     for number in 1..=targets.len() {
         write!(text, " {number:>cell$}")?;
@@ -87,8 +96,7 @@ fn truth_table(text: &mut String, port: &str, rows: &[&Row]) -> fmt::Result {
     for source in sources {
         write!(text, "\n{:label$} ", source.to_string())?;
         for target in &targets {
-            let row = rows.iter().find(|row| row.flow.from == *source && row.flow.to == **target);
-            write!(text, " {:>cell$}", row.map_or(' ', |row| mark(row)))?;
+            write!(text, " {:>cell$}", marks.get(&(source, *target)).unwrap_or(&' '))?;
         }
         text.truncate(text.trim_end().len());
     }
@@ -111,11 +119,6 @@ fn mark(row: &Row) -> char {
 
 /// Each end once, where it first appears.
 fn in_order<'a>(ends: impl Iterator<Item = &'a Who>) -> Vec<&'a Who> {
-    let mut seen = Vec::new();
-    for end in ends {
-        if !seen.contains(&end) {
-            seen.push(end);
-        }
-    }
-    seen
+    let mut seen = HashSet::new();
+    ends.filter(|end| seen.insert(*end)).collect()
 }

@@ -11,6 +11,7 @@
 
 pub mod conntrack;
 pub mod frame;
+pub mod judge;
 mod kube;
 mod network;
 mod node;

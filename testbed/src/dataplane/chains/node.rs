@@ -69,6 +69,15 @@ pub struct Pushed {
     pub refused: Option<Refused>,
 }
 
+impl From<Result<(Link, Vec<u8>), Refused>> for Pushed {
+    fn from(one: Result<(Link, Vec<u8>), Refused>) -> Self {
+        match one {
+            Ok(sent) => Self { frames: vec![sent], refused: None },
+            Err(why) => Self { frames: Vec::new(), refused: Some(why) },
+        }
+    }
+}
+
 /// A refusal, and what the sender is told of it.
 struct Refusal {
     why: Refused,
@@ -122,48 +131,39 @@ impl Node {
     /// A frame arrives at `from`; the clock shows `now`, from any start. Frames for the node's own stack
     /// leave at [`Link::Host`], and what it sends to pods arrives there.
     pub fn push(&mut self, from: Link, frame: &[u8], now: Duration) -> Pushed {
-        let arrived = match frame.get(12..ETHERNET) {
+        match frame.get(12..ETHERNET) {
             Some([8, 0]) => self.ip(from, &frame[ETHERNET..], now.as_secs()),
-            Some([8, 6]) => self.arp(from, frame),
-            Some(_) => Err((Unreadable::EtherType.into(), None)),
-            None => Err((Unreadable::Malformed.into(), None)),
+            Some([8, 6]) => Pushed::from(arp(from, frame).ok_or(Refused::Question)),
+            Some(_) => Pushed::from(Err(Unreadable::EtherType.into())),
+            None => Pushed::from(Err(Unreadable::Malformed.into())),
+        }
+    }
+
+    fn ip(&mut self, from: Link, bytes: &[u8], now_s: u64) -> Pushed {
+        let (from, packet) = match self.read(from, bytes) {
+            Ok(read) => read,
+            Err(why) => return Pushed::from(Err(why)),
         };
-        match arrived {
-            Ok(sent) => Pushed { frames: vec![sent], refused: None },
-            Err((Refusal { why, answer }, packet)) => {
-                let answer = answer.and_then(|answer| self.answer(&packet?, answer));
+        match self.forward(from, &packet, now_s) {
+            Ok(sent) => Pushed::from(Ok(sent)),
+            Err(Refusal { why, answer }) => {
+                let answer = answer.and_then(|answer| self.answer(&packet, answer));
                 Pushed { frames: answer.into_iter().collect(), refused: Some(why) }
             }
         }
     }
 
-    /// The fabric knows nodes without asking, and the host has no neighbour.
-    fn arp(&self, from: Link, frame: &[u8]) -> Result<(Link, Vec<u8>), (Refusal, Option<Packet>)> {
-        let answer = match from {
-            Link::Pod(_) => frame::arp_answer(frame, GATEWAY),
-            _ => None,
-        };
-        answer.map(|answer| (from, answer)).ok_or((Refused::Question.into(), None))
-    }
-
-    /// A refused packet comes back as it arrived, for an error to quote.
-    fn ip(
-        &mut self,
-        from: Link,
-        bytes: &[u8],
-        now_s: u64,
-    ) -> Result<(Link, Vec<u8>), (Refusal, Option<Packet>)> {
-        let bare = |unreadable: Unreadable| (Refusal::from(unreadable), None);
-        let packet = Packet::read(bytes).map_err(bare)?;
-        if from == Link::Uplink && self.is_tunnelled(&packet) {
-            if !self.plan.nodes.contains(&packet.tuple.source) {
-                return Err((Refused::TunnelSource(packet.tuple.source).into(), None));
-            }
-            let inner = frame::unwrapped(packet.udp_payload(), VNI).map_err(bare)?;
-            let inner = Packet::read(inner).map_err(bare)?;
-            return self.forward(Link::Tunnel, &inner, now_s).map_err(|refusal| (refusal, Some(inner)));
+    /// The packet, out of the tunnel if it came by it.
+    fn read(&self, from: Link, bytes: &[u8]) -> Result<(Link, Packet), Refused> {
+        let packet = Packet::read(bytes)?;
+        if from != Link::Uplink || !self.is_tunnelled(&packet) {
+            return Ok((from, packet));
         }
-        self.forward(from, &packet, now_s).map_err(|refusal| (refusal, Some(packet)))
+        if !self.plan.nodes.contains(&packet.tuple.source) {
+            return Err(Refused::TunnelSource(packet.tuple.source));
+        }
+        let inner = frame::unwrapped(packet.udp_payload(), VNI)?;
+        Ok((Link::Tunnel, Packet::read(inner)?))
     }
 
     fn is_tunnelled(&self, packet: &Packet) -> bool {
@@ -270,7 +270,7 @@ impl Node {
             Walked::Snat(address) => (address, all),
             _ => return Ok(()),
         };
-        let start = self.dice.next();
+        let start = self.dice.roll();
         Ok(self.conntrack.set_source(draft, address, &ports, start)?)
     }
 
@@ -292,6 +292,15 @@ impl Node {
             Hop::Nowhere => return Err(Refused::Nowhere(packet.tuple.target)),
         })
     }
+}
+
+/// The answer to a pod's question for a neighbour. The fabric knows nodes without asking, and the host has
+/// no neighbour.
+fn arp(from: Link, frame: &[u8]) -> Option<(Link, Vec<u8>)> {
+    matches!(from, Link::Pod(_))
+        .then(|| frame::arp_answer(frame, GATEWAY))
+        .flatten()
+        .map(|answer| (from, answer))
 }
 
 /// Where packets of this hop leave, as rules see it.

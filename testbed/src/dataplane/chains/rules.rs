@@ -130,7 +130,7 @@ impl Match {
             Self::State(states) => states.contains(&seen.state),
             Self::Mark { value, mask } => seen.mark & mask == *value,
             Self::MarkNot { value, mask } => seen.mark & mask != *value,
-            Self::Random(part) => dice.roll() < *part,
+            Self::Random(part) => dice.part() < *part,
             Self::Nth { every, packet, seen } => {
                 let number = seen.replace(seen.get().wrapping_add(1));
                 number % every == *packet
@@ -356,7 +356,7 @@ impl Dice {
     }
 
     /// The next number, all bits equally likely.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -365,8 +365,8 @@ impl Dice {
     }
 
     /// From 0 to below 1.
-    fn roll(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    fn part(&mut self) -> f64 {
+        (self.roll() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
