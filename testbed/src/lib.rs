@@ -15,3 +15,4 @@ pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod traffic;
+pub mod twins;
