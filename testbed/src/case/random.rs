@@ -36,7 +36,7 @@ pub struct Random {
 impl Random {
     /// The case of this seed.
     pub fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut dice = Dice(mixed(seed));
         let mut head = format!("# Random case {seed}.\ninclude: ../clusters/two-nodes.yaml\n");
         let policies = dice.below(5);
         if policies > 0 {
@@ -82,9 +82,7 @@ struct Dice(u64);
 impl Dice {
     fn below(&mut self, count: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % u64::from(count)) as u32
+        (mixed(self.0) % u64::from(count)) as u32
     }
 
     fn one_in(&mut self, count: u32) -> bool {
@@ -94,6 +92,12 @@ impl Dice {
     fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u32) as usize]
     }
+}
+
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 fn policy(dice: &mut Dice, number: u32) -> String {
@@ -122,8 +126,16 @@ fn step(dice: &mut Dice) -> String {
     if dice.one_in(15) {
         return format!("{{wait: {}s}}", dice.of(&[1, 11, 61]));
     }
-    let (from, to) = (dice.of(&SENDERS), dice.of(&TARGETS));
-    let (source_port, port) = (dice.of(&PORTS), dice.of(&PORTS));
+    let (mut from, mut to) = (dice.of(&SENDERS), dice.of(&TARGETS));
+    let (mut source_port, mut port) = (dice.of(&PORTS), dice.of(&PORTS));
+    match dice.below(8) {
+        // To the world, or an answer from there to a port that stands for a pod, perhaps.
+        0 => (from, to, port) = (dice.of(&SENDERS[..4]), "ext:world", dice.of(&PORTS[..2])),
+        1 => (from, to, source_port) = ("ext:world", dice.of(&["node:n1", "node:n2"]), dice.of(&PORTS[..2])),
+        // To a backend, directly or by way of its Service.
+        2 => (to, port) = dice.of(&[("default/api", 8080), ("default/api", 53), ("svc:default/api", 80)]),
+        _ => {}
+    }
     let mut step = match dice.below(8) {
         0 => format!("{{from: {from:?}, to: {to:?}, as: {}", dice.of(&["ping", "unreachable"])),
         1..=3 => format!("{{from: {from:?}, to: \"{to}:{port}/udp\", as: udp"),
@@ -138,7 +150,7 @@ fn step(dice: &mut Dice) -> String {
 
 /// Something that is wrong with a frame, or at least unusual.
 fn broken(dice: &mut Dice) -> String {
-    match dice.below(7) {
+    match dice.below(8) {
         0 => format!(", cut: {}", 14 + dice.below(60)),
         1 | 2 => format!(
             ", set: [{{offset: {}, bytes: {:?}}}]",
@@ -146,6 +158,7 @@ fn broken(dice: &mut Dice) -> String {
             format!("{:02x}", dice.below(256))
         ),
         3 => ", fragment: true".to_owned(),
+        6 => format!(", source: {:?}", dice.of(&APPS.map(pod))),
         4 => format!(", ttl: {}", dice.below(3)),
         5 => {
             let vni = dice.of(&["", ", vni: 7"]);
