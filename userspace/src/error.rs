@@ -38,6 +38,9 @@ pub enum Error {
     /// A cluster cannot be planned into rows.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),
+    /// The engine in the kernel.
+    #[error(transparent)]
+    Kernel(#[from] crate::engine::kernel::Error),
     /// A name that is nowhere in the cluster.
     #[error(
         "cannot find {name:?}: no pod, node or host outside is called so: names are ns/pod, node:name, ext:name"

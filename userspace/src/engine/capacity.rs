@@ -48,6 +48,16 @@ impl Capacities {
         Ok(())
     }
 
+    /// What was set for the table of this name, if anything was.
+    pub fn named(&self, table: &str) -> Option<u32> {
+        self.set.get(table).copied()
+    }
+
+    /// Everything that was set: tables' names, and rows.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u32)> + '_ {
+        self.set.iter().map(|(name, rows)| (*name, *rows))
+    }
+
     /// Rows that `T` may hold.
     pub fn rows<T: Table>(&self) -> u32 {
         self.set.get(T::NAME).copied().unwrap_or(T::CAPACITY)

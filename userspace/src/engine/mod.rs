@@ -10,6 +10,7 @@ use crate::plan::Rows;
 
 pub mod capacity;
 pub mod emulator;
+pub mod kernel;
 
 pub use capacity::Capacities;
 

@@ -1,0 +1,507 @@
+//! Engine 1: the packet path in the kernel, for one node.
+//!
+//! [`Kernel::load`] loads the programs with the node's constants, fills the tables the agent writes to, and
+//! takes over the tables the path writes to, if they are pinned. [`Kernel::attach`] then hooks the programs
+//! in. Nothing else touches the kernel's packets.
+//!
+//! ```text
+//! load: programs -> tables filled -> attach: links, each given the new program in one step
+//! ```
+
+mod error;
+mod events;
+mod hook;
+mod netns;
+pub mod object;
+mod pin;
+mod run;
+mod sweep;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, MapData, MapType, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::{EbpfLogger, Level};
+use dataplane::Verdict;
+use dataplane::tables::{
+    Backends, Connection, Connections, Endpoints, Frontends, Identities, IfIndex, Maglev, Masquerade,
+    Masqueraded, Masquerades, Node, Nodes, Policy, Routes, Table, Tuple,
+};
+use dataplane::trace::Record;
+use dataplane::wire::V4;
+use tracing::warn;
+
+pub use error::Error;
+pub use hook::Way;
+pub use pin::Pins;
+pub use sweep::{Sweeper, Swept};
+
+use crate::engine::{Capacities, Clock, Count, Engine, Hook, Outcome};
+use crate::plan::{Change, NodePlan, Rows, diff, peak};
+use error::sentence;
+use events::Events;
+use hook::Hooked;
+use netns::Netns;
+use pin::Layout;
+use table::{ArrayTable, HashTable, LongestTable, Row};
+
+/// Bytes of the ring buffer that reports go through. See `ebpf/src/maps.rs`.
+const RECORDS_BYTES: u32 = 1 << 20;
+/// Where a fixed clock starts, in seconds: a node that has been up for a while.
+const START_S: u32 = 1000;
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::FromUnderlay, Self::FromHost];
+
+    /// The name of its program, which is its word in a walk.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::FromUnderlay => "from_underlay",
+            Self::FromHost => "from_host",
+        }
+    }
+}
+
+/// How a node's packet path is to be loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Rows of each table.
+    pub capacities: Capacities,
+    /// Every stage reports.
+    pub trace: bool,
+    /// Time stands still but for [`Clock::wait`].
+    pub fixed_clock: bool,
+    /// Where what outlives this process is kept; without, nothing does.
+    pub pins: Option<Pins>,
+    /// The node's network namespace; without, the calling thread's.
+    pub netns: Option<PathBuf>,
+}
+
+/// The packet path of one node, in the kernel.
+pub struct Kernel {
+    ebpf: Ebpf,
+    options: Options,
+    netns: Option<Netns>,
+    /// The rows that the tables hold which the agent writes to.
+    rows: Rows<V4>,
+    endpoints: HashTable<Endpoints<V4>>,
+    frontends: HashTable<Frontends<V4>>,
+    maglev: ArrayTable<Maglev>,
+    backends: ArrayTable<Backends<V4>>,
+    connections: HashTable<Connections<V4>>,
+    identities: LongestTable<Identities<V4>>,
+    policy: LongestTable<Policy>,
+    masquerades: HashTable<Masquerades<V4>>,
+    routes: LongestTable<Routes<V4>>,
+    nodes: HashTable<Nodes<V4>>,
+    counts: PerCpuArray<MapData, [u64; 2]>,
+    clock: Array<MapData, u32>,
+    events: Events,
+    /// Says what the programs have logged.
+    flush_log: Option<Box<dyn FnMut() + Send>>,
+    hooked: BTreeMap<(Hook, String), Hooked>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("options", &self.options).field("hooked", &self.hooked).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads the packet path of a node, with its rows. Nothing is hooked in yet.
+    ///
+    /// # Errors
+    /// [`Error::NotBuilt`], [`Error::Object`], [`Error::Refused`]; or what [`Engine::apply`] says.
+    pub fn load(plan: &NodePlan<V4>, options: Options) -> Result<Self, crate::error::Error> {
+        let netns = options.netns.as_deref().map(Netns::open).transpose()?;
+        if let Some(pins) = &options.pins {
+            pins.create()?;
+            for layout in lasting(&options.capacities) {
+                pins.keep_if_alike(layout)?;
+            }
+        }
+        let mut ebpf = object(plan.node, &options)?;
+        let flush_log = program_log(&mut ebpf);
+        for hook in Hook::ALL {
+            load_program(&mut ebpf, hook.program())?;
+        }
+        let mut kernel = Self {
+            endpoints: HashTable::new(take(&mut ebpf, Endpoints::<V4>::NAME)?)?,
+            frontends: HashTable::new(take(&mut ebpf, Frontends::<V4>::NAME)?)?,
+            maglev: ArrayTable::new(take(&mut ebpf, Maglev::NAME)?)?,
+            backends: ArrayTable::new(take(&mut ebpf, Backends::<V4>::NAME)?)?,
+            connections: HashTable::new(take(&mut ebpf, Connections::<V4>::NAME)?)?,
+            identities: LongestTable::new(take(&mut ebpf, Identities::<V4>::NAME)?)?,
+            policy: LongestTable::new(take(&mut ebpf, Policy::NAME)?)?,
+            masquerades: HashTable::new(take(&mut ebpf, Masquerades::<V4>::NAME)?)?,
+            routes: LongestTable::new(take(&mut ebpf, Routes::<V4>::NAME)?)?,
+            nodes: HashTable::new(take(&mut ebpf, Nodes::<V4>::NAME)?)?,
+            counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
+            clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
+            events: Events::new(take(&mut ebpf, RECORDS)?, take(&mut ebpf, LOST)?)?,
+            ebpf,
+            netns,
+            options,
+            rows: Rows::default(),
+            flush_log,
+            hooked: BTreeMap::new(),
+        };
+        kernel.set_clock(START_S)?;
+        kernel.apply(&plan.rows)?;
+        Ok(kernel)
+    }
+
+    /// Hooks the programs into these interfaces, and into no others: what was hooked in before, by this or
+    /// by another process with the same pins, gets the new program in one step, or is taken off.
+    ///
+    /// # Errors
+    /// [`Error::Attach`], [`Error::File`]. What is hooked in already stays so.
+    pub fn attach(&mut self, places: &[(Hook, String)]) -> Result<(), Error> {
+        self.attach_by(Way::best(), places)
+    }
+
+    /// [`Kernel::attach`] in a way of the caller's choice, for kernels and tests.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach`].
+    pub fn attach_by(&mut self, way: Way, places: &[(Hook, String)]) -> Result<(), Error> {
+        let before = std::mem::take(&mut self.hooked);
+        for (hook, interface) in places {
+            let program = scheduled(&mut self.ebpf, hook.program())?;
+            let place = (hook.program(), interface.as_str());
+            let pins = self.options.pins.as_ref();
+            let hooked = inside(self.netns.as_ref(), || hook::attach(program, place, way, pins))??;
+            self.hooked.insert((*hook, interface.clone()), hooked);
+        }
+        if way == Way::Clsact {
+            let gone = before.keys().filter(|place| !self.hooked.contains_key(place));
+            for (hook, interface) in gone {
+                inside(self.netns.as_ref(), || hook::detach_filter(hook.program(), interface))?;
+            }
+        } else if let Some(pins) = &self.options.pins {
+            let keep: Vec<_> =
+                places.iter().map(|(hook, interface)| pins.link(hook.program(), interface)).collect();
+            pins.keep_links(&keep)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the programs off their interfaces, and removes what was pinned. A node without pins needs no
+    /// more than to be dropped, unless its programs are filters.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn remove(mut self) -> Result<(), Error> {
+        for ((hook, interface), hooked) in std::mem::take(&mut self.hooked) {
+            if matches!(hooked, Hooked::Filter) {
+                inside(self.netns.as_ref(), || hook::detach_filter(hook.program(), &interface))?;
+            }
+        }
+        self.options.pins.as_ref().map_or(Ok(()), Pins::remove)
+    }
+
+    /// Loads the programs anew, with tracing on or off, and puts them into the places of these. The tables
+    /// that the path writes to are kept if they are pinned.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`] and [`Kernel::attach`]; these programs go on then.
+    pub fn reload(&mut self, plan: &NodePlan<V4>, trace: bool) -> Result<(), crate::error::Error> {
+        let mut next = Self::load(plan, Options { trace, ..self.options.clone() })?;
+        let places: Vec<_> = self.hooked.keys().cloned().collect();
+        next.attach(&places)?;
+        *self = next;
+        Ok(())
+    }
+
+    /// How many instructions the verifier walked for each program: its limit is a million.
+    ///
+    /// # Errors
+    /// [`Error::Program`].
+    pub fn verified_instructions(&self) -> Result<Vec<(Hook, u32)>, Error> {
+        let mut verified = Vec::new();
+        for hook in Hook::ALL {
+            let program = self.ebpf.program(hook.program()).expect("it was loaded from this object");
+            let info = program
+                .info()
+                .map_err(|why| Error::Program { program: hook.program(), why: sentence(&why) })?;
+            verified.push((hook, info.verified_instruction_count().unwrap_or(0)));
+        }
+        Ok(verified)
+    }
+
+    /// The reports since the last time, in order.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
+        self.events.take()
+    }
+
+    /// Reports that found no room, because nobody took the earlier ones.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn lost(&self) -> Result<u64, Error> {
+        self.events.lost()
+    }
+
+    /// Readable when there are reports.
+    pub fn readable(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.events.readable()
+    }
+
+    /// Whether every stage reports.
+    pub fn tracing(&self) -> bool {
+        self.options.trace
+    }
+
+    /// Room in a table that was asked for by name.
+    fn capacity(&self, table: &'static str, usual: u32) -> u32 {
+        self.options.capacities.named(table).unwrap_or(usual)
+    }
+
+    fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
+        self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
+    }
+
+    fn make(&mut self, change: Change<V4>) -> Result<(), Error> {
+        match change {
+            Change::Endpoint(key, row) => self.endpoints.set(&key, row),
+            Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
+            Change::Slot(index, row) => self.maglev.set(index, row),
+            Change::Backend(index, row) => self.backends.set(index, row),
+            Change::Identity(prefix, row) => self.identities.set(&prefix, row),
+            Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
+            Change::Route(prefix, row) => self.routes.set(&prefix, row),
+            Change::Node(key, row) => self.nodes.set(&key, row),
+        }
+    }
+}
+
+impl Engine<V4> for Kernel {
+    fn apply(&mut self, rows: &Rows<V4>) -> Result<(), crate::error::Error> {
+        for used in peak(&self.rows, rows) {
+            let capacity = self.capacity(used.table, used.capacity);
+            if used.rows > capacity as usize {
+                return Err(crate::error::Error::TableTooSmall { table: used.table, rows: used.rows, capacity });
+            }
+        }
+        for change in diff(&self.rows, rows) {
+            self.make(change)?;
+        }
+        self.rows = rows.clone();
+        Ok(())
+    }
+
+    fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {
+        self.events.take();
+        let program = scheduled(&mut self.ebpf, hook.program())?;
+        let (verdict, frame) =
+            inside(self.netns.as_ref(), || run::run(program, hook.program(), interface, frame))??;
+        Ok(Outcome { verdict, frame, records: self.events.take() })
+    }
+
+    fn connections(&self) -> Result<Vec<(Tuple<V4>, Connection<V4>)>, crate::error::Error> {
+        Ok(self.connections.sorted()?)
+    }
+
+    fn masquerades(&self) -> Result<Vec<(Masquerade<V4>, Masqueraded<V4>)>, crate::error::Error> {
+        Ok(self.masquerades.sorted()?)
+    }
+
+    fn counts(&self) -> Result<Vec<Count>, crate::error::Error> {
+        let mut counts = Vec::new();
+        for index in 0..Verdict::COUNTERS {
+            let values = self.counts.get(&index, 0).map_err(table_failed("read", COUNTS))?;
+            let mut count = Count::default();
+            for [packets, bytes] in values.iter() {
+                count.packets += packets;
+                count.bytes += bytes;
+            }
+            counts.push(count);
+        }
+        Ok(counts)
+    }
+}
+
+impl Clock for Kernel {
+    fn now_s(&self) -> Result<u32, crate::error::Error> {
+        if self.options.fixed_clock {
+            return Ok(self.clock.get(&0, 0).map_err(table_failed("read", CLOCK))?);
+        }
+        Ok(coarse_clock_s())
+    }
+
+    /// Moves a fixed clock on. Where the clock is the kernel's, every flow's end is moved nearer instead.
+    fn wait(&mut self, seconds: u32) -> Result<(), crate::error::Error> {
+        if self.options.fixed_clock {
+            let now_s = self.now_s()?;
+            return Ok(self.set_clock(now_s.saturating_add(seconds))?);
+        }
+        for (key, row) in self.connections.sorted()? {
+            let expires_s = row.expires_s.saturating_sub(seconds);
+            self.connections.set(&key, Some(Connection { expires_s, ..row }))?;
+        }
+        Ok(())
+    }
+}
+
+const COUNTS: &str = "counts";
+const CLOCK: &str = "clock";
+const RECORDS: &str = "records";
+const LOST: &str = "lost";
+
+/// The maps that outlive a process: what the path itself has written.
+fn lasting(capacities: &Capacities) -> [Layout; 5] {
+    fn of<T: Table>(capacities: &Capacities) -> Layout {
+        let (key, row) = (size_of::<T::Key>() as u32, size_of::<T::Row>() as u32);
+        Layout { name: T::NAME, kind: MapType::Hash, key, row, rows: capacities.rows::<T>() }
+    }
+    [
+        of::<Connections<V4>>(capacities),
+        of::<Masquerades<V4>>(capacities),
+        Layout { name: COUNTS, kind: MapType::PerCpuArray, key: 4, row: 16, rows: Verdict::COUNTERS },
+        Layout { name: LOST, kind: MapType::PerCpuArray, key: 4, row: 8, rows: 1 },
+        Layout { name: RECORDS, kind: MapType::RingBuf, key: 0, row: 0, rows: RECORDS_BYTES },
+    ]
+}
+
+/// Makes the maps, and the programs with the node's constants in them.
+fn object(node: Node<V4>, options: &Options) -> Result<Ebpf, Error> {
+    let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
+    let node = Row(node);
+    let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
+    let log = if tracing::enabled!(tracing::Level::DEBUG) { Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
+    loader.btf(None);
+    loader.override_global("NODE", &node, true);
+    loader.override_global("TRACE", &trace, true);
+    loader.override_global("FIXED_CLOCK", &fixed_clock, true);
+    loader.override_global(aya_log::LEVEL, &log, true);
+    for (table, rows) in options.capacities.all() {
+        loader.map_max_entries(table, rows);
+    }
+    if let Some(pins) = &options.pins {
+        for layout in lasting(&options.capacities) {
+            loader.map_pin_path(layout.name, pins.map(layout.name));
+        }
+    }
+    loader.load(bytes).map_err(|why| Error::Object { why: sentence(&why) })
+}
+
+/// The programs' own log, if they write one.
+fn program_log(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut() + Send>> {
+    match EbpfLogger::init(ebpf) {
+        Ok(mut logger) => Some(Box::new(move || logger.flush())),
+        Err(why) => {
+            warn!("no log of the programs: {}", sentence(&why));
+            None
+        }
+    }
+}
+
+/// Takes a map out of the object.
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, Error> {
+    ebpf.take_map(name).ok_or_else(|| Error::Object { why: format!("it has no map {name}") })
+}
+
+/// A map of this engine alone.
+fn typed<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    map: aya::maps::Map,
+    name: &'static str,
+) -> Result<M, Error> {
+    M::try_from(map).map_err(table_failed("open", name))
+}
+
+/// Says why a map of this engine alone could not be used.
+fn table_failed(tried: &'static str, table: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
+    move |why| Error::Table { tried, table, why: sentence(&why) }
+}
+
+/// A program of the object.
+fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| Error::Program { program: name, why: "the object has no such program".to_owned() })?;
+    program.try_into().map_err(|why: ProgramError| Error::Program { program: name, why: sentence(&why) })
+}
+
+/// Has the verifier look at a program.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    match scheduled(ebpf, name)?.load() {
+        Ok(()) => Ok(()),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let text = verifier_log.to_string();
+            let Some(line) = meaningful(&text) else {
+                return Err(Error::Program { program: name, why: io_error.to_string() });
+            };
+            Err(Error::Refused { program: name, line: line.to_owned(), log: keep_log(name, &text) })
+        }
+        Err(why) => Err(Error::Program { program: name, why: sentence(&why) }),
+    }
+}
+
+/// The last line of a verifier's log that says something: statistics come after it.
+fn meaningful(log: &str) -> Option<&str> {
+    let statistics = ["processed ", "verification time ", "stack depth ", "max_states"];
+    let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
+    log.lines().map(str::trim).filter(says).next_back()
+}
+
+/// Writes a verifier's log where people look for it: among what the build makes, if this runs there.
+fn keep_log(program: &str, log: &str) -> PathBuf {
+    let folder = if Path::new("target").is_dir() {
+        Path::new("target/verifier").to_owned()
+    } else {
+        std::env::temp_dir().join("podpath-verifier")
+    };
+    let path = folder.join(format!("{program}.log"));
+    if let Err(why) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, log)) {
+        warn!("cannot write {}: {why}", path.display());
+    }
+    path
+}
+
+/// The clock that the programs ask: the kernel's coarse monotonic one.
+fn coarse_clock_s() -> u32 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, which is there.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    assert_eq!(code, 0, "every Linux has this clock");
+    now.tv_sec as u32
+}
+
+/// Runs `work` in the namespace, or here if there is none.
+fn inside<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, Error> {
+    match netns {
+        Some(netns) => netns.run(work),
+        None => Ok(work()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_says_why_is_found_above_the_statistics() {
+        let log = "0: (b7) r0 = 1\nR3 invalid mem access 'scalar'\nverification time 12 usec\n\
+                   stack depth 0\nprocessed 4284 insns (limit 1000000) max_states_per_insn 7\n\n";
+        assert_eq!(meaningful(log), Some("R3 invalid mem access 'scalar'"));
+        assert_eq!(meaningful("processed 0 insns\n"), None);
+    }
+
+    #[test]
+    fn names_with_dots_have_a_place_among_the_pins() {
+        let pins = Pins::of("lab", "ip-10-0-0-1.internal");
+        assert_eq!(pins.path(), Path::new("/sys/fs/bpf/podpath/lab/ip-10-0-0-1~internal"));
+    }
+}

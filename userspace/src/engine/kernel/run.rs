@@ -1,0 +1,77 @@
+//! One frame through a program, without an interface: the kernel's own test run (`BPF_PROG_TEST_RUN`).
+
+use aya::programs::SchedClassifier;
+use aya::{TestRun, TestRunOptions};
+use dataplane::tables::IfIndex;
+use dataplane::{Reason, Verdict};
+
+use super::error::{Error, sentence};
+
+/// Bytes of the context (`struct __sk_buff`), and where in it are the interface that the frame came in by
+/// and the first two words of the control buffer. The layout is part of the kernel's interface.
+const CONTEXT: usize = 192;
+const INTERFACE: usize = 40;
+const CONTROL: usize = 48;
+
+/// Room for the headers that a tunnel puts before a frame.
+const TUNNEL_BYTES: usize = 50;
+
+/// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
+/// verdict, and the frame as it is then. Only a program that was loaded with tracing on says its verdict.
+pub(super) fn run(
+    program: &SchedClassifier,
+    name: &'static str,
+    interface: IfIndex,
+    frame: &[u8],
+) -> Result<(Verdict, Vec<u8>), Error> {
+    let failed = |why: String| Error::Run { program: name, length: frame.len(), interface: interface.0, why };
+    let mut context = [0; CONTEXT];
+    context[INTERFACE..][..4].copy_from_slice(&interface.0.to_ne_bytes());
+    let mut after = [0; CONTEXT];
+    let mut out = vec![0; frame.len() + TUNNEL_BYTES];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ctx_out: Some(&mut after),
+        // A second run would see what the first made of the frame.
+        repeat: 1,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).map_err(|why| failed(sentence(&why)))?;
+    out.truncate(result.data_size_out as usize);
+    let verdict = verdict(word(&after, CONTROL), IfIndex(word(&after, CONTROL + 4)))
+        .ok_or_else(|| failed("it does not say its verdict: load it with tracing on".to_owned()))?;
+    Ok((verdict, out))
+}
+
+fn word(context: &[u8; CONTEXT], offset: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&context[offset..offset + 4]);
+    u32::from_ne_bytes(bytes)
+}
+
+/// The verdict with this counter: see `Frame::note` in `ebpf/src/platform.rs`.
+fn verdict(counter: u32, interface: IfIndex) -> Option<Verdict> {
+    let drops = Reason::ALL.iter().map(|reason| Verdict::Drop(*reason));
+    [Verdict::Deliver(interface), Verdict::Forward(interface), Verdict::Answer, Verdict::Stack]
+        .into_iter()
+        .chain(drops)
+        .find(|verdict| verdict.counter() == counter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_is_known_by_its_counter() {
+        let delivered = Verdict::Deliver(IfIndex(7));
+        assert_eq!(verdict(delivered.counter(), IfIndex(7)), Some(delivered));
+        for reason in Reason::ALL {
+            let dropped = Verdict::Drop(*reason);
+            assert_eq!(verdict(dropped.counter(), IfIndex(0)), Some(dropped));
+        }
+        assert_eq!(verdict(0, IfIndex(0)), None);
+    }
+}

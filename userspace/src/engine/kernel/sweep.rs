@@ -1,0 +1,159 @@
+//! What is over, out of the tables: the path takes no row away itself.
+//!
+//! 1. A flow whose time is over is removed.
+//! 2. A source port that no flow has any more is removed when that was so twice in a row: between the claim
+//!    of a port and the row of its flow lies a moment in which the port is nobody's.
+//!
+//! How long to wait until the next time follows from how many flows were over. Source: the constants of
+//! Cilium's (`pkg/maps/ctmap`), which wait the longer the less there is to do.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use dataplane::conntrack::{OPENED_BY_HIGH, is_over};
+use dataplane::tables::{Connection, Masquerade, Tuple};
+use dataplane::wire::{Be16, V4};
+
+use super::Kernel;
+use crate::engine::{Clock, Engine};
+use crate::error::Error;
+
+/// The first interval.
+const FIRST: Duration = Duration::from_secs(300);
+/// The shortest.
+const SHORTEST: Duration = Duration::from_secs(10);
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+
+/// What one sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Flows that were over.
+    pub connections: usize,
+    /// Source ports that no flow had.
+    pub masquerades: usize,
+    /// Flows that go on.
+    pub kept: usize,
+}
+
+/// Sweeps a node's tables, and remembers what it must see twice.
+#[derive(Clone, Debug)]
+pub struct Sweeper {
+    /// The source ports that no flow had at the last sweep.
+    idle: HashSet<Masquerade<V4>>,
+    interval: Duration,
+}
+
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self { idle: HashSet::new(), interval: FIRST }
+    }
+}
+
+impl Sweeper {
+    /// How long to wait until the next sweep.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Removes what is over.
+    ///
+    /// # Errors
+    /// The tables could not be read or written.
+    pub fn sweep(&mut self, kernel: &mut Kernel) -> Result<Swept, Error> {
+        let now_s = kernel.now_s()?;
+        let mut swept = Swept::default();
+        let mut named = HashSet::new();
+        // 1.
+        for (tuple, row) in kernel.connections()? {
+            if is_over(&row, now_s) && is_still_over(kernel, &tuple, now_s)? {
+                kernel.connections.set(&tuple, None)?;
+                swept.connections += 1;
+                continue;
+            }
+            swept.kept += 1;
+            named.extend(masquerade(&tuple, &row));
+        }
+        // 2.
+        let mut idle = HashSet::new();
+        for (key, _) in kernel.masquerades()? {
+            if named.contains(&key) {
+                continue;
+            }
+            if self.idle.contains(&key) {
+                kernel.masquerades.set(&key, None)?;
+                swept.masquerades += 1;
+            } else {
+                idle.insert(key);
+            }
+        }
+        self.idle = idle;
+        self.interval = next(self.interval, swept);
+        Ok(swept)
+    }
+}
+
+/// Whether the row has not begun anew since the table was read.
+fn is_still_over(kernel: &Kernel, tuple: &Tuple<V4>, now_s: u32) -> Result<bool, Error> {
+    Ok(kernel.connections.row(tuple)?.is_some_and(|row| is_over(&row, now_s)))
+}
+
+/// The source port that a flow has, if it has one.
+fn masquerade(tuple: &Tuple<V4>, row: &Connection<V4>) -> Option<Masquerade<V4>> {
+    if row.masquerade_port == Be16::default() {
+        return None;
+    }
+    let (remote, remote_port) = if row.flags & OPENED_BY_HIGH == 0 {
+        (tuple.high, tuple.high_port)
+    } else {
+        (tuple.low, tuple.low_port)
+    };
+    Some(Masquerade { remote, remote_port, port: row.masquerade_port, protocol: tuple.protocol, pad: [0; 3] })
+}
+
+/// The interval after a sweep: shorter if more than a quarter of the flows were over, longer if fewer than
+/// one in twenty.
+fn next(interval: Duration, swept: Swept) -> Duration {
+    let over = swept.connections as f64 / (swept.connections + swept.kept).max(1) as f64;
+    let factor = if over > 0.25 {
+        1.0 - over.min(0.9)
+    } else if over < 0.05 {
+        1.5
+    } else {
+        1.0
+    };
+    interval.mul_f64(factor).clamp(SHORTEST, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_come_sooner_when_there_was_much_to_do_and_later_when_there_was_nothing() {
+        let swept = |connections, kept| Swept { connections, masquerades: 0, kept };
+        assert_eq!(next(FIRST, swept(50, 50)), Duration::from_secs(150));
+        assert_eq!(next(FIRST, swept(10, 90)), FIRST);
+        assert_eq!(next(FIRST, swept(0, 0)), Duration::from_secs(450));
+        assert_eq!(next(SHORTEST, swept(99, 1)), SHORTEST);
+        assert_eq!(next(LONGEST, swept(0, 9)), LONGEST);
+    }
+
+    #[test]
+    fn the_port_of_a_flow_is_looked_up_at_its_far_end() {
+        let tuple = Tuple {
+            low: V4([10, 244, 0, 2]),
+            high: V4([203, 0, 113, 7]),
+            low_port: Be16::new(4000),
+            high_port: Be16::new(80),
+            protocol: 6,
+            pad: [0; 3],
+        };
+        let opened_by_low = Connection { masquerade_port: Be16::new(33_000), ..Connection::default() };
+        let found = masquerade(&tuple, &opened_by_low).expect("it has a port");
+        assert_eq!((found.remote, found.remote_port), (tuple.high, tuple.high_port));
+        let opened_by_high = Connection { flags: OPENED_BY_HIGH, ..opened_by_low };
+        assert_eq!(masquerade(&tuple, &opened_by_high).map(|found| found.remote), Some(tuple.low));
+        assert_eq!(masquerade(&tuple, &Connection::default()), None);
+    }
+}

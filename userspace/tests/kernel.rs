@@ -1,0 +1,337 @@
+//! The engine in the kernel: loads, hooks in, outlives its process, leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use dataplane::tables::{Connection, Endpoint, IfIndex, Node, Route, RuleSet};
+use dataplane::wire::{Be16, Mac, V4};
+use dataplane::{Reason, Verdict};
+use userspace::engine::kernel::{Kernel, Options, Pins, Sweeper, Way};
+use userspace::engine::{Clock, Engine, Hook};
+use userspace::plan::{NodePlan, Prefix, Rows};
+
+const POD: V4 = V4([10, 244, 0, 2]);
+const OTHER: V4 = V4([10, 244, 0, 3]);
+const WORLD: V4 = V4([203, 0, 113, 7]);
+const NODE: V4 = V4([10, 240, 0, 4]);
+
+/// A network namespace with interfaces, removed at the end of the test.
+struct Netns {
+    name: String,
+}
+
+impl Netns {
+    fn new(of: &str) -> Self {
+        let name = format!("podpath-test-{}-{of}", std::process::id());
+        ip(&["netns", "add", &name]);
+        let netns = Self { name };
+        for (link, peer) in [("eth0", "far0"), ("pod0", "far1"), ("pod1", "far2")] {
+            netns.ip(&["link", "add", link, "type", "veth", "peer", "name", peer]);
+        }
+        netns
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        let all: Vec<_> = ["-n", self.name.as_str()].iter().chain(arguments).copied().collect();
+        ip(&all);
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    fn interface(&self, link: &str) -> IfIndex {
+        let output = Command::new("ip")
+            .args(["-n", &self.name, "-o", "link", "show", link])
+            .output()
+            .expect("ip is installed");
+        let text = String::from_utf8(output.stdout).expect("ip writes text");
+        let number = text.split(':').next().expect("a line begins with the number");
+        IfIndex(number.trim().parse().unwrap_or_else(|_| panic!("no interface {link}: {text}")))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        ip(&["netns", "del", &self.name]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().expect("ip is installed");
+    assert!(status.success(), "ip {}", arguments.join(" "));
+}
+
+/// Pins that are gone at the end of the test, whatever happens.
+struct Folder(Pins);
+
+impl Folder {
+    fn new(of: &str) -> Self {
+        Self(Pins::of(&format!("test-{}", std::process::id()), of))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.0.remove().expect("pins can be removed");
+    }
+}
+
+fn plan(netns: &Netns) -> NodePlan<V4> {
+    let endpoint = |link, address| Endpoint {
+        interface: netns.interface(link),
+        rules: RuleSet(1),
+        mac: Mac::of(address),
+        isolated: 0,
+        pad: 0,
+    };
+    let mut world = Route { node: V4::default(), id: Default::default(), mac: Mac::BROADCAST, kind: 0, pad: 0 };
+    world.kind = Route::<V4>::WORLD;
+    NodePlan {
+        node: Node {
+            address: NODE,
+            uplink: netns.interface("eth0"),
+            mtu: 1500,
+            vni: 1,
+            seed: 7,
+            mac: Mac::of(NODE),
+            tunnel_port: Be16::new(8472),
+            masquerade_first: 32_768,
+            masquerade_count: 1000,
+        },
+        rows: Rows {
+            endpoints: BTreeMap::from([(POD, endpoint("pod0", POD)), (OTHER, endpoint("pod1", OTHER))]),
+            routes: BTreeMap::from([(Prefix { key: V4::default(), bits: 0 }, world)]),
+            ..Rows::default()
+        },
+        rules: Vec::new(),
+    }
+}
+
+/// A UDP datagram from a pod.
+fn datagram(target: V4, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(Mac::of(POD).0, Mac::GATEWAY.0)
+        .ipv4(POD.0, target.0, 64)
+        .udp(4000, port)
+        .write(&mut frame, b"hello")
+        .expect("a vector takes every byte");
+    frame
+}
+
+fn traced(netns: &Netns, pins: Option<Pins>) -> Options {
+    Options { trace: true, fixed_clock: true, netns: Some(netns.path()), pins, ..Options::default() }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn every_program_loads_and_says_what_the_verifier_walked() {
+    let netns = Netns::new("loads");
+    for trace in [false, true] {
+        let options = Options { trace, netns: Some(netns.path()), ..Options::default() };
+        let start = Instant::now();
+        let kernel = Kernel::load(&plan(&netns), options).unwrap_or_else(|error| panic!("{error}"));
+        let took = start.elapsed();
+        println!("loaded in {took:?}, tracing {trace}");
+        for (hook, verified) in kernel.verified_instructions().expect("the kernel tells") {
+            println!("  {}: {verified} instructions verified", hook.program());
+            assert!(verified > 0 && verified < 500_000, "{} is near the limit of a million", hook.program());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_frame_goes_to_a_pod_to_the_world_or_nowhere() {
+    let netns = Netns::new("push");
+    let plan = plan(&netns);
+    let mut kernel = Kernel::load(&plan, traced(&netns, None)).expect("loads");
+    let pod = netns.interface("pod0");
+
+    let delivered = kernel.push(Hook::FromPod, pod, &datagram(OTHER, 80)).expect("runs");
+    assert_eq!(delivered.verdict, Verdict::Deliver(netns.interface("pod1")));
+    assert_eq!(delivered.frame[..6], Mac::of(OTHER).0);
+    assert!(!delivered.records.is_empty());
+
+    let sent = kernel.push(Hook::FromPod, pod, &datagram(WORLD, 53)).expect("runs");
+    assert_eq!(sent.verdict, Verdict::Forward(plan.node.uplink));
+    assert_eq!(sent.frame[26..30], NODE.0);
+
+    let spoofed = kernel.push(Hook::FromPod, netns.interface("pod1"), &datagram(OTHER, 80)).expect("runs");
+    assert_eq!(spoofed.verdict, Verdict::Drop(Reason::InvalidSource));
+
+    assert_eq!(kernel.connections().expect("readable").len(), 2);
+    assert_eq!(kernel.masquerades().expect("readable").len(), 1);
+    let counts = kernel.counts().expect("readable");
+    assert_eq!(counts[Verdict::Drop(Reason::InvalidSource).counter() as usize].packets, 1);
+    assert_eq!(counts[Verdict::Deliver(IfIndex(0)).counter() as usize].bytes, datagram(OTHER, 80).len() as u64);
+    assert_eq!(kernel.lost().expect("readable"), 0);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_is_over_is_swept_and_a_source_port_only_at_the_second_sight() {
+    let netns = Netns::new("sweep");
+    let mut kernel = Kernel::load(&plan(&netns), traced(&netns, None)).expect("loads");
+    let pod = netns.interface("pod0");
+    kernel.push(Hook::FromPod, pod, &datagram(WORLD, 53)).expect("runs");
+    let mut sweeper = Sweeper::default();
+    let swept = sweeper.sweep(&mut kernel).expect("sweeps");
+    assert_eq!((swept.connections, swept.masquerades, swept.kept), (0, 0, 1));
+    kernel.wait(61).expect("the clock is ours");
+    let swept = sweeper.sweep(&mut kernel).expect("sweeps");
+    assert_eq!((swept.connections, swept.masquerades, swept.kept), (1, 0, 0));
+    assert_eq!(kernel.masquerades().expect("readable").len(), 1);
+    let swept = sweeper.sweep(&mut kernel).expect("sweeps");
+    assert_eq!((swept.connections, swept.masquerades, swept.kept), (0, 1, 0));
+    assert!(kernel.masquerades().expect("readable").is_empty());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn rows_follow_the_plan_and_a_table_too_small_is_named_before_anything_changes() {
+    let netns = Netns::new("apply");
+    let plan = plan(&netns);
+    let mut options = traced(&netns, None);
+    options.capacities.set("endpoints", 2).expect("there is such a table");
+    let mut kernel = Kernel::load(&plan, options).expect("loads");
+    let mut more = plan.rows.clone();
+    let row = more.endpoints[&POD];
+    more.endpoints.insert(V4([10, 244, 0, 9]), row);
+    let refused = kernel.apply(&more).expect_err("three do not fit");
+    assert!(refused.to_string().contains("endpoints"), "{refused}");
+    let mut fewer = plan.rows.clone();
+    fewer.endpoints.remove(&OTHER);
+    kernel.apply(&fewer).expect("one fits");
+    let sent = kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(OTHER, 80)).expect("runs");
+    assert_eq!(sent.verdict, Verdict::Forward(plan.node.uplink), "the pod is gone: the world's route is left");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
+    let netns = Netns::new("restart");
+    let folder = Folder::new("restart");
+    let plan = plan(&netns);
+    let places = [
+        (Hook::FromUnderlay, "eth0".to_owned()),
+        (Hook::FromPod, "pod0".to_owned()),
+        (Hook::FromPod, "pod1".to_owned()),
+    ];
+    let mut first = Kernel::load(&plan, traced(&netns, Some(folder.0.clone()))).expect("loads");
+    first.attach(&places).expect("attaches");
+    first.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
+    let flows = first.connections().expect("readable");
+    assert_eq!(flows.len(), 1);
+    drop(first);
+    assert_eq!(links(&folder), ["from_pod-pod0", "from_pod-pod1", "from_underlay-eth0"]);
+    assert_eq!(hooked(&netns, "pod0"), 1, "the program outlives its process");
+
+    let mut second = Kernel::load(&plan, traced(&netns, Some(folder.0.clone()))).expect("loads");
+    assert_eq!(second.connections().expect("readable"), flows);
+    second.attach(&places[..2]).expect("attaches");
+    assert_eq!(links(&folder), ["from_pod-pod0", "from_underlay-eth0"]);
+    assert_eq!((hooked(&netns, "pod0"), hooked(&netns, "pod1")), (1, 0));
+
+    second.reload(&plan, false).expect("reloads");
+    assert!(!second.tracing());
+    assert_eq!(second.connections().expect("readable"), flows);
+    assert_eq!(hooked(&netns, "pod0"), 1, "one program took the other's place");
+
+    second.remove().expect("removes");
+    assert!(!folder.0.exists());
+    assert_eq!(hooked(&netns, "pod0"), 0);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pinned_table_of_another_size_is_replaced_and_an_interface_of_the_same_name_is_hooked_anew() {
+    let netns = Netns::new("layout");
+    let folder = Folder::new("layout");
+    let plan = plan(&netns);
+    let places = [(Hook::FromPod, "pod0".to_owned())];
+    let mut first = Kernel::load(&plan, traced(&netns, Some(folder.0.clone()))).expect("loads");
+    first.attach(&places).expect("attaches");
+    first.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
+    drop(first);
+    netns.ip(&["link", "del", "pod0"]);
+    netns.ip(&["link", "add", "pod0", "type", "veth", "peer", "name", "far1"]);
+
+    let mut options = traced(&netns, Some(folder.0.clone()));
+    options.capacities.set("conntrack", 64).expect("there is such a table");
+    let mut second = Kernel::load(&plan, options).expect("loads");
+    assert!(second.connections().expect("readable").is_empty());
+    assert_eq!(second.masquerades().expect("readable").len(), 1, "this one is as it was");
+    second.attach(&places).expect("attaches");
+    assert_eq!(hooked(&netns, "pod0"), 1);
+    second.remove().expect("removes");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn without_tcx_a_program_is_a_filter() {
+    let netns = Netns::new("clsact");
+    let plan = plan(&netns);
+    let places = [(Hook::FromPod, "pod0".to_owned())];
+    let filters = || {
+        let output = Command::new("tc").args(["-n", &netns.name, "filter", "show", "dev", "pod0", "ingress"]).output();
+        let text = String::from_utf8(output.expect("tc is installed").stdout).expect("tc writes text");
+        text.lines().filter(|line| line.contains("direct-action")).count()
+    };
+    let mut kernel = Kernel::load(&plan, traced(&netns, None)).expect("loads");
+    kernel.attach_by(Way::Clsact, &places).expect("attaches");
+    assert_eq!(filters(), 1);
+    kernel.attach_by(Way::Clsact, &places).expect("attaches again");
+    assert_eq!(filters(), 1, "one took the other's place");
+    kernel.remove().expect("removes");
+    assert_eq!(filters(), 0);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn an_interface_that_does_not_exist_is_named() {
+    let netns = Netns::new("missing");
+    let mut kernel = Kernel::load(&plan(&netns), traced(&netns, None)).expect("loads");
+    let refused = kernel.attach(&[(Hook::FromPod, "nowhere".to_owned())]).expect_err("there is none");
+    assert_eq!(refused.to_string(), "cannot attach from_pod to nowhere: interface does not exist");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn time_that_passes_brings_every_flow_nearer_to_its_end_also_on_the_kernels_own_clock() {
+    let netns = Netns::new("clock");
+    let options = Options { fixed_clock: false, ..traced(&netns, None) };
+    let mut kernel = Kernel::load(&plan(&netns), options).expect("loads");
+    kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
+    let end = |kernel: &Kernel| -> Connection<V4> { kernel.connections().expect("readable")[0].1 };
+    let before = end(&kernel).expires_s;
+    assert!(before > kernel.now_s().expect("there is a clock"));
+    kernel.wait(30).expect("rows can be written");
+    assert_eq!(end(&kernel).expires_s, before - 30);
+}
+
+/// The names of pinned links.
+fn links(folder: &Folder) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.0.path().join("links")).expect("the folder is there");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// How many programs hang on the ingress of an interface.
+fn hooked(netns: &Netns, link: &str) -> usize {
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let file = std::fs::File::open(netns.path()).expect("the namespace is there");
+            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("this is root");
+            aya::programs::SchedClassifier::query_tcx(link, aya::programs::TcAttachType::Ingress)
+                .expect("the interface is there")
+                .1
+                .len()
+        });
+        asked.join().expect("asking does not panic")
+    })
+}
