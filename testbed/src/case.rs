@@ -17,7 +17,6 @@
 //! empty line between packets.
 
 mod frame;
-pub mod random;
 mod rows;
 pub mod script;
 
@@ -96,16 +95,8 @@ impl Case {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text =
             fs::read_to_string(path).map_err(|why| Error::File { path: path.display().to_string(), why })?;
-        Self::parse(path, &text)
-    }
-
-    /// Reads a case that is not in a file; `path` is where it would be.
-    ///
-    /// # Errors
-    /// [`Error::Content`].
-    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let content = |why: String| Error::Content { path: path.display().to_string(), why };
-        let script = Script::parse(text).map_err(content)?;
+        let script = Script::parse(&text).map_err(content)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut objects = Objects::default();
         for include in &script.include {

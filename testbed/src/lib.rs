@@ -15,4 +15,3 @@ pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod traffic;
-pub mod twins;
