@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 use serde::Serialize;
+use userspace::engine::kernel::object::OBJECT;
 
 use crate::link::{End, pair};
 use crate::netns::Netns;
@@ -43,6 +44,7 @@ pub fn examine() -> Vec<Finding> {
         finding("Linux 6.6 or newer", EBPF, kernel(), "boot a kernel from 6.6 on: older ones have no tcx"),
         finding("network namespaces", LIVE, namespace(), "allow CAP_SYS_ADMIN: docker run --privileged"),
         finding("veth pairs", LIVE, veth(), "load the module: modprobe veth"),
+        finding("eBPF object", EBPF, object(), "build it in: make setup, then build again"),
         finding(
             "bpf system call",
             EBPF,
@@ -130,6 +132,14 @@ fn bpf() -> Result<String, String> {
     // SAFETY: the descriptor is ours alone, and not used again.
     unsafe { libc::close(made as libc::c_int) };
     Ok("made a map".to_owned())
+}
+
+/// Whether the build step made the programs; why not, in the first line of its report.
+fn object() -> Result<String, String> {
+    match OBJECT {
+        Ok(bytes) => Ok(format!("{} bytes, built in", bytes.len())),
+        Err(why) => Err(why.lines().next().unwrap_or(why).to_owned()),
+    }
 }
 
 fn bpffs() -> Result<String, String> {

@@ -33,3 +33,12 @@ fn every_case_says_in_its_first_line_what_it_shows() {
         assert!(sentence.starts_with("# ") && sentence.ends_with('.'), "{}: {sentence:?}", path.display());
     }
 }
+
+#[test]
+fn a_case_that_is_run_again_gives_the_same_walks_frames_and_rows() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    for path in case::all(&folder).expect("the cases can be listed") {
+        let case = Case::read(&path).expect("reads");
+        assert_eq!(case.emulate().expect("runs"), case.emulate().expect("runs"), "{}", path.display());
+    }
+}

@@ -35,6 +35,22 @@ pub enum Error {
         /// Its address.
         address: std::net::IpAddr,
     },
+    /// An agent is asked about a path that it has not brought up.
+    #[error("cannot say anything of node {node}: its agent has no cluster yet; send it one first")]
+    Idle {
+        /// The node.
+        node: String,
+    },
+    /// A link that the cluster's pods hang on is not there.
+    #[error("cannot number link {link} of node {node}: {why}; build the node's links first")]
+    NoLink {
+        /// The node.
+        node: String,
+        /// Its link.
+        link: String,
+        /// What the kernel says.
+        why: &'static str,
+    },
     /// A cluster cannot be planned into rows.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),

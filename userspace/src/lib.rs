@@ -1,5 +1,6 @@
 //! The agent: what the user asked for, planned into the packet path's tables, and the engines that hold them.
 
+pub mod agent;
 pub mod engine;
 pub mod error;
 pub mod ipam;

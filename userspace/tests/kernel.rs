@@ -87,7 +87,8 @@ fn plan(netns: &Netns) -> NodePlan<V4> {
         isolated: 0,
         pad: 0,
     };
-    let mut world = Route { node: V4::default(), id: Default::default(), mac: Mac::BROADCAST, kind: 0, pad: 0 };
+    let mut world =
+        Route { node: V4::default(), id: Default::default(), mac: Mac::BROADCAST, kind: 0, pad: 0 };
     world.kind = Route::<V4>::WORLD;
     NodePlan {
         node: Node {
@@ -166,7 +167,10 @@ fn a_frame_goes_to_a_pod_to_the_world_or_nowhere() {
     assert_eq!(kernel.masquerades().expect("readable").len(), 1);
     let counts = kernel.counts().expect("readable");
     assert_eq!(counts[Verdict::Drop(Reason::InvalidSource).counter() as usize].packets, 1);
-    assert_eq!(counts[Verdict::Deliver(IfIndex(0)).counter() as usize].bytes, datagram(OTHER, 80).len() as u64);
+    assert_eq!(
+        counts[Verdict::Deliver(IfIndex(0)).counter() as usize].bytes,
+        datagram(OTHER, 80).len() as u64
+    );
     assert_eq!(kernel.lost().expect("readable"), 0);
 }
 
@@ -206,7 +210,11 @@ fn rows_follow_the_plan_and_a_table_too_small_is_named_before_anything_changes()
     fewer.endpoints.remove(&OTHER);
     kernel.apply(&fewer).expect("one fits");
     let sent = kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(OTHER, 80)).expect("runs");
-    assert_eq!(sent.verdict, Verdict::Forward(plan.node.uplink), "the pod is gone: the world's route is left");
+    assert_eq!(
+        sent.verdict,
+        Verdict::Forward(plan.node.uplink),
+        "the pod is gone: the world's route is left"
+    );
 }
 
 #[test]
@@ -276,7 +284,8 @@ fn without_tcx_a_program_is_a_filter() {
     let plan = plan(&netns);
     let places = [(Hook::FromPod, "pod0".to_owned())];
     let filters = || {
-        let output = Command::new("tc").args(["-n", &netns.name, "filter", "show", "dev", "pod0", "ingress"]).output();
+        let output =
+            Command::new("tc").args(["-n", &netns.name, "filter", "show", "dev", "pod0", "ingress"]).output();
         let text = String::from_utf8(output.expect("tc is installed").stdout).expect("tc writes text");
         text.lines().filter(|line| line.contains("direct-action")).count()
     };

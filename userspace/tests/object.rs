@@ -2,10 +2,7 @@
 
 use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
-
-#[path = "../src/engine/kernel/object.rs"]
-#[expect(unreachable_pub, reason = "public in the crate")]
-mod object;
+use userspace::engine::kernel::object::OBJECT;
 
 /// Loads one program; which maps and which kind of program it is, the object tells.
 fn load(program: &mut Program) -> Result<(), ProgramError> {
@@ -22,7 +19,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
 #[test]
 #[ignore = "needs root: make test"]
 fn every_program_passes_the_verifier() {
-    let bytes = object::OBJECT.unwrap_or_else(|missing| panic!("{missing}"));
+    let bytes = OBJECT.unwrap_or_else(|missing| panic!("{missing}"));
     let mut loaded = Ebpf::load(bytes).unwrap_or_else(|error| panic!("cannot load the object: {error:?}"));
     let mut names: Vec<String> = loaded.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();

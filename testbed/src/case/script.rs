@@ -277,7 +277,7 @@ fn hex(text: &str) -> Result<Vec<u8>, String> {
         .map(|char| char.to_digit(16).map(|digit| digit as u8))
         .collect::<Option<_>>()
         .ok_or_else(|| format!("{text:?} are not hexadecimal digits"))?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(format!("{text:?} has an odd number of hexadecimal digits"));
     }
     Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())

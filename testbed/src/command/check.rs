@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use testbed::dataplane::Name;
+use testbed::dataplane::ebpf::Ebpf;
 use testbed::dataplane::emulator::Emulated;
+use testbed::dataplane::{Dataplane as _, Name};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
 use testbed::output::{self, Format, Paint};
 use testbed::probe::live::Live;
-use testbed::probe::{self, Flow, Grid, read_flows};
+use testbed::probe::{self, Flow, Grid, Prober, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
 use userspace::model::{Cluster, Protocol};
@@ -49,9 +50,10 @@ impl Asked {
 }
 
 /// Those that can be checked.
-pub(crate) const ABLE: [Dataplane; 3] = [Dataplane::Emulator, Dataplane::Chains, Dataplane::Routed];
+pub(crate) const ABLE: [Dataplane; 4] =
+    [Dataplane::Ebpf, Dataplane::Emulator, Dataplane::Chains, Dataplane::Routed];
 /// Those of them that know Services and policies.
-const COMPLETE: [Dataplane; 2] = [Dataplane::Emulator, Dataplane::Chains];
+const COMPLETE: [Dataplane; 3] = [Dataplane::Ebpf, Dataplane::Emulator, Dataplane::Chains];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
@@ -103,7 +105,10 @@ fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
 fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
     match subject {
         Subject::Live(state) if subject.runs_on() == Some(dataplane) => {
-            measure_up(&state.cluster, dataplane, flows, &Interrupt::watch()?)
+            let (cluster, interrupt) = (&state.cluster, Interrupt::watch()?);
+            let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+            let listeners = lab::listeners(&cluster.name);
+            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners, &interrupt))
         }
         _ => measure_described(subject.cluster(), dataplane, flows),
     }
@@ -134,33 +139,43 @@ fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -
     let building = Progress::start(format!("bringing up {} pods on {dataplane}", twin.pods.len()));
     let lab = Lab::up(Vec::new(), twin.clone(), dataplane.word(), &interrupt)?;
     drop(building);
-    let measured = measure_up(&twin, dataplane, flows, &interrupt);
+    let measuring = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
+    let measured = with_prober(&twin, dataplane, &interrupt, |prober| Grid::measure(cluster, flows, prober));
+    drop(measuring);
     let removing = Progress::start("removing the cluster");
     let removed = lab.down();
     drop(removing);
-    let mut grid = measured?;
+    let grid = measured?;
     removed?;
-    grid.cluster.clone_from(&cluster.name);
     Ok(grid)
 }
 
-/// On a cluster that is up; a dataplane that is not a program of its own runs as long as this takes.
-fn measure_up(
+/// Asks on links that are up, with a dataplane that runs as long as this takes.
+fn with_prober(
     cluster: &Cluster,
     dataplane: Dataplane,
-    flows: Vec<Flow>,
     interrupt: &Interrupt,
+    ask: impl FnOnce(&mut dyn Prober) -> anyhow::Result<Grid>,
 ) -> anyhow::Result<Grid> {
-    let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
     let mut prober = Live::new(cluster, dataplane.word(), lab::listeners(&cluster.name), interrupt);
-    if dataplane != Dataplane::Chains {
-        return Grid::measure(cluster, flows, &mut prober);
+    match dataplane {
+        Dataplane::Ebpf => {
+            let mut ebpf = Ebpf::traced();
+            ebpf.start(&Topology::existing(cluster.clone(), ebpf.layout()))?;
+            let measured = ask(&mut prober.told_by(Box::new(|| ebpf.take_decisions())));
+            ebpf.stop()?;
+            measured
+        }
+        Dataplane::Chains => {
+            let mut chains = Name::Chains.dataplane();
+            chains.start(&Topology::existing(cluster.clone(), chains.layout()))?;
+            let measured = ask(&mut prober);
+            chains.stop()?;
+            measured
+        }
+        // Routes are part of the links.
+        _ => ask(&mut prober),
     }
-    let mut chains = Name::Chains.dataplane();
-    chains.start(&Topology::existing(cluster.clone(), chains.layout()))?;
-    let measured = Grid::measure(cluster, flows, &mut prober);
-    chains.stop()?;
-    measured
 }
 
 /// A name for a throw-away twin of a cluster: at most 40 bytes, and nobody else's.

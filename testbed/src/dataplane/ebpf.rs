@@ -1,38 +1,74 @@
-//! `ebpf`: the packet path in the kernel, loaded from this process, gone with it. What `podpath-agent` does
-//! on a node that is to stay.
+//! `ebpf`: the packet path in the kernel, loaded by this process and gone with it.
+//!
+//! One thread keeps what is loaded: it takes the reports out of the kernel before their buffers are full,
+//! sweeps what is over, and applies changes.
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use ::dataplane::tables::IfIndex;
+use dataplane::tables::IfIndex;
+use dataplane::trace::Stage;
+use dataplane::wire::V4;
 use nix::net::if_::if_nametoindex;
 use userspace::engine::kernel::{Kernel, Options, Sweeper};
 use userspace::engine::{Engine, Hook};
-use userspace::plan::{Links, plan};
+use userspace::observe::walk::{Event, Names, Step};
+use userspace::plan::{Links, NodePlan, Plan};
 
 use super::{Dataplane, Error, Name};
 use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
 
+/// How often reports are taken out of the kernel: its buffers hold some ten thousand.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ebpf {
-    nodes: Vec<Station>,
+    trace: bool,
+    running: Option<Running>,
 }
 
-/// The programs and tables of one node, and who sweeps them.
-struct Station {
-    name: String,
-    kernel: Arc<Mutex<Kernel>>,
-    running: Arc<AtomicBool>,
-    sweeper: Option<JoinHandle<()>>,
+/// The thread that keeps the nodes.
+#[derive(Debug)]
+struct Running {
+    orders: mpsc::Sender<Order>,
+    thread: JoinHandle<Result<(), userspace::error::Error>>,
+    names: Names,
 }
 
-impl fmt::Debug for Station {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Station").field("name", &self.name).finish_non_exhaustive()
+/// What the thread can be asked for.
+#[derive(Debug)]
+enum Order {
+    /// Go on with these plans, a node each.
+    Apply(Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>),
+    /// What was decided since the last time.
+    Steps(mpsc::Sender<Vec<Step>>),
+}
+
+/// A node's plan, and where its programs belong.
+#[derive(Debug)]
+struct Planned {
+    plan: NodePlan<V4>,
+    places: Vec<(Hook, String)>,
+}
+
+impl Ebpf {
+    /// Every stage reports, which costs time: [`Ebpf::take_decisions`] then knows who decided.
+    pub fn traced() -> Self {
+        Self { trace: true, running: None }
+    }
+
+    /// What policies decided and why packets were dropped since the last time, and what things are called.
+    /// Nothing if it does not run.
+    pub fn take_decisions(&mut self) -> (Vec<Step>, Names) {
+        let Some(running) = &self.running else { return Default::default() };
+        let (answer, steps) = mpsc::channel();
+        // A thread that has ended has nothing to tell, and its end is told when it is stopped.
+        let asked = running.orders.send(Order::Steps(answer)).is_ok();
+        let steps = if asked { steps.recv().unwrap_or_default() } else { Vec::new() };
+        (steps, running.names.clone())
     }
 }
 
@@ -46,100 +82,108 @@ impl Dataplane for Ebpf {
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
+        let (planned, names) = planned(topology)?;
         let mut nodes = Vec::new();
-        for node in &topology.cluster().nodes {
-            nodes.push(Station::new(topology, &node.name)?);
+        for (node, Planned { plan, places }) in topology.cluster().nodes.iter().zip(planned) {
+            let netns = Some(topology.node(&node.name).path());
+            let options = Options { trace: self.trace, netns, ..Options::default() };
+            let mut kernel = Kernel::load(&plan, options)?;
+            kernel.attach(&places).map_err(userspace::error::Error::from)?;
+            nodes.push((kernel, Sweeper::default()));
         }
-        self.nodes = nodes;
+        let (orders, received) = mpsc::channel();
+        let thread = std::thread::spawn(move || keep(nodes, &received));
+        self.running = Some(Running { orders, thread, names });
         Ok(())
     }
 
     fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        self.nodes.iter().try_for_each(|station| station.apply(topology))
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let (planned, names) = planned(topology)?;
+        let (answer, applied) = mpsc::channel();
+        if running.orders.send(Order::Apply(planned, answer)).is_ok()
+            && let Ok(applied) = applied.recv()
+        {
+            applied?;
+            running.names = names;
+            return Ok(());
+        }
+        self.stop()
     }
 
     fn stop(&mut self) -> Result<(), Error> {
-        self.nodes.clear();
-        Ok(())
+        let Some(Running { orders, thread, .. }) = self.running.take() else { return Ok(()) };
+        drop(orders);
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
 }
 
-impl Station {
-    fn new(topology: &Topology, name: &str) -> Result<Self, Error> {
-        let (links, places) = links(topology, name)?;
-        let plan = plan(topology.cluster(), name, &links).map_err(userspace::error::Error::from)?;
-        let netns = Some(topology.node(name).path());
-        let mut kernel = Kernel::load(&plan, Options { netns, ..Options::default() })?;
-        kernel.attach(&places).map_err(userspace::error::Error::from)?;
-        let (kernel, running) = (Arc::new(Mutex::new(kernel)), Arc::new(AtomicBool::new(true)));
-        let mut station = Self { name: name.to_owned(), kernel, running, sweeper: None };
-        let (kernel, running) = (Arc::clone(&station.kernel), Arc::clone(&station.running));
-        station.sweeper = Some(thread::spawn(move || sweep(&kernel, &running)));
-        Ok(station)
+/// What each node must hold, on the links that it has.
+fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
+    let cluster = topology.cluster();
+    let plan = Plan::<V4>::of(cluster).map_err(userspace::error::Error::from)?;
+    let (mut planned, mut links) = (Vec::new(), Vec::new());
+    for node in &cluster.nodes {
+        let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
+        let sides: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
+        let netns = topology.node(&node.name);
+        let numbered = netns.run(|| -> Result<Links, nix::Error> {
+            let number = |link: &str| if_nametoindex(link).map(IfIndex);
+            let pods = sides.iter().map(|(pod, side)| Ok((pod.clone(), number(side)?)));
+            Ok(Links { uplink: number(UPLINK)?, pods: pods.collect::<Result<_, nix::Error>>()? })
+        })?;
+        let numbered =
+            numbered.map_err(|errno| Error::Number { netns: netns.name().to_owned(), why: errno })?;
+        let ends = [(Hook::FromUnderlay, UPLINK.to_owned()), (Hook::FromHost, HOST_PEER.to_owned())];
+        let places = sides.into_values().map(|side| (Hook::FromPod, side)).chain(ends).collect();
+        let plan = plan.node(&node.name, &numbered).map_err(userspace::error::Error::from)?;
+        planned.push(Planned { plan, places });
+        links.push(numbered);
     }
-
-    fn apply(&self, topology: &Topology) -> Result<(), Error> {
-        let (links, places) = links(topology, &self.name)?;
-        let plan = plan(topology.cluster(), &self.name, &links).map_err(userspace::error::Error::from)?;
-        let mut kernel = lock(&self.kernel);
-        // A program that meets no row yet drops; the rows come first all the same.
-        kernel.apply(&plan.rows)?;
-        kernel.attach(&places).map_err(userspace::error::Error::from)?;
-        Ok(())
-    }
+    let plans = planned.iter().map(|one| one.plan.clone());
+    let names = Names::of(cluster, &plan, links.iter().zip(plans));
+    Ok((planned, names))
 }
 
-impl Drop for Station {
-    fn drop(&mut self) {
-        self.running.store(false, Ordering::Relaxed);
-        if let Some(sweeper) = self.sweeper.take() {
-            sweeper.thread().unpark();
-            if sweeper.join().is_err() {
-                tracing::error!("the thread that sweeps node {} has panicked", self.name);
+/// The thread: ends, and takes everything off, when nobody can give orders any more.
+fn keep(
+    mut nodes: Vec<(Kernel, Sweeper)>,
+    orders: &mpsc::Receiver<Order>,
+) -> Result<(), userspace::error::Error> {
+    let mut decisions = Vec::new();
+    let mut swept = Instant::now();
+    loop {
+        let order = orders.recv_timeout(GLANCE);
+        for (node, (kernel, _)) in nodes.iter_mut().enumerate() {
+            let records = kernel.take_records().into_iter();
+            let decided =
+                records.filter(|record| [Stage::Policy as u8, Stage::Drop as u8].contains(&record.stage));
+            decisions.extend(decided.map(|record| Step { packet: 0, event: Event::Stage { node, record } }));
+        }
+        match order {
+            // Nobody waits for the answer any more if it cannot be sent.
+            Ok(Order::Steps(answer)) => drop(answer.send(std::mem::take(&mut decisions))),
+            Ok(Order::Apply(planned, answer)) => drop(answer.send(apply(&mut nodes, &planned))),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        for (kernel, sweeper) in &mut nodes {
+            if swept.elapsed() >= sweeper.interval() {
+                sweeper.sweep(kernel)?;
+                swept = Instant::now();
             }
         }
     }
-}
-
-/// Removes what is over, now and then, as long as the node runs.
-fn sweep(kernel: &Mutex<Kernel>, running: &AtomicBool) {
-    let mut sweeper = Sweeper::default();
-    let mut last = Instant::now();
-    while running.load(Ordering::Relaxed) {
-        let left = sweeper.interval().saturating_sub(last.elapsed());
-        if !left.is_zero() {
-            thread::park_timeout(left);
-            continue;
-        }
-        if let Err(error) = sweeper.sweep(&mut lock(kernel)) {
-            tracing::warn!("{error}");
-        }
-        last = Instant::now();
+    for (kernel, _) in nodes {
+        kernel.remove()?;
     }
+    Ok(())
 }
 
-/// The links of a node as the planner wants them, and where programs go.
-fn links(topology: &Topology, node: &str) -> Result<(Links, Vec<(Hook, String)>), Error> {
-    let pods = topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network);
-    let pods: Vec<(String, String)> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
-    let netns = topology.node(node);
-    let found = netns.run(|| {
-        let index = |link: &str| {
-            let missing = |_| Error::NoLink { link: link.to_owned(), netns: netns.name().to_owned() };
-            if_nametoindex(link).map(IfIndex).map_err(missing)
-        };
-        let mut links = Links { uplink: index(UPLINK)?, ..Links::default() };
-        for (id, link) in &pods {
-            links.pods.insert(id.clone(), index(link)?);
-        }
-        Ok::<_, Error>(links)
-    })??;
-    let mut places = vec![(Hook::FromUnderlay, UPLINK.to_owned()), (Hook::FromHost, HOST_PEER.to_owned())];
-    places.extend(pods.into_iter().map(|(_, link)| (Hook::FromPod, link)));
-    Ok((found, places))
-}
-
-/// A panic elsewhere leaves no table half written: rows are written one by one, whole.
-fn lock(kernel: &Mutex<Kernel>) -> MutexGuard<'_, Kernel> {
-    kernel.lock().unwrap_or_else(PoisonError::into_inner)
+fn apply(nodes: &mut [(Kernel, Sweeper)], planned: &[Planned]) -> Result<(), userspace::error::Error> {
+    for ((kernel, _), Planned { plan, places }) in nodes.iter_mut().zip(planned) {
+        kernel.apply(&plan.rows)?;
+        kernel.attach(places)?;
+    }
+    Ok(())
 }

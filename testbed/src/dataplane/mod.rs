@@ -92,22 +92,20 @@ pub enum Error {
     /// A link.
     #[error(transparent)]
     Link(#[from] link::Error),
-    /// The packet path in the kernel, or its plan.
-    #[error(transparent)]
-    Userspace(#[from] userspace::error::Error),
-    /// A link that the topology makes is not there.
-    #[error(
-        "cannot attach to link {link} in network namespace {netns}: there is none; was the cluster changed?"
-    )]
-    NoLink {
-        /// Its name.
-        link: String,
-        /// The node's namespace.
-        netns: String,
-    },
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
+    /// `ebpf` itself.
+    #[error(transparent)]
+    Ebpf(#[from] userspace::error::Error),
+    /// A link that should be there is not.
+    #[error("cannot number the links of {netns}: {why}; was the cluster changed by hand?")]
+    Number {
+        /// Its namespace.
+        netns: String,
+        /// The kernel's reason.
+        why: nix::Error,
+    },
     /// `wire` has two ends.
     #[error(
         "cannot run `wire` on cluster {cluster}: it joins the first two pods with links, and there are fewer"

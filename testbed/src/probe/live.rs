@@ -1,11 +1,15 @@
 //! A prober for a cluster that is up: [`super::sockets`] between its namespaces.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::Reason;
+use dataplane::trace::Stage;
+use dataplane::wire::{Address as _, V4, V6};
 use userspace::model::{Backend, Cluster, Protocol, ServicePort, Who};
+use userspace::observe::walk::{Event, Names, Step};
 
-use super::sockets::{Dial, dial_all};
+use super::sockets::{Dial, Dialled, dial_all};
 use super::{Flow, Measured, Prober};
 use crate::interrupt::Interrupt;
 use crate::listen::{self, Client, Listener};
@@ -28,13 +32,16 @@ pub enum Error {
     Listen(Vec<String>),
 }
 
+/// Takes what a dataplane reported since the last time, and what things are called in it.
+pub type Decisions<'a> = Box<dyn FnMut() -> (Vec<Step>, Names) + 'a>;
+
 /// Asks with real sockets, on whichever dataplane the cluster runs.
-#[derive(Debug)]
 pub struct Live<'a> {
     cluster: &'a Cluster,
     dataplane: &'static str,
     listeners: Client,
     interrupt: Interrupt,
+    decisions: Option<Decisions<'a>>,
 }
 
 impl<'a> Live<'a> {
@@ -45,7 +52,12 @@ impl<'a> Live<'a> {
         listeners: Client,
         interrupt: &Interrupt,
     ) -> Self {
-        Self { cluster, dataplane, listeners, interrupt: interrupt.clone() }
+        Self { cluster, dataplane, listeners, interrupt: interrupt.clone(), decisions: None }
+    }
+
+    /// The same, told by the dataplane who decided and why packets were dropped.
+    pub fn told_by(self, decisions: Decisions<'a>) -> Self {
+        Self { decisions: Some(decisions), ..self }
     }
 
     /// The flow as the sender's socket sees it.
@@ -81,6 +93,43 @@ impl<'a> Live<'a> {
     }
 }
 
+/// Reports, by the ends of flows: address, port, protocol.
+struct Told(HashMap<(V6, u16, u8), Vec<Step>>);
+
+impl Told {
+    fn of(steps: Vec<Step>) -> Self {
+        let mut told: HashMap<_, Vec<Step>> = HashMap::new();
+        for step in steps {
+            if let Event::Stage { record, .. } = &step.event {
+                let ends = [(record.source, record.source_port), (record.target, record.target_port)];
+                for (address, port) in ends {
+                    told.entry((address, port.host(), record.protocol)).or_default().push(step.clone());
+                }
+            }
+        }
+        Self(told)
+    }
+
+    /// Those about the packets of one dial, both ways: its sender's port is nobody else's.
+    fn about(&self, dial: &Dial, port: u16) -> &[Step] {
+        let address = match dial.source {
+            IpAddr::V4(address) => V4(address.octets()).to_v6(),
+            IpAddr::V6(address) => V6(address.octets()),
+        };
+        self.0.get(&(address, port, dial.protocol.number())).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Why a packet was dropped, if this is the report of it.
+fn reason(step: &Step) -> Option<Reason> {
+    match &step.event {
+        Event::Stage { record, .. } if record.stage == Stage::Drop as u8 => {
+            Reason::from_number(record.detail)
+        }
+        _ => None,
+    }
+}
+
 impl Prober for Live<'_> {
     fn dataplane(&self) -> &'static str {
         self.dataplane
@@ -104,10 +153,21 @@ impl Prober for Live<'_> {
         if !answer.failed.is_empty() {
             return Err(Error::Listen(answer.failed).into());
         }
-        let verdicts = dial_all(&dials, &self.interrupt);
+        let dialled = dial_all(&dials, &self.interrupt);
         // The cluster is left as it was found.
         self.listeners.remove(extra)?;
-        Ok(verdicts?.into_iter().map(Measured::from).collect())
+        let dialled = dialled?;
+        let (decisions, names) = self.decisions.as_mut().map(|take| take()).unwrap_or_default();
+        let told = Told::of(decisions);
+        let measured = dials.iter().zip(dialled).map(|(dial, Dialled { verdict, port })| {
+            let steps = told.about(dial, port);
+            Measured {
+                verdict,
+                reason: steps.iter().find_map(reason),
+                decided_by: names.decider(steps).map(|rule| rule.policy),
+            }
+        });
+        Ok(measured.collect())
     }
 }
 

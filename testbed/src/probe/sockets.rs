@@ -3,16 +3,19 @@
 //! A socket stays in the namespace it was opened in, so one thread waits for the sockets of all of them.
 //! TCP is answered when a connection stands, UDP when the same datagram comes back.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind,
+    getsockname, setsockopt, socket, sockopt,
 };
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::Semaphore;
@@ -33,6 +36,9 @@ const DATAGRAMS: u32 = 4;
 const GLANCE: Duration = Duration::from_millis(100);
 /// Flows under way at one time: few enough for an ordinary limit of open files.
 const AT_ONCE: usize = 512;
+
+/// The ports that dials come from: below those that belong to masquerades, and to node ports.
+const PORTS: Range<u16> = 20_000..30_000;
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
@@ -85,39 +91,48 @@ pub struct Dial {
     pub protocol: Protocol,
 }
 
-/// Dials them all, many at one time; as many verdicts, in the same order.
+/// What became of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialled {
+    /// As the sender's socket could tell.
+    pub verdict: Verdict,
+    /// The sender's port, by which a dataplane's reports can be told apart.
+    pub port: u16,
+}
+
+/// Dials them all, many at one time; as many answers, in the same order.
 ///
 /// # Errors
 /// The first that could not be measured; or the user does not want to wait for it.
-pub fn dial_all(dials: &[Dial], interrupt: &Interrupt) -> Result<Vec<Verdict>, Error> {
+pub fn dial_all(dials: &[Dial], interrupt: &Interrupt) -> Result<Vec<Dialled>, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut under_way = JoinSet::new();
-        let mut verdicts = vec![None; dials.len()];
-        for (place, dial) in dials.iter().cloned().enumerate() {
+        let mut answers = vec![None; dials.len()];
+        for (place, (dial, port)) in dials.iter().cloned().zip(ports(dials)).enumerate() {
             let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
             interrupt.check()?;
             under_way.spawn(async move {
-                let verdict = measure(&dial).await;
+                let dialled = measure(&dial, port).await;
                 drop(permit);
-                (place, verdict)
+                (place, dialled)
             });
         }
         while !under_way.is_empty() {
             interrupt.check()?;
             let Ok(Some(joined)) = timeout(GLANCE, under_way.join_next()).await else { continue };
             // A panic in a task is ours; nobody cancels them.
-            let (place, verdict) =
+            let (place, dialled) =
                 joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            verdicts[place] = Some(verdict?);
+            answers[place] = Some(dialled?);
         }
-        Ok(verdicts.into_iter().flatten().collect())
+        Ok(answers.into_iter().flatten().collect())
     })
 }
 
-async fn measure(dial: &Dial) -> Result<Verdict, Error> {
+async fn measure(dial: &Dial, port: u16) -> Result<Dialled, Error> {
     let failed = |why: io::Error| match why.raw_os_error() {
         Some(libc::EPROTONOSUPPORT) => Error::Unsupported { target: dial.target, protocol: dial.protocol },
         _ => Error::Socket {
@@ -128,16 +143,17 @@ async fn measure(dial: &Dial) -> Result<Verdict, Error> {
             why,
         },
     };
-    let socket = dial.netns.run(|| open(dial))?.map_err(failed)?;
+    let (socket, port) = dial.netns.run(|| open(dial, port))?.map_err(failed)?;
+    let dialled = |verdict| Ok(Dialled { verdict, port });
     let answered = match dial.protocol {
         Protocol::Udp => within(exchange(socket, dial.target)).await,
         // A one-to-one SCTP socket connects as a TCP socket does (RFC 6458, section 4).
         Protocol::Tcp | Protocol::Sctp => within(connect(socket, dial.target)).await,
     };
     match answered {
-        Ok(()) => Ok(Verdict::Allow),
+        Ok(()) => dialled(Verdict::Allow),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            _ if error.kind() == io::ErrorKind::TimedOut => Ok(Verdict::Deny),
+            _ if error.kind() == io::ErrorKind::TimedOut => dialled(Verdict::Deny),
             // Resets and ICMP errors, and a hook at the sender's own socket that says no.
             Some(
                 Errno::ECONNREFUSED
@@ -147,7 +163,7 @@ async fn measure(dial: &Dial) -> Result<Verdict, Error> {
                 | Errno::ENOPROTOOPT
                 | Errno::EACCES
                 | Errno::EPERM,
-            ) => Ok(Verdict::Reject),
+            ) => dialled(Verdict::Reject),
             _ => Err(failed(error)),
         },
     }
@@ -158,8 +174,22 @@ async fn within(answer: impl Future<Output = io::Result<()>>) -> io::Result<()> 
     timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Opens a socket in the calling thread's namespace, bound to the sender's address.
-fn open(dial: &Dial) -> io::Result<OwnedFd> {
+/// A port for each dial that no other one of the same sender has, as far as there are enough: one after the
+/// other, so that no dataplane takes a dial for part of an earlier one. Processes begin at different ones.
+fn ports(dials: &[Dial]) -> impl Iterator<Item = u16> {
+    let first = std::process::id().wrapping_mul(101);
+    let mut used: HashMap<(&str, IpAddr), u32> = HashMap::new();
+    dials.iter().map(move |dial| {
+        let count = used.entry((dial.netns.name(), dial.source)).or_default();
+        *count += 1;
+        let step = first.wrapping_add(*count) % PORTS.len() as u32;
+        PORTS.start + u16::try_from(step).expect("there are fewer ports than that")
+    })
+}
+
+/// Opens a socket in the calling thread's namespace, bound to the sender's address, and to this port unless
+/// somebody has it; gives the port as well.
+fn open(dial: &Dial, port: u16) -> io::Result<(OwnedFd, u16)> {
     let (kind, protocol) = match dial.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
@@ -174,8 +204,17 @@ fn open(dial: &Dial) -> io::Result<OwnedFd> {
         // Closed with a reset: no port lingers, and the dataplane forgets the flow at once.
         setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(dial.source, 0)))?;
-    Ok(socket)
+    let bound = |port| bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(dial.source, port)));
+    match bound(port) {
+        Err(Errno::EADDRINUSE) => bound(0)?,
+        done => done?,
+    }
+    let bound: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    let port = match dial.source {
+        IpAddr::V4(_) => bound.as_sockaddr_in().map(SockaddrIn::port),
+        IpAddr::V6(_) => bound.as_sockaddr_in6().map(SockaddrIn6::port),
+    };
+    Ok((socket, port.unwrap_or_default()))
 }
 
 async fn connect(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
@@ -195,13 +234,11 @@ async fn exchange(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
             sent => drop(sent?),
         }
-        match timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await {
-            Ok(received) => {
-                if answer[..received?] == *question.as_bytes() {
-                    return Ok(());
-                }
-            }
-            Err(_) => {} // Time to ask again.
+        // Without an answer in time, it is time to ask again.
+        if let Ok(received) = timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await
+            && answer[..received?] == *question.as_bytes()
+        {
+            return Ok(());
         }
     }
 }

@@ -45,6 +45,12 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// Rows of [`dataplane::tables::Connections`].
+pub type Flows<A> = Vec<(Tuple<A>, Connection<A>)>;
+
+/// Rows of [`dataplane::tables::Masquerades`].
+pub type Claims<A> = Vec<(Masquerade<A>, Masqueraded<A>)>;
+
 /// One node's packet path, running somewhere.
 pub trait Engine<A: Address> {
     /// Brings the tables the agent writes to exactly these rows, changing only what differs, in an order
@@ -62,12 +68,12 @@ pub trait Engine<A: Address> {
     ///
     /// # Errors
     /// The table could not be read.
-    fn connections(&self) -> Result<Vec<(Tuple<A>, Connection<A>)>, Error>;
+    fn connections(&self) -> Result<Flows<A>, Error>;
     /// The source ports in use, in the order of their keys' bytes.
     ///
     /// # Errors
     /// The table could not be read.
-    fn masquerades(&self) -> Result<Vec<(Masquerade<A>, Masqueraded<A>)>, Error>;
+    fn masquerades(&self) -> Result<Claims<A>, Error>;
     /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
     ///
     /// # Errors

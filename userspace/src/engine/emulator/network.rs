@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use dataplane::conntrack::timeout_s;
-use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
+use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
 use dataplane::wire::{Mac, V4};
 use dataplane::{Reason, Verdict};
@@ -18,7 +18,7 @@ use super::fabric::{Port, Undelivered};
 use super::host::{Host, Listeners, Outgoing, Refusal};
 use super::message::{Arp, Ether, Message, TTL};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
-use crate::engine::{Clock, Engine, Hook};
+use crate::engine::{Claims, Clock, Engine, Flows, Hook};
 use crate::error::Error;
 use crate::model::{Cluster, Protocol};
 use crate::observe::walk::{Event, Names, Step};
@@ -239,7 +239,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
     ///
     /// # Errors
     /// The engine could not be read.
-    pub fn connections(&self, node: usize) -> Result<Vec<(Tuple<V4>, Connection<V4>)>, Error> {
+    pub fn connections(&self, node: usize) -> Result<Flows<V4>, Error> {
         let (_, engine) = &self.engines[node];
         let now_s = engine.now_s()?;
         let mut rows = engine.connections()?;
@@ -251,7 +251,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
     ///
     /// # Errors
     /// The engine could not be read.
-    pub fn masquerades(&self, node: usize) -> Result<Vec<(Masquerade<V4>, Masqueraded<V4>)>, Error> {
+    pub fn masquerades(&self, node: usize) -> Result<Claims<V4>, Error> {
         self.engines[node].1.masquerades()
     }
 

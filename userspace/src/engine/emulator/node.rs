@@ -13,7 +13,7 @@ use dataplane::{Platform, Verdict, path};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Clock, Count, Engine, Hook, Outcome};
+use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome};
 use crate::error::Error;
 use crate::plan::{NodePlan, Rows};
 
@@ -155,11 +155,11 @@ impl<A: Address> Engine<A> for Emulator<A> {
         Ok(Outcome { verdict, frame: frame.bytes().to_vec(), records: self.take_records() })
     }
 
-    fn connections(&self) -> Result<Vec<(Tuple<A>, Connection<A>)>, Error> {
+    fn connections(&self) -> Result<Flows<A>, Error> {
         Ok(self.connections.sorted())
     }
 
-    fn masquerades(&self) -> Result<Vec<(Masquerade<A>, Masqueraded<A>)>, Error> {
+    fn masquerades(&self) -> Result<Claims<A>, Error> {
         Ok(self.masquerades.sorted())
     }
 

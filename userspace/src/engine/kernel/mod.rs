@@ -110,7 +110,10 @@ pub struct Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("options", &self.options).field("hooked", &self.hooked).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("options", &self.options)
+            .field("hooked", &self.hooked)
+            .finish_non_exhaustive()
     }
 }
 
@@ -290,7 +293,11 @@ impl Engine<V4> for Kernel {
         for used in peak(&self.rows, rows) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
-                return Err(crate::error::Error::TableTooSmall { table: used.table, rows: used.rows, capacity });
+                return Err(crate::error::Error::TableTooSmall {
+                    table: used.table,
+                    rows: used.rows,
+                    capacity,
+                });
             }
         }
         for change in diff(&self.rows, rows) {
@@ -453,7 +460,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
 fn meaningful(log: &str) -> Option<&str> {
     let statistics = ["processed ", "verification time ", "stack depth ", "max_states"];
     let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
-    log.lines().map(str::trim).filter(says).next_back()
+    log.lines().map(str::trim).rfind(says)
 }
 
 /// Writes a verifier's log where people look for it: among what the build makes, if this runs there.

@@ -49,6 +49,7 @@ struct WayBack(File);
 
 impl Drop for WayBack {
     fn drop(&mut self) {
-        setns(&self.0, CloneFlags::CLONE_NEWNET).expect("this thread was there a moment ago, with the same rights");
+        setns(&self.0, CloneFlags::CLONE_NEWNET)
+            .expect("this thread was there a moment ago, with the same rights");
     }
 }

@@ -1,0 +1,317 @@
+//! The agent of one node: it brings the node's packet path to what it is told, keeps what the path reports,
+//! and sweeps away what is over.
+//!
+//! Whoever runs the cluster talks to it in lines of JSON over a socket: a [`Request`], then its [`Reply`].
+//! Told to stop, it takes everything off the node. Ended by a signal, it leaves the path in place: the
+//! programs go on without it, and the next agent of the node takes over the flows and replaces the programs
+//! in one step.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv6Addr;
+
+use dataplane::Verdict;
+use dataplane::tables::IfIndex;
+use dataplane::trace::Record;
+use dataplane::verdict::Reason;
+use dataplane::wire::{Be16, V4, V6};
+use nix::net::if_::if_nametoindex;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::kernel::{Kernel, Options, Pins, Sweeper, Swept};
+use crate::engine::{Engine, Hook};
+use crate::error::Error;
+use crate::model::Cluster;
+use crate::plan::{Links, NodePlan, Plan};
+
+/// Reports that are kept until somebody asks for them; older ones are dropped, and counted.
+const KEPT: usize = 16_384;
+
+/// What an agent can be asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Bring the node to this.
+    Apply(Box<Desired>),
+    /// Let every stage report, or only what must be known of any packet.
+    Trace(bool),
+    /// Hand over the reports since the last time.
+    Records,
+    /// Say how many packets came to which verdict.
+    Counts,
+    /// Remove what is over now, not in its time.
+    Sweep,
+    /// Take everything off the node, and end.
+    Stop,
+}
+
+/// A cluster, and where its pods are connected on this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Desired {
+    /// All of it.
+    pub cluster: Cluster,
+    /// The node's side of each of its pods' links, by `namespace/name`.
+    pub interfaces: BTreeMap<String, String>,
+}
+
+/// What an agent answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// Reports, in order, and how many are lost since the agent began.
+    Records {
+        /// The reports.
+        records: Vec<Told>,
+        /// Lost ones.
+        lost: u64,
+    },
+    /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
+    /// `stack`, or the slug of the reason of a drop.
+    Counts(BTreeMap<String, (u64, u64)>),
+    /// Flows and source ports that were removed, and flows that go on.
+    Swept {
+        /// Flows that were over.
+        connections: usize,
+        /// Source ports that no flow had.
+        masquerades: usize,
+        /// Flows that go on.
+        kept: usize,
+    },
+    /// It could not be done, and why.
+    Failed(String),
+}
+
+/// A [`Record`] in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// [`Record::number`].
+    pub number: u32,
+    /// [`Record::length`].
+    pub length: u32,
+    /// [`Record::stage`], [`Record::detail`], [`Record::direction`], [`Record::protocol`], [`Record::flags`].
+    pub what: [u8; 5],
+    /// [`Record::source`], [`Record::source_port`].
+    pub source: (Ipv6Addr, u16),
+    /// [`Record::target`], [`Record::target_port`].
+    pub target: (Ipv6Addr, u16),
+}
+
+impl From<Record> for Told {
+    fn from(record: Record) -> Self {
+        Self {
+            number: record.number,
+            length: record.length,
+            what: [record.stage, record.detail, record.direction, record.protocol, record.flags],
+            source: (Ipv6Addr::from(record.source.0), record.source_port.host()),
+            target: (Ipv6Addr::from(record.target.0), record.target_port.host()),
+        }
+    }
+}
+
+impl From<Told> for Record {
+    fn from(told: Told) -> Self {
+        let [stage, detail, direction, protocol, flags] = told.what;
+        Self {
+            number: told.number,
+            length: told.length,
+            stage,
+            detail,
+            direction,
+            protocol,
+            flags,
+            pad: [0; 3],
+            source: V6(told.source.0.octets()),
+            target: V6(told.target.0.octets()),
+            source_port: Be16::new(told.source.1),
+            target_port: Be16::new(told.target.1),
+        }
+    }
+}
+
+/// Which node an agent is of, and where on it packets pass.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's.
+    pub node: String,
+    /// The interface to the underlay.
+    pub uplink: String,
+    /// Where the node's own packets to pods arrive.
+    pub host: String,
+}
+
+/// The agent. It lives in its node's network namespace.
+#[derive(Debug)]
+pub struct Agent {
+    seat: Seat,
+    running: Option<Running>,
+    records: VecDeque<Record>,
+    overflown: u64,
+    sweeper: Sweeper,
+}
+
+/// What it has brought up.
+#[derive(Debug)]
+struct Running {
+    kernel: Kernel,
+    plan: Plan<V4>,
+    node: NodePlan<V4>,
+}
+
+impl Agent {
+    /// An agent that has done nothing yet.
+    pub fn new(seat: Seat) -> Self {
+        Self { seat, running: None, records: VecDeque::new(), overflown: 0, sweeper: Sweeper::default() }
+    }
+
+    /// Does what is asked.
+    pub fn serve(&mut self, request: &Request) -> Reply {
+        let done = match request {
+            Request::Apply(desired) => self.apply(desired).map(|()| Reply::Done),
+            Request::Trace(on) => self.trace(*on).map(|()| Reply::Done),
+            Request::Records => self.hand_over(),
+            Request::Counts => self.counts(),
+            Request::Sweep => self.sweep().map(|swept| Reply::Swept {
+                connections: swept.connections,
+                masquerades: swept.masquerades,
+                kept: swept.kept,
+            }),
+            Request::Stop => self.stop().map(|()| Reply::Done),
+        };
+        done.unwrap_or_else(|why| Reply::Failed(why.to_string()))
+    }
+
+    /// Plans, and brings the node there: rows first, then programs where packets pass.
+    fn apply(&mut self, desired: &Desired) -> Result<(), Error> {
+        let plan = match &self.running {
+            Some(running) => running.plan.after(&desired.cluster)?,
+            None => Plan::of(&desired.cluster)?,
+        };
+        let links = self.links(desired)?;
+        let node = plan.node(&self.seat.node, &links)?;
+        let pods = desired.interfaces.values().map(|link| (Hook::FromPod, link.clone()));
+        let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
+        let places: Vec<_> = pods.chain(own).collect();
+        if let Some(running) = &mut self.running {
+            running.kernel.apply(&node.rows)?;
+            running.kernel.attach(&places)?;
+            (running.plan, running.node) = (plan, node);
+            return Ok(());
+        }
+        let pins = Some(Pins::of(&self.seat.cluster, &self.seat.node));
+        let mut kernel = Kernel::load(&node, Options { pins, ..Options::default() })?;
+        kernel.attach(&places)?;
+        self.running = Some(Running { kernel, plan, node });
+        Ok(())
+    }
+
+    fn links(&self, desired: &Desired) -> Result<Links, Error> {
+        let number = |link: &str| {
+            let numbered = if_nametoindex(link).map(IfIndex);
+            numbered.map_err(|why| Error::NoLink {
+                node: self.seat.node.clone(),
+                link: link.to_owned(),
+                why: why.desc(),
+            })
+        };
+        let pods = desired.interfaces.iter().map(|(pod, link)| Ok((pod.clone(), number(link)?)));
+        Ok(Links { uplink: number(&self.seat.uplink)?, pods: pods.collect::<Result<_, Error>>()? })
+    }
+
+    fn trace(&mut self, on: bool) -> Result<(), Error> {
+        let Some(running) = &mut self.running else { return Err(self.idle()) };
+        if running.kernel.tracing() != on {
+            running.kernel.reload(&running.node, on)?;
+        }
+        Ok(())
+    }
+
+    /// Takes reports out of the kernel before its buffer is full.
+    pub fn collect(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        for record in running.kernel.take_records() {
+            if self.records.len() == KEPT {
+                self.records.pop_front();
+                self.overflown += 1;
+            }
+            self.records.push_back(record);
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<Reply, Error> {
+        self.collect();
+        let Some(running) = &self.running else { return Err(self.idle()) };
+        let lost = running.kernel.lost()? + self.overflown;
+        Ok(Reply::Records { records: self.records.drain(..).map(Told::from).collect(), lost })
+    }
+
+    fn counts(&mut self) -> Result<Reply, Error> {
+        let Some(running) = &self.running else { return Err(self.idle()) };
+        let none = IfIndex(0);
+        let verdicts = [
+            ("deliver", Verdict::Deliver(none)),
+            ("forward", Verdict::Forward(none)),
+            ("answer", Verdict::Answer),
+            ("stack", Verdict::Stack),
+        ];
+        let drops = Reason::ALL.iter().map(|reason| (reason.slug(), Verdict::Drop(*reason)));
+        let counts = running.kernel.counts()?;
+        let named = verdicts.into_iter().chain(drops).filter_map(|(name, verdict)| {
+            let count = counts.get(verdict.counter() as usize)?;
+            (count.packets > 0).then(|| (name.to_owned(), (count.packets, count.bytes)))
+        });
+        Ok(Reply::Counts(named.collect()))
+    }
+
+    /// Removes what is over.
+    ///
+    /// # Errors
+    /// The tables could not be read or written.
+    pub fn sweep(&mut self) -> Result<Swept, Error> {
+        let Some(running) = &mut self.running else { return Ok(Swept::default()) };
+        self.sweeper.sweep(&mut running.kernel)
+    }
+
+    /// How long to wait until the next sweep.
+    pub fn until_sweep(&self) -> std::time::Duration {
+        self.sweeper.interval()
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        match self.running.take() {
+            Some(running) => Ok(running.kernel.remove()?),
+            None => Ok(()),
+        }
+    }
+
+    fn idle(&self) -> Error {
+        Error::Idle { node: self.seat.node.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_the_same_after_its_way_through_json() {
+        let record = Record {
+            number: 7,
+            length: 98,
+            stage: 5,
+            detail: 1,
+            direction: 2,
+            protocol: 6,
+            flags: 0x12,
+            pad: [0; 3],
+            source: V6([1; 16]),
+            target: V6([2; 16]),
+            source_port: Be16::new(40_000),
+            target_port: Be16::new(443),
+        };
+        let json = serde_json::to_string(&Told::from(record)).expect("plain fields");
+        assert_eq!(Record::from(serde_json::from_str::<Told>(&json).expect("its own output")), record);
+    }
+}
