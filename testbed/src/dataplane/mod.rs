@@ -92,19 +92,6 @@ pub enum Error {
     /// A link.
     #[error(transparent)]
     Link(#[from] link::Error),
-    /// The packet path in the kernel, or its plan.
-    #[error(transparent)]
-    Userspace(#[from] userspace::error::Error),
-    /// A link that the topology makes is not there.
-    #[error(
-        "cannot attach to link {link} in network namespace {netns}: there is none; was the cluster changed?"
-    )]
-    NoLink {
-        /// Its name.
-        link: String,
-        /// The node's namespace.
-        netns: String,
-    },
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
