@@ -30,10 +30,33 @@ const OUTER_UDP: usize = OUTER_IP + ip::LENGTH;
 const OUTER_VXLAN: usize = OUTER_UDP + udp::LENGTH;
 const INNER_ETHERNET: usize = OUTER_VXLAN + tunnel::LENGTH;
 
-/// Encapsulates the packet for another node.
+/// Whether the underlay can take the packet once it is encapsulated.
 ///
 /// # Errors
-/// `TooBig`, `WriteFailed`, `Truncated`.
+/// `TooBig`.
+#[inline(always)]
+pub fn fit<A: Address>(platform: &impl Platform<A>, packet: &impl Packet) -> Result<(), Reason> {
+    // 1.
+    let outer = outer_length(packet);
+    if packet.segment() == 0 && outer > platform.node().mtu {
+        return Err(Reason::TooBig);
+    }
+    if outer > u16::MAX as u32 {
+        return Err(Reason::TooBig);
+    }
+    Ok(())
+}
+
+/// The length of the outer IP packet around this frame's packet.
+#[inline(always)]
+fn outer_length(packet: &impl Packet) -> u32 {
+    packet.length().wrapping_add((tunnel::OVERHEAD - ethernet::LENGTH) as u32)
+}
+
+/// Encapsulates a packet that fits, for another node.
+///
+/// # Errors
+/// `WriteFailed`, `Truncated`.
 #[inline(always)]
 pub fn wrap<A: Address>(
     platform: &mut impl Platform<A>,
@@ -42,14 +65,7 @@ pub fn wrap<A: Address>(
     route: &Route<A>,
 ) -> Result<(), Reason> {
     let node = platform.node();
-    // 1.
-    let outer = packet.length().wrapping_add((tunnel::OVERHEAD - ethernet::LENGTH) as u32);
-    if packet.segment() == 0 && outer > node.mtu {
-        return Err(Reason::TooBig);
-    }
-    if outer > u16::MAX as u32 {
-        return Err(Reason::TooBig);
-    }
+    let outer = outer_length(packet);
     packet.open_tunnel().ok_or(Reason::WriteFailed)?;
     packet.pull((INNER_ETHERNET + ethernet::LENGTH) as u32);
     let total = Be16::new(outer as u16);

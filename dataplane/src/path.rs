@@ -175,6 +175,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             to_host(platform, flow)
         }
         Route::<A>::REMOTE => {
+            overlay::fit(platform, packet)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
