@@ -145,18 +145,32 @@ pub(crate) fn resolved(objects: &Objects) -> Result<Cluster, model::Error> {
     Ok(cluster)
 }
 
-/// The name of a cluster of which there is anything: the one that is asked for, or the only one.
+/// The name of the cluster that is asked for, of which there is at least a trace; or of the only one that
+/// is up.
 ///
 /// # Errors
 /// [`ChoiceError`].
 pub(crate) fn chosen(name: Option<&str>) -> anyhow::Result<String> {
-    let up = state::list()?;
-    match (name, up.as_slice()) {
-        (Some(name), up) if up.iter().any(|one| one == name) => Ok(name.to_owned()),
-        (Some(name), up) => Err(ChoiceError::Missing { name: name.to_owned(), up: up.to_vec() }.into()),
-        (None, []) => Err(ChoiceError::None.into()),
-        (None, [one]) => Ok(one.clone()),
-        (None, several) => Err(ChoiceError::Several(several.to_vec()).into()),
+    let all = state::list()?;
+    if let Some(name) = name {
+        let there = all.iter().any(|one| one == name);
+        return if there {
+            Ok(name.to_owned())
+        } else {
+            Err(ChoiceError::Missing { name: name.to_owned(), up: all }.into())
+        };
+    }
+    // What has no state is a trace that something killed left, or somebody's test.
+    let mut up: Vec<String> = Vec::new();
+    for name in all {
+        if state::load(&name)?.is_some() {
+            up.push(name);
+        }
+    }
+    match up.as_slice() {
+        [] => Err(ChoiceError::None.into()),
+        [_] => Ok(up.remove(0)),
+        _ => Err(ChoiceError::Several(up).into()),
     }
 }
 

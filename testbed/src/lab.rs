@@ -12,6 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 use userspace::model::{Cluster, Pod};
 
+use crate::agents;
 use crate::dataplane::Name;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
@@ -52,6 +53,9 @@ pub enum Error {
     /// The links could not be made.
     #[error(transparent)]
     Topology(#[from] topology::Error),
+    /// The agents could not be started, or told.
+    #[error(transparent)]
+    Agents(#[from] agents::Error),
     /// The listeners could not be started.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -123,7 +127,10 @@ impl Lab {
     /// # Errors
     /// [`Error::Fixed`] if something would have to change that cannot while the cluster is up; then
     /// nothing was changed. Or what went wrong on the way; what was changed by then is kept in the state.
-    pub fn change(&mut self, objects: Vec<Value>, cluster: Cluster) -> Result<(), Error> {
+    pub fn change(&mut self, objects: Vec<Value>, mut cluster: Cluster) -> Result<(), Error> {
+        // Nodes are numbered by their places, whatever the order in which objects now speak of them.
+        let old = &self.state.cluster.nodes;
+        cluster.nodes.sort_by_key(|node| old.iter().position(|one| one.name == node.name));
         check_fixed(&self.state.cluster, &cluster)?;
         let layout =
             layout(&self.state.dataplane).ok_or_else(|| Error::Dataplane(self.state.dataplane.clone()))?;
@@ -137,6 +144,9 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
+        if self.state.dataplane == "ebpf" {
+            agents::apply(&self.state.cluster)?;
+        }
         let listeners = listeners(&self.state.cluster.name);
         listeners.remove(before.difference(&after).cloned().collect())?;
         let answer = listeners.add(after.into_iter().collect())?;
@@ -186,6 +196,11 @@ impl Lab {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
         self.start_listeners()?;
+        interrupt.check()?;
+        if self.state.dataplane == "ebpf" {
+            let cluster = self.state.cluster.clone();
+            agents::start(&cluster, |role, pid| self.note(&role, pid))?;
+        }
         interrupt.check()?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A cluster's packet path on one machine, and the judges of it.
 
+pub mod agents;
 pub mod case;
 pub mod dataplane;
 pub mod doctor;

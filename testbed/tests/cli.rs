@@ -334,6 +334,33 @@ fn a_cluster_that_cannot_be_built_is_taken_back() {
 
 #[test]
 #[ignore = "needs root: make test"]
+fn policies_put_into_a_cluster_that_is_up_hold_at_once() {
+    let stage = Stage::new("live");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    let policy = stage.file("policy.yaml", POLICY);
+    let (file, policy) = (file.to_str().expect("UTF-8"), policy.to_str().expect("UTF-8"));
+    let flows = stage.file("flows.json", r#"[["ext:world", "default/db", 5432, "TCP"]]"#);
+    let flows = flows.to_str().expect("UTF-8");
+    let name = stage.name.as_str();
+    let ask = || {
+        let output = podpath(&["check", "--cluster", name, "--flows", flows, "-o", "json"]);
+        exits(&output, 0);
+        let row = json(&output)["flows"][0].clone();
+        [row["verdict"].clone(), row["reason"].clone(), row["decided_by"].clone()]
+    };
+    exits(&podpath(&["up", "-f", file, "--dataplane", "ebpf"]), 0);
+    assert_eq!(ask(), ["allow".into(), Value::Null, Value::Null]);
+    exits(&podpath(&["apply", "--cluster", name, "-f", policy]), 0);
+    assert_eq!(ask(), ["deny", "policy-denied", "default/db"].map(Value::from));
+    exits(&podpath(&["delete", "--cluster", name, "-f", policy]), 0);
+    assert_eq!(ask(), ["allow".into(), Value::Null, Value::Null]);
+    exits(&podpath(&["down", name]), 0);
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+    assert!(!std::path::Path::new("/sys/fs/bpf/podpath").join(name).exists());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
 fn all_dataplanes_that_keep_policies_agree() {
     let stage = Stage::new("all");
     let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());

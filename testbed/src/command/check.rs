@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use testbed::dataplane::ebpf::Ebpf;
+use testbed::agents;
 use testbed::dataplane::emulator::Emulated;
-use testbed::dataplane::{Dataplane as _, Name};
+use testbed::dataplane::{Name, ebpf};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
@@ -107,8 +107,7 @@ fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow:
         Subject::Live(state) if subject.runs_on() == Some(dataplane) => {
             let (cluster, interrupt) = (&state.cluster, Interrupt::watch()?);
             let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
-            let listeners = lab::listeners(&cluster.name);
-            Grid::measure(cluster, flows, &mut Live::new(cluster, dataplane.word(), listeners, &interrupt))
+            with_prober(cluster, dataplane, &interrupt, |prober| Grid::measure(cluster, flows, prober))
         }
         _ => measure_described(subject.cluster(), dataplane, flows),
     }
@@ -150,7 +149,7 @@ fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -
     Ok(grid)
 }
 
-/// Asks on links that are up, with a dataplane that runs as long as this takes.
+/// Asks on links that are up; a dataplane without processes of its own runs as long as this takes.
 fn with_prober(
     cluster: &Cluster,
     dataplane: Dataplane,
@@ -160,10 +159,17 @@ fn with_prober(
     let mut prober = Live::new(cluster, dataplane.word(), lab::listeners(&cluster.name), interrupt);
     match dataplane {
         Dataplane::Ebpf => {
-            let mut ebpf = Ebpf::traced();
-            ebpf.start(&Topology::existing(cluster.clone(), ebpf.layout()))?;
-            let measured = ask(&mut prober.told_by(Box::new(|| ebpf.take_decisions())));
-            ebpf.stop()?;
+            let names = ebpf::names(&Topology::existing(cluster.clone(), Name::Ebpf.dataplane().layout()))?;
+            let reports = || {
+                let (steps, lost) = agents::take_steps(cluster)?;
+                if lost > 0 {
+                    eprintln!("note: {lost} reports were lost: some reasons are missing");
+                }
+                Ok(steps)
+            };
+            agents::trace(cluster, true)?;
+            let measured = ask(&mut prober.told_by(Box::new(reports), names));
+            agents::trace(cluster, false)?;
             measured
         }
         Dataplane::Chains => {

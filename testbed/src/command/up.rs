@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 /// Those that live in namespaces.
-const ABLE: [Dataplane; 1] = [Dataplane::Routed];
+const ABLE: [Dataplane; 2] = [Dataplane::Ebpf, Dataplane::Routed];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let dataplane = args.dataplane.among(&ABLE, "bring up a cluster")?;

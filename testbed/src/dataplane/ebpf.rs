@@ -1,7 +1,7 @@
-//! `ebpf`: the packet path in the kernel, loaded by this process and gone with it.
+//! `ebpf`: the packet path in the kernel, loaded by this process and gone with it; what `podpath-agent`
+//! does on a node that is to stay.
 //!
-//! One thread keeps what is loaded: it takes the reports out of the kernel before their buffers are full,
-//! sweeps what is over, and applies changes.
+//! One thread keeps what is loaded: it sweeps what is over, and applies changes.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,24 +9,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::tables::IfIndex;
-use dataplane::trace::Stage;
 use dataplane::wire::V4;
 use nix::net::if_::if_nametoindex;
 use userspace::engine::kernel::{Kernel, Options, Sweeper};
 use userspace::engine::{Engine, Hook};
-use userspace::observe::walk::{Event, Names, Step};
+use userspace::observe::walk::Names;
 use userspace::plan::{Links, NodePlan, Plan};
 
 use super::{Dataplane, Error, Name};
 use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
 
-/// How often reports are taken out of the kernel: its buffers hold some ten thousand.
-const GLANCE: Duration = Duration::from_millis(20);
+/// How often it is looked whether it is time to sweep.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ebpf {
-    trace: bool,
     running: Option<Running>,
 }
 
@@ -35,41 +33,16 @@ pub struct Ebpf {
 struct Running {
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<Result<(), userspace::error::Error>>,
-    names: Names,
 }
 
-/// What the thread can be asked for.
-#[derive(Debug)]
-enum Order {
-    /// Go on with these plans, a node each.
-    Apply(Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>),
-    /// What was decided since the last time.
-    Steps(mpsc::Sender<Vec<Step>>),
-}
+/// Go on with these plans, a node each, and say whether that went well.
+type Order = (Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>);
 
 /// A node's plan, and where its programs belong.
 #[derive(Debug)]
 struct Planned {
     plan: NodePlan<V4>,
     places: Vec<(Hook, String)>,
-}
-
-impl Ebpf {
-    /// Every stage reports, which costs time: [`Ebpf::take_decisions`] then knows who decided.
-    pub fn traced() -> Self {
-        Self { trace: true, running: None }
-    }
-
-    /// What policies decided and why packets were dropped since the last time, and what things are called.
-    /// Nothing if it does not run.
-    pub fn take_decisions(&mut self) -> (Vec<Step>, Names) {
-        let Some(running) = &self.running else { return Default::default() };
-        let (answer, steps) = mpsc::channel();
-        // A thread that has ended has nothing to tell, and its end is told when it is stopped.
-        let asked = running.orders.send(Order::Steps(answer)).is_ok();
-        let steps = if asked { steps.recv().unwrap_or_default() } else { Vec::new() };
-        (steps, running.names.clone())
-    }
 }
 
 impl Dataplane for Ebpf {
@@ -82,40 +55,46 @@ impl Dataplane for Ebpf {
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
-        let (planned, names) = planned(topology)?;
+        let (planned, _) = planned(topology)?;
         let mut nodes = Vec::new();
         for (node, Planned { plan, places }) in topology.cluster().nodes.iter().zip(planned) {
             let netns = Some(topology.node(&node.name).path());
-            let options = Options { trace: self.trace, netns, ..Options::default() };
+            let options = Options { netns, ..Options::default() };
             let mut kernel = Kernel::load(&plan, options)?;
             kernel.attach(&places).map_err(userspace::error::Error::from)?;
             nodes.push((kernel, Sweeper::default()));
         }
         let (orders, received) = mpsc::channel();
         let thread = std::thread::spawn(move || keep(nodes, &received));
-        self.running = Some(Running { orders, thread, names });
+        self.running = Some(Running { orders, thread });
         Ok(())
     }
 
     fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let (planned, names) = planned(topology)?;
+        let Some(running) = &self.running else { return Ok(()) };
+        let (planned, _) = planned(topology)?;
         let (answer, applied) = mpsc::channel();
-        if running.orders.send(Order::Apply(planned, answer)).is_ok()
+        if running.orders.send((planned, answer)).is_ok()
             && let Ok(applied) = applied.recv()
         {
-            applied?;
-            running.names = names;
-            return Ok(());
+            return Ok(applied?);
         }
         self.stop()
     }
 
     fn stop(&mut self) -> Result<(), Error> {
-        let Some(Running { orders, thread, .. }) = self.running.take() else { return Ok(()) };
+        let Some(Running { orders, thread }) = self.running.take() else { return Ok(()) };
         drop(orders);
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
+}
+
+/// What interfaces, addresses and rules of a cluster are called, on the links that it has.
+///
+/// # Errors
+/// The cluster cannot be planned, or a link is missing.
+pub fn names(topology: &Topology) -> Result<Names, Error> {
+    Ok(planned(topology)?.1)
 }
 
 /// What each node must hold, on the links that it has.
@@ -150,20 +129,11 @@ fn keep(
     mut nodes: Vec<(Kernel, Sweeper)>,
     orders: &mpsc::Receiver<Order>,
 ) -> Result<(), userspace::error::Error> {
-    let mut decisions = Vec::new();
     let mut swept = Instant::now();
     loop {
-        let order = orders.recv_timeout(GLANCE);
-        for (node, (kernel, _)) in nodes.iter_mut().enumerate() {
-            let records = kernel.take_records().into_iter();
-            let decided =
-                records.filter(|record| [Stage::Policy as u8, Stage::Drop as u8].contains(&record.stage));
-            decisions.extend(decided.map(|record| Step { packet: 0, event: Event::Stage { node, record } }));
-        }
-        match order {
+        match orders.recv_timeout(GLANCE) {
             // Nobody waits for the answer any more if it cannot be sent.
-            Ok(Order::Steps(answer)) => drop(answer.send(std::mem::take(&mut decisions))),
-            Ok(Order::Apply(planned, answer)) => drop(answer.send(apply(&mut nodes, &planned))),
+            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, &planned))),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -32,8 +32,11 @@ pub enum Error {
     Listen(Vec<String>),
 }
 
-/// Takes what a dataplane reported since the last time, and what things are called in it.
-pub type Decisions<'a> = Box<dyn FnMut() -> (Vec<Step>, Names) + 'a>;
+/// Dials between two looks at what was reported.
+const PART: usize = 512;
+
+/// Takes what a dataplane reported since the last time.
+pub type Reports<'a> = Box<dyn FnMut() -> anyhow::Result<Vec<Step>> + 'a>;
 
 /// Asks with real sockets, on whichever dataplane the cluster runs.
 pub struct Live<'a> {
@@ -41,7 +44,7 @@ pub struct Live<'a> {
     dataplane: &'static str,
     listeners: Client,
     interrupt: Interrupt,
-    decisions: Option<Decisions<'a>>,
+    told: Option<(Reports<'a>, Names)>,
 }
 
 impl<'a> Live<'a> {
@@ -52,12 +55,32 @@ impl<'a> Live<'a> {
         listeners: Client,
         interrupt: &Interrupt,
     ) -> Self {
-        Self { cluster, dataplane, listeners, interrupt: interrupt.clone(), decisions: None }
+        Self { cluster, dataplane, listeners, interrupt: interrupt.clone(), told: None }
     }
 
-    /// The same, told by the dataplane who decided and why packets were dropped.
-    pub fn told_by(self, decisions: Decisions<'a>) -> Self {
-        Self { decisions: Some(decisions), ..self }
+    /// The same, told by the dataplane who decided and why packets were dropped; every stage must report.
+    pub fn told_by(self, reports: Reports<'a>, names: Names) -> Self {
+        Self { told: Some((reports, names)), ..self }
+    }
+
+    /// Dials, and sets what the dataplane reported beside what the senders could tell. A part at a time:
+    /// reports are kept for a while only.
+    fn measure(&mut self, dials: &[Dial]) -> anyhow::Result<Vec<Measured>> {
+        let mut measured = Vec::new();
+        for part in dials.chunks(PART) {
+            let dialled = dial_all(part, &self.interrupt)?;
+            let Some((reports, names)) = &mut self.told else {
+                measured.extend(dialled.into_iter().map(|one| Measured::from(one.verdict)));
+                continue;
+            };
+            let told = Told::of(reports()?);
+            measured.extend(part.iter().zip(dialled).map(|(dial, Dialled { verdict, port })| {
+                let steps = told.about(dial, port);
+                let decided_by = names.decider(steps).map(|rule| rule.policy);
+                Measured { verdict, reason: steps.iter().find_map(reason), decided_by }
+            }));
+        }
+        Ok(measured)
     }
 
     /// The flow as the sender's socket sees it.
@@ -153,21 +176,10 @@ impl Prober for Live<'_> {
         if !answer.failed.is_empty() {
             return Err(Error::Listen(answer.failed).into());
         }
-        let dialled = dial_all(&dials, &self.interrupt);
+        let measured = self.measure(&dials);
         // The cluster is left as it was found.
         self.listeners.remove(extra)?;
-        let dialled = dialled?;
-        let (decisions, names) = self.decisions.as_mut().map(|take| take()).unwrap_or_default();
-        let told = Told::of(decisions);
-        let measured = dials.iter().zip(dialled).map(|(dial, Dialled { verdict, port })| {
-            let steps = told.about(dial, port);
-            Measured {
-                verdict,
-                reason: steps.iter().find_map(reason),
-                decided_by: names.decider(steps).map(|rule| rule.policy),
-            }
-        });
-        Ok(measured.collect())
+        measured
     }
 }
 

@@ -1,0 +1,192 @@
+//! The agents of a cluster that is up on `ebpf`: a process for each node, told in lines of JSON what its
+//! node must hold. See [`userspace::agent`].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use dataplane::trace::Record;
+use userspace::agent::{Desired, Reply, Request};
+use userspace::model::Cluster;
+use userspace::observe::walk::{Event, Step};
+
+use crate::netns::{Netns, Part};
+use crate::state;
+use crate::topology::{HOST_PEER, UPLINK, host_side};
+
+/// How long an agent may take: the verifier walks every program before the first answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The agent's program, beside this one.
+const PROGRAM: &str = "podpath-agent";
+
+/// Why a node does not hold what it must.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process could not be noted.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// It could not be started, or ended at once.
+    #[error("cannot start the agent of node {node}: {source}; it is {}, and writes to {}", program.display(), log.display())]
+    Start {
+        /// The node.
+        node: String,
+        /// The agent's program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+        /// Where it writes what it has to say.
+        log: PathBuf,
+    },
+    /// It does not answer.
+    #[error("cannot ask the agent of node {node}: {source}; is the cluster up?")]
+    Ask {
+        /// The node.
+        node: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It answered that it could not.
+    #[error("cannot bring up node {node}: {why}")]
+    Failed {
+        /// The node.
+        node: String,
+        /// In its own words.
+        why: String,
+    },
+}
+
+/// Starts an agent for each node, one after the other, and waits until packets pass. `note` gets each
+/// process's number before the process does anything. The agents outlive us.
+///
+/// # Errors
+/// The first that did not come up. Those before it run.
+pub fn start(
+    cluster: &Cluster,
+    mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
+) -> Result<(), Error> {
+    let program = std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM);
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let socket = socket(&cluster.name, place);
+        let log = socket.with_extension("log");
+        let failed = |source| Error::Start {
+            node: node.name.clone(),
+            program: program.clone(),
+            source,
+            log: log.clone(),
+        };
+        let netns = Netns::of(&cluster.name, Part::Node(&node.name));
+        let mut command = Command::new(&program);
+        command.args(["--cluster", &cluster.name, "--node", &node.name, "--uplink", UPLINK]);
+        command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path()).arg("--socket").arg(&socket);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(OwnedFd::from(theirs))
+            .stderr(File::create(&log).map_err(failed)?)
+            .current_dir("/")
+            .process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
+        // Our copy of its output ends here, so that its end is the end of ours.
+        drop(command);
+        let told = note(format!("agent of {}", node.name), child.id()).map_err(Error::from).and_then(|()| {
+            let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+            let request = Request::Apply(Box::new(desired(cluster, &node.name)));
+            converse(&mut input, ours, &request).map_err(failed)
+        });
+        match told.and_then(|reply| done(&node.name, reply)) {
+            Ok(_) => {}
+            Err(error) => {
+                // It may have ended by itself, and is not ours to keep.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings every node to another state of the cluster.
+///
+/// # Errors
+/// The first that cannot be brought there.
+pub fn apply(cluster: &Cluster) -> Result<(), Error> {
+    ask_all(cluster, |node| Request::Apply(Box::new(desired(cluster, node)))).map(drop)
+}
+
+/// Lets every stage on every node report, or only what must be known of any packet.
+///
+/// # Errors
+/// The first that cannot.
+pub fn trace(cluster: &Cluster, on: bool) -> Result<(), Error> {
+    ask_all(cluster, |_| Request::Trace(on)).map(drop)
+}
+
+/// What the nodes reported since the last time, and how many reports were lost since the agents began.
+///
+/// # Errors
+/// An agent does not answer.
+pub fn take_steps(cluster: &Cluster) -> Result<(Vec<Step>, u64), Error> {
+    let (mut steps, mut all_lost) = (Vec::new(), 0);
+    for (node, reply) in ask_all(cluster, |_| Request::Records)?.into_iter().enumerate() {
+        if let Reply::Records { records, lost } = reply {
+            all_lost += lost;
+            let events = records.into_iter().map(|told| Event::Stage { node, record: Record::from(told) });
+            steps.extend(events.map(|event| Step { packet: 0, event }));
+        }
+    }
+    Ok((steps, all_lost))
+}
+
+/// The replies of all, in the order of the nodes.
+fn ask_all(cluster: &Cluster, request: impl Fn(&str) -> Request) -> Result<Vec<Reply>, Error> {
+    let ask = |(place, node): (usize, &userspace::model::Node)| {
+        let asked = || -> io::Result<Reply> {
+            let stream = UnixStream::connect(socket(&cluster.name, place))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            converse(&mut stream.try_clone()?, stream, &request(&node.name))
+        };
+        let reply = asked().map_err(|source| Error::Ask { node: node.name.clone(), source })?;
+        done(&node.name, reply)
+    };
+    cluster.nodes.iter().enumerate().map(ask).collect()
+}
+
+fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
+    match reply {
+        Reply::Failed(why) => Err(Error::Failed { node: node.to_owned(), why }),
+        reply => Ok(reply),
+    }
+}
+
+/// One line there, one line back.
+fn converse(to: &mut impl Write, from: UnixStream, request: &Request) -> io::Result<Reply> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    to.flush()?;
+    let mut line = String::new();
+    if BufReader::new(from).read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// What a node must hold.
+fn desired(cluster: &Cluster, node: &str) -> Desired {
+    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
+    let interfaces: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
+    Desired { cluster: cluster.clone(), interfaces }
+}
+
+/// Where the agent of a node is asked. By number: a socket's path is shorter than a node's name may be.
+fn socket(cluster: &str, place: usize) -> PathBuf {
+    state::directory(cluster).join(format!("agent-{place}.sock"))
+}
