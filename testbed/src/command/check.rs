@@ -24,7 +24,8 @@ use super::{Answer, Source, Subject};
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Where packets go: a live cluster's own if left out, else emulator; `all` is each that keeps policies
+    /// Where packets go; `all` is each that keeps policies. If left out, a live cluster's own; else ebpf
+    /// where that works, and the emulator where it does not
     #[arg(long, value_name = "DATAPLANE", value_parser = Asked::parser())]
     dataplane: Option<Asked>,
     /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
@@ -75,12 +76,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(if agree { Answer::Yes } else { Answer::No })
 }
 
-/// What was asked for; else what the cluster runs; else the emulator, which runs anywhere.
+/// What was asked for; else what the cluster runs on; else the best there is.
 fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Dataplane>> {
     Ok(match asked {
         Some(Asked::All) => COMPLETE.to_vec(),
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
-        None => vec![subject.runs_on().unwrap_or(Dataplane::Emulator)],
+        None => vec![subject.runs_on().unwrap_or_else(Dataplane::best)],
     })
 }
 
