@@ -124,6 +124,9 @@ impl Table<'_> {
 
 fn cell(spread: Option<Spread>) -> String {
     let Some(Spread { median, min, max }) = spread else { return "-".to_owned() };
+    if min == max {
+        return number(median);
+    }
     format!("{} [{}..{}]", number(median), number(min), number(max))
 }
 
