@@ -14,7 +14,7 @@ use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, Prober, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
-use userspace::model::{Cluster, Protocol};
+use userspace::model::Cluster;
 
 use super::dataplane::Dataplane;
 use super::{Answer, Source, Subject};
@@ -59,17 +59,19 @@ const COMPLETE: [Dataplane; 3] = [Dataplane::Ebpf, Dataplane::Emulator, Dataplan
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
     let cluster = subject.cluster();
-    let flows = args.flows.as_ref().map(|path| read_flows(path, cluster)).transpose()?;
+    let flows = match &args.flows {
+        Some(path) => read_flows(path, cluster)?,
+        None => every_flow(cluster),
+    };
     let mut grids = Vec::new();
     for dataplane in chosen(args.dataplane, &subject)? {
-        let flows = flows.clone().unwrap_or_else(|| every_flow(cluster, dataplane));
-        grids.push(measure(&subject, dataplane, flows)?);
+        grids.push(measure(&subject, dataplane, flows.clone())?);
     }
     let document = match grids.as_slice() {
         [one] => args.output.document(one)?,
         several => args.output.document(&several)?,
     };
-    let as_lines = flows.is_some() || args.output == Format::Wide;
+    let as_lines = args.flows.is_some() || args.output == Format::Wide;
     let tables = || grids.iter().map(|grid| table(grid, as_lines)).collect::<Vec<_>>().join("\n");
     output::print(&document.unwrap_or_else(tables))?;
     let agree = grids.iter().all(|grid| grid.differences == 0);
@@ -85,16 +87,9 @@ fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Datapla
     })
 }
 
-/// All pairs, without what this kernel's sockets cannot ask.
-fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
-    let mut flows = probe::all_pairs(cluster);
-    if dataplane != Dataplane::Emulator && !probe::sockets::speaks_sctp() {
-        let all = flows.len();
-        flows.retain(|flow| flow.protocol != Protocol::Sctp);
-        if flows.len() < all {
-            eprintln!("note: {} SCTP flows are left out: this kernel does not speak SCTP", all - flows.len());
-        }
-    }
+/// All pairs.
+fn every_flow(cluster: &Cluster) -> Vec<Flow> {
+    let flows = probe::all_pairs(cluster);
     if flows.is_empty() {
         eprintln!(
             "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"
