@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 use serde::Serialize;
@@ -53,12 +54,7 @@ pub fn examine() -> Vec<Finding> {
         ),
         finding("bpffs at /sys/fs/bpf", EBPF, bpffs(), "mount it: mount -t bpf bpf /sys/fs/bpf"),
         finding("cgroup v2", &[], cgroup(), "mount it: mount -t cgroup2 none /sys/fs/cgroup"),
-        finding(
-            "SCTP",
-            &[],
-            sctp(),
-            "load the module: modprobe sctp; without it SCTP flows are only emulated",
-        ),
+        finding("SCTP", &[], sctp(), "load the module: modprobe sctp; without it no pod listens over SCTP"),
     ]
 }
 
@@ -159,7 +155,8 @@ fn cgroup() -> Result<String, String> {
 }
 
 fn sctp() -> Result<String, String> {
-    if crate::probe::sockets::speaks_sctp() { Ok("spoken".to_owned()) } else { Err("not spoken".to_owned()) }
+    let spoken = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp);
+    spoken.map(|_| "spoken".to_owned()).map_err(|errno| errno.desc().to_owned())
 }
 
 #[cfg(test)]

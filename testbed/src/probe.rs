@@ -15,6 +15,7 @@ use crate::oracle::{self, Cause, Expectation};
 mod flows;
 pub mod live;
 mod print;
+mod sctp;
 pub mod sockets;
 
 pub use flows::{FlowsError, read_flows};

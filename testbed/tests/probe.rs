@@ -10,7 +10,7 @@ use testbed::link::{End, Links, pair};
 use testbed::listen::{self, Client, Listener, Spec};
 use testbed::netns::{Guard, Netns};
 use testbed::probe::Verdict;
-use testbed::probe::sockets::{Dial, Error, dial_all, speaks_sctp};
+use testbed::probe::sockets::{Dial, Error, dial_all};
 use userspace::model::Protocol;
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -39,7 +39,13 @@ fn wire(name: &str) -> (Guard, Guard) {
 }
 
 /// Echoes on these ports of the target until dropped.
-struct Echo(Client, Option<std::thread::JoinHandle<()>>, PathBuf);
+struct Echo {
+    client: Client,
+    server: Option<std::thread::JoinHandle<()>>,
+    directory: PathBuf,
+    /// Listeners that the kernel let it open.
+    open: usize,
+}
 
 impl Echo {
     fn on(netns: &Netns, ports: &[(Protocol, u16)]) -> Self {
@@ -63,17 +69,17 @@ impl Echo {
         });
         let answer = ready.recv_timeout(Duration::from_secs(10)).expect("it answers");
         assert_eq!(answer.failed, Vec::<String>::new());
-        Self(Client::at(&control), Some(server), directory)
+        Self { client: Client::at(&control), server: Some(server), directory, open: answer.open }
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        let stopped = self.0.stop();
-        if let (Ok(_), Some(server)) = (stopped, self.1.take()) {
+        let stopped = self.client.stop();
+        if let (Ok(_), Some(server)) = (stopped, self.server.take()) {
             let _ = server.join();
         }
-        let _ = std::fs::remove_dir_all(&self.2);
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -124,6 +130,17 @@ fn hundreds_of_denied_flows_take_as_long_as_one() {
 
 #[test]
 #[ignore = "needs root: make test"]
+fn sctp_is_dialled_whether_or_not_the_kernel_speaks_it() {
+    let (sender, target) = wire("sctp");
+    let echo = Echo::on(&target, &[(Protocol::Sctp, 80)]);
+    let spoken = echo.open == 1;
+    let dials = [dial(&sender, TARGET, Protocol::Sctp, 80), dial(&sender, NOBODY, Protocol::Sctp, 80)];
+    let answered = if spoken { Verdict::Allow } else { Verdict::Reject };
+    assert_eq!(verdicts(&dials), [answered, Verdict::Deny]);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
 fn what_cannot_be_measured_is_an_error_and_no_verdict() {
     let (sender, _target) = wire("errors");
     let elsewhere = Dial { source: IpAddr::from([10, 9, 0, 77]), ..dial(&sender, TARGET, Protocol::Tcp, 80) };
@@ -132,9 +149,4 @@ fn what_cannot_be_measured_is_an_error_and_no_verdict() {
     let missing =
         Dial { netns: Netns::named("podpath-test-missing"), ..dial(&sender, TARGET, Protocol::Tcp, 80) };
     assert!(matches!(dial_all(&[missing], &Interrupt::default()), Err(Error::Netns(_))));
-    if !speaks_sctp() {
-        let error = dial_all(&[dial(&sender, TARGET, Protocol::Sctp, 80)], &Interrupt::default())
-            .expect_err("the kernel has no SCTP");
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-    }
 }

@@ -14,7 +14,7 @@ use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, Prober, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
-use userspace::model::{Cluster, Protocol};
+use userspace::model::Cluster;
 
 use super::dataplane::Dataplane;
 use super::{Answer, Source, Subject};
@@ -24,7 +24,8 @@ use super::{Answer, Source, Subject};
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Where packets go: a live cluster's own if left out, else emulator; `all` is each that keeps policies
+    /// Where packets go; `all` is each that keeps policies. If left out, a live cluster's own; else ebpf
+    /// where that works, and the emulator where it does not
     #[arg(long, value_name = "DATAPLANE", value_parser = Asked::parser())]
     dataplane: Option<Asked>,
     /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
@@ -58,42 +59,37 @@ const COMPLETE: [Dataplane; 3] = [Dataplane::Ebpf, Dataplane::Emulator, Dataplan
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
     let cluster = subject.cluster();
-    let flows = args.flows.as_ref().map(|path| read_flows(path, cluster)).transpose()?;
+    let flows = match &args.flows {
+        Some(path) => read_flows(path, cluster)?,
+        None => every_flow(cluster),
+    };
     let mut grids = Vec::new();
     for dataplane in chosen(args.dataplane, &subject)? {
-        let flows = flows.clone().unwrap_or_else(|| every_flow(cluster, dataplane));
-        grids.push(measure(&subject, dataplane, flows)?);
+        grids.push(measure(&subject, dataplane, flows.clone())?);
     }
     let document = match grids.as_slice() {
         [one] => args.output.document(one)?,
         several => args.output.document(&several)?,
     };
-    let as_lines = flows.is_some() || args.output == Format::Wide;
+    let as_lines = args.flows.is_some() || args.output == Format::Wide;
     let tables = || grids.iter().map(|grid| table(grid, as_lines)).collect::<Vec<_>>().join("\n");
     output::print(&document.unwrap_or_else(tables))?;
     let agree = grids.iter().all(|grid| grid.differences == 0);
     Ok(if agree { Answer::Yes } else { Answer::No })
 }
 
-/// What was asked for; else what the cluster runs; else the emulator, which runs anywhere.
+/// What was asked for; else what the cluster runs on; else the best there is.
 fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Dataplane>> {
     Ok(match asked {
         Some(Asked::All) => COMPLETE.to_vec(),
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
-        None => vec![subject.runs_on().unwrap_or(Dataplane::Emulator)],
+        None => vec![subject.runs_on().unwrap_or_else(Dataplane::best)],
     })
 }
 
-/// All pairs, without what this kernel's sockets cannot ask.
-fn every_flow(cluster: &Cluster, dataplane: Dataplane) -> Vec<Flow> {
-    let mut flows = probe::all_pairs(cluster);
-    if dataplane != Dataplane::Emulator && !probe::sockets::speaks_sctp() {
-        let all = flows.len();
-        flows.retain(|flow| flow.protocol != Protocol::Sctp);
-        if flows.len() < all {
-            eprintln!("note: {} SCTP flows are left out: this kernel does not speak SCTP", all - flows.len());
-        }
-    }
+/// All pairs.
+fn every_flow(cluster: &Cluster) -> Vec<Flow> {
+    let flows = probe::all_pairs(cluster);
     if flows.is_empty() {
         eprintln!(
             "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"

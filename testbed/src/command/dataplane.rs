@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use testbed::doctor;
 
 /// A way for packets to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,17 @@ impl Dataplane {
     /// The dataplane of that word.
     pub(crate) fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.word() == word)
+    }
+
+    /// Real packets where this machine can have them; else the emulator, which runs anywhere.
+    pub(crate) fn best() -> Self {
+        if doctor::works(&doctor::examine(), Self::Ebpf.word()) {
+            return Self::Ebpf;
+        }
+        eprintln!(
+            "note: ebpf does not work here, so the emulator takes its place; `podpath doctor` says what is missing"
+        );
+        Self::Emulator
     }
 
     /// Itself, if it is one of those that can do it.

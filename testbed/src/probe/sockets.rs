@@ -1,12 +1,13 @@
 //! The real measure: sockets in network namespaces, and whether they are answered.
 //!
 //! A socket stays in the namespace it was opened in, so one thread waits for the sockets of all of them.
-//! TCP is answered when a connection stands, UDP when the same datagram comes back.
+//! TCP is answered when a connection stands, UDP when the same datagram comes back, SCTP when an association
+//! is agreed to.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use userspace::model::Protocol;
 
-use super::Verdict;
+use super::{Verdict, sctp};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::netns::{self, Netns};
 
@@ -46,16 +47,6 @@ pub enum Error {
     /// The namespace cannot be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
-    /// The kernel was built without the protocol.
-    #[error(
-        "cannot dial {target} over {protocol}: this kernel does not speak it; leave {protocol} out of the flows"
-    )]
-    Unsupported {
-        /// Who was to be dialled.
-        target: SocketAddr,
-        /// How.
-        protocol: Protocol,
-    },
     /// The sender's own socket failed, before anything was sent.
     #[error("cannot dial {target} over {protocol} from {source_address} in {netns}: {why}")]
     Socket {
@@ -133,22 +124,19 @@ pub fn dial_all(dials: &[Dial], interrupt: &Interrupt) -> Result<Vec<Dialled>, E
 }
 
 async fn measure(dial: &Dial, port: u16) -> Result<Dialled, Error> {
-    let failed = |why: io::Error| match why.raw_os_error() {
-        Some(libc::EPROTONOSUPPORT) => Error::Unsupported { target: dial.target, protocol: dial.protocol },
-        _ => Error::Socket {
-            netns: dial.netns.name().to_owned(),
-            source_address: dial.source,
-            target: dial.target,
-            protocol: dial.protocol,
-            why,
-        },
+    let failed = |why: io::Error| Error::Socket {
+        netns: dial.netns.name().to_owned(),
+        source_address: dial.source,
+        target: dial.target,
+        protocol: dial.protocol,
+        why,
     };
     let (socket, port) = dial.netns.run(|| open(dial, port))?.map_err(failed)?;
     let dialled = |verdict| Ok(Dialled { verdict, port });
     let answered = match dial.protocol {
         Protocol::Udp => within(exchange(socket, dial.target)).await,
-        // A one-to-one SCTP socket connects as a TCP socket does (RFC 6458, section 4).
-        Protocol::Tcp | Protocol::Sctp => within(connect(socket, dial.target)).await,
+        Protocol::Tcp => within(connect(socket, dial.target)).await,
+        Protocol::Sctp => within(associate(socket, port, dial.target)).await,
     };
     match answered {
         Ok(()) => dialled(Verdict::Allow),
@@ -193,7 +181,7 @@ fn open(dial: &Dial, port: u16) -> io::Result<(OwnedFd, u16)> {
     let (kind, protocol) = match dial.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
-        Protocol::Sctp => (SockType::Stream, SockProtocol::Sctp),
+        Protocol::Sctp => return Ok((sctp::open(dial.source, dial.target.ip())?, port)),
     };
     let family = match dial.source {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -221,6 +209,17 @@ async fn connect(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
     TcpSocket::from_std_stream(socket.into()).connect(target).await.map(drop)
 }
 
+/// Asks for an association until there is an answer.
+async fn associate(socket: OwnedFd, port: u16, target: SocketAddr) -> io::Result<()> {
+    let asking = sctp::Asking::new(socket, port, target)?;
+    loop {
+        asking.send().await?;
+        if let Ok(answer) = timeout(PATIENCE / DATAGRAMS, asking.answer()).await {
+            return answer;
+        }
+    }
+}
+
 /// Sends the same datagram until it comes back.
 async fn exchange(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::from_std(socket.into())?;
@@ -241,13 +240,4 @@ async fn exchange(socket: OwnedFd, target: SocketAddr) -> io::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// Whether this kernel speaks SCTP.
-pub fn speaks_sctp() -> bool {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let opened = socket(AddressFamily::Inet, SockType::Stream, flags, SockProtocol::Sctp);
-    opened.is_ok_and(|socket| {
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).is_ok()
-    })
 }
