@@ -14,11 +14,13 @@ use std::time::Duration;
 use dataplane::trace::Record;
 use userspace::agent::{Desired, Reply, Request};
 use userspace::model::Cluster;
-use userspace::observe::walk::{Event, Step};
+use userspace::observe::walk::{Event, Names, Step};
+use userspace::plan::RuleName;
 
+use crate::dataplane::{self as dataplanes, Name, ebpf};
 use crate::netns::{Netns, Part};
 use crate::state;
-use crate::topology::{HOST_PEER, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
 
 /// How long an agent may take: the verifier walks every program before the first answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +53,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The cluster's links are not as they should be.
+    #[error(transparent)]
+    Links(#[from] dataplanes::Error),
     /// It answered that it could not.
     #[error("cannot bring up node {node}: {why}")]
     Failed {
@@ -143,6 +148,22 @@ pub fn take_steps(cluster: &Cluster) -> Result<(Vec<Step>, u64), Error> {
         }
     }
     Ok((steps, all_lost))
+}
+
+/// What interfaces, addresses and rules of a cluster that is up are called. Rules have the numbers that the
+/// agents gave them: these follow from all that the cluster has been, not only from what it is.
+///
+/// # Errors
+/// The cluster cannot be planned, a link is missing, or an agent does not answer.
+pub fn names(cluster: &Cluster) -> Result<Names, Error> {
+    let layout = Name::Ebpf.dataplane().layout();
+    let mut names = ebpf::names(&Topology::existing(cluster.clone(), layout))?;
+    for (node, reply) in names.nodes.iter_mut().zip(ask_all(cluster, |_| Request::Rules)?) {
+        if let Reply::Rules(rules) = reply {
+            node.rules = rules.into_iter().map(|(policy, rule)| RuleName { policy, rule }).collect();
+        }
+    }
+    Ok(names)
 }
 
 /// The replies of all, in the order of the nodes.

@@ -17,6 +17,7 @@ pub mod live;
 mod print;
 mod sctp;
 pub mod sockets;
+pub mod stitch;
 
 pub use flows::{FlowsError, read_flows};
 

@@ -36,6 +36,8 @@ pub enum Request {
     Trace(bool),
     /// Hand over the reports since the last time.
     Records,
+    /// Say what the rules that reports name by number are called.
+    Rules,
     /// Say how many packets came to which verdict.
     Counts,
     /// Remove what is over now, not in its time.
@@ -66,6 +68,8 @@ pub enum Reply {
         /// Lost ones.
         lost: u64,
     },
+    /// Policy (`namespace/name`) and place in it of each rule, by number; number 0 is unused.
+    Rules(Vec<(String, String)>),
     /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
     /// `stack`, or the slug of the reason of a drop.
     Counts(BTreeMap<String, (u64, u64)>),
@@ -172,6 +176,7 @@ impl Agent {
             Request::Apply(desired) => self.apply(desired).map(|()| Reply::Done),
             Request::Trace(on) => self.trace(*on).map(|()| Reply::Done),
             Request::Records => self.hand_over(),
+            Request::Rules => self.rules(),
             Request::Counts => self.counts(),
             Request::Sweep => self.sweep().map(|swept| Reply::Swept {
                 connections: swept.connections,
@@ -245,6 +250,12 @@ impl Agent {
         let Some(running) = &self.running else { return Err(self.idle()) };
         let lost = running.kernel.lost()? + self.overflown;
         Ok(Reply::Records { records: self.records.drain(..).map(Told::from).collect(), lost })
+    }
+
+    fn rules(&self) -> Result<Reply, Error> {
+        let Some(running) = &self.running else { return Err(self.idle()) };
+        let named = running.node.rules.iter().map(|rule| (rule.policy.clone(), rule.rule.clone()));
+        Ok(Reply::Rules(named.collect()))
     }
 
     fn counts(&mut self) -> Result<Reply, Error> {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
+use testbed::dataplane::Name;
 use testbed::dataplane::emulator::Emulated;
-use testbed::dataplane::{Name, ebpf};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
@@ -155,7 +155,7 @@ fn with_prober(
     let mut prober = Live::new(cluster, dataplane.word(), lab::listeners(&cluster.name), interrupt);
     match dataplane {
         Dataplane::Ebpf => {
-            let names = ebpf::names(&Topology::existing(cluster.clone(), Name::Ebpf.dataplane().layout()))?;
+            let names = agents::names(cluster)?;
             let reports = || {
                 let (steps, lost) = agents::take_steps(cluster)?;
                 if lost > 0 {

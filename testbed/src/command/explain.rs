@@ -4,13 +4,18 @@ use std::net::IpAddr;
 
 use dataplane::Reason;
 use serde::Serialize;
+use testbed::interrupt::Interrupt;
 use testbed::output::{self, Format};
-use testbed::probe::Verdict;
+use testbed::probe::live::Live;
+use testbed::probe::stitch::there_and_back;
+use testbed::probe::{Flow, Prober, Verdict};
+use testbed::{agents, lab};
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
 use userspace::observe::walk;
 
-use super::{Answer, Source};
+use super::dataplane::Dataplane;
+use super::{Answer, Source, Subject};
 
 /// Show the walk of one packet, stage by stage, and of what answers it
 #[derive(Debug, clap::Args)]
@@ -62,11 +67,64 @@ const SEED: u32 = 1;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
-    let explained = explain(subject.cluster(), &args.from, &args.to)?;
+    let explained = match &subject {
+        Subject::Live(state) if subject.runs_on() == Some(Dataplane::Ebpf) => {
+            if args.all {
+                anyhow::bail!(
+                    "cannot show the whole conversation on a live cluster: its nodes tell packets apart by their \
+                     order only; leave out --all, or name the files of the cluster with -f"
+                );
+            }
+            explain_live(&state.cluster, &args.from, &args.to)?
+        }
+        _ => explain(subject.cluster(), &args.from, &args.to)?,
+    };
     let packets = if args.all { usize::MAX } else { THERE_AND_BACK };
     let document = args.output.document(&explained)?;
     output::print(&document.unwrap_or_else(|| explained.walks(packets)))?;
     Ok(Answer::Yes)
+}
+
+/// Lets one end dial the other on a cluster that is up, while every stage of every node reports.
+///
+/// # Errors
+/// A name is wrong or not in the cluster, or the cluster does not answer.
+fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Explained> {
+    let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
+    let client = match cluster.find(&from.who)?.address() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let port = to.port.map_or_else(|| only_port(&cluster.find(&to.who)?), Ok)?;
+    let flow =
+        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol };
+    let (interrupt, names) = (Interrupt::watch()?, agents::names(cluster)?);
+    let mut reported = Vec::new();
+    let reports = || {
+        let (steps, _) = agents::take_steps(cluster)?;
+        reported.extend(steps.iter().cloned());
+        Ok(steps)
+    };
+    agents::trace(cluster, true)?;
+    let listeners = lab::listeners(&cluster.name);
+    let mut prober = Live::new(cluster, Dataplane::Ebpf.word(), listeners, &interrupt)
+        .told_by(Box::new(reports), names.clone());
+    let measured = prober.probe(&[flow]);
+    drop(prober);
+    agents::trace(cluster, false)?;
+    let measured =
+        measured?.pop().ok_or_else(|| anyhow::anyhow!("cannot explain {to}: it was not dialled"))?;
+    let text = walk::print(&there_and_back(&reported, cluster, client), &names);
+    Ok(Explained {
+        from: from.who.to_string(),
+        to: to.who.to_string(),
+        port: port.number,
+        protocol: port.protocol,
+        verdict: measured.verdict,
+        reason: measured.reason.map(Reason::slug),
+        decided_by: measured.decided_by,
+        packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
+    })
 }
 
 /// Lets one end dial the other on an emulated cluster.
