@@ -1,5 +1,6 @@
 //! A frame in memory, as the path reads and changes it.
 
+use bytes::BytesMut;
 use dataplane::tables::IfIndex;
 use dataplane::wire::{Plain, ethernet, ip, tunnel};
 use dataplane::{Mend, Packet};
@@ -14,7 +15,7 @@ const HEAD_ROOM: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Head room, then the frame.
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Where the frame starts.
     start: usize,
     interface: IfIndex,
@@ -23,7 +24,7 @@ pub struct Frame {
 impl Frame {
     /// A copy of `bytes` that came in by `interface`.
     pub fn new(bytes: &[u8], interface: IfIndex) -> Self {
-        let mut buffer = Vec::with_capacity(HEAD_ROOM + bytes.len());
+        let mut buffer = BytesMut::with_capacity(HEAD_ROOM + bytes.len());
         buffer.resize(HEAD_ROOM, 0);
         buffer.extend_from_slice(bytes);
         Self { buffer, start: HEAD_ROOM, interface }
@@ -92,7 +93,9 @@ impl Packet for Frame {
         self.bytes().get(..ethernet::LENGTH)?;
         if self.start < tunnel::OVERHEAD {
             let grow = HEAD_ROOM + tunnel::OVERHEAD;
-            self.buffer.splice(0..0, std::iter::repeat_n(0, grow));
+            let mut grown = BytesMut::zeroed(grow);
+            grown.extend_from_slice(&self.buffer);
+            self.buffer = grown;
             self.start += grow;
         }
         let from = self.start;
