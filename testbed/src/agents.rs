@@ -46,7 +46,9 @@ pub enum Error {
         log: PathBuf,
     },
     /// It does not answer.
-    #[error("cannot ask the agent of node {node}: {source}; is the cluster up?")]
+    #[error(
+        "cannot ask the agent of node {node}: {source}; if it was ended, `podpath apply` with any file starts it again"
+    )]
     Ask {
         /// The node.
         node: String,
@@ -75,55 +77,66 @@ pub fn start(
     cluster: &Cluster,
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    let program = std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM);
-    for (place, node) in cluster.nodes.iter().enumerate() {
-        let socket = socket(&cluster.name, place);
-        let log = socket.with_extension("log");
-        let failed = |source| Error::Start {
-            node: node.name.clone(),
-            program: program.clone(),
-            source,
-            log: log.clone(),
-        };
-        let netns = Netns::of(&cluster.name, Part::Node(&node.name));
-        let mut command = Command::new(&program);
-        command.args(["--cluster", &cluster.name, "--node", &node.name, "--uplink", UPLINK]);
-        command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path()).arg("--socket").arg(&socket);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        command
-            .stdin(Stdio::piped())
-            .stdout(OwnedFd::from(theirs))
-            .stderr(File::create(&log).map_err(failed)?)
-            .current_dir("/")
-            .process_group(0);
-        let mut child = command.spawn().map_err(failed)?;
-        // Our copy of its output ends here, so that its end is the end of ours.
-        drop(command);
-        let told = note(format!("agent of {}", node.name), child.id()).map_err(Error::from).and_then(|()| {
-            let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-            let request = Request::Apply(Box::new(desired(cluster, &node.name)));
-            converse(&mut input, ours, &request).map_err(failed)
-        });
-        match told.and_then(|reply| done(&node.name, reply)) {
-            Ok(_) => {}
-            Err(error) => {
-                // It may have ended by itself, and is not ours to keep.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error);
-            }
-        }
-    }
-    Ok(())
+    (0..cluster.nodes.len()).try_for_each(|place| start_one(cluster, place, &mut note))
 }
 
-/// Brings every node to another state of the cluster.
+/// Starts the agent of the node at this place of the cluster.
+fn start_one(
+    cluster: &Cluster,
+    place: usize,
+    note: &mut impl FnMut(String, u32) -> Result<(), state::Error>,
+) -> Result<(), Error> {
+    let node = &cluster.nodes[place];
+    let program = std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM);
+    let socket = socket(&cluster.name, place);
+    let log = socket.with_extension("log");
+    let failed =
+        |source| Error::Start { node: node.name.clone(), program: program.clone(), source, log: log.clone() };
+    let netns = Netns::of(&cluster.name, Part::Node(&node.name));
+    let mut command = Command::new(&program);
+    command.args(["--cluster", &cluster.name, "--node", &node.name, "--uplink", UPLINK]);
+    command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path()).arg("--socket").arg(&socket);
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(OwnedFd::from(theirs))
+        .stderr(File::create(&log).map_err(failed)?)
+        .current_dir("/")
+        .process_group(0);
+    let mut child = command.spawn().map_err(failed)?;
+    // Our copy of its output ends here, so that its end is the end of ours.
+    drop(command);
+    let told = note(format!("agent of {}", node.name), child.id()).map_err(Error::from).and_then(|()| {
+        let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        let request = Request::Apply(Box::new(desired(cluster, &node.name)));
+        converse(&mut input, ours, &request).map_err(failed)
+    });
+    told.and_then(|reply| done(&node.name, reply)).map(drop).inspect_err(|_| {
+        // It may have ended by itself, and is not ours to keep.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
+/// Brings every node to another state of the cluster. An agent that is no more is started again: its node's
+/// programs went on without it, and its flows are taken over.
 ///
 /// # Errors
 /// The first that cannot be brought there.
-pub fn apply(cluster: &Cluster) -> Result<(), Error> {
-    ask_all(cluster, |node| Request::Apply(Box::new(desired(cluster, node)))).map(drop)
+pub fn apply(
+    cluster: &Cluster,
+    mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
+) -> Result<(), Error> {
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        match ask(cluster, place, &Request::Apply(Box::new(desired(cluster, &node.name)))) {
+            Err(Error::Ask { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused => {
+                start_one(cluster, place, &mut note)?;
+            }
+            asked => drop(asked?),
+        }
+    }
+    Ok(())
 }
 
 /// Lets every stage on every node report, or only what must be known of any packet.
@@ -168,16 +181,19 @@ pub fn names(cluster: &Cluster) -> Result<Names, Error> {
 
 /// The replies of all, in the order of the nodes.
 fn ask_all(cluster: &Cluster, request: impl Fn(&str) -> Request) -> Result<Vec<Reply>, Error> {
-    let ask = |(place, node): (usize, &userspace::model::Node)| {
-        let asked = || -> io::Result<Reply> {
-            let stream = UnixStream::connect(socket(&cluster.name, place))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            converse(&mut stream.try_clone()?, stream, &request(&node.name))
-        };
-        let reply = asked().map_err(|source| Error::Ask { node: node.name.clone(), source })?;
-        done(&node.name, reply)
+    let nodes = cluster.nodes.iter().enumerate();
+    nodes.map(|(place, node)| ask(cluster, place, &request(&node.name))).collect()
+}
+
+/// The reply of the agent of the node at this place of the cluster.
+fn ask(cluster: &Cluster, place: usize, request: &Request) -> Result<Reply, Error> {
+    let node = &cluster.nodes[place].name;
+    let asked = || -> io::Result<Reply> {
+        let stream = UnixStream::connect(socket(&cluster.name, place))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        converse(&mut stream.try_clone()?, stream, request)
     };
-    cluster.nodes.iter().enumerate().map(ask).collect()
+    done(node, asked().map_err(|source| Error::Ask { node: node.clone(), source })?)
 }
 
 fn done(node: &str, reply: Reply) -> Result<Reply, Error> {

@@ -145,7 +145,8 @@ impl Lab {
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
         if self.state.dataplane == "ebpf" {
-            agents::apply(&self.state.cluster)?;
+            let cluster = self.state.cluster.clone();
+            agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
         }
         let listeners = listeners(&self.state.cluster.name);
         listeners.remove(before.difference(&after).cloned().collect())?;

@@ -1,11 +1,17 @@
 //! The command line as users meet it: words, exit codes, what goes where.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testbed::interrupt::Interrupt;
 use testbed::netns::Netns;
+use testbed::probe::Verdict;
+use testbed::probe::sockets::{Dial, dial_all};
+use testbed::topology::pod_netns;
+use userspace::model::Protocol;
 
 const CLUSTER: &str = r#"
 apiVersion: podpath.dev/v1alpha1
@@ -354,6 +360,38 @@ fn policies_put_into_a_cluster_that_is_up_hold_at_once() {
     assert_eq!(ask(), ["deny", "policy-denied", "default/db"].map(Value::from));
     exits(&podpath(&["delete", "--cluster", name, "-f", policy]), 0);
     assert_eq!(ask(), ["allow".into(), Value::Null, Value::Null]);
+    exits(&podpath(&["down", name]), 0);
+    assert_eq!(stage.namespaces(), Vec::<String>::new());
+    assert!(!std::path::Path::new("/sys/fs/bpf/podpath").join(name).exists());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_goes_on_without_its_agent_and_the_next_apply_gives_it_another() {
+    let stage = Stage::new("kill");
+    let file = stage.file("cluster.yaml", CLUSTER);
+    let file = file.to_str().expect("UTF-8");
+    let name = stage.name.as_str();
+    exits(&podpath(&["up", "-f", file, "--dataplane", "ebpf"]), 0);
+    let state = testbed::state::load(name).expect("a state").expect("it is up");
+    let agent = state.processes.iter().find(|one| one.role == "agent of n1").expect("one for each node");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.pid).expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    // Packets pass, but nobody tells why, until somebody starts it again.
+    let (web, db) = (&state.cluster.pods[0], &state.cluster.pods[1]);
+    let dial = Dial {
+        netns: pod_netns(name, web),
+        source: web.address,
+        target: SocketAddr::new(db.address, 5432),
+        protocol: Protocol::Tcp,
+    };
+    let dialled = dial_all(&[dial], &Interrupt::default()).expect("a socket");
+    assert_eq!(dialled[0].verdict, Verdict::Allow);
+    let asked = podpath(&["check", "--cluster", name]);
+    exits(&asked, 2);
+    assert!(stderr(&asked).contains("the agent of node n1"), "{asked:?}");
+    exits(&podpath(&["apply", "--cluster", name, "-f", file]), 0);
+    exits(&podpath(&["check", "--cluster", name]), 0);
     exits(&podpath(&["down", name]), 0);
     assert_eq!(stage.namespaces(), Vec::<String>::new());
     assert!(!std::path::Path::new("/sys/fs/bpf/podpath").join(name).exists());
