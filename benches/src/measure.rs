@@ -260,7 +260,7 @@ fn figures_of(trips: &traffic::RoundTrips) -> BTreeMap<&'static str, f64> {
 fn ends(up: &Up, same_cpu: bool) -> Ends {
     let pods = &up.topology().cluster().pods;
     let [client, server] = &pods[..] else { unreachable!("the built-in cluster has two pods") };
-    let IpAddr::V4(address) = server.address else { unreachable!("the built-in cluster is IPv4") };
+    let IpAddr::V4(address) = server.address() else { unreachable!("the built-in cluster is IPv4") };
     let cpu = if same_cpu { Some(0) } else { (cpus() > 1).then_some(1) };
     Ends {
         client: End { netns: up.topology().pod(client), cpu: Some(0) },

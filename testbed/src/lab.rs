@@ -163,7 +163,7 @@ impl Lab {
         let same = |one: &Pod, other: &Pod| {
             one.id() == other.id()
                 && one.node == other.node
-                && one.address == other.address
+                && one.address() == other.address()
                 && one.host_network == other.host_network
         };
         let old = topology.cluster().pods.clone();
@@ -229,7 +229,7 @@ impl Lab {
 /// Nodes, externals and settings are built once.
 fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
     let nodes = |cluster: &Cluster| -> Vec<_> {
-        cluster.nodes.iter().map(|node| (node.name.clone(), node.address)).collect()
+        cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect()
     };
     let externals = |cluster: &Cluster| -> Vec<_> {
         cluster.externals.iter().map(|external| (external.name.clone(), external.address)).collect()

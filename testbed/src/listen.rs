@@ -133,7 +133,7 @@ pub struct Answer {
 pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     let pods = cluster.pods.iter().flat_map(|pod| {
         let netns = pod_netns(&cluster.name, pod);
-        pod.ports.iter().map(move |port| listener(&netns, pod.address, port))
+        pod.ports.iter().map(move |port| listener(&netns, pod.address(), port))
     });
     let externals = cluster.externals.iter().flat_map(|external| {
         let netns = Netns::of(&cluster.name, Part::World);

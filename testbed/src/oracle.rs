@@ -128,13 +128,13 @@ enum Party<'a> {
 impl Party<'_> {
     /// Whether both are the same pod.
     fn is(self, other: Party<'_>) -> bool {
-        matches!((self, other), (Self::Pod(one), Party::Pod(other)) if one.address == other.address)
+        matches!((self, other), (Self::Pod(one), Party::Pod(other)) if one.address() == other.address())
     }
 
     fn address(self) -> IpAddr {
         match self {
-            Self::Pod(pod) => pod.address,
-            Self::Node(node) => node.address,
+            Self::Pod(pod) => pod.address(),
+            Self::Node(node) => node.address(),
             Self::Outside(address, _) => address,
         }
     }
@@ -163,10 +163,10 @@ fn node_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Node> {
 
 /// Whoever has the address.
 fn party_at(cluster: &Cluster, address: IpAddr) -> Party<'_> {
-    if let Some(node) = cluster.nodes.iter().find(|node| node.address == address) {
+    if let Some(node) = cluster.nodes.iter().find(|node| node.address() == address) {
         return Party::Node(node);
     }
-    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address == address && !pod.host_network) {
+    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address() == address && !pod.host_network) {
         return Party::Pod(pod);
     }
     let external = cluster.externals.iter().find(|external| external.address == address);
@@ -445,7 +445,7 @@ mod tests {
             name: name.to_owned(),
             labels: labels(pairs),
             node: node.to_owned(),
-            address: address.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
             host_network: false,
             ports: vec![container_port("http", 80, Protocol::Tcp), container_port("dns", 53, Protocol::Udp)],
             ready: true,
@@ -456,8 +456,8 @@ mod tests {
         Node {
             name: name.to_owned(),
             labels: Labels::new(),
-            address: address.parse().unwrap(),
-            pod_cidr: None,
+            addresses: vec![address.parse().unwrap()],
+            pod_cidrs: Vec::new(),
         }
     }
 
@@ -929,7 +929,8 @@ mod tests {
             backends.iter().map(|address| Backend { address: address.parse().unwrap(), port: 80 }).collect();
         let port = ServicePort { name: None, port: 8080, protocol: Tcp, backends };
         let (namespace, name) = ("shop".to_owned(), "api".to_owned());
-        let service = Service { namespace, name, address: "10.96.0.10".parse().unwrap(), ports: vec![port] };
+        let service =
+            Service { namespace, name, addresses: vec!["10.96.0.10".parse().unwrap()], ports: vec![port] };
         Cluster { services: vec![service], ..cluster(policies) }
     }
 

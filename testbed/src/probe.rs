@@ -264,7 +264,7 @@ mod tests {
             name: name.to_owned(),
             labels: Default::default(),
             node: "n1".to_owned(),
-            address: address.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
             host_network: false,
             ports,
             ready: true,
@@ -275,13 +275,13 @@ mod tests {
         let node = Node {
             name: "n1".to_owned(),
             labels: Default::default(),
-            address: "10.240.0.4".parse().unwrap(),
-            pod_cidr: None,
+            addresses: vec!["10.240.0.4".parse().unwrap()],
+            pod_cidrs: Vec::new(),
         };
         let service = Service {
             namespace: "shop".to_owned(),
             name: "api".to_owned(),
-            address: "10.96.0.10".parse().unwrap(),
+            addresses: vec!["10.96.0.10".parse().unwrap()],
             ports: vec![ServicePort { name: None, port: 80, protocol: Protocol::Tcp, backends: Vec::new() }],
         };
         let world = External {

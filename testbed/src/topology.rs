@@ -469,15 +469,15 @@ impl Topology {
     }
 
     fn node_subnet(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.node_subnet, "the node subnet")
+        v4_net(self.cluster.settings.node_subnets[0], "the node subnet")
     }
 
     fn pod_cidr(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.pod_cidr, "the pods")
+        v4_net(self.cluster.settings.pod_cidrs[0], "the pods")
     }
 
     fn service_cidr(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.service_cidr, "Services")
+        v4_net(self.cluster.settings.service_cidrs[0], "Services")
     }
 
     /// The fabric's own address: the first usable one of the node subnet.
@@ -551,11 +551,11 @@ fn v4_net(range: IpNet, whose: &str) -> Result<Ipv4Net, Error> {
 }
 
 fn node_address(node: &Node) -> Result<Ipv4Addr, Error> {
-    v4(node.address, || format!("node {}", node.name))
+    v4(node.address(), || format!("node {}", node.name))
 }
 
 fn pod_address(pod: &Pod) -> Result<Ipv4Addr, Error> {
-    v4(pod.address, || format!("pod {}", pod.id()))
+    v4(pod.address(), || format!("pod {}", pod.id()))
 }
 
 #[cfg(test)]
@@ -568,7 +568,7 @@ mod tests {
             name: name.to_owned(),
             labels: Default::default(),
             node: "n1".to_owned(),
-            address: IpAddr::from([10, 244, 1, 5]),
+            addresses: vec![IpAddr::from([10, 244, 1, 5])],
             host_network: false,
             ports: Vec::new(),
             ready: true,

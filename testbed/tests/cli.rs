@@ -381,8 +381,8 @@ fn a_node_goes_on_without_its_agent_and_the_next_apply_gives_it_another() {
     let (web, db) = (&state.cluster.pods[0], &state.cluster.pods[1]);
     let dial = Dial {
         netns: pod_netns(name, web),
-        source: web.address,
-        target: SocketAddr::new(db.address, 5432),
+        source: web.address(),
+        target: SocketAddr::new(db.address(), 5432),
         protocol: Protocol::Tcp,
     };
     let dialled = dial_all(&[dial], &Interrupt::default()).expect("a socket");

@@ -60,15 +60,15 @@ fn named(name: String) -> Lab {
     let node = |name: &str, last: u8| Node {
         name: name.to_owned(),
         labels: BTreeMap::new(),
-        address: IpAddr::from([10, 240, 0, last]),
-        pod_cidr: Some(format!("10.244.{}.0/24", last - 3).parse().expect("it is a range")),
+        addresses: vec![IpAddr::from([10, 240, 0, last])],
+        pod_cidrs: vec![format!("10.244.{}.0/24", last - 3).parse().expect("it is a range")],
     };
     let web = Pod {
         namespace: "default".to_owned(),
         name: "web".to_owned(),
         labels: BTreeMap::new(),
         node: "n1".to_owned(),
-        address: IpAddr::from([10, 244, 1, 5]),
+        addresses: vec![IpAddr::from([10, 244, 1, 5])],
         host_network: false,
         ports: Vec::new(),
         ready: true,
@@ -76,7 +76,7 @@ fn named(name: String) -> Lab {
     let pod = |name: &str, node: &str, address: [u8; 4]| Pod {
         name: name.to_owned(),
         node: node.to_owned(),
-        address: address.into(),
+        addresses: vec![address.into()],
         ..web.clone()
     };
     let agent = Pod { host_network: true, ..pod("agent", "n1", [10, 240, 0, 4]) };
@@ -87,12 +87,12 @@ fn named(name: String) -> Lab {
         name,
         settings: Settings {
             model: Model::Overlay,
-            node_subnet: range("10.240.0.0/16"),
-            pod_cidr: range("10.244.0.0/16"),
-            service_cidr: range("10.96.0.0/16"),
+            node_subnets: vec![range("10.240.0.0/16")],
+            pod_cidrs: vec![range("10.244.0.0/16")],
+            service_cidrs: vec![range("10.96.0.0/16")],
             max_pods: 250,
             mtu: 1500,
-            non_masquerade_cidrs: Vec::new(),
+            ..Settings::default()
         },
         namespaces: BTreeMap::new(),
         nodes: vec![node("n1", 4), node("n2", 5)],
@@ -148,11 +148,11 @@ fn with_kernel_routes_everybody_reaches_everybody_with_their_own_address() {
     let [web, api, stray, agent] = &lab.0.pods[..] else { unreachable!("there are four") };
     let external = lab.0.externals[0].address;
     let places = [
-        (topology.pod(web), web.address),
-        (topology.pod(api), api.address),
-        (topology.pod(stray), stray.address),
-        (topology.pod(agent), agent.address),
-        (topology.node("n2"), lab.0.nodes[1].address),
+        (topology.pod(web), web.address()),
+        (topology.pod(api), api.address()),
+        (topology.pod(stray), stray.address()),
+        (topology.pod(agent), agent.address()),
+        (topology.node("n2"), lab.0.nodes[1].address()),
         (topology.world(), external),
     ];
     for (from, source) in &places {
@@ -179,7 +179,7 @@ fn a_nodes_own_packets_to_pods_and_services_come_out_where_a_dataplane_catches_t
             socket.local_addr()
         });
         let source = source.expect("it is there").expect("there is a route");
-        assert_eq!(source.ip(), lab.0.nodes[0].address, "to {target}");
+        assert_eq!(source.ip(), lab.0.nodes[0].address(), "to {target}");
         assert!(
             (1024..30_000).contains(&source.port()),
             "{source} is a port of the masquerade or a node port"
@@ -242,16 +242,19 @@ fn a_pod_comes_and_goes_while_the_cluster_is_up() {
     let lab = two_nodes("apply");
     let mut topology = Topology::build(&lab.0, Layout::ROUTED).expect("the cluster is built");
     let before = lab.namespaces();
-    let late =
-        Pod { name: "late".to_owned(), address: IpAddr::from([10, 244, 1, 6]), ..lab.0.pods[0].clone() };
+    let late = Pod {
+        name: "late".to_owned(),
+        addresses: vec![IpAddr::from([10, 244, 1, 6])],
+        ..lab.0.pods[0].clone()
+    };
     topology.add_pod(&late).expect("it is added");
     let (late_netns, api) = (topology.pod(&late), topology.pod(&lab.0.pods[1]));
-    assert_eq!(reaches(&api, &late_netns, late.address), lab.0.pods[1].address);
-    assert_eq!(reaches(&late_netns, &topology.world(), lab.0.externals[0].address), late.address);
+    assert_eq!(reaches(&api, &late_netns, late.address()), lab.0.pods[1].address());
+    assert_eq!(reaches(&late_netns, &topology.world(), lab.0.externals[0].address), late.address());
 
     let again = topology.add_pod(&late);
     assert!(matches!(again, Err(topology::Error::Netns(netns::Error::Exists { .. }))), "{again:?}");
-    assert_eq!(reaches(&api, &late_netns, late.address), lab.0.pods[1].address, "and it is still there");
+    assert_eq!(reaches(&api, &late_netns, late.address()), lab.0.pods[1].address(), "and it is still there");
 
     for _ in 0..2 {
         topology.remove_pod("default", "late").expect("it is removed");
@@ -260,7 +263,7 @@ fn a_pod_comes_and_goes_while_the_cluster_is_up() {
         assert!(!links.has(&host_side(&late)).expect("it answers"));
     }
     topology.add_pod(&late).expect("it is added once more");
-    assert_eq!(reaches(&api, &late_netns, late.address), lab.0.pods[1].address);
+    assert_eq!(reaches(&api, &late_netns, late.address()), lab.0.pods[1].address());
 }
 
 #[test]
@@ -274,7 +277,7 @@ fn a_build_that_fails_leaves_nothing_of_its_own_and_all_of_others() {
     assert_eq!(lab.namespaces(), [other.name()]);
     drop(other);
 
-    lab.0.nodes[1].address = IpAddr::from([10, 240, 0, 1]);
+    lab.0.nodes[1].addresses[0] = IpAddr::from([10, 240, 0, 1]);
     let built = Topology::build(&lab.0, Layout::HOOKED);
     assert!(matches!(built, Err(topology::Error::Gateway { .. })), "{built:?}");
     assert_eq!(lab.namespaces(), [""; 0]);
@@ -437,18 +440,18 @@ fn declared_ports_are_answered_and_all_others_refused() {
     assert_eq!(listening.first.failed, [""; 0]);
     let (web, api) = (&lab.0.pods[0], topology.pod(&lab.0.pods[1]));
 
-    let mut stream = dial(&api, (web.address, 80).into()).expect("it is listened on");
+    let mut stream = dial(&api, (web.address(), 80).into()).expect("it is listened on");
     say(&mut stream).expect("it is echoed");
     stream.shutdown(std::net::Shutdown::Write).expect("it is open");
     assert_eq!(stream.read(&mut [0]).expect("its end comes back as well"), 0);
     say(&mut dial(&api, (lab.0.externals[0].address, 443).into()).expect("it is listened on")).expect("echo");
-    let refused = dial(&api, (web.address, 81).into()).expect_err("nobody listens");
+    let refused = dial(&api, (web.address(), 81).into()).expect_err("nobody listens");
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 
     for port in 1000..1020 {
         let closed = api.run(|| UdpSocket::bind("0.0.0.0:0")).expect("it is there").expect("it opens");
         closed.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
-        closed.connect((web.address, port)).expect("there is a route");
+        closed.connect((web.address(), port)).expect("there is a route");
         closed.send(b"ping").expect("it is sent");
         let refused = closed.recv(&mut [0]).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "port {port}");
@@ -456,10 +459,10 @@ fn declared_ports_are_answered_and_all_others_refused() {
 
     let datagrams = api.run(|| UdpSocket::bind("0.0.0.0:0")).expect("it is there").expect("it opens");
     datagrams.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
-    datagrams.send_to(b"ping", (web.address, 53)).expect("it is sent");
+    datagrams.send_to(b"ping", (web.address(), 53)).expect("it is sent");
     let mut echo = [0; 8];
     let (length, from) = datagrams.recv_from(&mut echo).expect("it is echoed");
-    assert_eq!((&echo[..length], from), (&b"ping"[..], SocketAddr::from((web.address, 53))));
+    assert_eq!((&echo[..length], from), (&b"ping"[..], SocketAddr::from((web.address(), 53))));
 }
 
 #[test]
@@ -495,7 +498,7 @@ fn more_connections_than_there_is_room_for_wait_for_their_turn() {
     let lab = with_ports("room");
     let topology = Topology::build(&lab.0, Layout::ROUTED).expect("the cluster is built");
     let _listening = Listening::start(listen::declared(&lab.0), 2);
-    let (api, target) = (topology.pod(&lab.0.pods[1]), SocketAddr::from((lab.0.pods[0].address, 80)));
+    let (api, target) = (topology.pod(&lab.0.pods[1]), SocketAddr::from((lab.0.pods[0].address(), 80)));
     let mut streams: Vec<TcpStream> = (0..5).map(|_| dial(&api, target).expect("it is taken")).collect();
     // Whoever has a turn and goes makes room for the next.
     for stream in &mut streams[..2] {

@@ -71,14 +71,14 @@ fn show(format: Format, items: &impl Serialize, table: impl FnOnce() -> String) 
 
 fn nodes(cluster: &Cluster, format: Format) -> String {
     let pods = |node: &Node| cluster.pods.iter().filter(|pod| pod.node == node.name).count().to_string();
-    let range = |node: &Node| node.pod_cidr.map_or("-".to_owned(), |range| range.to_string());
+    let range = |node: &Node| node.pod_cidrs.first().map_or("-".to_owned(), |range| range.to_string());
     if format == Format::Wide {
         let rows = cluster.nodes.iter().map(|node| {
-            [node.name.clone(), node.address.to_string(), pods(node), range(node), labels(&node.labels)]
+            [node.name.clone(), node.address().to_string(), pods(node), range(node), labels(&node.labels)]
         });
         return columns(["NAME", "ADDRESS", "PODS", "POD CIDR", "LABELS"], rows);
     }
-    let rows = cluster.nodes.iter().map(|node| [node.name.clone(), node.address.to_string(), pods(node)]);
+    let rows = cluster.nodes.iter().map(|node| [node.name.clone(), node.address().to_string(), pods(node)]);
     columns(["NAME", "ADDRESS", "PODS"], rows)
 }
 
@@ -91,7 +91,7 @@ fn pods(pods: &[Pod], format: Format) -> String {
     let row = |pod: &Pod| {
         let ready = if pod.ready { "yes" } else { "no" };
         let own = if pod.host_network { " (node's)" } else { "" };
-        let address = format!("{}{own}", pod.address);
+        let address = format!("{}{own}", pod.address());
         [pod.namespace.clone(), pod.name.clone(), ready.to_owned(), address, pod.node.clone()]
     };
     if format == Format::Wide {
@@ -116,7 +116,7 @@ fn services(services: &[Service], format: Format) -> String {
         let (ports, backends) = (dialled(service), backends(service));
         let ends =
             if format == Format::Wide { listed(backends.into_iter()) } else { backends.len().to_string() };
-        [service.namespace.clone(), service.name.clone(), service.address.to_string(), ports, ends]
+        [service.namespace.clone(), service.name.clone(), service.address().to_string(), ports, ends]
     });
     columns(["NAMESPACE", "NAME", "CLUSTER-IP", "PORTS", "ENDPOINTS"], rows)
 }

@@ -67,8 +67,8 @@ struct Side {
 
 impl Side {
     fn new(cluster: &Cluster, pod: &Pod) -> Result<Self, Error> {
-        let IpAddr::V4(address) = pod.address else {
-            let (whose, address) = (format!("pod {}", pod.id()), pod.address.to_string());
+        let IpAddr::V4(address) = pod.address() else {
+            let (whose, address) = (format!("pod {}", pod.id()), pod.address().to_string());
             return Err(topology::Error::Family { whose, address }.into());
         };
         let netns = Netns::create(pod_netns(&cluster.name, pod).name())?.guarded();

@@ -87,7 +87,7 @@ impl<'a> Live<'a> {
     fn dial(&self, flow: &Flow) -> Option<Dial> {
         let (netns, source) = place(self.cluster, &flow.from)?;
         let target = match &flow.to {
-            Who::Service(id) => self.cluster.services.iter().find(|service| service.id() == *id)?.address,
+            Who::Service(id) => self.cluster.services.iter().find(|service| service.id() == *id)?.address(),
             end => place(self.cluster, end)?.1,
         };
         Some(Dial { netns, source, target: SocketAddr::new(target, flow.port), protocol: flow.protocol })
@@ -212,11 +212,11 @@ fn place(cluster: &Cluster, end: &Who) -> Option<(Netns, IpAddr)> {
     match end {
         Who::Pod(id) => {
             let pod = cluster.pods.iter().find(|pod| pod.id() == *id)?;
-            Some((pod_netns(&cluster.name, pod), pod.address))
+            Some((pod_netns(&cluster.name, pod), pod.address()))
         }
         Who::Node(name) => {
             let node = cluster.nodes.iter().find(|node| node.name == *name)?;
-            Some((Netns::of(&cluster.name, Part::Node(&node.name)), node.address))
+            Some((Netns::of(&cluster.name, Part::Node(&node.name)), node.address()))
         }
         Who::External(name) => {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
@@ -228,10 +228,10 @@ fn place(cluster: &Cluster, end: &Who) -> Option<(Netns, IpAddr)> {
 
 /// The namespace that has the address, if it is one of the cluster's or an external's.
 fn owner(cluster: &Cluster, address: IpAddr) -> Option<Netns> {
-    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address == address) {
+    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address() == address) {
         return Some(pod_netns(&cluster.name, pod));
     }
-    if let Some(node) = cluster.nodes.iter().find(|node| node.address == address) {
+    if let Some(node) = cluster.nodes.iter().find(|node| node.address() == address) {
         return Some(Netns::of(&cluster.name, Part::Node(&node.name)));
     }
     let external = cluster.externals.iter().find(|external| external.address == address)?;

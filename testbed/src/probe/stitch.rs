@@ -96,7 +96,7 @@ fn sent_by(piece: &Piece, client: Ipv6Addr) -> bool {
 fn leads_to(piece: &Piece, cluster: &Cluster) -> Option<usize> {
     let wrapped =
         piece.iter().find(|record| record.stage == Stage::Overlay as u8 && record.detail == WRAPPED)?;
-    cluster.nodes.iter().position(|node| match node.address {
+    cluster.nodes.iter().position(|node| match node.address() {
         std::net::IpAddr::V4(address) => wrapped.target == dataplane::wire::V4(address.octets()).to_v6(),
         std::net::IpAddr::V6(address) => wrapped.target.0 == address.octets(),
     })

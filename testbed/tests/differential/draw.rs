@@ -168,8 +168,8 @@ impl Draw {
         let own = &model.nodes[node];
         let pods: Vec<_> = model.pods.iter().filter(|pod| pod.node == own.name).collect();
         let source = match hook {
-            Hook::FromPod if !self.one_in(10) && !pods.is_empty() => self.of(&pods).address,
-            Hook::FromHost if !self.one_in(10) => own.address,
+            Hook::FromPod if !self.one_in(10) && !pods.is_empty() => self.of(&pods).address(),
+            Hook::FromHost if !self.one_in(10) => own.address(),
             _ => self.address(model),
         };
         let target = self.address(model);
@@ -184,9 +184,9 @@ impl Draw {
         match self.below(10) {
             0 => stray,
             1 => self.of(&WORLD).parse().expect("an address"),
-            2 => self.of(&model.nodes).address,
-            3..=4 if !model.services.is_empty() => self.of(&model.services).address,
-            _ => self.of(&model.pods).address,
+            2 => self.of(&model.nodes).address(),
+            3..=4 if !model.services.is_empty() => self.of(&model.services).address(),
+            _ => self.of(&model.pods).address(),
         }
     }
 
@@ -264,7 +264,7 @@ impl Draw {
             IpAddr::V4(address) => address.octets(),
             IpAddr::V6(_) => unreachable!("drawn clusters have IPv4 addresses only"),
         };
-        let asker = address(self.of(&model.pods).address);
+        let asker = address(self.of(&model.pods).address());
         let asked = if self.one_in(4) { asker } else { [169, 254, 1, 1] };
         let mut frame = vec![0xff; 6];
         frame.extend_from_slice(&[4, 4, 4, 4, 4, 4, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 4, 4, 4, 4, 4, 4]);

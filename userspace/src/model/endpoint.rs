@@ -165,10 +165,10 @@ impl Found<'_> {
     /// Where it is reached: a Service at its cluster address.
     pub fn address(&self) -> IpAddr {
         match self {
-            Self::Pod(pod) => pod.address,
+            Self::Pod(pod) => pod.address(),
             Self::External(external) => external.address,
-            Self::Node(node) => node.address,
-            Self::Service(service) => service.address,
+            Self::Node(node) => node.address(),
+            Self::Service(service) => service.address(),
         }
     }
 

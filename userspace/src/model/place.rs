@@ -147,10 +147,10 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
             continue;
         };
         if node.object.is_none_or(|object| internal_ip(object) == Ok(None)) {
-            node.address = work.keep(old.address, &format!("Node {}", node.name));
+            node.address = work.keep(old.address(), &format!("Node {}", node.name));
         }
         if let (Some(IpNet::V4(range)), true) =
-            (old.pod_cidr, node.object.is_none_or(|object| pod_range(object) == Ok(None)))
+            (old.pod_cidrs.first().copied(), node.object.is_none_or(|object| pod_range(object) == Ok(None)))
         {
             node.pod_range = Some(range);
         }
@@ -166,7 +166,7 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
         }
         let stays = pod.node.as_ref() == Some(&old.node) && pod_ip(&pod.source.pod) == Ok(None);
         if stays && !old.host_network && !host_network(&pod.source.pod) {
-            pod.address = work.keep(old.address, &format!("Pod {}", old.id()));
+            pod.address = work.keep(old.address(), &format!("Pod {}", old.id()));
         }
     }
 }
@@ -356,8 +356,8 @@ impl NodeDraft<'_> {
         Node {
             name: self.name,
             labels: self.labels,
-            address: self.address.expect("every node has been given an address").into(),
-            pod_cidr: self.pod_range.map(IpNet::V4),
+            addresses: vec![self.address.expect("every node has been given an address").into()],
+            pod_cidrs: self.pod_range.map(IpNet::V4).into_iter().collect(),
         }
     }
 }
@@ -374,7 +374,7 @@ impl PodDraft {
             name: self.name,
             labels: pod.metadata.labels.unwrap_or_default(),
             node: self.node.expect("every pod has been placed"),
-            address: self.address.expect("every pod has been given an address").into(),
+            addresses: vec![self.address.expect("every pod has been given an address").into()],
         }
     }
 }

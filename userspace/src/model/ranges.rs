@@ -4,11 +4,16 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::cluster::{Model, Settings};
+use super::cluster::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
 use super::error::Fields;
 use super::own::TestbedSpec;
 use super::syntax;
 use crate::ipam::{self, Wish};
+
+/// The UDP port of the overlay. Source: the default of the Linux vxlan driver and of Cilium; IANA's is 4789.
+const TUNNEL_PORT: u16 = 8472;
+/// The source ports that may stand for pods outside. Source: Linux, `ip_local_port_range`.
+const MASQUERADE_PORTS: (u16, u16) = (32_768, 60_999);
 
 const fn net(a: u8, b: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), 16)
@@ -41,13 +46,20 @@ fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            model: Model::Overlay,
-            node_subnet: IpNet::V4(NODE_SUBNET.default),
-            pod_cidr: IpNet::V4(POD_CIDR.default),
-            service_cidr: IpNet::V4(SERVICE_CIDR.default),
+            model: Model::default(),
+            encapsulation: Encapsulation::default(),
+            tunnel_port: TUNNEL_PORT,
+            node_subnets: vec![IpNet::V4(NODE_SUBNET.default)],
+            pod_cidrs: vec![IpNet::V4(POD_CIDR.default)],
+            service_cidrs: vec![IpNet::V4(SERVICE_CIDR.default)],
+            vnet_cidrs: vec![IpNet::V4(NODE_SUBNET.default)],
             max_pods: ipam::MAX_PODS,
             mtu: 1500,
             non_masquerade_cidrs: Vec::new(),
+            masquerade_ports: MASQUERADE_PORTS,
+            timeouts: Timeouts::default(),
+            fabric: Fabric::default(),
+            load_balancer: LoadBalancer::default(),
         }
     }
 }
@@ -145,9 +157,9 @@ pub(super) fn choose(
             Ok(chosen)
         };
     let Given { nodes, pods, services, externals } = given;
-    let node_subnet = select(node, kept.node_subnet, nodes, &[&stated, pods, services, externals])?;
-    let pod_cidr = select(pod, kept.pod_cidr, pods, &[&stated, &[node_subnet], services, externals])?;
+    let node_subnet = select(node, kept.node_subnets[0], nodes, &[&stated, pods, services, externals])?;
+    let pod_cidr = select(pod, kept.pod_cidrs[0], pods, &[&stated, &[node_subnet], services, externals])?;
     let service_cidr =
-        select(service, kept.service_cidr, services, &[&[node_subnet, pod_cidr], pods, externals])?;
+        select(service, kept.service_cidrs[0], services, &[&[node_subnet, pod_cidr], pods, externals])?;
     Ok(Ranges { node_subnet, pod_cidr, service_cidr })
 }

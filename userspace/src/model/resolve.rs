@@ -118,9 +118,10 @@ fn given(
 fn settings(spec: Option<&TestbedSpec>, previous: Option<&Cluster>, ranges: &Ranges) -> Settings {
     let ranges = Settings {
         model: Model::Overlay,
-        node_subnet: IpNet::V4(ranges.node_subnet),
-        pod_cidr: IpNet::V4(ranges.pod_cidr),
-        service_cidr: IpNet::V4(ranges.service_cidr),
+        node_subnets: vec![IpNet::V4(ranges.node_subnet)],
+        pod_cidrs: vec![IpNet::V4(ranges.pod_cidr)],
+        service_cidrs: vec![IpNet::V4(ranges.service_cidr)],
+        vnet_cidrs: vec![IpNet::V4(ranges.node_subnet)],
         ..Settings::default()
     };
     let Some(spec) = spec else {

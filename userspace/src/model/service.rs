@@ -78,7 +78,7 @@ pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
     };
     for draft in services.iter_mut().filter(|draft| draft.stated.is_none()) {
         let old = previous.service(&draft.id);
-        draft.address = old.and_then(|old| work.keep(old.address, &format!("Service {}", draft.id)));
+        draft.address = old.and_then(|old| work.keep(old.address(), &format!("Service {}", draft.id)));
     }
 }
 
@@ -208,7 +208,7 @@ pub(super) fn with_endpoints(
         Service {
             namespace: namespace.into(),
             name: name.into(),
-            address: draft.address.expect("every service has been given an address").into(),
+            addresses: vec![draft.address.expect("every service has been given an address").into()],
             ports: spec.ports.iter().flatten().filter_map(settle_port).collect(),
         }
     };
@@ -266,7 +266,8 @@ fn from_selector<'a>(
     let selected = pods.filter(|pod| pod.ready || unready_too);
     let selected =
         selected.filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)));
-    let backend = |pod: &Pod| Some(Backend { address: pod.address, port: target_port(port, protocol, pod)? });
+    let backend =
+        |pod: &Pod| Some(Backend { address: pod.address(), port: target_port(port, protocol, pod)? });
     selected.filter_map(backend).collect()
 }
 

@@ -107,7 +107,7 @@ impl Names {
         nodes: impl Iterator<Item = (&'a Links, NodePlan<V4>)>,
     ) -> Self {
         let own = cluster.pods.iter().filter(|pod| !pod.host_network);
-        let pods: BTreeMap<_, _> = own.map(|pod| (pod.address, pod.id())).collect();
+        let pods: BTreeMap<_, _> = own.map(|pod| (pod.address(), pod.id())).collect();
         let mut isolators = BTreeMap::new();
         let names = cluster.nodes.iter().zip(nodes).map(|(node, (links, planned))| {
             for (address, endpoint) in &planned.rows.endpoints {

@@ -114,7 +114,7 @@ impl<A: Family> Plan<A> {
 
     fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
         let policies = cluster.policies.iter().map(Policy::read).collect::<Result<Vec<_>, _>>()?;
-        let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::of(node.address)).collect();
+        let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
         let known: Vec<_> = addresses.iter().copied().flatten().collect();
         let found = Pods::of(cluster);
         let sets = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
@@ -136,7 +136,7 @@ impl<A: Family> Plan<A> {
         Ok(Self {
             mtu: cluster.settings.mtu,
             seed: hash::mixed(cluster.name.as_bytes()) as u32,
-            nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address)).collect(),
+            nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect(),
             addresses,
             pods,
             identities: Identities::of(

@@ -14,6 +14,10 @@ pub trait Family: Address {
     const NAME: &'static str;
     /// The address, if it is of this family.
     fn of(address: IpAddr) -> Option<Self>;
+    /// The first of these that is of this family.
+    fn among(addresses: &[IpAddr]) -> Option<Self> {
+        addresses.iter().copied().find_map(Self::of)
+    }
     /// The address with only its first `bits` bits left.
     fn masked(self, bits: u32) -> Self;
 }

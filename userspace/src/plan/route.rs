@@ -53,14 +53,18 @@ impl<A: Family> Map<A> {
         let outside = |prefix: &Prefix<A>| {
             if native.iter().any(|range| range.covers(prefix)) { Place::Native } else { Place::World }
         };
-        let nobody = [settings.pod_cidr, settings.service_cidr].into_iter().chain(never_forwarded());
+        let nobody =
+            settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().chain(never_forwarded());
         let nobody = nobody.filter_map(Prefix::of).map(|range| (range, Place::Nobody));
         let ranges = cluster.nodes.iter().enumerate();
-        let ranges = ranges.filter_map(|(node, it)| Some((Prefix::of(it.pod_cidr?)?, Place::On(node))));
+        let ranges = ranges.flat_map(|(node, it)| {
+            it.pod_cidrs.iter().filter_map(move |range| Some((Prefix::of(*range)?, Place::On(node))))
+        });
         let inside: Vec<_> = nobody.chain(ranges).collect();
         let mut places = Longest::new();
         // 1.
-        for prefix in native.iter().copied().chain([Prefix::all()]).chain(Prefix::of(settings.node_subnet)) {
+        let subnets = settings.node_subnets.iter().filter_map(|range| Prefix::of(*range));
+        for prefix in native.iter().copied().chain([Prefix::all()]).chain(subnets) {
             if !inside.iter().any(|(range, _)| range.covers(&prefix)) {
                 places.put(prefix, outside(&prefix));
             }
@@ -71,7 +75,7 @@ impl<A: Family> Map<A> {
         }
         // 4.
         for (node, it) in cluster.nodes.iter().enumerate() {
-            if let Some(address) = A::of(it.address) {
+            if let Some(address) = A::among(&it.addresses) {
                 places.put(Prefix::host(address), Place::Node(node));
             }
         }
@@ -79,7 +83,9 @@ impl<A: Family> Map<A> {
         let nodes: BTreeMap<_, _> =
             cluster.nodes.iter().zip(0..).map(|(node, it)| (&node.name, it)).collect();
         for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
-            let (Some(address), Some(node)) = (A::of(pod.address), nodes.get(&pod.node)) else { continue };
+            let (Some(address), Some(node)) = (A::among(&pod.addresses), nodes.get(&pod.node)) else {
+                continue;
+            };
             if places.find(address) != Some(&Place::On(*node)) {
                 places.put(Prefix::host(address), Place::On(*node));
             }
@@ -90,7 +96,8 @@ impl<A: Family> Map<A> {
                 places.put(host, outside(&host));
             }
         }
-        let gateway = settings.node_subnet.hosts().next().and_then(A::of).map(Mac::of).unwrap_or_default();
+        let gateways = settings.node_subnets.iter().filter_map(|subnet| subnet.hosts().next());
+        let gateway = gateways.filter_map(A::of).map(Mac::of).next().unwrap_or_default();
         Self { places, gateway }
     }
 

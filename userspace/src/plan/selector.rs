@@ -115,7 +115,7 @@ pub(super) struct Pods<'a, A> {
 impl<'a, A: Family> Pods<'a, A> {
     pub(super) fn of(cluster: &'a Cluster) -> Self {
         let own = cluster.pods.iter().filter(|pod| !pod.host_network);
-        let list: Vec<_> = own.filter_map(|pod| Some((pod, A::of(pod.address)?))).collect();
+        let list: Vec<_> = own.filter_map(|pod| Some((pod, A::among(&pod.addresses)?))).collect();
         let namespaces: HashMap<_, _> =
             cluster.namespaces.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
         let mut members = vec![Bits::default(); namespaces.len()];

@@ -37,7 +37,7 @@ impl<A: Family> Services<A> {
     pub(super) fn of(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
         let mut frontends = BTreeMap::new();
         for service in &cluster.services {
-            let Some(address) = A::of(service.address) else { continue };
+            let Some(address) = A::among(&service.addresses) else { continue };
             for port in &service.ports {
                 let key = FrontendKey { address, port: port.port, protocol: port.protocol.number() };
                 let ends =

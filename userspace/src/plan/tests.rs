@@ -38,18 +38,18 @@ fn prefix(text: &str) -> Prefix<V4> {
 fn cluster(nodes: u8) -> Cluster {
     let settings = Settings {
         model: model::Model::Overlay,
-        node_subnet: "10.240.0.0/16".parse().expect("a range"),
-        pod_cidr: "10.244.0.0/16".parse().expect("a range"),
-        service_cidr: "10.96.0.0/16".parse().expect("a range"),
+        node_subnets: vec!["10.240.0.0/16".parse().expect("a range")],
+        pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         max_pods: 250,
         mtu: 1500,
-        non_masquerade_cidrs: Vec::new(),
+        ..Settings::default()
     };
     let node = |index| Node {
         name: format!("n{}", index + 1),
         labels: model::Labels::new(),
-        address: ip(&format!("10.240.0.{}", index + 4)),
-        pod_cidr: Some(format!("10.244.{index}.0/24").parse().expect("a range")),
+        addresses: vec![ip(&format!("10.240.0.{}", index + 4))],
+        pod_cidrs: vec![format!("10.244.{index}.0/24").parse().expect("a range")],
     };
     let namespace = |name: &str| {
         let labels = [("kubernetes.io/metadata.name", name), ("team", name)];
@@ -77,7 +77,7 @@ fn pod(cluster: &mut Cluster, id: &str, (node, address): (&str, &str), labels: &
         name: name.to_owned(),
         labels: labels.iter().filter_map(label).collect(),
         node: node.to_owned(),
-        address: ip(address),
+        addresses: vec![ip(address)],
         host_network: false,
         ports: Vec::new(),
         ready: true,
@@ -109,7 +109,7 @@ fn service(cluster: &mut Cluster, address: &str, number: u16, backends: &[&str])
     cluster.services.push(Service {
         namespace: "a".to_owned(),
         name: format!("s{}", cluster.services.len()),
-        address: ip(address),
+        addresses: vec![ip(address)],
         ports: vec![port],
     });
 }

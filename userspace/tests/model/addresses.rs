@@ -12,10 +12,10 @@ fn ip(text: &str) -> IpAddr {
 fn without_node_objects_there_are_two_nodes() {
     let cluster = cluster(&(pod_text("a", "", "") + &pod_text("b", "", "") + &pod_text("c", "", "")));
     let nodes: Vec<_> =
-        cluster.nodes.iter().map(|node| (node.name.as_str(), node.address.to_string())).collect();
+        cluster.nodes.iter().map(|node| (node.name.as_str(), node.address().to_string())).collect();
     assert_eq!(nodes, [("n1", "10.240.0.4".to_owned()), ("n2", "10.240.0.5".to_owned())]);
     let places: Vec<_> =
-        cluster.pods.iter().map(|pod| (pod.node.as_str(), pod.address.to_string())).collect();
+        cluster.pods.iter().map(|pod| (pod.node.as_str(), pod.address().to_string())).collect();
     let expected = [("n1", "10.244.0.2"), ("n2", "10.244.1.2"), ("n1", "10.244.0.3")];
     assert_eq!(places, expected.map(|(node, address)| (node, address.to_owned())));
     assert!(cluster.notes.contains(&"There are no Node objects: assumed nodes n1, n2.".to_owned()));
@@ -44,9 +44,9 @@ fn stated_addresses_are_honoured_and_never_given_twice() {
         + &pod_at("a", "10.244.0.2")
         + &pod_text("b", "", "n1");
     let cluster = cluster(&text);
-    assert_eq!(cluster.node("n2").map(|node| node.address), Some(ip("10.240.0.5")));
-    assert_eq!(pod(&cluster, "default/a").address, ip("10.244.0.2"));
-    assert_eq!(pod(&cluster, "default/b").address, ip("10.244.0.3"));
+    assert_eq!(cluster.node("n2").map(|node| node.address()), Some(ip("10.240.0.5")));
+    assert_eq!(pod(&cluster, "default/a").address(), ip("10.244.0.2"));
+    assert_eq!(pod(&cluster, "default/b").address(), ip("10.244.0.3"));
 }
 
 #[test]
@@ -57,8 +57,8 @@ fn a_nodes_own_pod_range_is_honoured_and_no_other_node_gets_it() {
     let text =
         node("n1", "") + &node("n2", "10.244.0.0/24") + &pod_text("a", "", "n1") + &pod_text("b", "", "n2");
     let cluster = cluster(&text);
-    assert_eq!(pod(&cluster, "default/a").address, ip("10.244.1.2"));
-    assert_eq!(pod(&cluster, "default/b").address, ip("10.244.0.2"));
+    assert_eq!(pod(&cluster, "default/a").address(), ip("10.244.1.2"));
+    assert_eq!(pod(&cluster, "default/b").address(), ip("10.244.0.2"));
     assert_eq!(
         fault(&(node("n1", "10.244.0.0/16") + &node("n2", "10.244.3.0/24"))),
         "Node n2: spec.podCIDR: 10.244.3.0/24 overlaps 10.244.0.0/16 of Node n1"
@@ -87,7 +87,7 @@ fn pods_in_the_host_network_have_the_address_of_their_node() {
         + &pod_text("a", "", "n1").replace("nodeName", "hostNetwork: true, nodeName")
         + "status: {podIP: 10.240.0.9}\n";
     let cluster = cluster(&text);
-    assert_eq!(pod(&cluster, "default/a").address, ip("10.240.0.9"));
+    assert_eq!(pod(&cluster, "default/a").address(), ip("10.240.0.9"));
     assert!(pod(&cluster, "default/a").host_network);
 }
 
@@ -98,9 +98,9 @@ fn a_pod_in_the_host_network_tells_where_its_node_is() {
         text + &format!("status: {{podIP: {address}}}\n")
     };
     let alone = cluster(&host_pod("172.18.0.3"));
-    assert_eq!(alone.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
+    assert_eq!(alone.node("n7").map(|node| node.address()), Some(ip("172.18.0.3")));
     let both = cluster(&(node_at("n7", "10.240.0.9") + &host_pod("172.18.0.3")));
-    assert_eq!(pod(&both, "default/a").address, ip("10.240.0.9"));
+    assert_eq!(pod(&both, "default/a").address(), ip("10.240.0.9"));
     assert_eq!(
         both.notes,
         ["Pods of the host network have the address of their node, not the one stated: default/a."]
@@ -110,7 +110,7 @@ fn a_pod_in_the_host_network_tells_where_its_node_is() {
 #[test]
 fn pods_know_the_addresses_of_nodes_that_have_no_objects() {
     let cluster = cluster(&(pod_text("a", "", "n7") + "status: {hostIP: 172.18.0.3}\n"));
-    assert_eq!(cluster.node("n7").map(|node| node.address), Some(ip("172.18.0.3")));
+    assert_eq!(cluster.node("n7").map(|node| node.address()), Some(ip("172.18.0.3")));
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn ranges_follow_the_stated_addresses() {
         + &pod_at("a", "192.168.1.11")
         + &pod_at("b", "192.168.4.44");
     let settings = cluster(&text).settings;
-    assert_eq!(settings.node_subnet.to_string(), "192.168.10.0/24");
-    assert_eq!(settings.pod_cidr.to_string(), "192.168.0.0/21");
-    assert_eq!(settings.service_cidr.to_string(), "10.96.0.0/16");
+    assert_eq!(settings.node_subnets[0].to_string(), "192.168.10.0/24");
+    assert_eq!(settings.pod_cidrs[0].to_string(), "192.168.0.0/21");
+    assert_eq!(settings.service_cidrs[0].to_string(), "10.96.0.0/16");
 }
 
 #[test]
@@ -133,9 +133,9 @@ fn pods_that_share_a_subnet_with_nodes_keep_their_addresses() {
         + &pod_at("b", "10.1.0.7")
         + &pod_text("c", "", "n1");
     let cluster = cluster(&text);
-    assert_eq!(cluster.settings.node_subnet.to_string(), "10.1.0.0/28");
-    assert_eq!(pod(&cluster, "default/b").address, ip("10.1.0.7"));
-    assert_eq!(pod(&cluster, "default/c").address, ip("10.244.0.2"));
+    assert_eq!(cluster.settings.node_subnets[0].to_string(), "10.1.0.0/28");
+    assert_eq!(pod(&cluster, "default/b").address(), ip("10.1.0.7"));
+    assert_eq!(pod(&cluster, "default/c").address(), ip("10.244.0.2"));
     assert!(
         cluster.notes.iter().any(|note| note.starts_with("Pods with addresses of their own outside podCIDR"))
     );
@@ -149,8 +149,8 @@ fn ranges_keep_clear_of_hosts_outside() {
         + &external_at("six", "2606:4700::1");
     let cluster = cluster(&text);
     assert_eq!(cluster.externals.len(), 3);
-    assert_eq!(cluster.settings.node_subnet.to_string(), "10.241.0.0/16");
-    assert_eq!(cluster.settings.pod_cidr.to_string(), "10.245.0.0/16");
+    assert_eq!(cluster.settings.node_subnets[0].to_string(), "10.241.0.0/16");
+    assert_eq!(cluster.settings.pod_cidrs[0].to_string(), "10.245.0.0/16");
 }
 
 #[test]
@@ -183,8 +183,8 @@ fn a_testbed_states_what_the_cluster_is_like() {
     let cluster = cluster(&text);
     assert_eq!(cluster.name, "blue");
     assert_eq!(cluster.nodes.len(), 4);
-    assert_eq!(cluster.nodes[3].address, ip("172.16.0.7"));
-    assert_eq!(cluster.nodes[3].pod_cidr.map(|range| range.to_string()).as_deref(), Some("172.20.3.0/24"));
+    assert_eq!(cluster.nodes[3].address(), ip("172.16.0.7"));
+    assert_eq!(cluster.nodes[3].pod_cidrs, ["172.20.3.0/24".parse().expect("a range")]);
     assert_eq!((cluster.settings.max_pods, cluster.settings.mtu), (30, 9000));
     assert_eq!(cluster.settings.non_masquerade_cidrs[0].to_string(), "10.0.0.0/8");
 }
@@ -238,7 +238,7 @@ fn ipv6_only_is_refused_and_dual_stack_uses_ipv4() {
     );
     let both = pod_text("a", "", "")
         + "status: {podIP: \"fd00::2\", podIPs: [{ip: \"fd00::2\"}, {ip: 10.244.3.3}]}\n";
-    assert_eq!(pod(&cluster(&both), "default/a").address, ip("10.244.3.3"));
+    assert_eq!(pod(&cluster(&both), "default/a").address(), ip("10.244.3.3"));
 }
 
 #[test]

@@ -239,20 +239,20 @@ fn every_address_of_a_dump_is_honoured() {
     let nodes: Vec<_> = cluster
         .nodes
         .iter()
-        .map(|node| format!("{} {} {:?}", node.name, node.address, node.pod_cidr))
+        .map(|node| format!("{} {} {:?}", node.name, node.address(), node.pod_cidrs.first()))
         .collect();
     assert_eq!(
         nodes,
         ["aks-nodepool1-0 10.224.0.4 Some(10.244.1.0/24)", "aks-nodepool1-1 10.224.0.5 Some(10.244.0.0/24)"]
     );
     let api = pod(&cluster, "shop/api-6c9f7b8d5f-x2vqk");
-    assert_eq!((api.address.to_string().as_str(), api.node.as_str()), ("10.244.1.17", "aks-nodepool1-0"));
+    assert_eq!((api.address().to_string().as_str(), api.node.as_str()), ("10.244.1.17", "aks-nodepool1-0"));
     assert_eq!(api.ports[1].protocol, Protocol::Udp);
     let proxy = pod(&cluster, "kube-system/kube-proxy-8x7zt");
     assert!(proxy.host_network);
-    assert_eq!(proxy.address.to_string(), "10.224.0.5");
+    assert_eq!(proxy.address().to_string(), "10.224.0.5");
     assert_eq!(
-        cluster.service("shop/api").map(|service| service.address.to_string()).as_deref(),
+        cluster.service("shop/api").map(|service| service.address().to_string()).as_deref(),
         Some("10.0.181.7")
     );
 }
@@ -262,7 +262,7 @@ fn a_pending_pod_of_a_dump_is_placed_beside_the_others_and_not_ready() {
     let cluster = cluster(DUMP);
     let pending = pod(&cluster, "shop/api-6c9f7b8d5f-zz9pl");
     assert_eq!(
-        (pending.node.as_str(), pending.address.to_string().as_str()),
+        (pending.node.as_str(), pending.address().to_string().as_str()),
         ("aks-nodepool1-0", "10.244.1.2")
     );
     assert!(!pending.ready);
@@ -271,9 +271,9 @@ fn a_pending_pod_of_a_dump_is_placed_beside_the_others_and_not_ready() {
 #[test]
 fn the_ranges_of_a_dump_are_found_around_its_addresses() {
     let settings = cluster(DUMP).settings;
-    assert_eq!(settings.node_subnet.to_string(), "10.224.0.0/16");
-    assert_eq!(settings.pod_cidr.to_string(), "10.244.0.0/16");
-    assert_eq!(settings.service_cidr.to_string(), "10.0.0.0/16");
+    assert_eq!(settings.node_subnets[0].to_string(), "10.224.0.0/16");
+    assert_eq!(settings.pod_cidrs[0].to_string(), "10.244.0.0/16");
+    assert_eq!(settings.service_cidrs[0].to_string(), "10.0.0.0/16");
 }
 
 #[test]

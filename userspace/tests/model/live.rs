@@ -13,7 +13,7 @@ fn resolve(objects: &Objects, previous: Option<&Cluster>) -> Cluster {
 }
 
 fn places(cluster: &Cluster) -> Vec<String> {
-    cluster.pods.iter().map(|pod| format!("{} {} {}", pod.name, pod.node, pod.address)).collect()
+    cluster.pods.iter().map(|pod| format!("{} {} {}", pod.name, pod.node, pod.address())).collect()
 }
 
 fn service(name: &str) -> String {

@@ -89,7 +89,7 @@ fn endpoint_slices_win_over_the_selector() {
 fn an_endpoint_that_is_nobody_here_keeps_its_address_to_itself() {
     let text = pod_text("a", "", "n1")
         + &slice("x", "web", "addressType: IPv4\nports: [{port: 1}]\nendpoints: [{addresses: [10.244.0.2]}]");
-    assert_eq!(cluster(&text).pods[0].address.to_string(), "10.244.0.3");
+    assert_eq!(cluster(&text).pods[0].address().to_string(), "10.244.0.3");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn addresses_are_honoured_or_chosen() {
     let many: String = (0..9).map(|number| service(&format!("s{number}"), port)).collect();
     let text = service("fixed", &format!("clusterIP: 10.96.0.3, {port}")) + &many + &dns;
     let cluster = cluster(&text);
-    let address = |id: &str| cluster.service(id).map(|service| service.address.to_string());
+    let address = |id: &str| cluster.service(id).map(|service| service.address().to_string());
     assert_eq!(address("default/fixed").as_deref(), Some("10.96.0.3"));
     assert_eq!(address("default/s0").as_deref(), Some("10.96.0.2"));
     assert_eq!(address("default/s1").as_deref(), Some("10.96.0.4"));
@@ -127,7 +127,7 @@ fn services_without_an_address_are_left_out_with_a_note() {
     let cluster = cluster(&text);
     let ids: Vec<String> = cluster.services.iter().map(|service| service.id()).collect();
     assert_eq!(ids, ["default/both", "default/lb"]);
-    assert_eq!(cluster.services[0].address.to_string(), "10.96.0.8");
+    assert_eq!(cluster.services[0].address().to_string(), "10.96.0.8");
     let left_out = "Left out Services that have no address on the path: default/db (headless), default/far (ExternalName), default/six (IPv6 only).";
     assert!(cluster.notes.contains(&left_out.to_owned()), "{:#?}", cluster.notes);
     assert!(cluster.notes.iter().any(|note| {
@@ -186,7 +186,7 @@ fn service_addresses_are_distinct_and_in_their_range() {
             .contains("The range of valid IPs is 10.96.0.0/16")
     );
     let settings = cluster(&(at("a", "10.0.0.1") + &at("b", "10.0.181.7"))).settings;
-    assert_eq!(settings.service_cidr.to_string(), "10.0.0.0/16");
+    assert_eq!(settings.service_cidrs[0].to_string(), "10.0.0.0/16");
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl<'a> Judge<'a> {
     fn send(&mut self, from: Place, tuple: &Tuple, way: Way, now: Duration) -> Sent {
         let frame = frame(tuple, way);
         let settings = &self.cluster.settings;
-        let caught = [settings.pod_cidr, settings.service_cidr];
+        let caught = [settings.pod_cidrs[0], settings.service_cidrs[0]];
         match from {
             Place::Pod(address) => match self.node_of(address) {
                 Some(node) => self.network.send(node, Link::Pod(address), frame, now),
@@ -149,8 +149,8 @@ impl<'a> Judge<'a> {
 
     /// The address of the node that the pod with this address runs on.
     fn node_of(&self, pod: Ipv4Addr) -> Option<Ipv4Addr> {
-        let pod = self.cluster.pods.iter().find(|one| one.address == pod && !one.host_network)?;
-        match self.cluster.nodes.iter().find(|node| node.name == pod.node)?.address {
+        let pod = self.cluster.pods.iter().find(|one| one.address() == pod && !one.host_network)?;
+        match self.cluster.nodes.iter().find(|node| node.name == pod.node)?.address() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }

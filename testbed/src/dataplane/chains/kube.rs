@@ -41,7 +41,7 @@ pub(super) fn nat(cluster: &Cluster) -> Result<Table, Error> {
     nat.append(mark, Rule::new([], Target::Mark { value: MASQUERADE, mask: MASQUERADE }));
     for (service, port) in ports(cluster) {
         if !port.backends.is_empty() {
-            let pods = v4_net(cluster.settings.pod_cidr, "the pods")?;
+            let pods = v4_net(cluster.settings.pod_cidrs[0], "the pods")?;
             let chain = service_chain(&mut nat, service, port, mark, pods)?;
             let rule = Rule::new(dialled(service, port)?, Target::Jump(chain));
             nat.append(services, rule.comment(port_name(service, port)));
@@ -76,7 +76,7 @@ fn port_name(service: &Service, port: &ServicePort) -> String {
 }
 
 fn dialled(service: &Service, port: &ServicePort) -> Result<Vec<Match>, Error> {
-    let address = v4(service.address, || format!("service {}", service.id()))?;
+    let address = v4(service.address(), || format!("service {}", service.id()))?;
     let protocol = port.protocol.number();
     Ok(vec![Match::target(address), Match::Protocol(protocol), Match::TargetPort(port.port..=port.port)])
 }
@@ -125,7 +125,7 @@ fn postrouting(nat: &mut Table, cluster: &Cluster) -> Result<(), Error> {
         let range = v4_net(*range, "a range not to masquerade")?;
         nat.append(outside, Rule::new([Match::Target(range)], Target::Return));
     }
-    let pods = v4_net(cluster.settings.pod_cidr, "the pods")?;
+    let pods = v4_net(cluster.settings.pod_cidrs[0], "the pods")?;
     nat.append(outside, Rule::new([Match::Source(pods)], Target::Masquerade(PORTS)));
     Ok(())
 }

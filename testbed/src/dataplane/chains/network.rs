@@ -44,7 +44,7 @@ impl Network {
     pub fn new(cluster: &Cluster, seed: u64) -> Result<Self, Error> {
         let mut nodes = BTreeMap::new();
         for node in &cluster.nodes {
-            let address = v4(node.address, || format!("node {}", node.name))?;
+            let address = v4(node.address(), || format!("node {}", node.name))?;
             nodes.insert(address, (node.name.clone(), Node::new(cluster, &node.name, seed)?));
         }
         Ok(Self { nodes })

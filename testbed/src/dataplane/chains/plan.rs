@@ -86,9 +86,9 @@ impl Plan {
         let settings = &cluster.settings;
         let own = cluster.nodes.iter().find(|own| own.name == node);
         let own = own.ok_or_else(|| Error::Node { node: node.to_owned() })?;
-        let address = v4(own.address, || format!("node {node}"))?;
-        let pods = v4_net(settings.pod_cidr, "the pods")?;
-        let subnet = v4_net(settings.node_subnet, "the nodes")?;
+        let address = v4(own.address(), || format!("node {node}"))?;
+        let pods = v4_net(settings.pod_cidrs[0], "the pods")?;
+        let subnet = v4_net(settings.node_subnets[0], "the nodes")?;
         let (raw, nat) = (policy::raw(cluster, node, pods)?, kube::nat(cluster)?);
         let filter = policy::filter(cluster, node)?;
         for table in [&raw, &nat, &filter] {
@@ -96,7 +96,7 @@ impl Plan {
         }
         let others = cluster.nodes.iter().filter(|other| other.name != node);
         let nodes: Vec<Ipv4Addr> = others
-            .map(|other| v4(other.address, || format!("node {}", other.name)))
+            .map(|other| v4(other.address(), || format!("node {}", other.name)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             address,
@@ -107,7 +107,7 @@ impl Plan {
             raw,
             filter,
             nat,
-            inside: [pods, v4_net(settings.service_cidr, "the services")?],
+            inside: [pods, v4_net(settings.service_cidrs[0], "the services")?],
         })
     }
 
@@ -138,9 +138,9 @@ fn hops(cluster: &Cluster, node: &str, nodes: &[Ipv4Addr]) -> Result<HashMap<Ipv
     let mut hops: HashMap<Ipv4Addr, Hop> =
         nodes.iter().map(|address| (*address, Hop::Node(*address))).collect();
     let at: HashMap<&str, IpAddr> =
-        cluster.nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
+        cluster.nodes.iter().map(|node| (node.name.as_str(), node.address())).collect();
     for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
-        let address = v4(pod.address, || format!("pod {}", pod.id()))?;
+        let address = v4(pod.address(), || format!("pod {}", pod.id()))?;
         let hop = if pod.node == node {
             Hop::Pod(address)
         } else {

@@ -54,7 +54,7 @@ pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
     // A node reaches its own pods, whatever policies say: it has to probe them.
     filter.append(ingress, Rule::new([Match::From(Link::Host)], Target::Return));
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        let link = Link::Pod(v4(pod.address, || format!("pod {}", pod.id()))?);
+        let link = Link::Pod(v4(pod.address(), || format!("pod {}", pod.id()))?);
         for (direction, dispatch, condition) in
             [(Direction::Egress, egress, Match::From(link)), (Direction::Ingress, ingress, Match::To(link))]
         {
@@ -112,7 +112,7 @@ impl Allow<'_> {
         // A named port means another number at each receiver.
         if self.direction == Direction::Egress {
             for peer in self.cluster.pods.iter() {
-                if let IpAddr::V4(address) = peer.address {
+                if let IpAddr::V4(address) = peer.address() {
                     let named = self.named_ports(peer);
                     self.append(filter, chain, Some(Match::target(address)), named);
                 }
@@ -130,7 +130,7 @@ impl Allow<'_> {
             if !self.is_peer(peer, other) {
                 continue;
             }
-            let address = v4(other.address, || format!("pod {}", other.id()))?;
+            let address = v4(other.address(), || format!("pod {}", other.id()))?;
             let ports = self.ports_of(Some(other));
             self.append(filter, chain, Some(self.at(address.into())), ports);
         }
@@ -297,7 +297,7 @@ pub(super) fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table,
     let mut raw = Table::new("raw");
     let hook = raw.chain("PREROUTING");
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        let address = v4(pod.address, || format!("pod {}", pod.id()))?;
+        let address = v4(pod.address(), || format!("pod {}", pod.id()))?;
         let own = Ipv4Net::from(address);
         let rule = Rule::new([Match::From(Link::Pod(address)), Match::SourceNot(own)], Target::Drop);
         raw.append(hook, rule.comment(format!("not an address of {}", pod.id())));
@@ -308,7 +308,7 @@ pub(super) fn raw(cluster: &Cluster, node: &str, pods: Ipv4Net) -> Result<Table,
         Rule::new([uplink(), Match::Source(pods)], Target::Drop).comment("a pod outside the tunnel"),
     );
     for other in &cluster.nodes {
-        let address: Ipv4Addr = v4(other.address, || format!("node {}", other.name))?;
+        let address: Ipv4Addr = v4(other.address(), || format!("node {}", other.name))?;
         let matches = [uplink(), Match::source(address), Match::Target(pods)];
         raw.append(hook, Rule::new(matches, Target::Drop).comment("a node outside the tunnel"));
     }

@@ -122,7 +122,7 @@ fn numbered(
 ) -> Links {
     let mut links = Links { uplink: UPLINK, pods: BTreeMap::new() };
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        let IpAddr::V4(address) = pod.address else { continue };
+        let IpAddr::V4(address) = pod.address() else { continue };
         let number = *numbers.entry(address).or_insert_with(|| {
             *next += 1;
             IfIndex(*next)

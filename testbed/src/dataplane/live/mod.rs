@@ -142,7 +142,7 @@ impl<P: Path> Live<P> {
                 start: Instant::now(),
             };
             let netns = topology.node(&node.name);
-            lead_services_to_host_link(topology, &netns, node.address)?;
+            lead_services_to_host_link(topology, &netns, node.address())?;
             let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
             live.nodes.insert(node.name.clone(), station);
         }
@@ -265,7 +265,7 @@ impl<P: Path> Shared<P> {
 fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
     let mut links = HashMap::from([(Wire::Uplink, UPLINK.to_owned()), (Wire::Host, HOST_PEER.to_owned())]);
     for pod in topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        if let IpAddr::V4(address) = pod.address {
+        if let IpAddr::V4(address) = pod.address() {
             links.insert(Wire::Pod(address), host_side(pod));
         }
     }
@@ -275,7 +275,7 @@ fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
 /// The node's own packets to Services come the way that those to pods come.
 fn lead_services_to_host_link(topology: &Topology, netns: &Netns, node: IpAddr) -> Result<(), Error> {
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-    if let (IpNet::V4(services), IpAddr::V4(node)) = (topology.cluster().settings.service_cidr, node) {
+    if let (IpNet::V4(services), IpAddr::V4(node)) = (topology.cluster().settings.service_cidrs[0], node) {
         Links::open(netns)?.route(Route::net(services, Next::Via(GATEWAY, HOST)).source(node))?;
     }
     Ok(())

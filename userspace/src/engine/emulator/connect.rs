@@ -155,7 +155,7 @@ spec:
     #[test]
     fn a_service_is_reached_from_pods_and_nodes_but_not_from_outside() {
         let (mut network, cluster) = network();
-        let std::net::IpAddr::V4(address) = cluster.services[0].address else { panic!("an IPv4 Service") };
+        let std::net::IpAddr::V4(address) = cluster.services[0].address() else { panic!("an IPv4 Service") };
         let node = format!("node:{}", cluster.nodes[0].name);
         for (from, expected) in [(node.as_str(), Answer::Allow), ("ext:world", Answer::Deny)] {
             let from = network.host(from).expect("is there");
@@ -186,7 +186,7 @@ spec:
     fn a_pod_that_is_added_later_is_reached_and_one_that_is_gone_is_not() {
         let (mut network, mut cluster) = network();
         let gone = cluster.pods.pop().expect("there are four");
-        let std::net::IpAddr::V4(address) = gone.address else { panic!("an IPv4 pod") };
+        let std::net::IpAddr::V4(address) = gone.address() else { panic!("an IPv4 pod") };
         network.apply(&cluster).expect("it fits");
         let from = network.host(&cluster.pods[0].id()).expect("is there");
         assert_eq!(network.connect(from, address, Dial::Ping).expect("runs").answer, Answer::Deny);
@@ -199,7 +199,7 @@ spec:
     #[test]
     fn a_policy_that_arrives_later_is_asked_about_the_next_conversation() {
         let (mut network, cluster) = network();
-        let (from, to) = (cluster.pods[0].id(), cluster.pods[1].address);
+        let (from, to) = (cluster.pods[0].id(), cluster.pods[1].address());
         let std::net::IpAddr::V4(to) = to else { panic!("an IPv4 pod") };
         let mut objects = model::Objects::parse("test", CLUSTER).expect("objects");
         let deny = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny}, \

@@ -52,7 +52,7 @@ impl Interfaces {
         let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
         let mut links = Links { uplink: UPLINK, ..Links::default() };
         for pod in pods {
-            let key = (node.to_owned(), pod.id(), pod.address);
+            let key = (node.to_owned(), pod.id(), pod.address());
             let interface = *self.given.entry(key).or_insert_with(|| {
                 let next = self.next.entry(node.to_owned()).or_insert(FIRST_POD);
                 *next += 1;
@@ -90,7 +90,7 @@ impl Topology {
     /// # Errors
     /// [`Error::WrongFamily`].
     pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Result<Self, Error> {
-        let gateway = gateway_of(&cluster.settings.node_subnet)?;
+        let gateway = gateway_of(&cluster.settings.node_subnets[0])?;
         let mut topology = Self {
             fabric: Fabric {
                 gateway: mac_of(gateway),
@@ -98,15 +98,15 @@ impl Topology {
                 ..Fabric::default()
             },
             seed,
-            inside: vec![cluster.settings.pod_cidr, cluster.settings.service_cidr],
+            inside: vec![cluster.settings.pod_cidrs[0], cluster.settings.service_cidrs[0]],
             ..Self::default()
         };
         let nodes: BTreeMap<&str, usize> =
             cluster.nodes.iter().enumerate().map(|(index, node)| (node.name.as_str(), index)).collect();
         for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
             let node = nodes[pod.node.as_str()];
-            let address = v4(pod.id(), pod.address)?;
-            let node_address = v4(format!("node {}", pod.node), cluster.nodes[node].address)?;
+            let address = v4(pod.id(), pod.address())?;
+            let node_address = v4(format!("node {}", pod.node), cluster.nodes[node].address())?;
             let interface = links[node].pods[&pod.id()];
             let host = Host::new(pod.id(), address, pod_listeners(cluster, pod));
             let place = topology.seat(host, Seat::Pod { node, interface, gateway: None });
@@ -116,7 +116,7 @@ impl Topology {
         }
         for (index, node) in cluster.nodes.iter().enumerate() {
             let name = format!("node:{}", node.name);
-            let address = v4(name.clone(), node.address)?;
+            let address = v4(name.clone(), node.address())?;
             let mut host = Host::new(name, address, node_listeners(cluster, &node.name));
             host.other_mac = Some(Mac::GATEWAY.0);
             let place = topology.seat(host, Seat::Node(index));
@@ -177,7 +177,7 @@ fn pod_listeners(cluster: &Cluster, pod: &Pod) -> Listeners {
         return Listeners::All;
     }
     let mut ports: BTreeSet<_> = pod.ports.iter().map(numbers).collect();
-    ports.extend(backends(cluster, pod.address));
+    ports.extend(backends(cluster, pod.address()));
     Listeners::Some(ports)
 }
 
@@ -187,7 +187,7 @@ fn node_listeners(cluster: &Cluster, node: &str) -> Listeners {
     let mut ports = BTreeSet::new();
     for pod in pods {
         ports.extend(pod.ports.iter().map(numbers));
-        ports.extend(backends(cluster, pod.address));
+        ports.extend(backends(cluster, pod.address()));
     }
     Listeners::Some(ports)
 }

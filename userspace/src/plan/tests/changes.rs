@@ -53,7 +53,7 @@ fn changed(cluster: &Cluster, dice: &mut Dice) -> Cluster {
     cluster.services.retain(|_| !dice.once_in(5));
     let services = other.services.into_iter().enumerate();
     cluster.services.extend(services.map(|(index, mut service)| {
-        service.address = ip(&format!("10.96.7.{index}"));
+        service.addresses[0] = ip(&format!("10.96.7.{index}"));
         service
     }));
     cluster

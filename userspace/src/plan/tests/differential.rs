@@ -183,7 +183,7 @@ impl Text<'_> {
         said
     }
     fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
-        self.0.pods.iter().find(|pod| pod.address == address && !pod.host_network)
+        self.0.pods.iter().find(|pod| pod.address() == address && !pod.host_network)
     }
     fn is_peer(&self, peer: &NetworkPolicyPeer, namespace: &str, other: IpAddr) -> bool {
         if let Some(block) = &peer.ip_block {
@@ -247,8 +247,8 @@ fn is_port(port: &NetworkPolicyPort, target: Option<&Pod>, (protocol, number): (
 
 /// Every flow of the cluster that is worth asking about, and what the rows say of it.
 fn compare(cluster: &Cluster, seed: u64) -> usize {
-    let mut others: Vec<IpAddr> = cluster.pods.iter().map(|pod| pod.address).collect();
-    others.extend(cluster.nodes.iter().map(|node| node.address));
+    let mut others: Vec<IpAddr> = cluster.pods.iter().map(|pod| pod.address()).collect();
+    others.extend(cluster.nodes.iter().map(|node| node.address()));
     others
         .extend(["10.244.0.3", "10.244.9.9", "10.9.9.9", "203.0.113.7", "203.0.113.200", "8.8.8.8"].map(ip));
     let targets =
@@ -261,7 +261,7 @@ fn compare(cluster: &Cluster, seed: u64) -> usize {
                 [INGRESS, EGRESS].into_iter().flat_map(|way| others.iter().map(move |it| (way, *it)))
             {
                 for target in targets {
-                    let own = v4(&pod.address.to_string());
+                    let own = v4(&pod.address().to_string());
                     let said = match judged(&plan.rows, own, direction, v4(&other.to_string()), target) {
                         Some(0) => Said::NotIsolated,
                         Some(rule) => Said::AllowedBy(plan.rules[rule as usize].clone()),

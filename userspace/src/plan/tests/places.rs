@@ -127,7 +127,7 @@ fn what_cannot_be_planned_says_why_and_what_to_do() {
     let without = plan(&cluster, "n1", &Links::default()).expect_err("no link");
     assert_eq!(without, Error::NoInterface { node: "n1".to_owned(), pod: "a/web".to_owned() });
     let mut six = pair();
-    six.nodes[0].address = ip("2001:db8::4");
+    six.nodes[0].addresses[0] = ip("2001:db8::4");
     let family = plan(&six, "n1", &links(&six)).expect_err("not IPv4");
     assert!(family.to_string().contains("2001:db8::4 is not IPv4"), "{family}");
     assert!(planned(&six, "n2").rows.nodes.is_empty());
@@ -154,8 +154,8 @@ fn a_node_with_more_pods_than_its_table_holds_is_refused_by_name() {
 #[test]
 fn an_ipv6_plan_is_made_of_the_ipv6_half() {
     let mut cluster = pair();
-    cluster.nodes[0].address = ip("2001:db8::4");
-    cluster.settings.node_subnet = "2001:db8::/64".parse().expect("a range");
+    cluster.nodes[0].addresses[0] = ip("2001:db8::4");
+    cluster.settings.node_subnets[0] = "2001:db8::/64".parse().expect("a range");
     pod(&mut cluster, "a/six", ("n1", "2001:db8:1::5"), &[]);
     let plan = Plan::<dataplane::wire::V6>::of(&cluster).expect("it can be planned");
     let rows = plan.node("n1", &links(&cluster)).expect("n1 has such an address").rows;
