@@ -178,10 +178,9 @@ impl Draws {
     pub fn new(left: u128, running: &[u32], max_pods: u32) -> Self {
         let nodes = running.iter().map(|used| Drawn { held: *used, used: *used }).collect();
         let mut draws = Self { left, nodes, max_pods };
-        // Batches that are in use come before those that are wished for.
-        for node in 0..running.len() {
-            let started = draws.nodes[node].used.next_multiple_of(BATCH) - draws.nodes[node].used;
-            draws.draw(node, started);
+        // Batches that are in use, and a node's first, come before those that are wished for.
+        for (node, used) in running.iter().enumerate() {
+            draws.draw(node, (*used).max(1).next_multiple_of(BATCH) - used);
         }
         for node in 0..running.len() {
             draws.ask(node);
