@@ -38,6 +38,8 @@ pub use pool::{Batches, Draws, Join, Pool};
 pub const MAX_PODS: u32 = 250;
 /// Nodes that a cluster may have.
 pub const MAX_NODES: u32 = 5000;
+/// The Service that is the cluster's DNS.
+pub const DNS: &str = "kube-system/kube-dns";
 /// By convention the address of the cluster's DNS: the tenth after the first of the service range.
 pub const DNS_OFFSET: u128 = 10;
 /// Addresses of every subnet that the platform takes: the first four and the last.
@@ -189,7 +191,7 @@ impl Ipam {
     /// All are in use.
     pub fn service(&mut self, range: IpNet, service: &str) -> Result<IpAddr, Error> {
         let dns = nth(range, DNS_OFFSET);
-        if service == "kube-system/kube-dns"
+        if service == DNS
             && let Some(address) = dns.filter(|address| self.taken.insert(*address))
         {
             return Ok(address);
