@@ -79,7 +79,7 @@ impl Drop for Folder {
     }
 }
 
-fn plan(netns: &Netns) -> NodePlan<V4> {
+fn plan(netns: &Netns) -> NodePlan {
     let endpoint = |link, address| Endpoint {
         interface: netns.interface(link),
         rules: RuleSet(1),
@@ -89,7 +89,7 @@ fn plan(netns: &Netns) -> NodePlan<V4> {
     };
     let mut world =
         Route { node: V4::default(), id: Default::default(), mac: Mac::BROADCAST, kind: 0, pad: 0 };
-    world.kind = Route::<V4>::WORLD;
+    world.kind = Route::WORLD;
     NodePlan {
         node: Node {
             address: NODE,

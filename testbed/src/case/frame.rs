@@ -27,7 +27,7 @@ struct Target {
 }
 
 /// Makes the frame of a step; `repetition` counts up its source port. Comes back with where it goes in.
-pub(super) fn make<E: Engine<V4> + Clock>(
+pub(super) fn make<E: Engine + Clock>(
     network: &mut Network<E>,
     cluster: &Cluster,
     send: &Send,
@@ -75,7 +75,7 @@ pub(super) fn make<E: Engine<V4> + Clock>(
 }
 
 /// Makes the answer to a frame that a host received.
-pub(super) fn reply<E: Engine<V4> + Clock>(
+pub(super) fn reply<E: Engine + Clock>(
     network: &mut Network<E>,
     last: &Heard,
     reply: &Reply,
@@ -124,7 +124,7 @@ pub(super) fn reply<E: Engine<V4> + Clock>(
 }
 
 /// Who sends, by its place in the network.
-pub(super) fn host<E: Engine<V4> + Clock>(
+pub(super) fn host<E: Engine + Clock>(
     network: &Network<E>,
     cluster: &Cluster,
     name: &str,
@@ -201,7 +201,7 @@ fn body(send: &Send, source: Ipv4Addr, target: &Target, source_port: u16) -> Res
 }
 
 /// An ARP question from a pod.
-fn ask<E: Engine<V4> + Clock>(
+fn ask<E: Engine + Clock>(
     network: &mut Network<E>,
     from: usize,
     target: Ipv4Addr,
@@ -213,7 +213,7 @@ fn ask<E: Engine<V4> + Clock>(
 }
 
 /// Puts a packet into a tunnel's (RFC 7348), as the node at its other end would send it.
-fn wrap<E: Engine<V4> + Clock>(
+fn wrap<E: Engine + Clock>(
     network: &mut Network<E>,
     cluster: &Cluster,
     (from, tunnel): (usize, &Tunnel),

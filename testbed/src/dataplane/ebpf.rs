@@ -41,7 +41,7 @@ type Order = (Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>);
 /// A node's plan, and where its programs belong.
 #[derive(Debug)]
 struct Planned {
-    plan: NodePlan<V4>,
+    plan: NodePlan,
     places: Vec<(Hook, String)>,
 }
 

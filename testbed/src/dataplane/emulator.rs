@@ -17,7 +17,7 @@ const SETTLE: usize = 10_000;
 /// Asks on an emulated cluster.
 pub struct Emulated<'a> {
     cluster: &'a Cluster,
-    network: Network<Emulator<V4>>,
+    network: Network<Emulator>,
 }
 
 impl<'a> Emulated<'a> {

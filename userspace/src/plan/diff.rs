@@ -122,21 +122,29 @@ pub struct Use {
 }
 
 /// The most rows that each table holds at any time on the way from one plan's rows to another's.
-pub fn peak<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
-    fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
-        to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
-    }
-    fn of<T: Table>(rows: usize) -> Use {
-        Use { table: T::NAME, rows, capacity: T::CAPACITY }
-    }
+pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
+    let nodes = of::<Nodes>(both(&from.nodes, &to.nodes));
+    let (v4, v6) = (peak_of_family(&from.v4, &to.v4), peak_of_family(&from.v6, &to.v6));
+    [nodes].into_iter().chain(v4).chain(v6).collect()
+}
+
+/// [`peak`] of the tables of one family.
+pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 7] {
     [
         of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
         of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
-        of::<Maglev>(from.maglev.len().max(to.maglev.len())),
+        of::<Maglev<A>>(from.maglev.len().max(to.maglev.len())),
         of::<Backends<A>>(from.backends.len().max(to.backends.len())),
         of::<Identities<A>>(both(&from.identities, &to.identities)),
-        of::<Policy>(both(&from.policy, &to.policy)),
+        of::<Policy<A>>(both(&from.policy, &to.policy)),
         of::<Routes<A>>(both(&from.routes, &to.routes)),
-        of::<Nodes<A>>(both(&from.nodes, &to.nodes)),
     ]
+}
+
+fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
+    to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
+}
+
+fn of<T: Table>(rows: usize) -> Use {
+    Use { table: T::NAME, rows, capacity: T::CAPACITY }
 }

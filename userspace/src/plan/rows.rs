@@ -6,6 +6,7 @@ use dataplane::tables::{
     Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route, Slots,
 };
 use dataplane::wire::{Address, V4, V6};
+use serde::{Deserialize, Serialize};
 
 /// A prefix of a longest-prefix table: the first `bits` bits of `key` count, the others are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,7 +128,7 @@ pub struct NodePlan {
 }
 
 /// What each [`dataplane::tables::RuleId`] stands for; index 0 is unused. Each family counts for itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Those that records about IPv4 packets speak of.
     pub v4: Vec<RuleName>,
@@ -136,7 +137,7 @@ pub struct Rules {
 }
 
 /// A rule of a policy, as people name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RuleName {
     /// `namespace/name` of the NetworkPolicy.
     pub policy: String,

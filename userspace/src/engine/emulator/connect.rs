@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use dataplane::Reason;
 use dataplane::trace::Stage;
-use dataplane::wire::V4;
 
 use super::host::{Dial, Progress};
 use super::network::Network;
@@ -37,7 +36,7 @@ pub struct Attempt {
     pub walk: Vec<Step>,
 }
 
-impl<E: Engine<V4> + Clock> Network<E> {
+impl<E: Engine + Clock> Network<E> {
     /// Lets a host dial an address, and hosts talk until nobody has more to say.
     ///
     /// What a host sends to its own address never leaves it.
