@@ -1,6 +1,5 @@
 //! What can stand in the way of a plan.
 
-use std::net::IpAddr;
 
 use dataplane::tables::Table;
 
