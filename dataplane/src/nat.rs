@@ -239,17 +239,17 @@ fn rewrite<A: Address>(
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
+        if A::ICMP.pseudo || !is_icmp(flow) {
+            mend(packet, flow, checksum::address_delta(old, address), true)?;
+        }
     }
     if flow.error {
         requote(packet, flow, side, (old, address), (old_port, port))?;
     } else {
-        if flow.protocol != ip::protocol::ICMP {
-            mend(packet, flow, checksum::address_delta(old, address), true)?;
-        }
         if old_port != port {
             mend(packet, flow, checksum::word_delta(old_port, port), false)?;
-            let offset = port_offset(flow.protocol, side);
-            packet.write(flow.transport + offset, port).ok_or(Reason::Truncated)?;
+            let offset = flow.transport + port_offset::<A>(flow.protocol, side);
+            packet.write(offset, port).ok_or(Reason::Truncated)?;
         }
     }
     match side {
@@ -285,22 +285,41 @@ fn replace_address<A: Address>(
     packet.write(offset + field, new).ok_or(Reason::Truncated)
 }
 
+/// Whether the packet itself is one of ICMP's, whatever its flow.
+#[inline(always)]
+fn is_icmp<A: Address>(flow: &Flow<A>) -> bool {
+    flow.error || flow.protocol == A::ICMP.protocol
+}
+
 /// Corrects the packet's transport checksum.
 #[inline(always)]
-fn mend<A>(packet: &mut impl Packet, flow: &Flow<A>, delta: u32, pseudo: bool) -> Result<(), Reason> {
-    let offset = match flow.protocol {
+fn mend<A: Address>(
+    packet: &mut impl Packet,
+    flow: &Flow<A>,
+    delta: u32,
+    pseudo: bool,
+) -> Result<(), Reason> {
+    let protocol = if flow.error { A::ICMP.protocol } else { flow.protocol };
+    let optional = protocol == ip::protocol::UDP;
+    packet
+        .mend(flow.transport + checksum_offset(protocol), Mend { delta, pseudo, optional })
+        .ok_or(Reason::WriteFailed)
+}
+
+/// Where a transport header's checksum stands.
+#[inline(always)]
+fn checksum_offset(protocol: u8) -> usize {
+    match protocol {
         ip::protocol::TCP => tcp::CHECKSUM,
         ip::protocol::UDP => udp::CHECKSUM,
         _ => icmp::CHECKSUM,
-    };
-    let optional = flow.protocol == ip::protocol::UDP;
-    packet.mend(flow.transport + offset, Mend { delta, pseudo, optional }).ok_or(Reason::WriteFailed)
+    }
 }
 
 /// Where the port of a side stands: an echo has but one, its identifier.
 #[inline(always)]
-fn port_offset(protocol: u8, side: Side) -> usize {
-    if protocol == ip::protocol::ICMP {
+fn port_offset<A: Address>(protocol: u8, side: Side) -> usize {
+    if protocol == A::ICMP.protocol {
         icmp::IDENTIFIER
     } else if side == Side::Source {
         transport::SOURCE_PORT
@@ -320,34 +339,40 @@ fn requote<A: Address>(
     (old_port, new_port): (Port, Port),
 ) -> Result<(), Reason> {
     let inside = if side == Side::Source { Side::Target } else { Side::Source };
-    // The header's own checksum moves by as much as the address, the other way: no change in the sum.
     replace_address(packet, flow.quoted, inside, (old, new))?;
-    let mut delta = 0;
-    if A::CHECKSUM.is_none() {
-        delta = checksum::address_delta(old, new);
-    }
+    let addresses = checksum::address_delta(old, new);
+    // A header's own checksum moves by as much as the address, the other way: no change in the sum.
+    let mut delta = if A::CHECKSUM.is_none() { addresses } else { 0 };
     let ports = checksum::word_delta(old_port, new_port);
     packet
-        .write(flow.quoted_transport + port_offset(flow.protocol, inside), new_port)
+        .write(flow.quoted_transport + port_offset::<A>(flow.protocol, inside), new_port)
         .ok_or(Reason::Truncated)?;
     delta = checksum::add(delta, ports);
-    // TCP's checksum lies beyond the eight bytes that are quoted for certain.
+    let mut covered = ports;
+    if A::ICMP.pseudo || flow.protocol != A::ICMP.protocol {
+        covered = checksum::add(covered, addresses);
+    }
+    delta = checksum::add(delta, mend_quoted(packet, flow, covered)?);
+    mend(packet, flow, delta, false)
+}
+
+/// Corrects the quoted packet's transport checksum, if the quote reaches that far: TCP's lies beyond the
+/// eight bytes that are quoted for certain. Returns what that changes in the sum of the quote.
+#[inline(always)]
+fn mend_quoted<A>(packet: &mut impl Packet, flow: &Flow<A>, delta: u32) -> Result<u32, Reason> {
+    let offset = flow.quoted_transport + checksum_offset(flow.protocol);
+    let Some(before) = packet.read::<Be16>(offset) else {
+        return Ok(0);
+    };
+    let mut after = checksum::mended(before, delta);
     if flow.protocol == ip::protocol::UDP {
-        let offset = flow.quoted_transport + udp::CHECKSUM;
-        let before: Be16 = packet.read(offset).ok_or(Reason::Truncated)?;
-        if before != Be16::new(0) {
-            let after = checksum::mended(before, checksum::add(ports, checksum::address_delta(old, new)));
-            packet.write(offset, after).ok_or(Reason::Truncated)?;
-            delta = checksum::add(delta, checksum::word_delta(before, after));
+        if before == Be16::new(0) {
+            return Ok(0);
+        }
+        if after == Be16::new(0) {
+            after = Be16::new(0xffff);
         }
     }
-    if flow.protocol == ip::protocol::ICMP {
-        let offset = flow.quoted_transport + icmp::CHECKSUM;
-        let before: Be16 = packet.read(offset).ok_or(Reason::Truncated)?;
-        let after = checksum::mended(before, ports);
-        packet.write(offset, after).ok_or(Reason::Truncated)?;
-        delta = checksum::add(delta, checksum::word_delta(before, after));
-    }
-    let error = Mend { delta, pseudo: false, optional: false };
-    packet.mend(flow.transport + icmp::CHECKSUM, error).ok_or(Reason::WriteFailed)
+    packet.write(offset, after).ok_or(Reason::Truncated)?;
+    Ok(checksum::word_delta(before, after))
 }

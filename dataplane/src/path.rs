@@ -16,7 +16,7 @@ use crate::platform::{Machine, Packet, Platform};
 use crate::route;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
-use crate::wire::{Address, Family, Mac, Port, V4, V6, ethernet};
+use crate::wire::{Address, Family, Mac, Port, V4, V6};
 use crate::{Reason, Verdict, nat, neighbour, overlay, policy, service};
 
 /// Where a packet came from.
@@ -44,10 +44,12 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     flow: &mut Flow<A>,
 ) -> Result<Verdict, Reason> {
-    if flow::ethertype(packet)? == ethernet::ARP {
-        return neighbour::answer(packet);
+    if let Err(reason) = flow::read(packet, flow) {
+        if reason as u8 == Reason::NeedsNoAnswer as u8 {
+            return neighbour::answer(packet, flow);
+        }
+        return Err(reason);
     }
-    flow::read(packet, flow)?;
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
     let tracked = enter(platform, packet, flow)?;
