@@ -213,7 +213,8 @@ fn observe<A>(row: &mut Connection<A>, flow: &Flow<A>, original: bool) {
     if !original {
         row.flags |= ANSWERED;
     }
-    if flow.protocol == ip::protocol::TCP {
+    // Only a first fragment has flags.
+    if flow.protocol == ip::protocol::TCP && flow.piece.offset == 0 {
         if flow.flags & tcp::SYN == 0 {
             row.flags |= SETTLED;
         }

@@ -167,19 +167,12 @@ pub fn masquerade<A: Address>(
     rewrite(packet, flow, Side::Source, address, port)
 }
 
-/// Makes a packet from the world for a port of the node's address one for the pod the port stands for;
-/// `false` if it stands for none.
-///
-/// # Errors
-/// `Truncated`, `WriteFailed`.
+/// The pod that the node's address and this port stand for towards whoever sent the packet, if it is one that
+/// they stand for.
 #[inline(always)]
-pub fn restore<A: Address>(
-    platform: &mut impl Platform<A>,
-    packet: &mut impl Packet,
-    flow: &mut Flow<A>,
-) -> Result<bool, Reason> {
+pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Option<Masqueraded<A>> {
     if flow.target != platform.address() {
-        return Ok(false);
+        return None;
     }
     let key = Masquerade {
         remote: flow.source,
@@ -188,12 +181,22 @@ pub fn restore<A: Address>(
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    let Some(row) = Masquerades::get(platform, &key) else {
-        return Ok(false);
-    };
-    note(platform, flow, Change::Restore, (row.pod, row.pod_port));
-    rewrite(packet, flow, Side::Target, row.pod, row.pod_port)?;
-    Ok(true)
+    Masquerades::get(platform, &key)
+}
+
+/// Makes a packet from the world one for the pod that [`stands_for`] has found.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn restore<A: Address>(
+    platform: &mut impl Platform<A>,
+    packet: &mut impl Packet,
+    flow: &mut Flow<A>,
+    pod: &Masqueraded<A>,
+) -> Result<(), Reason> {
+    note(platform, flow, Change::Restore, (pod.pod, pod.pod_port));
+    rewrite(packet, flow, Side::Target, pod.pod, pod.pod_port)
 }
 
 #[inline(always)]
@@ -236,21 +239,21 @@ fn rewrite<A: Address>(
         Side::Source => (flow.source, flow.source_port),
         Side::Target => (flow.target, flow.target_port),
     };
+    // Ports, and the checksum of the whole packet, are in its first fragment only.
+    let has_transport = flow.piece.offset == 0;
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-        if A::ICMP.pseudo || !is_icmp(flow) {
+        if has_transport && (A::ICMP.pseudo || !is_icmp(flow)) {
             mend(packet, flow, checksum::address_delta(old, address), true)?;
         }
     }
     if flow.error {
         requote(packet, flow, side, (old, address), (old_port, port))?;
-    } else {
-        if old_port != port {
-            mend(packet, flow, checksum::word_delta(old_port, port), false)?;
-            let offset = flow.transport + port_offset::<A>(flow.protocol, side);
-            packet.write(offset, port).ok_or(Reason::Truncated)?;
-        }
+    } else if has_transport && old_port != port {
+        mend(packet, flow, checksum::word_delta(old_port, port), false)?;
+        let offset = flow.transport + port_offset::<A>(flow.protocol, side);
+        packet.write(offset, port).ok_or(Reason::Truncated)?;
     }
     match side {
         Side::Source => {

@@ -1,6 +1,6 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
-use dataplane::conntrack;
+use dataplane::{conntrack, fragment};
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
@@ -108,7 +108,7 @@ impl<A: Address> Tables<A> {
             let (tuple, _) = flow.tuple();
             connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
         });
-        self.fragments.retain(|_, row| row.expires_s > now_s);
+        self.fragments.retain(|_, row| !fragment::is_over(row, now_s));
     }
 }
 
