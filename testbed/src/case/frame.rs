@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dataplane::tables::Identity;
 use dataplane::wire::V4;
 use etherparse::{Ipv4Header, Ipv4HeaderSlice};
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of};
@@ -9,7 +10,6 @@ use userspace::engine::emulator::message::{Arp, Body, Flags, Message, PORT_UNREA
 use userspace::engine::emulator::network::{Heard, Network, Place};
 use userspace::engine::{Clock, Engine};
 use userspace::model::{Cluster, Endpoint, Protocol, Who};
-use userspace::plan::{TUNNEL_PORT, VNI};
 
 use super::script::{Kind, Reply, Send, Tunnel};
 use super::{Failure, v4};
@@ -221,9 +221,13 @@ fn wrap<E: Engine + Clock>(
 ) -> Result<(Place, Vec<u8>), Failure> {
     let to = target(cluster, &tunnel.to)?.address;
     let inside = Message { to: mac_of(to), ..packet }.to_frame();
-    let vni = tunnel.vni.unwrap_or(VNI);
+    let vni = tunnel.vni.unwrap_or(Identity::WORLD.0);
     let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
-    let body = Body::Udp { source_port: 0xc001, target_port: TUNNEL_PORT, data: [header, inside].concat() };
+    let body = Body::Udp {
+        source_port: 0xc001,
+        target_port: cluster.settings.tunnel_port,
+        data: [header, inside].concat(),
+    };
     Ok(network.framed(from, Outgoing { target: to, body })?)
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use dataplane::wire::V4;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::model::{Cluster, Who};
 

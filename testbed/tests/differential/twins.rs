@@ -179,7 +179,9 @@ impl Kinds {
             Verdict::Forward(_) => self.forwarded += 1,
             Verdict::Answer => self.answered += 1,
             Verdict::Stack => self.stack += 1,
-            Verdict::Drop(reason) => *self.dropped.entry(reason.slug()).or_default() += 1,
+            Verdict::Reject(reason) | Verdict::Drop(reason) => {
+                *self.dropped.entry(reason.slug()).or_default() += 1
+            }
         }
     }
 
@@ -223,7 +225,7 @@ impl Cluster {
     pub(crate) fn new(cluster: &model::Cluster, capacities: &Capacities) -> Result<Self, Error> {
         let differences: Differences = Rc::default();
         let mut interfaces = Interfaces::default();
-        let plan = Plan::<V4>::of(cluster)?;
+        let plan = Plan::of(cluster)?;
         let mut nodes = Vec::new();
         for node in &cluster.nodes {
             let links = interfaces.of(cluster, &node.name);

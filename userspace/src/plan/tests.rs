@@ -9,7 +9,7 @@ mod services;
 use std::net::IpAddr;
 
 use dataplane::tables::{Backend, Endpoint, Identity, IfIndex, PolicyKey, Route};
-use dataplane::wire::V4;
+use dataplane::wire::{Address, V4, V6};
 use serde_json::{Value, json};
 
 use super::{Links, NodePlan, PolicyPrefix, Prefix, Rows, RuleName, plan};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::dataplane::Verdict;
 use ::dataplane::tables::IfIndex;
-use ::dataplane::wire::{Mac, V4};
+use ::dataplane::wire::Mac;
 use userspace::engine::emulator::{Emulator, Frame};
 use userspace::engine::{Clock, Engine, Hook};
 use userspace::model::Cluster;

@@ -112,7 +112,7 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}]
 ";
 
-    fn network() -> (Network<Emulator<V4>>, model::Cluster) {
+    fn network() -> (Network<Emulator>, model::Cluster) {
         let cluster = model::load_text("test", CLUSTER).expect("a cluster");
         (Network::new(&cluster, 7).expect("it fits"), cluster)
     }

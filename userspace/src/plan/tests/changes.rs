@@ -182,8 +182,7 @@ fn rules_are_there_before_the_endpoint_that_they_judge() {
     policy(&mut cluster, "a/p", json!({"podSelector": {}, "ingress": [{}]}));
     let after = planned(&cluster, "n1").rows.v4;
     let kinds = |from, to| {
-        let changes = diff::<V4>(from, to).into_iter();
-        changes.map(|change| matches!(change, Change::Policy(..))).collect::<Vec<_>>()
+        changes(from, to).into_iter().map(|change| matches!(change, Change::Policy(..))).collect::<Vec<_>>()
     };
     assert_eq!(kinds(&before, &after), [true, false]);
     assert_eq!(kinds(&after, &before), [false, true]);

@@ -3,7 +3,7 @@
 use dataplane::tables::{NodeId, RuleSet};
 use dataplane::wire::{Mac, Port};
 
-use super::super::{Error, Plan};
+use super::super::Error;
 use super::*;
 
 /// Two nodes; web on n1, api on n2.
@@ -17,7 +17,7 @@ fn pair() -> Cluster {
 #[test]
 fn a_node_knows_itself() {
     let node = planned(&pair(), "n1").node;
-    assert_eq!((node.address, node.uplink, node.mtu, node.vni), (v4("10.240.0.4"), IfIndex(1), 1500, 1));
+    assert_eq!((node.underlay, node.uplink, node.mtu), (v4("10.240.0.4").to_v6(), IfIndex(1), 1500));
     assert_eq!(node.mac, Mac([0x0a, 0x58, 10, 240, 0, 4]));
     assert_eq!(
         (node.tunnel_port, node.masquerade_first, node.masquerade_count),
@@ -35,7 +35,8 @@ fn endpoints_are_the_pods_of_the_node_that_have_an_address_of_their_own() {
     pod(&mut cluster, "a/six", ("n1", "2001:db8::1"), &[]);
     let endpoints = planned(&cluster, "n1").rows.v4.endpoints;
     let mac = Mac([0x0a, 0x58, 10, 244, 0, 5]);
-    let web = Endpoint { interface: IfIndex(101), rules: RuleSet(0), mac, isolated: 0, pad: 0 };
+    let (identity, rules) = (Identity::WORLD, RuleSet(0));
+    let web = Endpoint { interface: IfIndex(101), identity, rules, mac, isolated: 0, pad: 0 };
     assert_eq!(endpoints.into_iter().collect::<Vec<_>>(), [(v4("10.244.0.5"), web)]);
 }
 

@@ -199,7 +199,7 @@ fn the_policies_that_isolate_a_pod_can_be_named() {
     let mut cluster = shop();
     policy(&mut cluster, "a/in", json!({"podSelector": {}}));
     policy(&mut cluster, "a/both", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
-    let plan = Plan::<V4>::of(&cluster).expect("it can be planned");
+    let plan = Plan::of(&cluster).expect("it can be planned");
     assert_eq!(plan.isolating("a/web", INGRESS), ["a/in", "a/both"]);
     assert_eq!(plan.isolating("a/web", EGRESS), ["a/both"]);
     assert!(plan.isolating("b/web", INGRESS).is_empty());

@@ -124,7 +124,7 @@ fn more_slots_than_the_table_holds_are_refused_by_name() {
         let backends: Vec<_> = backends.iter().map(String::as_str).collect();
         service(&mut cluster, &format!("10.96.1.{index}"), 80, &backends);
     }
-    let error = Plan::<V4>::of(&cluster).expect_err("too many");
+    let error = Plan::of(&cluster).expect_err("too many");
     assert!(
         matches!(error, Error::TableFull { table: "maglev", needed: 2_097_136, capacity: 1_048_576, .. }),
         "{error}"
