@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=u64::from(MAX_NODES)))]
     nodes: Option<u64>,
     /// A range that is reachable from the virtual network, peered or on-premises; may be given again
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = range)]
     peered: Vec<IpNet>,
     /// How
     #[arg(short, long, value_enum, default_value_t)]
@@ -39,13 +39,19 @@ fn surge(text: &str) -> Result<Surge, String> {
     surge.ok_or_else(|| format!("must be a number of nodes up to {MAX_NODES}, or a percentage up to 100%"))
 }
 
+fn range(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .map(|range| range.trunc())
+        .map_err(|_| "must be a range like 10.1.0.0/16".to_owned())
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let demand = Objects::read(&args.files)?.demand()?;
     for note in &demand.notes {
         eprintln!("note: {note}");
     }
-    let peered = args.peered.iter().map(IpNet::trunc).collect();
-    let plan = capacity::plan(&demand, &Outlook { nodes: args.nodes, surge: args.max_surge, peered });
+    let outlook = Outlook { nodes: args.nodes, surge: args.max_surge, peered: args.peered.clone() };
+    let plan = capacity::plan(&demand, &outlook);
     let text = match args.output.document(&plan)? {
         Some(document) => document,
         None => tables(&plan, args.output),
@@ -67,15 +73,8 @@ fn tables(plan: &Plan, format: Format) -> String {
     }
     let paint = Paint::stdout();
     parts.push(match plan.fits {
-        true => format!(
-            "{}: {} pairs of ranges have no address in common.\n",
-            paint.good("fits"),
-            plan.pairs.len()
-        ),
-        false => {
-            let each = plan.problems.iter().map(|why| format!("{} {why}\n", paint.bad("problem:")));
-            each.collect()
-        }
+        true => format!("{} it fits, upgrades included\n", paint.good("ok:")),
+        false => plan.problems.iter().map(|why| format!("{} {why}\n", paint.bad("problem:"))).collect(),
     });
     parts.join("\n")
 }
