@@ -144,8 +144,8 @@ impl Ipam {
         self.first_free(subnet, FIRST_IN_SUBNET, 1).ok_or_else(|| Error::NodeSubnetFull {
             node: node.into(),
             subnet,
-            size: size(subnet),
-            usable: usable(subnet),
+            size: few(size(subnet)),
+            usable: few(usable(subnet)),
         })
     }
 
@@ -168,7 +168,7 @@ impl Ipam {
                 return Ok(range);
             }
         }
-        Err(Error::PodRangesUsed { node: node.into(), pod_cidr, prefix, ranges })
+        Err(Error::PodRangesUsed { node: node.into(), pod_cidr, prefix, ranges: few(ranges) })
     }
 
     /// An address for a pod, out of its node's range.
@@ -180,8 +180,8 @@ impl Ipam {
             pod: pod.into(),
             node: node.into(),
             range,
-            size: size(range),
-            usable: size(range).saturating_sub(RANGE_TAKES),
+            size: few(size(range)),
+            usable: few(size(range).saturating_sub(RANGE_TAKES)),
         })
     }
 
@@ -205,7 +205,8 @@ impl Ipam {
                 self.taken.remove(&kept);
             }
         }
-        address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size: size(range) })
+        let size = few(size(range));
+        address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size })
     }
 
     /// The lowest free address of a range, and takes it. `first` addresses at its beginning and `last` at its
@@ -243,6 +244,11 @@ pub fn overlap(a: IpNet, b: IpNet) -> bool {
 /// Addresses of a range; the most that can be said of one that holds every address.
 pub fn size(range: IpNet) -> u128 {
     size_of_prefix(IpFamily::of_range(range).bits() - range.prefix_len())
+}
+
+/// A count of what ran out, which is never large.
+fn few(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn size_of_prefix(free_bits: u8) -> u128 {
