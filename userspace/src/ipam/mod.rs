@@ -20,7 +20,7 @@
 //!
 //! Source: AKS, "IP address planning" of each model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -121,7 +121,7 @@ impl fmt::Display for IpFamily {
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
     taken: HashSet<IpAddr>,
-    pod_ranges: Vec<IpNet>,
+    pod_ranges: Disjoint<()>,
     next: HashMap<IpNet, u128>,
 }
 
@@ -133,7 +133,7 @@ impl Ipam {
 
     /// Marks a range as some node's pod range.
     pub fn reserve_pod_range(&mut self, range: IpNet) {
-        self.pod_ranges.push(range);
+        self.pod_ranges.insert(range, ());
     }
 
     /// An address for a node.
@@ -162,9 +162,8 @@ impl Ipam {
             let first = nth(pod_cidr, index * span).expect("the index is below the number of ranges");
             let range = IpNet::new(first, prefix).expect("a prefix of its family");
             index += 1;
-            if !self.pod_ranges.iter().any(|taken| overlap(*taken, range)) {
+            if self.pod_ranges.insert(range, ()).is_none() {
                 self.next.insert(pod_cidr, index);
-                self.pod_ranges.push(range);
                 return Ok(range);
             }
         }
@@ -233,6 +232,23 @@ impl Ipam {
                 .is_some_and(|offset| (FIRST_IN_SUBNET..size.saturating_sub(1)).contains(&offset))
         };
         self.taken.iter().filter(usable).count() as u128
+    }
+}
+
+/// Ranges no two of which overlap, and whose they are.
+#[derive(Clone, Debug, Default)]
+pub struct Disjoint<T>(BTreeMap<IpAddr, (IpNet, T)>);
+
+impl<T: Clone> Disjoint<T> {
+    /// Puts a range in, unless it overlaps one that is there: then that one comes back.
+    pub fn insert(&mut self, range: IpNet, owner: T) -> Option<(IpNet, T)> {
+        // Of ranges that don't overlap the last that begins before this one's end reaches farthest.
+        let nearest = self.0.range(..=range.broadcast()).next_back().map(|(_, found)| found);
+        if let Some(found) = nearest.filter(|(other, _)| overlap(*other, range)) {
+            return Some(found.clone());
+        }
+        self.0.insert(range.network(), (range, owner));
+        None
     }
 }
 

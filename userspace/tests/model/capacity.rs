@@ -254,3 +254,47 @@ fn a_cluster_that_is_full_can_still_be_planned() {
         ["2 nodes are more than nodeSubnet 10.240.0.0/29, 31 each allows: 0 fit in flat."]
     );
 }
+
+/// A cluster really comes out of this text.
+fn resolves(text: &str) -> bool {
+    Objects::parse("plan.yaml", text).is_ok_and(|objects| objects.resolve(None).is_ok())
+}
+
+#[test]
+fn as_many_nodes_fit_as_can_really_join() {
+    for (model, spec) in [
+        (Model::Overlay, "podCIDR: 10.244.0.0/22"),
+        (Model::Overlay, "nodeSubnet: 10.240.0.0/29"),
+        (Model::Overlay, "podCIDRs: [10.244.0.0/16, \"fd00:1::/62\"]"),
+        (Model::Kubenet, "nodeSubnet: 10.240.0.0/28"),
+        (Model::Flat, "nodeSubnet: 10.240.0.0/26, maxPods: 9"),
+        (Model::FlatDynamic, "podSubnet: 10.241.0.0/26"),
+    ] {
+        // In flat-dynamic it is the pods of a node that can't start.
+        let text = |nodes: u64| {
+            testbed(&format!("model: {}, {spec}, nodes: {nodes}", model.name())) + &daemon("log", false)
+        };
+        let most = fit(&planned(&text(1), &STILL), model).nodes;
+        assert!(resolves(&text(most)), "{most} nodes of {}, {spec}", model.name());
+        assert!(!resolves(&text(most + 1)), "{} nodes of {}, {spec}", most + 1, model.name());
+    }
+}
+
+#[test]
+fn as_many_pods_start_as_was_planned() {
+    for (model, spec, range) in [
+        ("overlay", "maxPods: 7", 12..=16),
+        ("flat", "maxPods: 7", 12..=16),
+        ("flat-dynamic", "podSubnet: 10.241.0.0/26, maxPods: 40", 28..=50),
+        ("flat-dynamic", "podSubnet: 10.241.0.0/25, maxPods: 20", 36..=42),
+    ] {
+        let mut outcomes = [0, 0];
+        for pods in range {
+            let text = testbed(&format!("model: {model}, nodes: 2, {spec}")) + &deployment(pods);
+            let plan = planned(&text, &STILL);
+            assert_eq!(plan.fits, resolves(&text), "{pods} pods in {model}, {spec}: {:?}", plan.problems);
+            outcomes[usize::from(plan.fits)] += 1;
+        }
+        assert!(outcomes.iter().all(|count| *count > 0), "both ways: {model}, {spec}");
+    }
+}
