@@ -174,7 +174,7 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
 
 /// An IPv4 address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct V4(pub [u8; 4]);
 
 impl V4 {
@@ -222,7 +222,7 @@ impl Address for V4 {
 
 /// An IPv6 address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct V6(pub [u8; 16]);
 
 impl V6 {

@@ -1,6 +1,5 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
-use dataplane::{conntrack, fragment};
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
@@ -11,6 +10,7 @@ use dataplane::tables::{
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
 use dataplane::{Machine, Platform, Verdict, path};
+use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
