@@ -467,6 +467,10 @@ fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<()
         return Err(Reason::UnknownIcmp);
     }
     packet.read::<u8>(inside.transport + icmp::QUOTED - 1).ok_or(Reason::Truncated)?;
+    // It goes to whoever sent what it is about, or it is no answer to it.
+    if inside.source != flow.target {
+        return Err(Reason::UnknownIcmp);
+    }
     flow.error = true;
     flow.quoted_transport = inside.transport;
     flow.protocol = inside.protocol;

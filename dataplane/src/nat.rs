@@ -347,9 +347,10 @@ fn requote<A: Address>(
     // A header's own checksum moves by as much as the address, the other way: no change in the sum.
     let mut delta = if A::CHECKSUM.is_none() { addresses } else { 0 };
     let ports = checksum::word_delta(old_port, new_port);
-    packet
-        .write(flow.quoted_transport + port_offset::<A>(flow.protocol, inside), new_port)
-        .ok_or(Reason::Truncated)?;
+    if old_port != new_port {
+        let offset = flow.quoted_transport + port_offset::<A>(flow.protocol, inside);
+        packet.write(offset, new_port).ok_or(Reason::Truncated)?;
+    }
     delta = checksum::add(delta, ports);
     let mut covered = ports;
     if A::ICMP.pseudo || flow.protocol != A::ICMP.protocol {

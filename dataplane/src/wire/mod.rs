@@ -1,8 +1,9 @@
 //! Bytes and fields: what stands on the wire, in wire order, and nothing of what it means.
 //!
 //! Wire order is a type here ([`Be16`], [`Be32`], the address types); a bare `u16` or `u32` is host
-//! order. Every type is plain bytes without padding or alignment, so it can be read from any offset of
-//! a frame and used as it is in a table key.
+//! order. Every type is plain bytes without padding, so it can be read from any offset of a frame and used
+//! as it is in a table key. Addresses lie at multiples of four there, so that the compiler may take whole
+//! words of them.
 
 pub mod checksum;
 pub mod ethernet;
