@@ -162,13 +162,14 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
         if let Err(reason) = fragment::follow(platform, flow) {
             return if for_node { to_host(platform, flow) } else { Err(reason) };
         }
-        let pod = nat::stands_for(platform, flow);
-        if pod.is_none() && for_node {
+        let behind = nat::stands_for(platform, flow);
+        let masqueraded = behind.pod != A::default();
+        if for_node && !masqueraded {
             return to_host(platform, flow);
         }
         fragment::remember(platform, flow)?;
-        if let Some(pod) = pod {
-            nat::restore(platform, packet, flow, &pod)?;
+        if masqueraded {
+            nat::restore(platform, packet, flow, &behind)?;
             from = From::Masquerade;
         }
     }
