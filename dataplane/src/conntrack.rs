@@ -89,14 +89,26 @@ pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
-        advance(row, flow, from_high, (now_s, &timeouts))
+        let seen = advance(row, flow, from_high, now_s);
+        // An error prolongs nothing.
+        if seen as u8 == Seen::Onward as u8 && !flow.error {
+            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+        }
+        (seen, *row)
     });
-    let tracked = match seen {
-        // 1.
-        None => new(&Connection::default()),
-        Some(seen) => seen?,
-    };
-    if flow.error && tracked.state as u8 == State::New as u8 {
+    let (seen, connection) = seen.unwrap_or((Seen::Over, Connection::default()));
+    let mut tracked = Tracked { state: State::New, original: true, connection };
+    if seen as u8 == Seen::Conflict as u8 {
+        return Err(Reason::FlowConflict);
+    }
+    if seen as u8 != Seen::Over as u8 {
+        tracked.original = is_original(&connection, from_high);
+        // 5.
+        tracked.state = if tracked.original { State::Established } else { State::Reply };
+        if flow.error {
+            tracked.state = State::Related;
+        }
+    } else if flow.error {
         return Err(Reason::UnknownIcmp);
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
@@ -162,43 +174,50 @@ pub fn is_spent<A>(row: &Connection<A>, protocol: u8, now_s: u32, timeouts: &Tim
     now_s.wrapping_sub(last_s) >= timeouts.quarantine_s
 }
 
-#[inline(always)]
-fn new<A: Address>(over: &Connection<A>) -> Tracked<A> {
-    Tracked { state: State::New, original: true, connection: *over }
+/// What a row says of a packet.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Seen {
+    /// The row's flow is over, and the packet of another.
+    Over,
+    /// The packet is of the row's flow.
+    Onward,
+    /// It would be of a second flow in the same row.
+    Conflict,
 }
 
-#[inline(always)]
-fn advance<A: Address>(
-    row: &mut Connection<A>,
-    flow: &Flow<A>,
-    from_high: bool,
-    (now_s, timeouts): (u32, &Timeouts),
-) -> Result<Tracked<A>, Reason> {
+/// Moves a row on by a packet. A function of its own in the kernel too: it is there but once, and all that
+/// crosses its border can be described to the kernel, which it would not let pass otherwise.
+#[inline(never)]
+fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool, now_s: u32) -> Seen {
     // 1.
     if is_over(row, now_s) {
-        return Ok(new(row));
+        return Seen::Over;
     }
-    let original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
+    let original = is_original(row, from_high);
     // 2.
     if flow.error {
-        return Ok(Tracked { state: State::Related, original, connection: *row });
+        return Seen::Onward;
     }
     // 3.
     if is_syn(flow) {
         let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
         if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
-            return Ok(new(row));
+            return Seen::Over;
         }
     }
     // 4.
     if original && (row.frontend != flow.frontend || row.frontend_port != flow.frontend_port) {
-        return Err(Reason::FlowConflict);
+        return Seen::Conflict;
     }
     observe(row, flow, original);
-    row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, timeouts));
-    // 5.
-    let state = if original { State::Established } else { State::Reply };
-    Ok(Tracked { state, original, connection: *row })
+    Seen::Onward
+}
+
+/// Whether a packet with its source at the higher end, or the lower, goes the way of the flow's first.
+#[inline(always)]
+fn is_original<A>(row: &Connection<A>, from_high: bool) -> bool {
+    (row.flags & OPENED_BY_HIGH != 0) == from_high
 }
 
 /// Whether the packet asks for a new connection.
