@@ -16,7 +16,7 @@ use crate::platform::Packet;
 use crate::tables::Tuple;
 use crate::trace::Record;
 use crate::wire::transport::{self, tcp, udp};
-use crate::wire::{Address, Be16, Port, ethernet, icmp, ip};
+use crate::wire::{Address, Be16, Family, Port, V6, ethernet, icmp, ip};
 
 /// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
 /// that the path looks into.
@@ -113,6 +113,64 @@ fn mix(mut hash: u32) -> u32 {
 pub fn ethertype(packet: &mut impl Packet) -> Result<Be16, Reason> {
     packet.pull(HEADERS);
     packet.read(ethernet::TYPE).ok_or(Reason::Truncated)
+}
+
+/// Which instantiation of the path a frame is for: its EtherType decides, and what is neither IPv6 nor
+/// anything else the path knows is IPv4's to refuse.
+#[inline(always)]
+pub fn family(packet: &mut impl Packet) -> Family {
+    if ethertype(packet) == Ok(ethernet::IPV6) { Family::V6 } else { Family::V4 }
+}
+
+/// What a tunnel's outer packet says: UDP in an IP packet that is not in fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Datagram {
+    /// Who sent it ([`Address::to_v6`]).
+    pub source: V6,
+    /// Whom it is for.
+    pub target: V6,
+    /// The source's port.
+    pub source_port: Port,
+    /// The target's port.
+    pub target_port: Port,
+    /// Offset of the UDP header.
+    pub transport: usize,
+    /// Length of the whole frame in bytes.
+    pub length: u32,
+}
+
+impl Datagram {
+    /// A record of it, for [`crate::trace`].
+    #[inline(always)]
+    pub fn record(&self, stage: crate::trace::Stage) -> Record {
+        Record {
+            stage: stage as u8,
+            length: self.length,
+            protocol: ip::protocol::UDP,
+            source: self.source,
+            target: self.target,
+            source_port: self.source_port,
+            target_port: self.target_port,
+            ..Record::default()
+        }
+    }
+}
+
+/// The UDP datagram that the frame carries, if it does. What is broken is the walk's to refuse.
+#[inline(always)]
+pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
+    let network = network::<A>(packet, ethernet::LENGTH).ok()?;
+    if network.protocol != ip::protocol::UDP {
+        return None;
+    }
+    Some(Datagram {
+        source: network.source.to_v6(),
+        target: network.target.to_v6(),
+        source_port: packet.read(network.transport + transport::SOURCE_PORT)?,
+        target_port: packet.read(network.transport + transport::TARGET_PORT)?,
+        transport: network.transport,
+        length: packet.length(),
+    })
 }
 
 /// The target address of the frame's IP packet.

@@ -27,5 +27,5 @@ pub mod overlay;
 
 pub mod trace;
 
-pub use platform::{Mend, Packet, Platform};
+pub use platform::{Machine, Mend, Packet, Platform};
 pub use verdict::{Reason, Verdict};

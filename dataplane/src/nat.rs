@@ -140,7 +140,7 @@ pub fn masquerade<A: Address>(
     flow: &mut Flow<A>,
     port: Port,
 ) -> Result<(), Reason> {
-    let address = platform.node().address;
+    let address = platform.address();
     note(platform, flow, Change::Masquerade, (address, port));
     rewrite(packet, flow, Side::Source, address, port)
 }
@@ -156,7 +156,7 @@ pub fn restore<A: Address>(
     packet: &mut impl Packet,
     flow: &mut Flow<A>,
 ) -> Result<bool, Reason> {
-    if flow.target != platform.node().address {
+    if flow.target != platform.address() {
         return Ok(false);
     }
     let key = Masquerade {

@@ -11,11 +11,12 @@
 
 use crate::conntrack::{self, State, Tracked};
 use crate::flow::{self, Flow};
-use crate::platform::{Packet, Platform};
+use crate::overlay::Carried;
+use crate::platform::{Machine, Packet, Platform};
 use crate::route;
-use crate::tables::{Endpoint, Route};
+use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
-use crate::wire::{Address, Mac, Port, ethernet};
+use crate::wire::{Address, Family, Mac, Port, V4, V6, ethernet};
 use crate::{Reason, Verdict, nat, neighbour, overlay, policy, service};
 
 /// Where a packet came from.
@@ -31,10 +32,14 @@ enum From {
 
 /// A packet that a pod sent.
 #[inline(always)]
-pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let (mut flow, bytes) = start(packet);
-    let walked = pod_walk(platform, packet, &mut flow);
-    close(platform, &flow, bytes, walked)
+pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Verdict {
+    let bytes = start(packet, flow);
+    let walked = pod_walk(platform, packet, flow);
+    close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
 #[inline(always)]
@@ -51,17 +56,21 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
     let pod = route::owner(platform, flow, packet.interface())?;
     let tracked = enter(platform, packet, flow)?;
     if tracked.state as u8 == State::New as u8 && !policy::is_itself(flow) {
-        policy::judge(platform, flow, &pod, Endpoint::EGRESS)?;
+        policy::judge(platform, flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
     }
-    leave(platform, packet, flow, &tracked, From::Pod)
+    leave(platform, packet, flow, &tracked, (From::Pod, pod.identity))
 }
 
 /// A packet that the node itself sent to a pod or a Service.
 #[inline(always)]
-pub fn from_host<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let (mut flow, bytes) = start(packet);
-    let walked = host_walk(platform, packet, &mut flow);
-    close(platform, &flow, bytes, walked)
+pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Verdict {
+    let bytes = start(packet, flow);
+    let walked = host_walk(platform, packet, flow);
+    close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
 #[inline(always)]
@@ -73,15 +82,49 @@ fn host_walk<A: Address, P: Platform<A>, K: Packet>(
     flow::read(packet, flow)?;
     head(platform, packet, flow, Stage::FromHost);
     let tracked = enter(platform, packet, flow)?;
-    leave(platform, packet, flow, &tracked, From::Host)
+    leave(platform, packet, flow, &tracked, (From::Host, Identity::REMOTE_NODE))
 }
 
-/// A packet that arrived at the node. What is for neither its pods nor its tunnel is the node's own affair.
+/// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
+/// underlay, whose family may be another one inside. Then [`from_underlay`].
+///
+/// # Errors
+/// The verdict on what is refused here.
 #[inline(always)]
-pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let (mut flow, bytes) = start(packet);
-    let walked = underlay_walk(platform, packet, &mut flow);
-    close(platform, &flow, bytes, walked)
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Verdict> {
+    let outer = match flow::family(packet) {
+        Family::V4 => flow::datagram::<V4>(packet),
+        Family::V6 => flow::datagram::<V6>(packet),
+    };
+    let Some(outer) = outer else {
+        return Ok(Carried::default());
+    };
+    if !overlay::is_tunnel(&platform.node(), &outer) {
+        return Ok(Carried::default());
+    }
+    let number = packet.interface().0;
+    trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
+    match overlay::unwrap(platform, packet, &outer) {
+        Ok(carried) => Ok(carried),
+        Err(reason) => Err(close(platform, outer.record(Stage::Drop), outer.length, Err(reason))),
+    }
+}
+
+/// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
+/// nor its tunnel is the node's own affair.
+#[inline(always)]
+pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+    carried: &Carried,
+) -> Verdict {
+    let mut bytes = start(packet, flow);
+    if carried.is_some() {
+        bytes = carried.length;
+    }
+    let walked = underlay_walk(platform, packet, flow, carried);
+    close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
 #[inline(always)]
@@ -89,31 +132,37 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     flow: &mut Flow<A>,
+    carried: &Carried,
 ) -> Result<Verdict, Reason> {
-    if flow::ethertype(packet)? != A::ETHERTYPE {
-        return Ok(Verdict::Stack);
-    }
-    let target = flow::target(packet)?;
-    if !route::is_here(platform, target) {
-        return Ok(Verdict::Stack);
-    }
-    if let Err(reason) = flow::read(packet, flow) {
-        return if target == platform.node().address { Ok(Verdict::Stack) } else { Err(reason) };
-    }
-    head(platform, packet, flow, Stage::FromUnderlay);
     let mut from = From::World;
-    if overlay::unwrap(platform, packet, flow)? {
+    if carried.is_some() {
         from = From::Tunnel;
         flow::read(packet, flow)?;
-    } else if nat::restore(platform, packet, flow)? {
-        from = From::Masquerade;
-    } else if flow.target == platform.node().address {
-        return to_host(platform, flow);
+    } else {
+        if flow::ethertype(packet)? != A::ETHERTYPE {
+            return Ok(Verdict::Stack);
+        }
+        let target = flow::target(packet)?;
+        if !route::is_here(platform, target) {
+            return Ok(Verdict::Stack);
+        }
+        if let Err(reason) = flow::read(packet, flow) {
+            return if target == platform.address() { Ok(Verdict::Stack) } else { Err(reason) };
+        }
+        head(platform, packet, flow, Stage::FromUnderlay);
+        if nat::restore(platform, packet, flow)? {
+            from = From::Masquerade;
+        } else if flow.target == platform.address() {
+            return to_host(platform, flow);
+        }
     }
     let tracked = conntrack::track(platform, flow)?;
     if tracked.state as u8 == State::New as u8 {
         match from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
+            From::Tunnel if !route::is_of(platform, flow.source, carried.node) => {
+                return Err(Reason::TunnelSpoofed);
+            }
             From::World if route::is_inside(platform, flow.source) => {
                 return Err(Reason::Spoofed);
             }
@@ -124,9 +173,9 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
         nat::from_frontend(platform, packet, flow, &tracked.connection)?;
     }
     if let Some(pod) = route::local(platform, flow)? {
-        return to_pod(platform, packet, flow, &tracked, (pod, from));
+        return to_pod(platform, packet, flow, &tracked, (pod, from, carried.identity));
     }
-    if route::next_hop(platform, flow)?.kind != Route::<A>::HOST {
+    if route::next_hop(platform, flow)?.kind != Route::HOST {
         return Err(Reason::NotLocal);
     }
     // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
@@ -153,37 +202,38 @@ fn enter<A: Address, P: Platform<A>, K: Packet>(
     Ok(tracked)
 }
 
-/// What it goes through last: route, then the tail that the route names.
+/// What it goes through last: route, then the tail that the route names. `identity` is what other nodes take
+/// the sender for.
 #[inline(always)]
 fn leave<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     flow: &mut Flow<A>,
     tracked: &Tracked<A>,
-    from: From,
+    (from, identity): (From, Identity),
 ) -> Result<Verdict, Reason> {
     let new = tracked.state as u8 == State::New as u8;
     if let Some(pod) = route::local(platform, flow)? {
-        return to_pod(platform, packet, flow, tracked, (pod, from));
+        return to_pod(platform, packet, flow, tracked, (pod, from, identity));
     }
     let route = route::next_hop(platform, flow)?;
     match route.kind {
-        Route::<A>::HOST => {
+        Route::HOST => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
             to_host(platform, flow)
         }
-        Route::<A>::REMOTE => {
-            overlay::fit(platform, packet)?;
+        Route::REMOTE => {
+            overlay::fit(platform, packet, &route)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
             route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
-            overlay::wrap(platform, packet, flow, &route)?;
+            overlay::wrap(platform, packet, flow, &route, identity)?;
             to_underlay(platform, flow)
         }
-        Route::<A>::WORLD => {
+        Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
@@ -200,7 +250,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
             to_underlay(platform, flow)
         }
-        // Route::NATIVE.
+        // Route::ROUTED, Route::NATIVE.
         _ => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
@@ -218,13 +268,13 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     flow: &mut Flow<A>,
     tracked: &Tracked<A>,
-    (pod, from): (Endpoint, From),
+    (pod, from, identity): (Endpoint, From, Identity),
 ) -> Result<Verdict, Reason> {
     if tracked.state as u8 == State::New as u8 {
         if from == From::Host || (from == From::Pod && policy::is_itself(flow)) {
             policy::waive(platform, flow, &pod);
         } else {
-            policy::judge(platform, flow, &pod, Endpoint::INGRESS)?;
+            policy::judge(platform, flow, &pod, (Endpoint::INGRESS, identity))?;
         }
         conntrack::open(platform, flow, Port::default())?;
     }
@@ -235,44 +285,45 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
 
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
-fn to_underlay<A: Address, P: Platform<A>>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
     trace::step(platform, || flow.record(Stage::ToUnderlay));
     Ok(Verdict::Forward(platform.node().uplink))
 }
 
 /// To the node's own stack.
 #[inline(always)]
-fn to_host<A: Address, P: Platform<A>>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
+fn to_host<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
     trace::step(platform, || flow.record(Stage::ToHost));
     Ok(Verdict::Stack)
 }
 
 /// The head's line in the trace.
 #[inline(always)]
-fn head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &K, flow: &Flow<A>, stage: Stage) {
+fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &Flow<A>, stage: Stage) {
     let interface = packet.interface().0;
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
 }
 
-/// The flow before anything is known of it, and the length the frame arrives with.
+/// Begins with a flow of which nothing is known. The length the frame arrives with.
 #[inline(always)]
-fn start<A: Address>(packet: &impl Packet) -> (Flow<A>, u32) {
+fn start<A: Address>(packet: &impl Packet, flow: &mut Flow<A>) -> u32 {
     let bytes = packet.length();
-    (Flow { length: bytes, ..Flow::default() }, bytes)
+    *flow = Flow { length: bytes, ..Flow::default() };
+    bytes
 }
 
 /// Makes a walk's end a verdict, and counts it.
 #[inline(always)]
-fn close<A: Address>(
-    platform: &mut impl Platform<A>,
-    flow: &Flow<A>,
+fn close(
+    platform: &mut impl Machine,
+    record: Record,
     bytes: u32,
     walked: Result<Verdict, Reason>,
 ) -> Verdict {
     let verdict = match walked {
         Ok(verdict) => verdict,
         Err(reason) => {
-            platform.report(&Record { detail: reason as u8, ..flow.record(Stage::Drop) });
+            platform.report(&Record { detail: reason as u8, ..record });
             Verdict::Drop(reason)
         }
     };

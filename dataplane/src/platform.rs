@@ -4,12 +4,12 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Backends, Connections, Endpoints, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades, Node,
-    Nodes, Policy, Routes, Writes,
+    Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades,
+    Node, Nodes, Policy, Routes, Writes,
 };
 use crate::trace::Record;
 use crate::verdict::Verdict;
-use crate::wire::{Address, Plain};
+use crate::wire::{Address, Family, Plain};
 
 /// A frame, from its Ethernet header on.
 ///
@@ -30,11 +30,16 @@ pub trait Packet {
     fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
     /// Corrects the transport checksum at `offset` for a change elsewhere.
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
-    /// Makes room for a tunnel's headers (an IP, a UDP and an Ethernet header around 8 bytes) between
-    /// the frame's Ethernet header and its payload. The room's content is undefined.
-    fn open_tunnel(&mut self) -> Option<()>;
+    /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
+    /// bytes) between the frame's Ethernet header and its payload. The room's content is undefined.
+    fn open_tunnel(&mut self, outer: Family) -> Option<()>;
     /// Removes that room again.
-    fn close_tunnel(&mut self) -> Option<()>;
+    fn close_tunnel(&mut self, outer: Family) -> Option<()>;
+    /// Cuts off what is beyond the first `length` bytes, if there is anything.
+    fn trim(&mut self, length: u32) -> Option<()>;
+    /// Makes room for another IP header of this family and the 8 bytes of an ICMP header between the frame's
+    /// Ethernet header and its payload. The room's content is undefined.
+    fn open_error(&mut self, family: Family) -> Option<()>;
 }
 
 /// A change that a transport checksum has to follow (RFC 1624).
@@ -49,21 +54,10 @@ pub struct Mend {
     pub optional: bool,
 }
 
-/// An engine, for one node and one address family.
-pub trait Platform<A: Address>:
-    Holds<Endpoints<A>>
-    + Holds<Frontends<A>>
-    + Holds<Maglev>
-    + Holds<Backends<A>>
-    + Holds<Identities<A>>
-    + Holds<Policy>
-    + Holds<Routes<A>>
-    + Holds<Nodes<A>>
-    + Writes<Connections<A>>
-    + Writes<Masquerades<A>>
-{
+/// An engine, for one node: what is the same for both address families.
+pub trait Machine: Holds<Nodes> {
     /// The node the path runs on.
-    fn node(&self) -> Node<A>;
+    fn node(&self) -> Node;
     /// Seconds of a clock that does not go back.
     fn now_s(&self) -> u32;
     /// Whether every stage reports, or only what must be known of any packet.
@@ -72,4 +66,22 @@ pub trait Platform<A: Address>:
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
+}
+
+/// An engine, for one node and one address family.
+pub trait Platform<A: Address>:
+    Machine
+    + Holds<Endpoints<A>>
+    + Holds<Frontends<A>>
+    + Holds<Maglev<A>>
+    + Holds<Backends<A>>
+    + Holds<Identities<A>>
+    + Holds<Policy<A>>
+    + Holds<Routes<A>>
+    + Writes<Connections<A>>
+    + Writes<Masquerades<A>>
+    + Writes<Fragments<A>>
+{
+    /// The node's own address of this family; zero if it has none.
+    fn address(&self) -> A;
 }

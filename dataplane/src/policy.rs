@@ -38,6 +38,7 @@ pub enum Decision {
 }
 
 /// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]).
+/// `carried` is what is known of the peer already; [`Identity::ANY`] if nothing is.
 ///
 /// # Errors
 /// `PolicyDenied`.
@@ -46,7 +47,7 @@ pub fn judge<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
     pod: &Endpoint,
-    direction: u8,
+    (direction, carried): (u8, Identity),
 ) -> Result<(), Reason> {
     // 1.
     if pod.isolated & direction == 0 {
@@ -54,14 +55,14 @@ pub fn judge<A: Address>(
         return Ok(());
     }
     let peer = if direction == Endpoint::EGRESS { flow.target } else { flow.source };
-    let identity = Identities::get(platform, &peer).unwrap_or(Identity::WORLD);
+    let identity = identity(platform, peer, carried);
     let key =
         PolicyKey { rules: pod.rules, identity, direction, protocol: flow.protocol, port: flow.target_port };
     // 2.
-    let mut row: Option<PolicyRow> = Policy::get(platform, &key);
+    let mut row: Option<PolicyRow> = Policy::<A>::get(platform, &key);
     if row.is_none() {
         // 3.
-        row = Policy::get(platform, &PolicyKey { identity: Identity::ANY, ..key });
+        row = Policy::<A>::get(platform, &PolicyKey { identity: Identity::ANY, ..key });
     }
     if let Some(row) = row {
         note(platform, flow, pod, direction, (Decision::Allowed, row.rule));
@@ -70,6 +71,16 @@ pub fn judge<A: Address>(
     // 4.
     note(platform, flow, pod, direction, (Decision::Denied, RuleId(0)));
     Err(Reason::PolicyDenied)
+}
+
+/// What policies can tell apart about a peer: what is known of it, where that says enough, else what its
+/// address says. The addresses of nodes are told apart here only.
+#[inline(always)]
+fn identity<A: Address>(platform: &impl Platform<A>, peer: A, carried: Identity) -> Identity {
+    if carried.0 >= Identity::FIRST.0 || carried.0 == Identity::WORLD.0 {
+        return carried;
+    }
+    Identities::get(platform, &peer).unwrap_or(Identity::WORLD)
 }
 
 /// Whether the flow is a pod's with itself, which is not judged: not where it leaves, not where it arrives.

@@ -15,7 +15,7 @@ use crate::flow::Flow;
 use crate::platform::{Packet, Platform};
 use crate::tables::{Endpoint, Endpoints, IfIndex, Route, Routes, Table};
 use crate::trace::{self, Record, Stage};
-use crate::wire::{Address, Be16, Mac, checksum, ethernet};
+use crate::wire::{Address, Be16, Mac, V6, checksum, ethernet};
 
 /// The pod a packet comes from: the one with its source address, behind this interface.
 ///
@@ -40,17 +40,29 @@ pub fn owner<A: Address>(
 /// Whether the path has a say in packets that arrive for this address: the node's own, or a pod's here.
 #[inline(always)]
 pub fn is_here<A: Address>(platform: &impl Platform<A>, target: A) -> bool {
-    target == platform.node().address || Endpoints::get(platform, &target).is_some()
+    target == platform.address() || Endpoints::get(platform, &target).is_some()
 }
 
-/// Whether an address belongs to the cluster, so that nobody outside may send from it.
+/// Whether an address is on the node at this end of the tunnel, so that it may send from it.
+#[inline(always)]
+pub fn is_of<A: Address>(platform: &impl Platform<A>, source: A, node: V6) -> bool {
+    match Routes::get(platform, &source) {
+        Some(route) => route.kind == Route::REMOTE && route.node == node,
+        None => false,
+    }
+}
+
+/// Whether an address belongs to the cluster, but comes through the tunnel only, so that nobody outside may
+/// send from it.
 #[inline(always)]
 pub fn is_inside<A: Address>(platform: &impl Platform<A>, source: A) -> bool {
     if Endpoints::get(platform, &source).is_some() {
         return true;
     }
     match Routes::get(platform, &source) {
-        Some(route) => route.kind != Route::<A>::WORLD && route.kind != Route::<A>::NATIVE,
+        Some(route) => {
+            route.kind != Route::WORLD && route.kind != Route::NATIVE && route.kind != Route::ROUTED
+        }
         None => false,
     }
 }
@@ -85,15 +97,15 @@ pub fn local<A: Address>(
 /// # Errors
 /// `Blackhole`, `TtlExceeded`.
 #[inline(always)]
-pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route<A>, Reason> {
+pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route, Reason> {
     // 2.
     let route = Routes::get(platform, &flow.target).ok_or(Reason::Blackhole)?;
     note(platform, flow, route.kind, route.id.0);
-    if route.kind == Route::<A>::BLACKHOLE {
+    if route.kind == Route::BLACKHOLE {
         return Err(Reason::Blackhole);
     }
     // 3.
-    if route.kind != Route::<A>::HOST && flow.hops <= 1 {
+    if route.kind != Route::HOST && flow.hops <= 1 {
         return Err(Reason::TtlExceeded);
     }
     Ok(route)

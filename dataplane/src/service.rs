@@ -36,7 +36,7 @@ pub fn choose<A: Address>(
     }
     // 3.
     let slot = slots.first.wrapping_add(flow.hash(platform.node().seed) % slots.count);
-    let backend = Maglev::get(platform, &slot).ok_or(Reason::NoBackend)?;
+    let backend = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
     let backend = Backends::get(platform, &backend.0).ok_or(Reason::NoBackend)?;
     trace::step(platform, || Record {
         source: flow.target.to_v6(),

@@ -1,11 +1,12 @@
 //! Every table of the packet path: the contract between whoever plans and the path that reads.
 //!
 //! A table is a type that names its key and its row; an engine [`Holds`] it. Tables the path only reads
-//! are written by the agent; the two that the path [`Writes`] are swept by the agent.
+//! are written by the agent; those that the path [`Writes`] are swept by the agent. Each family has its own
+//! of every table but [`Nodes`]: what a number in one means is that family's affair.
 //!
 //! | table | key -> row | written by | read by |
 //! | --- | --- | --- | --- |
-//! | [`Endpoints`] | pod address -> interface, rules | agent | `path`, `route`, `policy` |
+//! | [`Endpoints`] | pod address -> interface, identity, rules | agent | `route`, `policy`, `overlay` |
 //! | [`Frontends`] | virtual address, port -> slots | agent | `service` |
 //! | [`Maglev`] | slot -> backend | agent | `service` |
 //! | [`Backends`] | backend -> address, port | agent | `service` |
@@ -13,6 +14,7 @@
 //! | [`Identities`] | address prefix -> identity | agent | `policy` |
 //! | [`Policy`] | rules, identity, port prefix -> rule | agent | `policy` |
 //! | [`Masquerades`] | remote, port -> pod, port | path; agent sweeps | `nat` |
+//! | [`Fragments`] | packet -> ports | path; agent sweeps | `fragment` |
 //! | [`Routes`] | address prefix -> next hop | agent | `route` |
 //! | [`Nodes`] | node address -> node | agent | `overlay` |
 
@@ -21,7 +23,7 @@ use core::hash::Hash;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
-use crate::wire::{Address, Mac, Plain, Port, V4, V6, plain};
+use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
 /// Declares host-order numbers that must not be mixed up.
 macro_rules! numbers {
@@ -129,16 +131,16 @@ pub enum NotAdded {
     Full,
 }
 
-/// Declares a table type.
+/// Declares table types: with `<A>`, one for each family.
 macro_rules! table {
-    ($(#[$doc:meta])* $name:ident<A>, $key:ty => $row:ty, $label:literal, $shape:ident, $capacity:expr) => {
+    ($(#[$doc:meta])* $name:ident<A>, $key:ty => $row:ty, $label:literal, $label_v6:literal, $shape:ident, $capacity:expr) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub struct $name<A>(PhantomData<A>);
         impl<A: Address> Table for $name<A> {
             type Key = $key;
             type Row = $row;
-            const NAME: &'static str = $label;
+            const NAME: &'static str = if A::VERSION == 4 { $label } else { $label_v6 };
             const SHAPE: Shape = Shape::$shape;
             const CAPACITY: u32 = $capacity;
         }
@@ -159,45 +161,51 @@ macro_rules! table {
 
 table! {
     /// The pods of this node, by address.
-    Endpoints<A>, A => Endpoint, "endpoints", Hash, 1024
+    Endpoints<A>, A => Endpoint, "endpoints", "endpoints_v6", Hash, 1024
 }
 table! {
     /// The virtual addresses of Services.
-    Frontends<A>, Frontend<A> => Slots, "frontends", Hash, 16_384
+    Frontends<A>, Frontend<A> => Slots, "frontends", "frontends_v6", Hash, 16_384
 }
 table! {
     /// The slots of every frontend's Maglev table, one run after the other.
     /// Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4.
-    Maglev, u32 => BackendId, "maglev", Array, 1 << 20
+    Maglev<A>, u32 => BackendId, "maglev", "maglev_v6", Array, 1 << 20
 }
 table! {
     /// The endpoints of Services.
-    Backends<A>, u32 => Backend<A>, "backends", Array, 65_536
+    Backends<A>, u32 => Backend<A>, "backends", "backends_v6", Array, 65_536
 }
 table! {
     /// Flows that were let through, both directions of a flow in one row.
-    Connections<A>, Tuple<A> => Connection<A>, "conntrack", Hash, 131_072
+    Connections<A>, Tuple<A> => Connection<A>, "conntrack", "conntrack_v6", Hash, 131_072
 }
 table! {
     /// What policies can tell apart about addresses.
-    Identities<A>, A => Identity, "identities", Longest, 65_536
+    Identities<A>, A => Identity, "identities", "identities_v6", Longest, 65_536
 }
 table! {
     /// What policies allow. The key's last 24 bits, protocol and port, may be a prefix.
-    Policy, PolicyKey => PolicyRow, "policy", Longest, 65_536
+    Policy<A>, PolicyKey => PolicyRow, "policy", "policy_v6", Longest, 65_536
 }
 table! {
     /// Source ports of the node's address that are in use towards a remote address and port.
     /// Adding the row is the claim to the port.
-    Masquerades<A>, Masquerade<A> => Masqueraded<A>, "masquerades", Hash, 131_072
+    Masquerades<A>, Masquerade<A> => Masqueraded<A>, "masquerades", "masquerades_v6", Hash, 131_072
 }
 table! {
     /// Where addresses are that are not of a pod on this node.
-    Routes<A>, A => Route<A>, "routes", Longest, 65_536
+    Routes<A>, A => Route, "routes", "routes_v6", Longest, 65_536
 }
 table! {
-    /// The nodes whose encapsulated packets are accepted, by address.
-    Nodes<A>, A => NodeId, "nodes", Hash, 8192
+    /// The nodes whose encapsulated packets are accepted, by the address of their end of the tunnel
+    /// ([`Address::to_v6`]).
+    Nodes, V6 => NodeId, "nodes", Hash, 8192
+}
+
+table! {
+    /// Ports of packets that come in fragments, of which only the first says them.
+    Fragments<A>, Fragment<A> => Fragmented, "fragments", "fragments_v6", Hash, 8192
 }
 
 /// Row of [`Endpoints`]: a pod of this node.
@@ -206,6 +214,8 @@ table! {
 pub struct Endpoint {
     /// The host side of its veth.
     pub interface: IfIndex,
+    /// What policies can tell apart about it: what the tunnel says of what it sends.
+    pub identity: Identity,
     /// The rules that apply to it.
     pub rules: RuleSet,
     /// The pod side of its veth.
@@ -358,10 +368,10 @@ pub struct Masqueraded<A> {
 /// Row of [`Routes`]: the next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Route<A> {
-    /// The node's address, for [`Route::REMOTE`]; else zero.
-    pub node: A,
-    /// The node, for [`Route::REMOTE`]; else 0.
+pub struct Route {
+    /// The node's end of the tunnel, for [`Route::REMOTE`] ([`Address::to_v6`]); else zero.
+    pub node: V6,
+    /// The node, for [`Route::REMOTE`] and [`Route::ROUTED`]; else 0.
     pub id: NodeId,
     /// The neighbour on the underlay that takes the frame; zero where there is none.
     pub mac: Mac,
@@ -371,7 +381,7 @@ pub struct Route<A> {
     pub pad: u8,
 }
 
-impl<A> Route<A> {
+impl Route {
     /// The node itself: hand over to its network stack.
     pub const HOST: u8 = 1;
     /// Another node, or a pod on it: encapsulate.
@@ -382,22 +392,52 @@ impl<A> Route<A> {
     pub const NATIVE: u8 = 4;
     /// Belongs to the cluster, but to nobody in it.
     pub const BLACKHOLE: u8 = 5;
+    /// Another node, or a pod on it: the underlay knows the way.
+    pub const ROUTED: u8 = 6;
+}
+
+/// Key of [`Fragments`]: what all fragments of a packet have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Fragment<A> {
+    /// Who sends.
+    pub source: A,
+    /// Who receives.
+    pub target: A,
+    /// The number the sender gave the packet: 16 bits in IPv4.
+    pub identification: Be32,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Row of [`Fragments`]: what the first one said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fragmented {
+    /// The source's.
+    pub source_port: Port,
+    /// The target's.
+    pub target_port: Port,
+    /// When it is forgotten, in seconds of the engine's clock.
+    pub expires_s: u32,
 }
 
 /// What a node's programs must know of it; constant while they are loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Node<A> {
-    /// The node's address on the underlay.
-    pub address: A,
+pub struct Node {
+    /// The node's end of the tunnel ([`Address::to_v6`]): its address on the underlay.
+    pub underlay: V6,
     /// The interface to the underlay.
     pub uplink: IfIndex,
     /// The largest IP packet the underlay takes, in bytes.
     pub mtu: u32,
-    /// The tunnel's network identifier: 24 bits.
-    pub vni: u32,
     /// Mixed into every hash, so that runs can be told apart and repeated.
     pub seed: u32,
+    /// How long flows are remembered.
+    pub timeouts: Timeouts,
     /// The uplink's hardware address.
     pub mac: Mac,
     /// The UDP port of the tunnel.
@@ -406,12 +446,45 @@ pub struct Node<A> {
     pub masquerade_first: u16,
     /// How many there are.
     pub masquerade_count: u16,
+    /// One of the constants.
+    pub encapsulation: u8,
+    /// Zero.
+    pub pad: [u8; 3],
 }
 
-plain!(Endpoint, Slots, PolicyKey, PolicyRow);
-plain!(<A> Frontend, Backend, Tuple, Connection, Masquerade, Masqueraded, Route, Node);
+impl Node {
+    /// There is no tunnel.
+    pub const PLAIN: u8 = 0;
+    /// RFC 7348.
+    pub const VXLAN: u8 = 1;
+    /// RFC 8926.
+    pub const GENEVE: u8 = 2;
+}
 
-const _: () = assert!(size_of::<Endpoint>() == 16);
+/// Seconds without a packet after which a flow ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timeouts {
+    /// A TCP connection that was not answered yet.
+    pub tcp_opening_s: u32,
+    /// A TCP connection that was answered.
+    pub tcp_s: u32,
+    /// A TCP connection that both sides have finished, or one has reset.
+    pub tcp_closed_s: u32,
+    /// UDP.
+    pub udp_s: u32,
+    /// ICMP echoes.
+    pub icmp_s: u32,
+    /// For which a closed flow's masquerade port is given to no other.
+    pub quarantine_s: u32,
+    /// In which later fragments may follow the first.
+    pub fragment_s: u32,
+}
+
+plain!(Endpoint, Slots, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts);
+plain!(<A> Frontend, Backend, Tuple, Connection, Masquerade, Masqueraded, Fragment);
+
+const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<Slots>() == 8);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 4);
 const _: () = assert!(size_of::<Frontend<V4>>() == 8 && size_of::<Frontend<V6>>() == 20);
@@ -420,5 +493,6 @@ const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 
 const _: () = assert!(size_of::<Connection<V4>>() == 16 && size_of::<Connection<V6>>() == 28);
 const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);
 const _: () = assert!(size_of::<Masqueraded<V4>>() == 8 && size_of::<Masqueraded<V6>>() == 20);
-const _: () = assert!(size_of::<Route<V4>>() == 16 && size_of::<Route<V6>>() == 28);
-const _: () = assert!(size_of::<Node<V4>>() == 32 && size_of::<Node<V6>>() == 44);
+const _: () = assert!(size_of::<Route>() == 28 && size_of::<Fragmented>() == 8);
+const _: () = assert!(size_of::<Fragment<V4>>() == 16 && size_of::<Fragment<V6>>() == 40);
+const _: () = assert!(size_of::<Node>() == 72 && size_of::<Timeouts>() == 28);

@@ -4,8 +4,8 @@
 //! (free when it is not: the engine answers with a constant), and what must be known of any packet, which
 //! is the opening of a flow and a drop.
 
-use crate::platform::Platform;
-use crate::wire::{Address, Port, V6, plain};
+use crate::platform::Machine;
+use crate::wire::{Port, V6, plain};
 
 /// The stages, as the left column of a printed walk names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +108,7 @@ const _: () = assert!(core::mem::size_of::<Record>() == 52);
 
 /// Reports a step of the walk, if the engine is tracing.
 #[inline(always)]
-pub fn step<A: Address, P: Platform<A>>(platform: &mut P, record: impl FnOnce() -> Record) {
+pub fn step<P: Machine>(platform: &mut P, record: impl FnOnce() -> Record) {
     if platform.tracing() {
         platform.report(&record());
     }

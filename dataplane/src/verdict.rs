@@ -13,6 +13,9 @@ pub enum Verdict {
     Answer,
     /// Up to the node's own network stack, unchanged or as the path rewrote it.
     Stack,
+    /// Nowhere; but an error about it, which the path made of the frame, goes back out of the interface it
+    /// came from. Counted as a drop, under its reason.
+    Reject(Reason),
     /// Nowhere. Counted under its reason.
     Drop(Reason),
 }
@@ -46,7 +49,7 @@ macro_rules! reasons {
 reasons! {
     Truncated = 1, "truncated", "The frame ends inside a header, or before the length its IP header states.";
     MalformedHeader = 2, "malformed-header", "A header length or version is impossible.";
-    UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4 nor ARP.";
+    UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4, IPv6 nor ARP.";
     UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP or ICMP.";
     Fragment = 5, "fragment", "A fragment: its ports are not in it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
@@ -59,13 +62,14 @@ reasons! {
     Blackhole = 13, "blackhole", "The destination is nobody's in the cluster, or is never passed on.";
     TtlExceeded = 14, "ttl-exceeded", "The time to live ran out at this node.";
     UnknownTunnelSource = 15, "unknown-tunnel-source", "The outer source address is not a node of the cluster.";
-    UnknownVni = 16, "unknown-vni", "The tunnel's network identifier is not the cluster's.";
+    UnknownVni = 16, "unknown-vni", "The tunnel's network identifier is no identity.";
     NotLocal = 17, "not-local", "It arrived over the overlay for an address that is not on this node.";
     TooBig = 18, "too-big", "The packet does not fit the underlay after encapsulation.";
     WriteFailed = 19, "write-failed", "The engine could not change the packet.";
     UnknownIcmp = 20, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
     StaleMasquerade = 21, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
     Spoofed = 22, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
+    TunnelSpoofed = 24, "tunnel-spoofed", "It came through the tunnel from a node that its source address is not on.";
     OwnAddressAsked = 23, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
 }
 
@@ -92,7 +96,7 @@ impl Verdict {
             Self::Forward(_) => 2,
             Self::Answer => 3,
             Self::Stack => 4,
-            Self::Drop(reason) => 8 + reason as u32,
+            Self::Reject(reason) | Self::Drop(reason) => 8 + reason as u32,
         }
     }
 }

@@ -15,7 +15,6 @@ use dataplane::trace::Record;
 use userspace::agent::{Desired, Reply, Request};
 use userspace::model::Cluster;
 use userspace::observe::walk::{Event, Names, Step};
-use userspace::plan::RuleName;
 
 use crate::dataplane::{self as dataplanes, Name, ebpf};
 use crate::netns::{Netns, Part};
@@ -173,7 +172,7 @@ pub fn names(cluster: &Cluster) -> Result<Names, Error> {
     let mut names = ebpf::names(&Topology::existing(cluster.clone(), layout))?;
     for (node, reply) in names.nodes.iter_mut().zip(ask_all(cluster, |_| Request::Rules)?) {
         if let Reply::Rules(rules) = reply {
-            node.rules = rules.into_iter().map(|(policy, rule)| RuleName { policy, rule }).collect();
+            node.rules = rules;
         }
     }
     Ok(names)

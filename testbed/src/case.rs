@@ -119,12 +119,12 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Content`] for a name that is not in the cluster, [`Error::Engine`].
-    pub fn run<E: Engine<V4> + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
+    pub fn run<E: Engine + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
         let without: Vec<_> =
             self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
         let make: Make<E> = Box::new(move |plan| {
             let mut plan = plan.clone();
-            plan.rows.routes.retain(|prefix, _| !without.contains(prefix));
+            plan.rows.v4.routes.retain(|prefix, _| !without.contains(prefix));
             make(&plan)
         });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
@@ -223,7 +223,7 @@ struct Run<'a, E> {
     last: Option<Heard>,
 }
 
-impl<E: Engine<V4> + Clock> Run<'_, E> {
+impl<E: Engine + Clock> Run<'_, E> {
     /// Takes a step: what happened, in words, and the frame that a host received.
     fn step(&mut self, step: &Step) -> Result<(String, Option<Heard>), Failure> {
         match step {

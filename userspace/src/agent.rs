@@ -13,7 +13,7 @@ use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Record;
 use dataplane::verdict::Reason;
-use dataplane::wire::{Be16, V4, V6};
+use dataplane::wire::{Be16, V6};
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use crate::engine::kernel::{Kernel, Options, Pins, Sweeper, Swept};
 use crate::engine::{Engine, Hook};
 use crate::error::Error;
 use crate::model::Cluster;
-use crate::plan::{Links, NodePlan, Plan};
+use crate::plan::{Links, NodePlan, Plan, Rules};
 
 /// Reports that are kept until somebody asks for them; older ones are dropped, and counted.
 const KEPT: usize = 16_384;
@@ -68,8 +68,8 @@ pub enum Reply {
         /// Lost ones.
         lost: u64,
     },
-    /// Policy (`namespace/name`) and place in it of each rule, by number; number 0 is unused.
-    Rules(Vec<(String, String)>),
+    /// What the rules are called.
+    Rules(Rules),
     /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
     /// `stack`, or the slug of the reason of a drop.
     Counts(BTreeMap<String, (u64, u64)>),
@@ -160,8 +160,8 @@ pub struct Agent {
 #[derive(Debug)]
 struct Running {
     kernel: Kernel,
-    plan: Plan<V4>,
-    node: NodePlan<V4>,
+    plan: Plan,
+    node: NodePlan,
 }
 
 impl Agent {
@@ -254,8 +254,7 @@ impl Agent {
 
     fn rules(&self) -> Result<Reply, Error> {
         let Some(running) = &self.running else { return Err(self.idle()) };
-        let named = running.node.rules.iter().map(|rule| (rule.policy.clone(), rule.rule.clone()));
-        Ok(Reply::Rules(named.collect()))
+        Ok(Reply::Rules(running.node.rules.clone()))
     }
 
     fn counts(&mut self) -> Result<Reply, Error> {

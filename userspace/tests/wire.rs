@@ -2,7 +2,7 @@
 
 use dataplane::flow::{self, Flow};
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Address, V4};
+use dataplane::wire::{Address, Family, V4};
 use dataplane::{Packet, Reason};
 use etherparse::{Icmpv4Type, PacketBuilder, icmpv4};
 use userspace::engine::emulator::Frame;
@@ -137,9 +137,9 @@ fn any_bytes_at_all_give_a_flow_or_a_reason() {
 fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace() {
     let whole = tcp(b"payload");
     let mut frame = Frame::new(&whole, IfIndex(1));
-    frame.open_tunnel().expect("room");
+    frame.open_tunnel(Family::V4).expect("room");
     assert_eq!(frame.length() as usize, whole.len() + 50);
     assert_eq!(frame.read::<V4>(14 + 50 + V4::SOURCE), Some(V4(POD)));
-    frame.close_tunnel().expect("room");
+    frame.close_tunnel(Family::V4).expect("room");
     assert_eq!(frame.bytes(), whole);
 }

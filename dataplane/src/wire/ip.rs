@@ -36,6 +36,8 @@ pub const DEFAULT_TTL: u8 = 64;
 
 /// IPv6.
 pub mod v6 {
+    /// Offset of version (4 bits), traffic class (8) and flow label (20).
+    pub const VERSION_CLASS_LABEL: usize = 0;
     /// Offset of the length of what follows the fixed header.
     pub const PAYLOAD_LENGTH: usize = 4;
     /// Offset of the number of what follows.

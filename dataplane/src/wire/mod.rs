@@ -124,6 +124,15 @@ impl Debug for Mac {
     }
 }
 
+/// The two families of IP addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// RFC 791.
+    V4,
+    /// RFC 8200.
+    V6,
+}
+
 /// An IP address of one family. Everything above `wire` is written once, generic over it.
 pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + core::hash::Hash {
     /// The `EtherType` of the family's packets.
@@ -131,8 +140,12 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     /// What a pod that reaches itself through a Service sees as its client: its own address would not
     /// leave it again. Of the link-local ranges (RFC 3927, RFC 4291), so that nobody else can have it.
     const ITSELF: Self;
+    /// Which it is.
+    const FAMILY: Family;
     /// The version in the first four bits of the IP header.
     const VERSION: u8;
+    /// Length of the IP header without options or extensions.
+    const HEADER: usize;
     /// Offset of the source address in the IP header.
     const SOURCE: usize;
     /// Offset of the target address in the IP header.
@@ -151,6 +164,8 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     fn fold32(self) -> u32;
     /// The address in sixteen bytes: an IPv4 one as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
     fn to_v6(self) -> V6;
+    /// The address that these sixteen bytes stand for; any other in its place if they are of another family.
+    fn from_v6(address: V6) -> Self;
     /// The sum of the address's 16-bit words as they lie in memory, not folded (RFC 1071, section 2).
     fn sum(self) -> u32;
 }
@@ -168,7 +183,9 @@ impl V4 {
 impl Address for V4 {
     const ETHERTYPE: Be16 = ethernet::IPV4;
     const ITSELF: Self = V4([169, 254, 42, 1]);
+    const FAMILY: Family = Family::V4;
     const VERSION: u8 = 4;
+    const HEADER: usize = ip::LENGTH;
     const SOURCE: usize = ip::SOURCE;
     const TARGET: usize = ip::TARGET;
     const PROTOCOL: usize = ip::PROTOCOL;
@@ -189,6 +206,11 @@ impl Address for V4 {
         V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
     #[inline(always)]
+    fn from_v6(address: V6) -> Self {
+        let [.., a, b, c, d] = address.0;
+        Self([a, b, c, d])
+    }
+    #[inline(always)]
     fn sum(self) -> u32 {
         let [a, b, c, d] = self.0;
         u16::from_ne_bytes([a, b]) as u32 + u16::from_ne_bytes([c, d]) as u32
@@ -200,10 +222,25 @@ impl Address for V4 {
 #[repr(transparent)]
 pub struct V6(pub [u8; 16]);
 
+impl V6 {
+    /// Whether it stands for an IPv4 address (RFC 4291, section 2.5.5.2).
+    #[inline(always)]
+    pub fn is_v4(self) -> bool {
+        u128::from_be_bytes(self.0) >> 32 == 0xffff
+    }
+    /// The family of the address it stands for.
+    #[inline(always)]
+    pub fn family(self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
+    }
+}
+
 impl Address for V6 {
     const ETHERTYPE: Be16 = ethernet::IPV6;
     const ITSELF: Self = V6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 169, 254, 42, 1]);
+    const FAMILY: Family = Family::V6;
     const VERSION: u8 = 6;
+    const HEADER: usize = ip::v6::LENGTH;
     const SOURCE: usize = ip::v6::SOURCE;
     const TARGET: usize = ip::v6::TARGET;
     const PROTOCOL: usize = ip::v6::NEXT_HEADER;
@@ -223,6 +260,10 @@ impl Address for V6 {
     #[inline(always)]
     fn to_v6(self) -> V6 {
         self
+    }
+    #[inline(always)]
+    fn from_v6(address: V6) -> Self {
+        address
     }
     #[inline(always)]
     fn sum(self) -> u32 {

@@ -11,7 +11,11 @@ pub const LENGTH: usize = 8;
 /// The only flag: the network identifier is valid.
 pub const VALID_VNI: Be32 = Be32::new(0x0800_0000);
 
-/// What encapsulation adds to a packet: outer IP, UDP and VXLAN headers, and the inner Ethernet header.
-pub const OVERHEAD: usize = ip::LENGTH + udp::LENGTH + LENGTH + ethernet::LENGTH;
+/// What encapsulation adds to a packet whose outer IP header has `header` bytes: that, UDP and VXLAN headers,
+/// and the inner Ethernet header.
+#[inline(always)]
+pub const fn overhead(header: usize) -> usize {
+    header + udp::LENGTH + LENGTH + ethernet::LENGTH
+}
 
-const _: () = assert!(OVERHEAD == 50);
+const _: () = assert!(overhead(ip::LENGTH) == 50 && overhead(ip::v6::LENGTH) == 70);

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dataplane::tables::Identity;
 use dataplane::wire::V4;
 use etherparse::{Ipv4Header, Ipv4HeaderSlice};
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of};
@@ -9,7 +10,6 @@ use userspace::engine::emulator::message::{Arp, Body, Flags, Message, PORT_UNREA
 use userspace::engine::emulator::network::{Heard, Network, Place};
 use userspace::engine::{Clock, Engine};
 use userspace::model::{Cluster, Endpoint, Protocol, Who};
-use userspace::plan::{TUNNEL_PORT, VNI};
 
 use super::script::{Kind, Reply, Send, Tunnel};
 use super::{Failure, v4};
@@ -27,7 +27,7 @@ struct Target {
 }
 
 /// Makes the frame of a step; `repetition` counts up its source port. Comes back with where it goes in.
-pub(super) fn make<E: Engine<V4> + Clock>(
+pub(super) fn make<E: Engine + Clock>(
     network: &mut Network<E>,
     cluster: &Cluster,
     send: &Send,
@@ -75,7 +75,7 @@ pub(super) fn make<E: Engine<V4> + Clock>(
 }
 
 /// Makes the answer to a frame that a host received.
-pub(super) fn reply<E: Engine<V4> + Clock>(
+pub(super) fn reply<E: Engine + Clock>(
     network: &mut Network<E>,
     last: &Heard,
     reply: &Reply,
@@ -124,7 +124,7 @@ pub(super) fn reply<E: Engine<V4> + Clock>(
 }
 
 /// Who sends, by its place in the network.
-pub(super) fn host<E: Engine<V4> + Clock>(
+pub(super) fn host<E: Engine + Clock>(
     network: &Network<E>,
     cluster: &Cluster,
     name: &str,
@@ -201,7 +201,7 @@ fn body(send: &Send, source: Ipv4Addr, target: &Target, source_port: u16) -> Res
 }
 
 /// An ARP question from a pod.
-fn ask<E: Engine<V4> + Clock>(
+fn ask<E: Engine + Clock>(
     network: &mut Network<E>,
     from: usize,
     target: Ipv4Addr,
@@ -213,7 +213,7 @@ fn ask<E: Engine<V4> + Clock>(
 }
 
 /// Puts a packet into a tunnel's (RFC 7348), as the node at its other end would send it.
-fn wrap<E: Engine<V4> + Clock>(
+fn wrap<E: Engine + Clock>(
     network: &mut Network<E>,
     cluster: &Cluster,
     (from, tunnel): (usize, &Tunnel),
@@ -221,9 +221,13 @@ fn wrap<E: Engine<V4> + Clock>(
 ) -> Result<(Place, Vec<u8>), Failure> {
     let to = target(cluster, &tunnel.to)?.address;
     let inside = Message { to: mac_of(to), ..packet }.to_frame();
-    let vni = tunnel.vni.unwrap_or(VNI);
+    let vni = tunnel.vni.unwrap_or(Identity::WORLD.0);
     let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
-    let body = Body::Udp { source_port: 0xc001, target_port: TUNNEL_PORT, data: [header, inside].concat() };
+    let body = Body::Udp {
+        source_port: 0xc001,
+        target_port: cluster.settings.tunnel_port,
+        data: [header, inside].concat(),
+    };
     Ok(network.framed(from, Outgoing { target: to, body })?)
 }
 

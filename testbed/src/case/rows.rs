@@ -17,7 +17,7 @@ const FLAGS: [(u8, &str); 4] = [
 ];
 
 /// Every row of every node's `conntrack` and `masquerades`, in the order of the nodes and the keys' bytes.
-pub(super) fn print<E: Engine<V4> + Clock>(network: &Network<E>) -> Result<String, Error> {
+pub(super) fn print<E: Engine + Clock>(network: &Network<E>) -> Result<String, Error> {
     let mut text = String::new();
     for node in 0..network.nodes() {
         let name = network.names().nodes.get(node).map_or("?", |names| &names.name);

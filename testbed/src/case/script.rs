@@ -89,7 +89,7 @@ pub struct Line {
 pub struct Tunnel {
     /// Its target: `node:name`.
     pub to: String,
-    /// Its network identifier; the cluster's if left out.
+    /// Its network identifier; that of a sender whom no policy tells from others if left out.
     pub vni: Option<u32>,
 }
 

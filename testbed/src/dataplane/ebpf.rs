@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::tables::IfIndex;
-use dataplane::wire::V4;
 use nix::net::if_::if_nametoindex;
 use userspace::engine::kernel::{Kernel, Options, Sweeper};
 use userspace::engine::{Engine, Hook};
@@ -41,7 +40,7 @@ type Order = (Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>);
 /// A node's plan, and where its programs belong.
 #[derive(Debug)]
 struct Planned {
-    plan: NodePlan<V4>,
+    plan: NodePlan,
     places: Vec<(Hook, String)>,
 }
 
@@ -100,7 +99,7 @@ pub fn names(topology: &Topology) -> Result<Names, Error> {
 /// What each node must hold, on the links that it has.
 fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
     let cluster = topology.cluster();
-    let plan = Plan::<V4>::of(cluster).map_err(userspace::error::Error::from)?;
+    let plan = Plan::of(cluster).map_err(userspace::error::Error::from)?;
     let (mut planned, mut links) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
         let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);

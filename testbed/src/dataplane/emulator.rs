@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use dataplane::wire::V4;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::model::{Cluster, Who};
 
@@ -17,7 +16,7 @@ const SETTLE: usize = 10_000;
 /// Asks on an emulated cluster.
 pub struct Emulated<'a> {
     cluster: &'a Cluster,
-    network: Network<Emulator<V4>>,
+    network: Network<Emulator>,
 }
 
 impl<'a> Emulated<'a> {

@@ -5,29 +5,29 @@ use std::fmt;
 use std::rc::Rc;
 
 use dataplane::Verdict;
-use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
-use dataplane::wire::V4;
+use dataplane::tables::IfIndex;
+use dataplane::wire::{Address, V4, V6};
 use userspace::engine::emulator::Emulator;
 use userspace::engine::emulator::topology::Interfaces;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::engine::{Capacities, Clock, Count, Engine, Hook, Outcome};
+use userspace::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use userspace::error::Error;
 use userspace::model;
-use userspace::plan::{NodePlan, Plan, Rows};
+use userspace::plan::{NodePlan, NodeRows, Plan};
 
 /// What was found to differ, in words, shared by all nodes of a cluster.
 pub(crate) type Differences = Rc<RefCell<Vec<String>>>;
 
 /// The emulator and the kernel as one engine: it answers what the emulator answers.
 pub(crate) struct Twins {
-    emulator: Emulator<V4>,
+    emulator: Emulator,
     kernel: Kernel,
     differences: Differences,
 }
 
 impl Twins {
     pub(crate) fn new(
-        plan: &NodePlan<V4>,
+        plan: &NodePlan,
         capacities: &Capacities,
         differences: Differences,
     ) -> Result<Self, Error> {
@@ -49,15 +49,27 @@ impl Twins {
 
     /// Compares every row that the path writes, and every counter.
     pub(crate) fn compare_rows(&self) -> Result<(), Error> {
-        self.connections()?;
-        self.masquerades()?;
+        self.compare_family::<V4>()?;
+        self.compare_family::<V6>()?;
         self.counts()?;
         Ok(())
     }
 }
 
-impl Engine<V4> for Twins {
-    fn apply(&mut self, rows: &Rows<V4>) -> Result<(), Error> {
+impl Twins {
+    fn compare_family<A: Address>(&self) -> Result<(), Error>
+    where
+        Self: Tracks<A>,
+    {
+        self.connections()?;
+        self.masquerades()?;
+        self.fragments()?;
+        Ok(())
+    }
+}
+
+impl Engine for Twins {
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
         self.emulator.apply(rows)?;
         self.kernel.apply(rows)
     }
@@ -74,22 +86,34 @@ impl Engine<V4> for Twins {
         Ok(emulator)
     }
 
-    fn connections(&self) -> Result<Vec<(Tuple<V4>, Connection<V4>)>, Error> {
+    fn counts(&self) -> Result<Vec<Count>, Error> {
+        let (emulator, kernel) = (self.emulator.counts()?, self.kernel.counts()?);
+        let differing = emulator.iter().zip(&kernel).enumerate().filter(|(_, (left, right))| left != right);
+        self.compare("counters (number, emulator, kernel)", &Vec::new(), &differing.collect());
+        Ok(emulator)
+    }
+}
+
+impl<A: Address> Tracks<A> for Twins
+where
+    Emulator: Tracks<A>,
+    Kernel: Tracks<A>,
+{
+    fn connections(&self) -> Result<Flows<A>, Error> {
         let (emulator, kernel) = (self.emulator.connections()?, self.kernel.connections()?);
         self.compare("conntrack rows", &emulator, &kernel);
         Ok(emulator)
     }
 
-    fn masquerades(&self) -> Result<Vec<(Masquerade<V4>, Masqueraded<V4>)>, Error> {
+    fn masquerades(&self) -> Result<Claims<A>, Error> {
         let (emulator, kernel) = (self.emulator.masquerades()?, self.kernel.masquerades()?);
         self.compare("masquerade rows", &emulator, &kernel);
         Ok(emulator)
     }
 
-    fn counts(&self) -> Result<Vec<Count>, Error> {
-        let (emulator, kernel) = (self.emulator.counts()?, self.kernel.counts()?);
-        let differing = emulator.iter().zip(&kernel).enumerate().filter(|(_, (left, right))| left != right);
-        self.compare("counters (number, emulator, kernel)", &Vec::new(), &differing.collect());
+    fn fragments(&self) -> Result<Pieces<A>, Error> {
+        let (emulator, kernel) = (self.emulator.fragments()?, self.kernel.fragments()?);
+        self.compare("fragment rows", &emulator, &kernel);
         Ok(emulator)
     }
 }
@@ -155,7 +179,9 @@ impl Kinds {
             Verdict::Forward(_) => self.forwarded += 1,
             Verdict::Answer => self.answered += 1,
             Verdict::Stack => self.stack += 1,
-            Verdict::Drop(reason) => *self.dropped.entry(reason.slug()).or_default() += 1,
+            Verdict::Reject(reason) | Verdict::Drop(reason) => {
+                *self.dropped.entry(reason.slug()).or_default() += 1
+            }
         }
     }
 
@@ -199,7 +225,7 @@ impl Cluster {
     pub(crate) fn new(cluster: &model::Cluster, capacities: &Capacities) -> Result<Self, Error> {
         let differences: Differences = Rc::default();
         let mut interfaces = Interfaces::default();
-        let plan = Plan::<V4>::of(cluster)?;
+        let plan = Plan::of(cluster)?;
         let mut nodes = Vec::new();
         for node in &cluster.nodes {
             let links = interfaces.of(cluster, &node.name);

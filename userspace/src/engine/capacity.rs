@@ -3,25 +3,36 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes,
+    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes,
     Table,
 };
-use dataplane::wire::V4;
+use dataplane::wire::{V4, V6};
 
 use crate::error::Error;
 
 /// Every table: its name, and the rows it can hold.
-const TABLES: [(&str, u32); 10] = [
+const TABLES: [(&str, u32); 21] = [
+    of::<Nodes>(),
     of::<Endpoints<V4>>(),
     of::<Frontends<V4>>(),
-    of::<Maglev>(),
+    of::<Maglev<V4>>(),
     of::<Backends<V4>>(),
     of::<Connections<V4>>(),
     of::<Identities<V4>>(),
-    of::<Policy>(),
+    of::<Policy<V4>>(),
     of::<Masquerades<V4>>(),
     of::<Routes<V4>>(),
-    of::<Nodes<V4>>(),
+    of::<Fragments<V4>>(),
+    of::<Endpoints<V6>>(),
+    of::<Frontends<V6>>(),
+    of::<Maglev<V6>>(),
+    of::<Backends<V6>>(),
+    of::<Connections<V6>>(),
+    of::<Identities<V6>>(),
+    of::<Policy<V6>>(),
+    of::<Masquerades<V6>>(),
+    of::<Routes<V6>>(),
+    of::<Fragments<V6>>(),
 ];
 
 const fn of<T: Table>() -> (&'static str, u32) {
@@ -73,7 +84,7 @@ mod tests {
         let mut capacities = Capacities::default();
         capacities.set("conntrack", 7).expect("there is such a table");
         assert_eq!(capacities.rows::<Connections<V4>>(), 7);
-        assert_eq!(capacities.rows::<Policy>(), Policy::CAPACITY);
+        assert_eq!(capacities.rows::<Policy<V4>>(), Policy::<V4>::CAPACITY);
         assert!(capacities.set("contrack", 7).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! The places where the packet path runs: one trait, the kernel and the emulator.
 
 use dataplane::Verdict;
-use dataplane::tables::{Connection, IfIndex, Masquerade, Masqueraded, Tuple};
+use dataplane::tables::{Connection, Fragment, Fragmented, IfIndex, Masquerade, Masqueraded, Tuple};
 use dataplane::trace::Record;
-use dataplane::wire::Address;
+use dataplane::wire::{Address, V4, V6};
 
 use crate::error::Error;
-use crate::plan::Rows;
+use crate::plan::NodeRows;
 
 pub mod capacity;
 pub mod emulator;
@@ -51,19 +51,31 @@ pub type Flows<A> = Vec<(Tuple<A>, Connection<A>)>;
 /// Rows of [`dataplane::tables::Masquerades`].
 pub type Claims<A> = Vec<(Masquerade<A>, Masqueraded<A>)>;
 
+/// Rows of [`dataplane::tables::Fragments`].
+pub type Pieces<A> = Vec<(Fragment<A>, Fragmented)>;
+
 /// One node's packet path, running somewhere.
-pub trait Engine<A: Address> {
+pub trait Engine: Tracks<V4> + Tracks<V6> {
     /// Brings the tables the agent writes to exactly these rows, changing only what differs, in an order
     /// in which no packet meets a row that points to one not yet there.
     ///
     /// # Errors
     /// A table that is too small, by name; nothing was changed then. Or what the kernel refused.
-    fn apply(&mut self, rows: &Rows<A>) -> Result<(), Error>;
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error>;
     /// Pushes one frame through a hook.
     ///
     /// # Errors
     /// The engine could not run it; the path's own refusals are verdicts.
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error>;
+    /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn counts(&self) -> Result<Vec<Count>, Error>;
+}
+
+/// What an engine remembers of the packets of one family.
+pub trait Tracks<A: Address> {
     /// The tracked flows, in the order of their tuples' bytes.
     ///
     /// # Errors
@@ -74,11 +86,11 @@ pub trait Engine<A: Address> {
     /// # Errors
     /// The table could not be read.
     fn masquerades(&self) -> Result<Claims<A>, Error>;
-    /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
+    /// The packets in fragments, in the order of their keys' bytes.
     ///
     /// # Errors
     /// The table could not be read.
-    fn counts(&self) -> Result<Vec<Count>, Error>;
+    fn fragments(&self) -> Result<Pieces<A>, Error>;
 }
 
 /// An engine whose clock can be moved on by hand: what cases need to see rows expire.

@@ -12,13 +12,13 @@ use dataplane::conntrack::State;
 use dataplane::nat::Change;
 use dataplane::overlay;
 use dataplane::policy::Decision;
-use dataplane::tables::{Endpoint, IfIndex, Route, RuleId};
+use dataplane::tables::{Endpoint, IfIndex, Route};
 use dataplane::trace::{Record, Stage};
-use dataplane::wire::{Address, Port, V4, V6};
+use dataplane::wire::{Address, Port, V6};
 
 use crate::engine::Hook;
 use crate::model::Cluster;
-use crate::plan::{Links, NodePlan, Plan, RuleName};
+use crate::plan::{Links, NodePlan, Plan, RuleName, Rules};
 
 /// Width of the left column.
 const COLUMN: usize = 15;
@@ -95,23 +95,26 @@ pub struct NodeNames {
     pub name: String,
     /// Pods by their interface, as `namespace/name`.
     pub pods: BTreeMap<IfIndex, String>,
-    /// Rules, by [`RuleId`]; index 0 is unused.
-    pub rules: Vec<RuleName>,
+    /// Rules, by [`dataplane::tables::RuleId`].
+    pub rules: Rules,
 }
 
 impl Names {
     /// The names of a cluster, its plan's and each node's: its links and its own plan.
     pub fn of<'a>(
         cluster: &Cluster,
-        plan: &Plan<V4>,
-        nodes: impl Iterator<Item = (&'a Links, NodePlan<V4>)>,
+        plan: &Plan,
+        nodes: impl Iterator<Item = (&'a Links, NodePlan)>,
     ) -> Self {
         let own = cluster.pods.iter().filter(|pod| !pod.host_network);
-        let pods: BTreeMap<_, _> = own.map(|pod| (pod.address(), pod.id())).collect();
+        let named = own.flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.id())));
+        let pods: BTreeMap<_, _> = named.collect();
         let mut isolators = BTreeMap::new();
         let names = cluster.nodes.iter().zip(nodes).map(|(node, (links, planned))| {
-            for (address, endpoint) in &planned.rows.endpoints {
-                let Some(pod) = pods.get(&ip(address.to_v6())) else { continue };
+            let v4 = planned.rows.v4.endpoints.iter().map(|(address, row)| (address.to_v6(), row));
+            let v6 = planned.rows.v6.endpoints.iter().map(|(address, row)| (*address, row));
+            for (address, endpoint) in v4.chain(v6) {
+                let Some(pod) = pods.get(&ip(address)) else { continue };
                 for direction in [Endpoint::INGRESS, Endpoint::EGRESS] {
                     if endpoint.isolated & direction != 0 {
                         let policies = plan.isolating(pod, direction).into_iter().map(str::to_owned);
@@ -137,7 +140,7 @@ impl Names {
                 return None;
             }
             match decision(record.detail)? {
-                Decision::Allowed => self.rule(*node, RuleId(record.number)).cloned(),
+                Decision::Allowed => self.rule(*node, record).cloned(),
                 Decision::Denied => {
                     let policy = self.isolators(record).first()?.clone();
                     Some(RuleName { policy, rule: String::new() })
@@ -161,8 +164,10 @@ impl Names {
         self.pods.get(&address).cloned().unwrap_or_else(|| address.to_string())
     }
 
-    fn rule(&self, node: usize, rule: RuleId) -> Option<&RuleName> {
-        self.nodes.get(node)?.rules.get(rule.0 as usize)
+    fn rule(&self, node: usize, record: &Record) -> Option<&RuleName> {
+        let Rules { v4, v6 } = &self.nodes.get(node)?.rules;
+        let rules = if record.source.is_v4() { v4 } else { v6 };
+        rules.get(record.number as usize)
     }
 
     fn isolators(&self, record: &Record) -> &[String] {
@@ -319,7 +324,7 @@ fn policy(node: usize, record: &Record, names: &Names) -> String {
     let pod = names.pod_of(judged(record));
     match decision(record.detail) {
         Some(Decision::NotIsolated) => format!("{direction} allow, no policy selects {pod}"),
-        Some(Decision::Allowed) => match names.rule(node, RuleId(record.number)) {
+        Some(Decision::Allowed) => match names.rule(node, record) {
             Some(RuleName { policy, rule }) => format!("{direction} allow by {policy} {rule}"),
             None => format!("{direction} allow by rule {}", record.number),
         },
@@ -347,14 +352,14 @@ fn decision(number: u8) -> Option<Decision> {
 fn route(node: usize, record: &Record, names: &Names) -> String {
     match record.detail {
         0 => format!("pod {}", names.pod_at(node, record.number)),
-        Route::<V4>::HOST => "host".to_owned(),
-        Route::<V4>::REMOTE => {
+        Route::HOST => "host".to_owned(),
+        Route::REMOTE => {
             let remote = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
             format!("remote {remote}")
         }
-        Route::<V4>::WORLD => "world".to_owned(),
-        Route::<V4>::NATIVE => "world, with the pod's own address".to_owned(),
-        Route::<V4>::BLACKHOLE => "blackhole".to_owned(),
+        Route::WORLD => "world".to_owned(),
+        Route::NATIVE => "world, with the pod's own address".to_owned(),
+        Route::BLACKHOLE => "blackhole".to_owned(),
         kind => format!("kind {kind}"),
     }
 }
@@ -388,7 +393,7 @@ fn ip(V6(bytes): V6) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::wire::Be16;
+    use dataplane::wire::{Be16, V4};
 
     use super::*;
 
@@ -404,8 +409,8 @@ mod tests {
         let rule = RuleName { policy: "shop/api-from-web".to_owned(), rule: "ingress[0]".to_owned() };
         Names {
             nodes: vec![
-                node("n1", "default/web", Vec::new()),
-                node("n2", "default/api", vec![RuleName::default(), rule]),
+                node("n1", "default/web", Rules::default()),
+                node("n2", "default/api", Rules { v4: vec![RuleName::default(), rule], ..Rules::default() }),
             ],
             pods: BTreeMap::from([
                 (ip(WEB.to_v6()), "default/web".to_owned()),
@@ -445,7 +450,7 @@ mod tests {
             step(0, Stage::Policy, |record| {
                 (record.detail, record.direction) = (Decision::NotIsolated as u8, Endpoint::EGRESS);
             }),
-            step(0, Stage::Route, |record| (record.detail, record.number) = (Route::<V4>::REMOTE, 2)),
+            step(0, Stage::Route, |record| (record.detail, record.number) = (Route::REMOTE, 2)),
             step(0, Stage::Overlay, |record| {
                 (record.detail, record.number) = (overlay::WRAPPED, 1);
                 (record.source, record.target) = (V4([10, 240, 0, 4]).to_v6(), V4([10, 240, 0, 5]).to_v6());

@@ -16,11 +16,33 @@ use dataplane::tables::{
     Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev, NodeId,
     Nodes, Policy, PolicyRow, Route, Routes, Slots, Table,
 };
-use dataplane::wire::Address;
+use dataplane::wire::{Address, V4, V6};
 
-use super::{FrontendKey, PolicyPrefix, Prefix, Rows};
+use super::{FrontendKey, NodeRows, PolicyPrefix, Prefix, Rows};
 
-/// One change of one table. A row that is `None` is removed; arrays only ever get rows.
+/// One change of one table of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeChange {
+    /// Of [`Nodes`]. A row that is `None` is removed.
+    Node(V6, Option<NodeId>),
+    /// Of a table of IPv4.
+    V4(Change<V4>),
+    /// Of a table of IPv6.
+    V6(Change<V6>),
+}
+
+/// The changes that turn the rows `from` into the rows `to`, in the order to make them in.
+pub fn diff(from: &NodeRows, to: &NodeRows) -> Vec<NodeChange> {
+    let new = to.nodes.iter().filter(|(key, row)| from.nodes.get(key) != Some(row));
+    let mut changes: Vec<_> = new.map(|(key, row)| NodeChange::Node(*key, Some(*row))).collect();
+    changes.extend(of_family(&from.v4, &to.v4).into_iter().map(NodeChange::V4));
+    changes.extend(of_family(&from.v6, &to.v6).into_iter().map(NodeChange::V6));
+    let gone = from.nodes.keys().filter(|key| !to.nodes.contains_key(key));
+    changes.extend(gone.map(|key| NodeChange::Node(*key, None)));
+    changes
+}
+
+/// One change of one table of a family. A row that is `None` is removed; arrays only ever get rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<A: Address> {
     /// Of [`Endpoints`].
@@ -36,16 +58,12 @@ pub enum Change<A: Address> {
     /// Of [`Policy`].
     Policy(PolicyPrefix, Option<PolicyRow>),
     /// Of [`Routes`].
-    Route(Prefix<A>, Option<Route<A>>),
-    /// Of [`Nodes`].
-    Node(A, Option<NodeId>),
+    Route(Prefix<A>, Option<Route>),
 }
 
-/// The changes that turn the rows `from` into the rows `to`, in the order to make them in.
-pub fn diff<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
+fn of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
     let mut changes = Vec::new();
     // 1.
-    put(&mut changes, &from.nodes, &to.nodes, Change::Node);
     fill(&mut changes, &from.backends, &to.backends, Change::Backend);
     fill(&mut changes, &from.maglev, &to.maglev, Change::Slot);
     put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
@@ -59,7 +77,6 @@ pub fn diff<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
     remove(&mut changes, &from.identities, &to.identities, Change::Identity);
     remove(&mut changes, &from.policy, &to.policy, Change::Policy);
     remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
-    remove(&mut changes, &from.nodes, &to.nodes, Change::Node);
     changes
 }
 
@@ -105,21 +122,29 @@ pub struct Use {
 }
 
 /// The most rows that each table holds at any time on the way from one plan's rows to another's.
-pub fn peak<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
-    fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
-        to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
-    }
-    fn of<T: Table>(rows: usize) -> Use {
-        Use { table: T::NAME, rows, capacity: T::CAPACITY }
-    }
+pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
+    let nodes = of::<Nodes>(both(&from.nodes, &to.nodes));
+    let (v4, v6) = (peak_of_family(&from.v4, &to.v4), peak_of_family(&from.v6, &to.v6));
+    [nodes].into_iter().chain(v4).chain(v6).collect()
+}
+
+/// [`peak`] of the tables of one family.
+pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 7] {
     [
         of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
         of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
-        of::<Maglev>(from.maglev.len().max(to.maglev.len())),
+        of::<Maglev<A>>(from.maglev.len().max(to.maglev.len())),
         of::<Backends<A>>(from.backends.len().max(to.backends.len())),
         of::<Identities<A>>(both(&from.identities, &to.identities)),
-        of::<Policy>(both(&from.policy, &to.policy)),
+        of::<Policy<A>>(both(&from.policy, &to.policy)),
         of::<Routes<A>>(both(&from.routes, &to.routes)),
-        of::<Nodes<A>>(both(&from.nodes, &to.nodes)),
     ]
+}
+
+fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
+    to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
+}
+
+fn of<T: Table>(rows: usize) -> Use {
+    Use { table: T::NAME, rows, capacity: T::CAPACITY }
 }

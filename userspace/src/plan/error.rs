@@ -1,6 +1,5 @@
 //! What can stand in the way of a plan.
 
-use std::net::IpAddr;
 
 use dataplane::tables::Table;
 
@@ -14,16 +13,6 @@ pub enum Error {
         node: String,
         /// The names there are.
         known: String,
-    },
-    /// The node can't take part in a plan for this family.
-    #[error("cannot plan node {node}: its address {address} is not {family}: give it one that is")]
-    OtherFamily {
-        /// The node.
-        node: String,
-        /// Its address.
-        address: IpAddr,
-        /// The family of the plan.
-        family: &'static str,
     },
     /// A pod of the node has no interface.
     #[error("cannot plan node {node}: nobody said which interface leads to pod {pod}: create its link first")]

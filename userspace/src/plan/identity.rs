@@ -164,14 +164,18 @@ impl<A: Family> Identities<A> {
         self.having.get(&feature).map_or(&[], Vec::as_slice)
     }
     /// What the node would be if it were not itself.
-    pub(super) fn of_node(&self, node: A) -> Identity {
-        self.nodes.get(&node).copied().unwrap_or(Identity::REMOTE_NODE)
+    pub(super) fn of_node(&self, node: Option<A>) -> Identity {
+        node.and_then(|node| self.nodes.get(&node).copied()).unwrap_or(Identity::REMOTE_NODE)
+    }
+    /// What an address is to policies.
+    pub(super) fn of_address(&self, address: A) -> Identity {
+        self.addresses.find(address).copied().unwrap_or(Identity::WORLD)
     }
     /// The rows of the table on the node with this address.
-    pub(super) fn rows(&self, node: A) -> BTreeMap<Prefix<A>, Identity> {
+    pub(super) fn rows(&self, node: Option<A>) -> BTreeMap<Prefix<A>, Identity> {
         let mut rows = self.addresses.rows().clone();
         // 5.
-        rows.insert(Prefix::host(node), Identity::HOST);
+        rows.extend(node.map(|node| (Prefix::host(node), Identity::HOST)));
         rows
     }
 }

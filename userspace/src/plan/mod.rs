@@ -4,12 +4,15 @@
 //! ([`Plan::node`]). A plan that follows another ([`Plan::after`]) changes as little as possible, and
 //! [`diff`] says how to get there while packets pass.
 //!
+//! Each family is planned for itself (`family`): nothing in its tables is about the other.
+//!
 //! `policy` reads NetworkPolicies, `selector` finds the pods they name; `identity` and `ruleset` make rows
 //! of both. `service` with `maglev` does Services, `route` everything that has an address.
 
 mod bits;
 mod diff;
 mod error;
+mod family;
 mod hash;
 mod identity;
 mod maglev;
@@ -29,30 +32,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use dataplane::tables::{Endpoint, IfIndex, Node, RuleSet};
-use dataplane::wire::{Mac, Port, V4};
+use dataplane::tables::{self, IfIndex, Node};
+use dataplane::wire::{Address, Mac, Port, V4, V6};
 
-pub use diff::{Change, Use, diff, peak};
+pub use diff::{Change, NodeChange, Use, diff, peak};
 pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::Cluster;
-use identity::Identities;
-use policy::Policy;
-use route::Map;
-use ruleset::RuleSets;
-use selector::Pods;
-use service::Services;
-
-/// The network identifier of the overlay: one tenant, one network.
-pub const VNI: u32 = 1;
-/// The UDP port of the overlay. Source: the default of the Linux vxlan driver and of Cilium; IANA's is 4789.
-pub const TUNNEL_PORT: u16 = 8472;
-/// The first source port that may stand for a pod. Source: Linux, `ip_local_port_range`.
-pub const MASQUERADE_FIRST: u16 = 32_768;
-/// The last one. Source: as above.
-pub const MASQUERADE_LAST: u16 = 60_999;
+use crate::model::{Cluster, Encapsulation, Model, Settings};
+use family::FamilyPlan;
 
 /// The interfaces of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,38 +52,18 @@ pub struct Links {
     pub pods: BTreeMap<String, IfIndex>,
 }
 
-/// A pod on its node.
-#[derive(Clone, Debug)]
-struct Local<A> {
-    /// `namespace/name`.
-    id: String,
-    address: A,
-    rules: RuleSet,
-    isolated: u8,
-    /// The names of the policies that select it are those at these places.
-    policies: bits::Bits,
-}
-
 /// What all nodes of a cluster share.
 #[derive(Clone, Debug)]
-pub struct Plan<A: Family = V4> {
-    mtu: u32,
-    seed: u32,
-    /// Of each node, its name and its address.
+pub struct Plan {
+    /// What holds for every node, without what is its own.
+    constants: Node,
+    /// Of each node, its name and its address on the underlay.
     nodes: Vec<(String, IpAddr)>,
-    /// Of each node, its address if it is of this family.
-    addresses: Vec<Option<A>>,
-    /// Of each node, its pods that have an address of their own.
-    pods: Vec<Vec<Local<A>>>,
-    /// Of each policy, its name and where it isolates.
-    policies: Vec<(String, u8)>,
-    identities: Identities<A>,
-    sets: RuleSets,
-    services: Services<A>,
-    map: Map<A>,
+    v4: FamilyPlan<V4>,
+    v6: FamilyPlan<V6>,
 }
 
-impl<A: Family> Plan<A> {
+impl Plan {
     /// Plans a cluster. The same cluster gives the same plan.
     ///
     /// # Errors
@@ -113,121 +82,86 @@ impl<A: Family> Plan<A> {
     }
 
     fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
-        let policies = cluster.policies.iter().map(Policy::read).collect::<Result<Vec<_>, _>>()?;
-        let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
-        let known: Vec<_> = addresses.iter().copied().flatten().collect();
-        let found = Pods::of(cluster);
-        let sets = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
-        let places: BTreeMap<_, _> =
-            cluster.nodes.iter().zip(0..).map(|(node, place)| (&node.name, place)).collect();
-        let mut pods = vec![Vec::new(); cluster.nodes.len()];
-        for ((pod, address), selected) in found.list.iter().zip(&sets.selected) {
-            let Some(place) = places.get(&pod.node) else { continue };
-            let local: &mut Vec<_> = &mut pods[*place];
-            let policies = selected.policies.clone();
-            local.push(Local {
-                id: pod.id(),
-                address: *address,
-                rules: selected.rules,
-                isolated: selected.isolated,
-                policies,
-            });
-        }
         Ok(Self {
-            mtu: cluster.settings.mtu,
-            seed: hash::mixed(cluster.name.as_bytes()) as u32,
+            constants: constants(cluster),
             nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect(),
-            addresses,
-            pods,
-            identities: Identities::of(
-                &policies,
-                &found,
-                &known,
-                previous.map(|previous| &previous.identities),
-            ),
-            policies: policies.into_iter().map(|policy| (policy.name, policy.isolates)).collect(),
-            sets,
-            services: Services::of(cluster, previous.map(|previous| &previous.services))?,
-            map: Map::of(cluster),
+            v4: FamilyPlan::following(cluster, previous.map(|previous| &previous.v4))?,
+            v6: FamilyPlan::following(cluster, previous.map(|previous| &previous.v6))?,
         })
     }
 
     /// What the node of this name must hold.
     ///
     /// # Errors
-    /// [`Error::UnknownNode`], [`Error::OtherFamily`], [`Error::NoInterface`], [`Error::TableFull`].
-    pub fn node(&self, name: &str, links: &Links) -> Result<NodePlan<A>, Error> {
+    /// [`Error::UnknownNode`], [`Error::NoInterface`], [`Error::TableFull`].
+    pub fn node(&self, name: &str, links: &Links) -> Result<NodePlan, Error> {
         let place = self.nodes.iter().position(|(node, _)| node == name).ok_or_else(|| {
             let known: Vec<_> = self.nodes.iter().map(|(node, _)| node.as_str()).collect();
             Error::UnknownNode { node: name.to_owned(), known: known.join(", ") }
         })?;
-        let (node, address) = &self.nodes[place];
-        let address = A::of(*address).ok_or_else(|| Error::OtherFamily {
-            node: node.clone(),
-            address: *address,
-            family: A::NAME,
-        })?;
-        let rows = self.rows(place, address, links)?;
-        for used in peak(&Rows::default(), &rows) {
-            if used.rows > used.capacity as usize {
-                return Err(Error::table_full(&format!("node {node}"), used.table, used.rows, used.capacity));
-            }
-        }
-        let node = Node {
-            address,
-            uplink: links.uplink,
-            mtu: self.mtu,
-            vni: VNI,
-            seed: self.seed,
-            mac: Mac::of(address),
-            tunnel_port: Port::new(TUNNEL_PORT),
-            masquerade_first: MASQUERADE_FIRST,
-            masquerade_count: MASQUERADE_LAST - MASQUERADE_FIRST + 1,
-        };
-        Ok(NodePlan { node, rows, rules: self.sets.names.clone() })
-    }
-
-    fn rows(&self, place: usize, address: A, links: &Links) -> Result<Rows<A>, Error> {
-        let mut endpoints = BTreeMap::new();
-        let mut policy = BTreeMap::new();
-        let mut written = bits::Bits::default();
-        let own = self.identities.of_node(address);
-        for pod in &self.pods[place] {
-            let interface = links.pods.get(&pod.id).copied().ok_or_else(|| Error::NoInterface {
-                node: self.nodes[place].0.clone(),
-                pod: pod.id.clone(),
-            })?;
-            let (rules, isolated) = (pod.rules, pod.isolated);
-            endpoints.insert(
-                pod.address,
-                Endpoint { interface, rules, mac: Mac::of(pod.address), isolated, pad: 0 },
-            );
-            if !written.contains(rules.0 as usize) {
-                written.insert(rules.0 as usize);
-                self.sets.write(rules, &self.identities, own, &mut policy);
-            }
-        }
-        let others = self.addresses.iter().enumerate().filter(|(node, _)| *node != place);
-        Ok(Rows {
-            endpoints,
-            frontends: self.services.frontends.clone(),
-            maglev: self.services.maglev.clone(),
-            backends: self.services.backends.clone(),
-            identities: self.identities.rows(address),
-            policy,
-            routes: self.map.rows(place, &self.addresses),
-            nodes: others.filter_map(|(node, address)| Some(((*address)?, route::id(node)))).collect(),
+        let (v4, v6) = (self.v4.node(place, links)?, self.v6.node(place, links)?);
+        let underlay = self.nodes[place].1;
+        let node =
+            Node { underlay: tunnel_end(underlay), uplink: links.uplink, mac: mac_of(underlay), ..self.constants };
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != place);
+        let nodes = others.map(|(other, (_, address))| (tunnel_end(*address), route::id(other))).collect();
+        Ok(NodePlan {
+            node,
+            addresses: (v4.address, v6.address),
+            rows: NodeRows { nodes, v4: v4.rows, v6: v6.rows },
+            rules: Rules { v4: v4.rules, v6: v6.rules },
         })
     }
 
-    /// The policies that isolate a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or
-    /// [`Endpoint::EGRESS`], by name: where none of their rules allows a flow, they are why it is refused.
+    /// The policies that isolate a pod (`namespace/name`) in a direction, [`tables::Endpoint::INGRESS`] or
+    /// [`tables::Endpoint::EGRESS`], by name: where none of their rules allows a flow, they are why it is
+    /// refused.
     pub fn isolating(&self, pod: &str, direction: u8) -> Vec<&str> {
-        let pod = self.pods.iter().flatten().find(|local| local.id == pod);
-        let selecting =
-            pod.into_iter().flat_map(|pod| pod.policies.iter()).map(|place| &self.policies[place]);
-        let isolating = selecting.filter(|(_, isolates)| isolates & direction != 0);
-        isolating.map(|(name, _)| name.as_str()).collect()
+        let policies = self.v4.isolating(pod, direction);
+        if policies.is_empty() { self.v6.isolating(pod, direction) } else { policies }
+    }
+}
+
+/// What holds for every node of the cluster.
+fn constants(cluster: &Cluster) -> Node {
+    let Settings { model, encapsulation, timeouts, masquerade_ports: (first, last), .. } = cluster.settings;
+    Node {
+        mtu: cluster.settings.mtu,
+        seed: hash::mixed(cluster.name.as_bytes()) as u32,
+        timeouts: tables::Timeouts {
+            tcp_opening_s: timeouts.tcp_opening_s,
+            tcp_s: timeouts.tcp_s,
+            tcp_closed_s: timeouts.tcp_closed_s,
+            udp_s: timeouts.udp_s,
+            icmp_s: timeouts.icmp_s,
+            quarantine_s: timeouts.quarantine_s,
+            fragment_s: timeouts.fragment_s,
+        },
+        tunnel_port: Port::new(cluster.settings.tunnel_port),
+        masquerade_first: first,
+        masquerade_count: (last - first).saturating_add(1),
+        encapsulation: match (model, encapsulation) {
+            (Model::Overlay, Encapsulation::Vxlan) => Node::VXLAN,
+            (Model::Overlay, Encapsulation::Geneve) => Node::GENEVE,
+            (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
+        },
+        ..Node::default()
+    }
+}
+
+/// A node's end of the tunnel, as tables name it.
+fn tunnel_end(address: IpAddr) -> V6 {
+    match address {
+        IpAddr::V4(address) => V4(address.octets()).to_v6(),
+        IpAddr::V6(address) => V6(address.octets()),
+    }
+}
+
+/// The hardware address of the interface that is called after this address.
+fn mac_of(address: IpAddr) -> Mac {
+    match address {
+        IpAddr::V4(address) => Mac::of(V4(address.octets())),
+        IpAddr::V6(address) => Mac::of(V6(address.octets())),
     }
 }
 
@@ -235,6 +169,6 @@ impl<A: Family> Plan<A> {
 ///
 /// # Errors
 /// As [`Plan::of`] and [`Plan::node`].
-pub fn plan(cluster: &Cluster, node: &str, links: &Links) -> Result<NodePlan<V4>, Error> {
+pub fn plan(cluster: &Cluster, node: &str, links: &Links) -> Result<NodePlan, Error> {
     Plan::of(cluster)?.node(node, links)
 }

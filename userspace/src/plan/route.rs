@@ -1,8 +1,9 @@
 //! Where every address is: the routes of each node.
 //!
 //! The same map for the whole cluster, seen from one node. The longest prefix wins:
-//! 1. Everything is the world, reached with the node's address; what must not be masqueraded, with the
-//!    pod's own.
+//! 1. Everything is the world, reached with the node's address; what must not be masqueraded (where pods
+//!    have addresses of the virtual network, all of that), with the pod's own. A node without an address
+//!    of the family has none to lend: the world is nobody's then.
 //! 2. The ranges of pods and Services belong to the cluster, and to nobody in it. What no router passes on
 //!    is nobody's either.
 //! 3. A node's range is on that node. On the node itself its pods are found before routes are asked, so
@@ -15,12 +16,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::tables::{NodeId, Route};
-use dataplane::wire::Mac;
+use dataplane::wire::{Mac, V6};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::prefix::Longest;
-use super::{Family, Prefix};
-use crate::model::Cluster;
+use super::{Family, Prefix, mac_of, tunnel_end};
+use crate::model::{Cluster, Model};
 
 /// Where an address is, seen from nowhere in particular. Nodes are counted along the cluster's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +42,23 @@ enum Place {
 #[derive(Clone, Debug)]
 pub(super) struct Map<A> {
     places: Longest<A, Place>,
-    /// The way out: the first address of the nodes' subnet.
+    /// Of each node, its end of the tunnel and its hardware address.
+    nodes: Vec<(V6, Mac)>,
+    /// The way out: the first address of the nodes' first subnet.
     gateway: Mac,
+    /// Packets to other nodes are encapsulated.
+    overlay: bool,
 }
 
 impl<A: Family> Map<A> {
     pub(super) fn of(cluster: &Cluster) -> Self {
         let settings = &cluster.settings;
-        let native: Vec<_> =
-            settings.non_masquerade_cidrs.iter().filter_map(|range| Prefix::of(*range)).collect();
+        let virtual_network = match settings.model {
+            Model::Flat | Model::FlatDynamic => settings.vnet_cidrs.as_slice(),
+            Model::Overlay | Model::Kubenet => &[],
+        };
+        let native = settings.non_masquerade_cidrs.iter().chain(virtual_network);
+        let native: Vec<_> = native.filter_map(|range| Prefix::of(*range)).collect();
         let outside = |prefix: &Prefix<A>| {
             if native.iter().any(|range| range.covers(prefix)) { Place::Native } else { Place::World }
         };
@@ -96,32 +105,37 @@ impl<A: Family> Map<A> {
                 places.put(host, outside(&host));
             }
         }
-        let gateways = settings.node_subnets.iter().filter_map(|subnet| subnet.hosts().next());
-        let gateway = gateways.filter_map(A::of).map(Mac::of).next().unwrap_or_default();
-        Self { places, gateway }
+        let gateway = settings.node_subnets.first().and_then(|subnet| subnet.hosts().next());
+        let nodes = cluster.nodes.iter().map(|node| (tunnel_end(node.address()), mac_of(node.address())));
+        Self {
+            places,
+            nodes: nodes.collect(),
+            gateway: gateway.map(mac_of).unwrap_or_default(),
+            overlay: settings.model == Model::Overlay,
+        }
     }
 
-    /// The routes of a node, given the addresses of all; those that have none are not reached.
-    pub(super) fn rows(&self, own: usize, addresses: &[Option<A>]) -> BTreeMap<Prefix<A>, Route<A>> {
-        let plain = |kind, mac| Route { node: A::default(), id: NodeId(0), mac, kind, pad: 0 };
-        let nobody = plain(Route::<A>::BLACKHOLE, Mac::default());
-        let remote = |node: usize| {
-            let Some(address) = addresses.get(node).copied().flatten() else { return nobody };
-            Route {
-                node: address,
-                id: id(node),
-                mac: Mac::of(address),
-                ..plain(Route::<A>::REMOTE, Mac::default())
+    /// The routes of a node; `lends` says whether it has an address of the family.
+    pub(super) fn rows(&self, own: usize, lends: bool) -> BTreeMap<Prefix<A>, Route> {
+        let plain = |kind, mac| Route { node: V6::default(), id: NodeId(0), mac, kind, pad: 0 };
+        let nobody = plain(Route::BLACKHOLE, Mac::default());
+        let other = |node: usize, mac: Mac| {
+            if self.overlay {
+                let (end, mac) = self.nodes[node];
+                Route { node: end, id: id(node), ..plain(Route::REMOTE, mac) }
+            } else {
+                Route { id: id(node), ..plain(Route::ROUTED, mac) }
             }
         };
         let row = |(prefix, place): (&Prefix<A>, &Place)| {
             let route = match *place {
-                Place::Node(node) if node == own => plain(Route::<A>::HOST, Mac::default()),
+                Place::Node(node) if node == own => plain(Route::HOST, Mac::default()),
                 Place::On(node) if node == own => nobody,
-                Place::Node(node) | Place::On(node) => remote(node),
-                Place::World => plain(Route::<A>::WORLD, self.gateway),
-                Place::Native => plain(Route::<A>::NATIVE, self.gateway),
-                Place::Nobody => nobody,
+                Place::Node(node) => other(node, self.nodes[node].1),
+                Place::On(node) => other(node, self.gateway),
+                Place::World if lends => plain(Route::WORLD, self.gateway),
+                Place::Native => plain(Route::NATIVE, self.gateway),
+                Place::World | Place::Nobody => nobody,
             };
             (*prefix, route)
         };

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use dataplane::tables::{
     Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route, Slots,
 };
-use dataplane::wire::Address;
+use dataplane::wire::{Address, V4, V6};
+use serde::{Deserialize, Serialize};
 
 /// A prefix of a longest-prefix table: the first `bits` bits of `key` count, the others are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,17 @@ pub struct Prefix<K> {
 }
 
 /// Every row that the agent writes on one node, ordered, so that two plans can be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeRows {
+    /// See [`dataplane::tables::Nodes`].
+    pub nodes: BTreeMap<V6, NodeId>,
+    /// The tables of IPv4.
+    pub v4: Rows<V4>,
+    /// The tables of IPv6.
+    pub v6: Rows<V6>,
+}
+
+/// Those of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows<A: Address> {
     /// See [`dataplane::tables::Endpoints`].
@@ -32,9 +44,7 @@ pub struct Rows<A: Address> {
     /// See [`dataplane::tables::Policy`]; the key's bytes in memory order, as the table compares them.
     pub policy: BTreeMap<PolicyPrefix, PolicyRow>,
     /// See [`dataplane::tables::Routes`].
-    pub routes: BTreeMap<Prefix<A>, Route<A>>,
-    /// See [`dataplane::tables::Nodes`].
-    pub nodes: BTreeMap<A, NodeId>,
+    pub routes: BTreeMap<Prefix<A>, Route>,
 }
 
 impl<A: Address> Default for Rows<A> {
@@ -47,7 +57,6 @@ impl<A: Address> Default for Rows<A> {
             identities: BTreeMap::new(),
             policy: BTreeMap::new(),
             routes: BTreeMap::new(),
-            nodes: BTreeMap::new(),
         }
     }
 }
@@ -107,17 +116,28 @@ impl From<PolicyPrefix> for Prefix<PolicyKey> {
 
 /// Everything an engine needs to be one node of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePlan<A: Address> {
+pub struct NodePlan {
     /// Constants of the node.
-    pub node: Node<A>,
+    pub node: Node,
+    /// The node's address of each family; zero where it has none.
+    pub addresses: (V4, V6),
     /// Rows of its tables.
-    pub rows: Rows<A>,
-    /// What each [`dataplane::tables::RuleId`] stands for; index 0 is unused.
-    pub rules: Vec<RuleName>,
+    pub rows: NodeRows,
+    /// The names of its rules.
+    pub rules: Rules,
+}
+
+/// What each [`dataplane::tables::RuleId`] stands for; index 0 is unused. Each family counts for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Those that records about IPv4 packets speak of.
+    pub v4: Vec<RuleName>,
+    /// As `v4`, for IPv6.
+    pub v6: Vec<RuleName>,
 }
 
 /// A rule of a policy, as people name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RuleName {
     /// `namespace/name` of the NetworkPolicy.
     pub policy: String,

@@ -54,7 +54,7 @@ impl<A: Family> Services<A> {
             return Self::of(cluster, None);
         }
         let sets: BTreeSet<_> = frontends.values().filter(|ends| !ends.is_empty()).collect();
-        fits::<Maglev>(sets.iter().map(|ends| maglev::size(ends.len()) as usize).sum())?;
+        fits::<Maglev<A>>(sets.iter().map(|ends| maglev::size(ends.len()) as usize).sum())?;
         let Some(runs) = lay_out(&sets, &ids, previous.map(|previous| &previous.runs)) else {
             return Self::of(cluster, None);
         };
@@ -132,7 +132,7 @@ fn lay_out<A: Family>(
         gaps.push((end, slots.first));
         end = slots.first + slots.count;
     }
-    gaps.push((end, Maglev::CAPACITY));
+    gaps.push((end, Maglev::<A>::CAPACITY));
     let mut runs = HashMap::new();
     for ends in sets {
         let ids = numbers(ends, ids);

@@ -9,7 +9,7 @@ mod services;
 use std::net::IpAddr;
 
 use dataplane::tables::{Backend, Endpoint, Identity, IfIndex, PolicyKey, Route};
-use dataplane::wire::V4;
+use dataplane::wire::{Address, V4, V6};
 use serde_json::{Value, json};
 
 use super::{Links, NodePlan, PolicyPrefix, Prefix, Rows, RuleName, plan};
@@ -119,7 +119,7 @@ fn links(cluster: &Cluster) -> Links {
     let pods = cluster.pods.iter().zip(101..).map(|(pod, index)| (pod.id(), IfIndex(index)));
     Links { uplink: IfIndex(1), pods: pods.collect() }
 }
-fn planned(cluster: &Cluster, node: &str) -> NodePlan<V4> {
+fn planned(cluster: &Cluster, node: &str) -> NodePlan {
     plan(cluster, node, &links(cluster)).expect("it can be planned")
 }
 
@@ -128,7 +128,7 @@ fn longest<R: Copy>(rows: &std::collections::BTreeMap<Prefix<V4>, R>, address: V
     let holding = rows.iter().filter(|(prefix, _)| prefix.contains(address));
     holding.max_by_key(|(prefix, _)| prefix.bits).map(|(_, row)| *row)
 }
-fn route(rows: &Rows<V4>, address: &str) -> Route<V4> {
+fn route(rows: &Rows<V4>, address: &str) -> Route {
     longest(&rows.routes, v4(address)).expect("every address has a route")
 }
 fn identity(rows: &Rows<V4>, address: V4) -> Identity {
@@ -156,13 +156,13 @@ fn judged(rows: &Rows<V4>, pod: V4, direction: u8, other: V4, (protocol, port): 
 }
 /// The name of the rule that allows a flow; `None` where it is denied.
 fn allowed_by<'a>(
-    plan: &'a NodePlan<V4>,
+    plan: &'a NodePlan,
     pod: &str,
     direction: u8,
     other: &str,
     target: (u8, u16),
 ) -> Option<&'a RuleName> {
-    judged(&plan.rows, v4(pod), direction, v4(other), target).map(|rule| &plan.rules[rule as usize])
+    judged(&plan.rows.v4, v4(pod), direction, v4(other), target).map(|rule| &plan.rules.v4[rule as usize])
 }
 /// Who answers at each slot of a frontend.
 fn answering(rows: &Rows<V4>, address: &str, port: u16) -> Vec<String> {

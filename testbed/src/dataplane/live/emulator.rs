@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::dataplane::Verdict;
 use ::dataplane::tables::IfIndex;
-use ::dataplane::wire::{Mac, V4};
+use ::dataplane::wire::Mac;
 use userspace::engine::emulator::{Emulator, Frame};
 use userspace::engine::{Clock, Engine, Hook};
 use userspace::model::Cluster;
@@ -24,7 +24,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// One node of the cluster.
 #[derive(Debug)]
 pub struct Node {
-    emulator: Emulator<V4>,
+    emulator: Emulator,
     mac: Mac,
     /// Numbers that the path knows pods' links by; one is never given twice.
     numbers: BTreeMap<Ipv4Addr, IfIndex>,
@@ -70,7 +70,7 @@ impl Path for Node {
         let to = match verdict {
             Verdict::Deliver(number) => self.pod(number).map(Wire::Pod),
             Verdict::Forward(_) => Some(Wire::Uplink),
-            Verdict::Answer => Some(at),
+            Verdict::Answer | Verdict::Reject(_) => Some(at),
             Verdict::Stack => return self.to_host(at, frame.bytes()),
             Verdict::Drop(reason) => {
                 tracing::debug!("the emulator dropped a frame from {at:?}: {}", reason.slug());

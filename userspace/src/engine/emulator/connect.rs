@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use dataplane::Reason;
 use dataplane::trace::Stage;
-use dataplane::wire::V4;
 
 use super::host::{Dial, Progress};
 use super::network::Network;
@@ -37,7 +36,7 @@ pub struct Attempt {
     pub walk: Vec<Step>,
 }
 
-impl<E: Engine<V4> + Clock> Network<E> {
+impl<E: Engine + Clock> Network<E> {
     /// Lets a host dial an address, and hosts talk until nobody has more to say.
     ///
     /// What a host sends to its own address never leaves it.
@@ -113,7 +112,7 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}]
 ";
 
-    fn network() -> (Network<Emulator<V4>>, model::Cluster) {
+    fn network() -> (Network<Emulator>, model::Cluster) {
         let cluster = model::load_text("test", CLUSTER).expect("a cluster");
         (Network::new(&cluster, 7).expect("it fits"), cluster)
     }

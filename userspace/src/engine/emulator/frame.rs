@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Plain, ethernet, ip, tunnel};
+use dataplane::wire::{Address, Family, Plain, V4, V6, ethernet, icmp, ip, tunnel};
 use dataplane::{Mend, Packet};
 
 /// Room that a new frame leaves before its first byte: one tunnel's headers and some to spare.
-const HEAD_ROOM: usize = 64;
+const HEAD_ROOM: usize = 80;
 
 /// A frame from its Ethernet header on, with room to grow at its front.
 ///
@@ -42,6 +42,24 @@ impl Frame {
     /// Its bytes, Ethernet header first.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..]
+    }
+
+    /// Makes room behind the Ethernet header, as `bpf_skb_adjust_room` does in its mode `BPF_ADJ_ROOM_MAC`: the
+    /// Ethernet header moves to the front.
+    fn open(&mut self, room: usize) -> Option<()> {
+        self.bytes().get(..ethernet::LENGTH)?;
+        if self.start < room {
+            let grow = HEAD_ROOM + room;
+            let mut grown = BytesMut::zeroed(grow);
+            grown.extend_from_slice(&self.buffer);
+            self.buffer = grown;
+            self.start += grow;
+        }
+        let from = self.start;
+        self.start -= room;
+        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
+        self.buffer[self.start + ethernet::LENGTH..from + ethernet::LENGTH].fill(0);
+        Some(())
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -88,32 +106,37 @@ impl Packet for Frame {
         self.write(offset, new)
     }
 
-    /// As `bpf_skb_adjust_room` does in its mode `BPF_ADJ_ROOM_MAC`: the Ethernet header moves to the front.
-    fn open_tunnel(&mut self) -> Option<()> {
-        self.bytes().get(..ethernet::LENGTH)?;
-        if self.start < tunnel::OVERHEAD {
-            let grow = HEAD_ROOM + tunnel::OVERHEAD;
-            let mut grown = BytesMut::zeroed(grow);
-            grown.extend_from_slice(&self.buffer);
-            self.buffer = grown;
-            self.start += grow;
-        }
-        let from = self.start;
-        self.start -= tunnel::OVERHEAD;
-        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
-        self.buffer[self.start + ethernet::LENGTH..from + ethernet::LENGTH].fill(0);
-        Some(())
+    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
+        self.open(tunnel::overhead(header(outer)))
     }
 
     /// As `bpf_skb_adjust_room` does: an IPv4 header at least must be left.
-    fn close_tunnel(&mut self) -> Option<()> {
-        if self.bytes().len() < ethernet::LENGTH + tunnel::OVERHEAD + ip::LENGTH {
+    fn close_tunnel(&mut self, outer: Family) -> Option<()> {
+        let overhead = tunnel::overhead(header(outer));
+        if self.bytes().len() < ethernet::LENGTH + overhead + ip::LENGTH {
             return None;
         }
         let from = self.start;
-        self.start += tunnel::OVERHEAD;
+        self.start += overhead;
         self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
         Some(())
+    }
+
+    fn trim(&mut self, length: u32) -> Option<()> {
+        self.buffer.truncate(self.start.saturating_add(length as usize));
+        Some(())
+    }
+
+    fn open_error(&mut self, family: Family) -> Option<()> {
+        self.open(header(family) + icmp::LENGTH)
+    }
+}
+
+/// Length of an IP header of this family.
+fn header(family: Family) -> usize {
+    match family {
+        Family::V4 => V4::HEADER,
+        Family::V6 => V6::HEADER,
     }
 }
 
@@ -180,26 +203,26 @@ mod tests {
     fn a_tunnel_opens_behind_the_ethernet_header_and_closes_again() {
         let mut frame = frame(60);
         for _ in 0..3 {
-            frame.open_tunnel().expect("has an Ethernet header");
+            frame.open_tunnel(Family::V4).expect("has an Ethernet header");
         }
         assert_eq!(frame.length(), 60 + 150);
         assert_eq!(frame.bytes()[..14], (0..14).collect::<Vec<u8>>());
         assert_eq!(frame.bytes()[164..], (14..60).collect::<Vec<u8>>());
         for _ in 0..3 {
-            frame.close_tunnel().expect("was opened");
+            frame.close_tunnel(Family::V4).expect("was opened");
         }
         assert_eq!(frame.bytes(), (0..60).collect::<Vec<u8>>());
     }
 
     #[test]
     fn a_tunnel_does_not_close_on_less_than_an_ip_header() {
-        assert_eq!(frame(83).close_tunnel(), None);
-        assert_eq!(frame(84).close_tunnel(), Some(()));
+        assert_eq!(frame(83).close_tunnel(Family::V4), None);
+        assert_eq!(frame(84).close_tunnel(Family::V4), Some(()));
     }
 
     #[test]
     fn a_tunnel_does_not_open_without_an_ethernet_header() {
-        assert_eq!(frame(13).open_tunnel(), None);
+        assert_eq!(frame(13).open_tunnel(Family::V4), None);
     }
 
     #[test]

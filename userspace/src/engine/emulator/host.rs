@@ -11,7 +11,6 @@ use etherparse::Ipv4HeaderSlice;
 
 use super::message::{Body, Ether, Flags, Message, PORT_UNREACHABLE, Segment, Unreadable};
 use crate::model::Protocol;
-use crate::plan::MASQUERADE_LAST;
 
 /// The sequence number with which every client opens.
 const CLIENT_SEQUENCE: u32 = 1000;
@@ -23,7 +22,7 @@ const QUESTION: &[u8] = b"podpath";
 pub const CLIENT_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 /// Source ports that a node's own clients use: beyond those that stand for its pods, whose replies the path
 /// keeps for itself. (A live node is told so by `ip_local_port_range`.)
-pub const NODE_PORTS: RangeInclusive<u16> = MASQUERADE_LAST + 1..=u16::MAX;
+pub const NODE_PORTS: RangeInclusive<u16> = 61_000..=u16::MAX;
 
 /// A network stack.
 #[derive(Clone, Debug)]

@@ -12,8 +12,6 @@ pub mod node;
 mod tables;
 pub mod topology;
 
-use dataplane::wire::V4;
-
 pub use connect::{Answer, Attempt};
 pub use frame::Frame;
 pub use host::Dial;
@@ -23,7 +21,7 @@ pub use node::Emulator;
 use crate::error::Error;
 use crate::model::Cluster;
 
-impl Network<Emulator<V4>> {
+impl Network<Emulator> {
     /// A cluster of emulated nodes.
     ///
     /// # Errors

@@ -7,11 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 
-use dataplane::conntrack::timeout_s;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
 use dataplane::wire::{Mac, V4};
-use dataplane::{Reason, Verdict};
+use dataplane::{Machine, Reason, Verdict};
 
 use super::Emulator;
 use super::fabric::{Port, Undelivered};
@@ -31,7 +30,7 @@ const FABRIC_NS: u64 = 50_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Makes the engine of a node.
-pub type Make<E> = Box<dyn FnMut(&NodePlan<V4>) -> Result<E, Error>>;
+pub type Make<E> = Box<dyn FnMut(&NodePlan) -> Result<E, Error>>;
 
 /// A cluster whose every node runs on an engine `E`.
 pub struct Network<E> {
@@ -39,7 +38,7 @@ pub struct Network<E> {
     seed: u32,
     engines: Vec<(String, E)>,
     interfaces: Interfaces,
-    plan: Option<Plan<V4>>,
+    plan: Option<Plan>,
     topology: Topology,
     names: Names,
     queue: BinaryHeap<Reverse<Flight>>,
@@ -120,20 +119,22 @@ struct Flight {
     frame: Vec<u8>,
 }
 
-impl Network<Emulator<V4>> {
+impl Network<Emulator> {
     /// Lets so much time pass that every flow is over, and the agents sweep them away: whoever asks about
     /// many flows does so now and then, or the tables fill up.
     ///
     /// # Errors
     /// None that this engine has.
     pub fn settle(&mut self) -> Result<(), Error> {
-        self.wait(timeout_s::TCP)?;
+        let timeouts = self.engines.iter().map(|(_, engine)| engine.node().timeouts);
+        let longest_s = timeouts.map(|it| it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s)).max();
+        self.wait(longest_s.unwrap_or(0))?;
         self.engines.iter_mut().for_each(|(_, engine)| engine.sweep());
         Ok(())
     }
 }
 
-impl<E: Engine<V4> + Clock> Network<E> {
+impl<E: Engine + Clock> Network<E> {
     /// A cluster on engines that `make` makes, one for each node. The seed decides what would otherwise be
     /// chance, so that a run can be repeated.
     ///
@@ -242,7 +243,7 @@ impl<E: Engine<V4> + Clock> Network<E> {
     pub fn connections(&self, node: usize) -> Result<Flows<V4>, Error> {
         let (_, engine) = &self.engines[node];
         let now_s = engine.now_s()?;
-        let mut rows = engine.connections()?;
+        let mut rows: Flows<V4> = engine.connections()?;
         rows.retain(|(_, row)| !dataplane::conntrack::is_over(row, now_s));
         Ok(rows)
     }
@@ -432,6 +433,20 @@ impl<E: Engine<V4> + Clock> Network<E> {
                     self.steps.push(Step { packet, event: Event::Ignored { node } });
                 }
                 self.schedule(0, packet, Place::Host(self.topology.stacks[node]), outcome.frame);
+            }
+            Verdict::Reject(reason) => {
+                self.count(Loss::Path(reason));
+                self.steps.push(Step { packet, event: Event::Answered { node, interface } });
+                self.tally.sent += 1;
+                let place = match hook {
+                    Hook::FromPod => self.topology.pods.get(&(node, interface)).map(|host| Place::Host(*host)),
+                    Hook::FromHost => Some(Place::Host(self.topology.stacks[node])),
+                    Hook::FromUnderlay => Some(Place::Fabric),
+                };
+                match place {
+                    Some(place) => self.schedule(LINK_NS, packet, place, outcome.frame),
+                    None => self.lose(packet, Loss::Nowhere),
+                }
             }
             Verdict::Drop(reason) => self.count(Loss::Path(reason)),
         }

@@ -1,21 +1,22 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
 use dataplane::conntrack;
-use dataplane::flow::Flow;
+use dataplane::flow::{self, Flow};
 use dataplane::tables::{
-    Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Frontend, Frontends, Holds,
-    Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes,
-    NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Tuple, Writes,
+    Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
+    Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded,
+    Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Tuple,
+    Writes,
 };
 use dataplane::trace::Record;
-use dataplane::wire::Address;
-use dataplane::{Platform, Verdict, path};
+use dataplane::wire::{Address, Family, V4, V6};
+use dataplane::{Machine, Platform, Verdict, path};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome};
+use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::error::Error;
-use crate::plan::{NodePlan, Rows};
+use crate::plan::{NodePlan, NodeRows, Rows};
 
 /// Where the clock starts, in seconds: a node that has been up for a while.
 const START_S: u32 = 1000;
@@ -25,18 +26,11 @@ const RECORDS: usize = 4096;
 
 /// The packet path of one node, in this process.
 #[derive(Debug)]
-pub struct Emulator<A: Address> {
-    node: Node<A>,
-    endpoints: HashTable<Endpoints<A>>,
-    frontends: HashTable<Frontends<A>>,
-    maglev: ArrayTable<Maglev>,
-    backends: ArrayTable<Backends<A>>,
-    connections: HashTable<Connections<A>>,
-    identities: LongestTable<Identities<A>>,
-    policy: LongestTable<Policy>,
-    masquerades: HashTable<Masquerades<A>>,
-    routes: LongestTable<Routes<A>>,
-    nodes: HashTable<Nodes<A>>,
+pub struct Emulator {
+    node: Node,
+    nodes: HashTable<Nodes>,
+    v4: Tables<V4>,
+    v6: Tables<V6>,
     clock_s: u32,
     tracing: bool,
     records: Vec<Record>,
@@ -44,12 +38,86 @@ pub struct Emulator<A: Address> {
     counts: Vec<Count>,
 }
 
-impl<A: Address> Emulator<A> {
+/// What a node has for one family.
+#[derive(Debug)]
+struct Tables<A: Address> {
+    address: A,
+    endpoints: HashTable<Endpoints<A>>,
+    frontends: HashTable<Frontends<A>>,
+    maglev: ArrayTable<Maglev<A>>,
+    backends: ArrayTable<Backends<A>>,
+    connections: HashTable<Connections<A>>,
+    identities: LongestTable<Identities<A>>,
+    policy: LongestTable<Policy<A>>,
+    masquerades: HashTable<Masquerades<A>>,
+    routes: LongestTable<Routes<A>>,
+    fragments: HashTable<Fragments<A>>,
+}
+
+impl<A: Address> Tables<A> {
+    fn new(address: A, capacities: &Capacities) -> Self {
+        Self {
+            address,
+            endpoints: HashTable::new(capacities.rows::<Endpoints<A>>()),
+            frontends: HashTable::new(capacities.rows::<Frontends<A>>()),
+            maglev: ArrayTable::new(capacities.rows::<Maglev<A>>()),
+            backends: ArrayTable::new(capacities.rows::<Backends<A>>()),
+            connections: HashTable::new(capacities.rows::<Connections<A>>()),
+            identities: LongestTable::new(capacities.rows::<Identities<A>>()),
+            policy: LongestTable::new(capacities.rows::<Policy<A>>()),
+            masquerades: HashTable::new(capacities.rows::<Masquerades<A>>()),
+            routes: LongestTable::new(capacities.rows::<Routes<A>>()),
+            fragments: HashTable::new(capacities.rows::<Fragments<A>>()),
+        }
+    }
+
+    fn fit(&self, rows: &Rows<A>) -> Result<(), Error> {
+        self.endpoints.fits(rows.endpoints.len())?;
+        self.frontends.fits(rows.frontends.len())?;
+        self.maglev.fits(rows.maglev.len())?;
+        self.backends.fits(rows.backends.len())?;
+        self.identities.fits(rows.identities.len())?;
+        self.policy.fits(rows.policy.len())?;
+        self.routes.fits(rows.routes.len())
+    }
+
+    /// Replaces every row that the agent writes; [`Tables::fit`] has been asked.
+    fn replace(&mut self, rows: &Rows<A>) {
+        self.endpoints.replace(rows.endpoints.iter().map(|(key, row)| (*key, *row)));
+        self.frontends.replace(rows.frontends.iter().map(|(key, row)| ((*key).into(), *row)));
+        self.maglev.replace(&rows.maglev);
+        self.backends.replace(&rows.backends);
+        self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
+        self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
+        self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
+    }
+
+    /// What is over by `now_s` goes.
+    fn sweep(&mut self, now_s: u32) {
+        self.connections.retain(|_, row| !conntrack::is_over(row, now_s));
+        let connections = &self.connections;
+        self.masquerades.retain(|key, row| {
+            let flow = Flow {
+                source: row.pod,
+                source_port: row.pod_port,
+                target: key.remote,
+                target_port: key.remote_port,
+                protocol: key.protocol,
+                ..Flow::default()
+            };
+            let (tuple, _) = flow.tuple();
+            connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
+        });
+        self.fragments.retain(|_, row| row.expires_s > now_s);
+    }
+}
+
+impl Emulator {
     /// A node with the plan's rows in tables of the usual capacities.
     ///
     /// # Errors
     /// [`Error::TableTooSmall`].
-    pub fn new(plan: &NodePlan<A>) -> Result<Self, Error> {
+    pub fn new(plan: &NodePlan) -> Result<Self, Error> {
         Self::with_capacities(plan, &Capacities::default())
     }
 
@@ -57,19 +125,12 @@ impl<A: Address> Emulator<A> {
     ///
     /// # Errors
     /// [`Error::TableTooSmall`].
-    pub fn with_capacities(plan: &NodePlan<A>, capacities: &Capacities) -> Result<Self, Error> {
+    pub fn with_capacities(plan: &NodePlan, capacities: &Capacities) -> Result<Self, Error> {
         let mut emulator = Self {
             node: plan.node,
-            endpoints: HashTable::new(capacities.rows::<Endpoints<A>>()),
-            frontends: HashTable::new(capacities.rows::<Frontends<A>>()),
-            maglev: ArrayTable::new(capacities.rows::<Maglev>()),
-            backends: ArrayTable::new(capacities.rows::<Backends<A>>()),
-            connections: HashTable::new(capacities.rows::<Connections<A>>()),
-            identities: LongestTable::new(capacities.rows::<Identities<A>>()),
-            policy: LongestTable::new(capacities.rows::<Policy>()),
-            masquerades: HashTable::new(capacities.rows::<Masquerades<A>>()),
-            routes: LongestTable::new(capacities.rows::<Routes<A>>()),
-            nodes: HashTable::new(capacities.rows::<Nodes<A>>()),
+            nodes: HashTable::new(capacities.rows::<Nodes>()),
+            v4: Tables::new(plan.addresses.0, capacities),
+            v6: Tables::new(plan.addresses.1, capacities),
             clock_s: START_S,
             tracing: true,
             records: Vec::new(),
@@ -89,9 +150,28 @@ impl<A: Address> Emulator<A> {
     /// [`Emulator::take_records`].
     pub fn run(&mut self, hook: Hook, frame: &mut Frame) -> Verdict {
         match hook {
-            Hook::FromPod => path::from_pod::<A, _, _>(self, frame),
-            Hook::FromUnderlay => path::from_underlay::<A, _, _>(self, frame),
-            Hook::FromHost => path::from_host::<A, _, _>(self, frame),
+            Hook::FromPod => match flow::family(frame) {
+                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut Flow::default()),
+                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut Flow::default()),
+            },
+            Hook::FromHost => match flow::family(frame) {
+                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut Flow::default()),
+                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut Flow::default()),
+            },
+            Hook::FromUnderlay => {
+                let carried = match path::from_tunnel(self, frame) {
+                    Ok(carried) => carried,
+                    Err(verdict) => return verdict,
+                };
+                match flow::family(frame) {
+                    Family::V4 => {
+                        path::from_underlay::<V4, _, _>(self, frame, &mut Flow::default(), &carried)
+                    }
+                    Family::V6 => {
+                        path::from_underlay::<V6, _, _>(self, frame, &mut Flow::default(), &carried)
+                    }
+                }
+            }
         }
     }
 
@@ -103,21 +183,8 @@ impl<A: Address> Emulator<A> {
     /// Removes flows whose time is over, and the claims to source ports of flows that are gone: what the
     /// agent does now and then.
     pub fn sweep(&mut self) {
-        let now_s = self.clock_s;
-        self.connections.retain(|_, row| !conntrack::is_over(row, now_s));
-        let connections = &self.connections;
-        self.masquerades.retain(|key, row| {
-            let flow = Flow {
-                source: row.pod,
-                source_port: row.pod_port,
-                target: key.remote,
-                target_port: key.remote_port,
-                protocol: key.protocol,
-                ..Flow::default()
-            };
-            let (tuple, _) = flow.tuple();
-            connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
-        });
+        self.v4.sweep(self.clock_s);
+        self.v6.sweep(self.clock_s);
     }
 
     /// Reports that could not be kept, because nobody took the earlier ones.
@@ -126,25 +193,15 @@ impl<A: Address> Emulator<A> {
     }
 }
 
-impl<A: Address> Engine<A> for Emulator<A> {
+impl Engine for Emulator {
     /// Replaces every row: no packet is under way meanwhile.
-    fn apply(&mut self, rows: &Rows<A>) -> Result<(), Error> {
-        self.endpoints.fits(rows.endpoints.len())?;
-        self.frontends.fits(rows.frontends.len())?;
-        self.maglev.fits(rows.maglev.len())?;
-        self.backends.fits(rows.backends.len())?;
-        self.identities.fits(rows.identities.len())?;
-        self.policy.fits(rows.policy.len())?;
-        self.routes.fits(rows.routes.len())?;
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
         self.nodes.fits(rows.nodes.len())?;
-        self.endpoints.replace(rows.endpoints.iter().map(|(key, row)| (*key, *row)));
-        self.frontends.replace(rows.frontends.iter().map(|(key, row)| ((*key).into(), *row)));
-        self.maglev.replace(&rows.maglev);
-        self.backends.replace(&rows.backends);
-        self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
-        self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
-        self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
+        self.v4.fit(&rows.v4)?;
+        self.v6.fit(&rows.v6)?;
         self.nodes.replace(rows.nodes.iter().map(|(key, row)| (*key, *row)));
+        self.v4.replace(&rows.v4);
+        self.v6.replace(&rows.v6);
         Ok(())
     }
 
@@ -155,20 +212,12 @@ impl<A: Address> Engine<A> for Emulator<A> {
         Ok(Outcome { verdict, frame: frame.bytes().to_vec(), records: self.take_records() })
     }
 
-    fn connections(&self) -> Result<Flows<A>, Error> {
-        Ok(self.connections.sorted())
-    }
-
-    fn masquerades(&self) -> Result<Claims<A>, Error> {
-        Ok(self.masquerades.sorted())
-    }
-
     fn counts(&self) -> Result<Vec<Count>, Error> {
         Ok(self.counts.clone())
     }
 }
 
-impl<A: Address> Clock for Emulator<A> {
+impl Clock for Emulator {
     fn now_s(&self) -> Result<u32, Error> {
         Ok(self.clock_s)
     }
@@ -179,8 +228,8 @@ impl<A: Address> Clock for Emulator<A> {
     }
 }
 
-impl<A: Address> Platform<A> for Emulator<A> {
-    fn node(&self) -> Node<A> {
+impl Machine for Emulator {
+    fn node(&self) -> Node {
         self.node
     }
 
@@ -207,56 +256,93 @@ impl<A: Address> Platform<A> for Emulator<A> {
     }
 }
 
-/// Says which field holds which table.
+impl Holds<Nodes> for Emulator {
+    fn row(&self, key: &V6) -> Option<NodeId> {
+        self.nodes.row(key)
+    }
+}
+
+/// Says which field holds which table of a family.
 macro_rules! holds {
-    ($($field:ident: $table:ty, $key:ty => $row:ty;)+) => { $(
-        impl<A: Address> Holds<$table> for Emulator<A> {
+    ($family:ident $address:ty; $($field:ident: $table:ident, $key:ty => $row:ty;)+) => { $(
+        impl Holds<$table<$address>> for Emulator {
             #[inline]
             fn row(&self, key: &$key) -> Option<$row> {
-                self.$field.row(key)
+                self.$family.$field.row(key)
             }
         }
     )+ };
-}
-
-holds! {
-    endpoints: Endpoints<A>, A => Endpoint;
-    frontends: Frontends<A>, Frontend<A> => Slots;
-    maglev: Maglev, u32 => BackendId;
-    backends: Backends<A>, u32 => Backend<A>;
-    connections: Connections<A>, Tuple<A> => Connection<A>;
-    identities: Identities<A>, A => Identity;
-    policy: Policy, PolicyKey => PolicyRow;
-    masquerades: Masquerades<A>, Masquerade<A> => Masqueraded<A>;
-    routes: Routes<A>, A => Route<A>;
-    nodes: Nodes<A>, A => NodeId;
 }
 
 /// Says which of them the path may change.
 macro_rules! writes {
-    ($($field:ident: $table:ty, $key:ty => $row:ty;)+) => { $(
-        impl<A: Address> Writes<$table> for Emulator<A> {
+    ($family:ident $address:ty; $($field:ident: $table:ident, $key:ty => $row:ty;)+) => { $(
+        impl Writes<$table<$address>> for Emulator {
             #[inline]
             fn change<R>(&mut self, key: &$key, change: impl FnOnce(&mut $row) -> R) -> Option<R> {
-                self.$field.change(key, change)
+                self.$family.$field.change(key, change)
             }
             #[inline]
             fn add(&mut self, key: &$key, row: &$row) -> Result<(), NotAdded> {
-                self.$field.add(key, row)
+                self.$family.$field.add(key, row)
             }
             #[inline]
             fn put(&mut self, key: &$key, row: &$row) -> Result<(), NotAdded> {
-                self.$field.put(key, row)
+                self.$family.$field.put(key, row)
             }
             #[inline]
             fn remove(&mut self, key: &$key) {
-                self.$field.remove(key);
+                self.$family.$field.remove(key);
             }
         }
     )+ };
 }
 
-writes! {
-    connections: Connections<A>, Tuple<A> => Connection<A>;
-    masquerades: Masquerades<A>, Masquerade<A> => Masqueraded<A>;
+/// Everything that a node has for one family.
+macro_rules! platform {
+    ($($family:ident: $address:ty;)+) => { $(
+        impl Platform<$address> for Emulator {
+            fn address(&self) -> $address {
+                self.$family.address
+            }
+        }
+
+        impl Tracks<$address> for Emulator {
+            fn connections(&self) -> Result<Flows<$address>, Error> {
+                Ok(self.$family.connections.sorted())
+            }
+
+            fn masquerades(&self) -> Result<Claims<$address>, Error> {
+                Ok(self.$family.masquerades.sorted())
+            }
+
+            fn fragments(&self) -> Result<Pieces<$address>, Error> {
+                Ok(self.$family.fragments.sorted())
+            }
+        }
+
+        holds! { $family $address;
+            endpoints: Endpoints, $address => Endpoint;
+            frontends: Frontends, Frontend<$address> => Slots;
+            maglev: Maglev, u32 => BackendId;
+            backends: Backends, u32 => Backend<$address>;
+            connections: Connections, Tuple<$address> => Connection<$address>;
+            identities: Identities, $address => Identity;
+            policy: Policy, PolicyKey => PolicyRow;
+            masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
+            routes: Routes, $address => Route;
+            fragments: Fragments, Fragment<$address> => Fragmented;
+        }
+
+        writes! { $family $address;
+            connections: Connections, Tuple<$address> => Connection<$address>;
+            masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
+            fragments: Fragments, Fragment<$address> => Fragmented;
+        }
+    )+ };
+}
+
+platform! {
+    v4: V4;
+    v6: V6;
 }

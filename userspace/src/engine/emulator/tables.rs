@@ -220,7 +220,7 @@ fn fits<T: Table>(rows: usize, capacity: u32) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use dataplane::tables::{Backend, Backends, Identities, Identity, NodeId, Nodes};
-    use dataplane::wire::V4;
+    use dataplane::wire::{Address, V4};
 
     use super::*;
 
@@ -229,23 +229,24 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_changes_but_no_more_rows() {
-        let mut table = HashTable::<Nodes<V4>>::new(1);
-        assert_eq!(table.add(&ONE, &NodeId(1)), Ok(()));
-        assert_eq!(table.add(&ONE, &NodeId(2)), Err(NotAdded::Taken));
-        assert_eq!(table.put(&ONE, &NodeId(2)), Ok(()));
-        assert_eq!(table.put(&TWO, &NodeId(3)), Err(NotAdded::Full));
-        assert_eq!(table.add(&TWO, &NodeId(3)), Err(NotAdded::Full));
-        assert_eq!(table.row(&ONE), Some(NodeId(2)));
-        table.remove(&ONE);
-        assert_eq!(table.add(&TWO, &NodeId(3)), Ok(()));
-        assert_eq!(table.sorted(), [(TWO, NodeId(3))]);
+        let (one, two) = (ONE.to_v6(), TWO.to_v6());
+        let mut table = HashTable::<Nodes>::new(1);
+        assert_eq!(table.add(&one, &NodeId(1)), Ok(()));
+        assert_eq!(table.add(&one, &NodeId(2)), Err(NotAdded::Taken));
+        assert_eq!(table.put(&one, &NodeId(2)), Ok(()));
+        assert_eq!(table.put(&two, &NodeId(3)), Err(NotAdded::Full));
+        assert_eq!(table.add(&two, &NodeId(3)), Err(NotAdded::Full));
+        assert_eq!(table.row(&one), Some(NodeId(2)));
+        table.remove(&one);
+        assert_eq!(table.add(&two, &NodeId(3)), Ok(()));
+        assert_eq!(table.sorted(), [(two, NodeId(3))]);
     }
 
     #[test]
     fn rows_come_in_the_order_of_their_keys_bytes() {
-        let mut table = HashTable::<Nodes<V4>>::new(300);
+        let mut table = HashTable::<Nodes>::new(300);
         for last in (0..=255).rev() {
-            table.put(&V4([10, 0, last, 255 - last]), &NodeId(u32::from(last))).expect("fits");
+            table.put(&V4([10, 0, last, 255 - last]).to_v6(), &NodeId(u32::from(last))).expect("fits");
         }
         let order: Vec<u32> = table.sorted().into_iter().map(|(_, node)| node.0).collect();
         assert_eq!(order, (0..=255).collect::<Vec<u32>>());

@@ -28,11 +28,11 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Backends, Connection, Connections, Endpoints, Frontends, Identities, IfIndex, Maglev, Masquerade,
-    Masqueraded, Masquerades, Node, Nodes, Policy, Routes, Table, Tuple,
+    Backends, Connection, Connections, Endpoints, Fragmented, Fragments, Frontends, Identities, IfIndex,
+    Maglev, Masquerades, Nodes, Policy, Routes, Table,
 };
 use dataplane::trace::Record;
-use dataplane::wire::V4;
+use dataplane::wire::{Address, V4, V6};
 use tracing::warn;
 
 pub use error::Error;
@@ -40,8 +40,8 @@ pub use hook::Way;
 pub use pin::Pins;
 pub use sweep::{Sweeper, Swept};
 
-use crate::engine::{Capacities, Clock, Count, Engine, Hook, Outcome};
-use crate::plan::{Change, NodePlan, Rows, diff, peak};
+use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::plan::{Change, NodeChange, NodePlan, NodeRows, diff, peak};
 use error::sentence;
 use events::Events;
 use hook::Hooked;
@@ -89,17 +89,10 @@ pub struct Kernel {
     options: Options,
     netns: Option<Netns>,
     /// The rows that the tables hold which the agent writes to.
-    rows: Rows<V4>,
-    endpoints: HashTable<Endpoints<V4>>,
-    frontends: HashTable<Frontends<V4>>,
-    maglev: ArrayTable<Maglev>,
-    backends: ArrayTable<Backends<V4>>,
-    connections: HashTable<Connections<V4>>,
-    identities: LongestTable<Identities<V4>>,
-    policy: LongestTable<Policy>,
-    masquerades: HashTable<Masquerades<V4>>,
-    routes: LongestTable<Routes<V4>>,
-    nodes: HashTable<Nodes<V4>>,
+    rows: NodeRows,
+    nodes: HashTable<Nodes>,
+    v4: Tables<V4>,
+    v6: Tables<V6>,
     counts: PerCpuArray<MapData, [u64; 2]>,
     clock: Array<MapData, u32>,
     events: Events,
@@ -122,7 +115,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`Error::NotBuilt`], [`Error::Object`], [`Error::Refused`]; or what [`Engine::apply`] says.
-    pub fn load(plan: &NodePlan<V4>, options: Options) -> Result<Self, crate::error::Error> {
+    pub fn load(plan: &NodePlan, options: Options) -> Result<Self, crate::error::Error> {
         let netns = options.netns.as_deref().map(Netns::open).transpose()?;
         if let Some(pins) = &options.pins {
             pins.create()?;
@@ -130,29 +123,22 @@ impl Kernel {
                 pins.keep_if_alike(layout)?;
             }
         }
-        let mut ebpf = object(plan.node, &options)?;
+        let mut ebpf = object(plan, &options)?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
         }
         let mut kernel = Self {
-            endpoints: HashTable::new(take(&mut ebpf, Endpoints::<V4>::NAME)?)?,
-            frontends: HashTable::new(take(&mut ebpf, Frontends::<V4>::NAME)?)?,
-            maglev: ArrayTable::new(take(&mut ebpf, Maglev::NAME)?)?,
-            backends: ArrayTable::new(take(&mut ebpf, Backends::<V4>::NAME)?)?,
-            connections: HashTable::new(take(&mut ebpf, Connections::<V4>::NAME)?)?,
-            identities: LongestTable::new(take(&mut ebpf, Identities::<V4>::NAME)?)?,
-            policy: LongestTable::new(take(&mut ebpf, Policy::NAME)?)?,
-            masquerades: HashTable::new(take(&mut ebpf, Masquerades::<V4>::NAME)?)?,
-            routes: LongestTable::new(take(&mut ebpf, Routes::<V4>::NAME)?)?,
-            nodes: HashTable::new(take(&mut ebpf, Nodes::<V4>::NAME)?)?,
+            nodes: HashTable::new(take(&mut ebpf, Nodes::NAME)?)?,
+            v4: Tables::new(&mut ebpf)?,
+            v6: Tables::new(&mut ebpf)?,
             counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
             clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
             events: Events::new(take(&mut ebpf, RECORDS)?, take(&mut ebpf, LOST)?)?,
             ebpf,
             netns,
             options,
-            rows: Rows::default(),
+            rows: NodeRows::default(),
             flush_log,
             hooked: BTreeMap::new(),
         };
@@ -215,7 +201,7 @@ impl Kernel {
     ///
     /// # Errors
     /// As [`Kernel::load`] and [`Kernel::attach`]; these programs go on then.
-    pub fn reload(&mut self, plan: &NodePlan<V4>, trace: bool) -> Result<(), crate::error::Error> {
+    pub fn reload(&mut self, plan: &NodePlan, trace: bool) -> Result<(), crate::error::Error> {
         let mut next = Self::load(plan, Options { trace, ..self.options.clone() })?;
         let places: Vec<_> = self.hooked.keys().cloned().collect();
         next.attach(&places)?;
@@ -274,7 +260,46 @@ impl Kernel {
         self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
     }
 
-    fn make(&mut self, change: Change<V4>) -> Result<(), Error> {
+    fn make(&mut self, change: NodeChange) -> Result<(), Error> {
+        match change {
+            NodeChange::Node(key, row) => self.nodes.set(&key, row),
+            NodeChange::V4(change) => self.v4.make(change),
+            NodeChange::V6(change) => self.v6.make(change),
+        }
+    }
+}
+
+/// The tables of one family.
+struct Tables<A: Address> {
+    endpoints: HashTable<Endpoints<A>>,
+    frontends: HashTable<Frontends<A>>,
+    maglev: ArrayTable<Maglev<A>>,
+    backends: ArrayTable<Backends<A>>,
+    connections: HashTable<Connections<A>>,
+    identities: LongestTable<Identities<A>>,
+    policy: LongestTable<Policy<A>>,
+    masquerades: HashTable<Masquerades<A>>,
+    routes: LongestTable<Routes<A>>,
+    fragments: HashTable<Fragments<A>>,
+}
+
+impl<A: Address> Tables<A> {
+    fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            endpoints: HashTable::new(take(ebpf, Endpoints::<A>::NAME)?)?,
+            frontends: HashTable::new(take(ebpf, Frontends::<A>::NAME)?)?,
+            maglev: ArrayTable::new(take(ebpf, Maglev::<A>::NAME)?)?,
+            backends: ArrayTable::new(take(ebpf, Backends::<A>::NAME)?)?,
+            connections: HashTable::new(take(ebpf, Connections::<A>::NAME)?)?,
+            identities: LongestTable::new(take(ebpf, Identities::<A>::NAME)?)?,
+            policy: LongestTable::new(take(ebpf, Policy::<A>::NAME)?)?,
+            masquerades: HashTable::new(take(ebpf, Masquerades::<A>::NAME)?)?,
+            routes: LongestTable::new(take(ebpf, Routes::<A>::NAME)?)?,
+            fragments: HashTable::new(take(ebpf, Fragments::<A>::NAME)?)?,
+        })
+    }
+
+    fn make(&mut self, change: Change<A>) -> Result<(), Error> {
         match change {
             Change::Endpoint(key, row) => self.endpoints.set(&key, row),
             Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
@@ -283,13 +308,36 @@ impl Kernel {
             Change::Identity(prefix, row) => self.identities.set(&prefix, row),
             Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
             Change::Route(prefix, row) => self.routes.set(&prefix, row),
-            Change::Node(key, row) => self.nodes.set(&key, row),
         }
     }
 }
 
-impl Engine<V4> for Kernel {
-    fn apply(&mut self, rows: &Rows<V4>) -> Result<(), crate::error::Error> {
+/// Both families' tables, by the family.
+trait Family: Address {
+    fn tables(kernel: &Kernel) -> &Tables<Self>;
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self>;
+}
+
+impl Family for V4 {
+    fn tables(kernel: &Kernel) -> &Tables<Self> {
+        &kernel.v4
+    }
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
+        &mut kernel.v4
+    }
+}
+
+impl Family for V6 {
+    fn tables(kernel: &Kernel) -> &Tables<Self> {
+        &kernel.v6
+    }
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
+        &mut kernel.v6
+    }
+}
+
+impl Engine for Kernel {
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
         for used in peak(&self.rows, rows) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
@@ -315,14 +363,6 @@ impl Engine<V4> for Kernel {
         Ok(Outcome { verdict, frame, records: self.events.take() })
     }
 
-    fn connections(&self) -> Result<Vec<(Tuple<V4>, Connection<V4>)>, crate::error::Error> {
-        Ok(self.connections.sorted()?)
-    }
-
-    fn masquerades(&self) -> Result<Vec<(Masquerade<V4>, Masqueraded<V4>)>, crate::error::Error> {
-        Ok(self.masquerades.sorted()?)
-    }
-
     fn counts(&self) -> Result<Vec<Count>, crate::error::Error> {
         let mut counts = Vec::new();
         for index in 0..Verdict::COUNTERS {
@@ -335,6 +375,36 @@ impl Engine<V4> for Kernel {
             counts.push(count);
         }
         Ok(counts)
+    }
+}
+
+impl<A: Family> Tracks<A> for Kernel {
+    fn connections(&self) -> Result<Flows<A>, crate::error::Error> {
+        Ok(A::tables(self).connections.sorted()?)
+    }
+
+    fn masquerades(&self) -> Result<Claims<A>, crate::error::Error> {
+        Ok(A::tables(self).masquerades.sorted()?)
+    }
+
+    fn fragments(&self) -> Result<Pieces<A>, crate::error::Error> {
+        Ok(A::tables(self).fragments.sorted()?)
+    }
+}
+
+impl Kernel {
+    /// Moves the end of every flow of a family nearer.
+    fn hasten<A: Family>(&mut self, seconds: u32) -> Result<(), Error> {
+        let tables = A::tables_mut(self);
+        for (key, row) in tables.connections.sorted()? {
+            let expires_s = row.expires_s.saturating_sub(seconds);
+            tables.connections.set(&key, Some(Connection { expires_s, ..row }))?;
+        }
+        for (key, row) in tables.fragments.sorted()? {
+            let expires_s = row.expires_s.saturating_sub(seconds);
+            tables.fragments.set(&key, Some(Fragmented { expires_s, ..row }))?;
+        }
+        Ok(())
     }
 }
 
@@ -352,11 +422,8 @@ impl Clock for Kernel {
             let now_s = self.now_s()?;
             return Ok(self.set_clock(now_s.saturating_add(seconds))?);
         }
-        for (key, row) in self.connections.sorted()? {
-            let expires_s = row.expires_s.saturating_sub(seconds);
-            self.connections.set(&key, Some(Connection { expires_s, ..row }))?;
-        }
-        Ok(())
+        self.hasten::<V4>(seconds)?;
+        Ok(self.hasten::<V6>(seconds)?)
     }
 }
 
@@ -366,7 +433,7 @@ const RECORDS: &str = "records";
 const LOST: &str = "lost";
 
 /// The maps that outlive a process: what the path itself has written.
-fn lasting(capacities: &Capacities) -> [Layout; 5] {
+fn lasting(capacities: &Capacities) -> [Layout; 9] {
     fn of<T: Table>(capacities: &Capacities) -> Layout {
         let (key, row) = (size_of::<T::Key>() as u32, size_of::<T::Row>() as u32);
         Layout { name: T::NAME, kind: MapType::Hash, key, row, rows: capacities.rows::<T>() }
@@ -374,6 +441,10 @@ fn lasting(capacities: &Capacities) -> [Layout; 5] {
     [
         of::<Connections<V4>>(capacities),
         of::<Masquerades<V4>>(capacities),
+        of::<Fragments<V4>>(capacities),
+        of::<Connections<V6>>(capacities),
+        of::<Masquerades<V6>>(capacities),
+        of::<Fragments<V6>>(capacities),
         Layout { name: COUNTS, kind: MapType::PerCpuArray, key: 4, row: 16, rows: Verdict::COUNTERS },
         Layout { name: LOST, kind: MapType::PerCpuArray, key: 4, row: 8, rows: 1 },
         Layout { name: RECORDS, kind: MapType::RingBuf, key: 0, row: 0, rows: RECORDS_BYTES },
@@ -381,15 +452,17 @@ fn lasting(capacities: &Capacities) -> [Layout; 5] {
 }
 
 /// Makes the maps, and the programs with the node's constants in them.
-fn object(node: Node<V4>, options: &Options) -> Result<Ebpf, Error> {
+fn object(plan: &NodePlan, options: &Options) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
-    let node = Row(node);
+    let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
     let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
     let log = if tracing::enabled!(tracing::Level::DEBUG) { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
     loader.btf(None);
     loader.override_global("NODE", &node, true);
+    loader.override_global("ADDRESS_V4", &v4, true);
+    loader.override_global("ADDRESS_V6", &v6, true);
     loader.override_global("TRACE", &trace, true);
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
     loader.override_global(aya_log::LEVEL, &log, true);

@@ -14,7 +14,7 @@ const INTERFACE: usize = 40;
 const CONTROL: usize = 48;
 
 /// Room for the headers that a tunnel puts before a frame.
-const TUNNEL_BYTES: usize = 50;
+const TUNNEL_BYTES: usize = 70;
 
 /// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
 /// verdict, and the frame as it is then. Only a program that was loaded with tracing on says its verdict.
@@ -53,7 +53,11 @@ fn word(context: &[u8; CONTEXT], offset: usize) -> u32 {
 
 /// The verdict with this counter: see `Frame::note` in `ebpf/src/platform.rs`.
 fn verdict(counter: u32, interface: IfIndex) -> Option<Verdict> {
-    let drops = Reason::ALL.iter().map(|reason| Verdict::Drop(*reason));
+    let rejected = interface != IfIndex(0);
+    let drop = |reason: &Reason| {
+        if rejected { Verdict::Reject(*reason) } else { Verdict::Drop(*reason) }
+    };
+    let drops = Reason::ALL.iter().map(drop);
     [Verdict::Deliver(interface), Verdict::Forward(interface), Verdict::Answer, Verdict::Stack]
         .into_iter()
         .chain(drops)
@@ -71,6 +75,8 @@ mod tests {
         for reason in Reason::ALL {
             let dropped = Verdict::Drop(*reason);
             assert_eq!(verdict(dropped.counter(), IfIndex(0)), Some(dropped));
+            let rejected = Verdict::Reject(*reason);
+            assert_eq!(verdict(rejected.counter(), IfIndex(1)), Some(rejected));
         }
         assert_eq!(verdict(0, IfIndex(0)), None);
     }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use dataplane::conntrack::{OPENED_BY_HIGH, is_over};
 use dataplane::tables::{Connection, Masquerade, Tuple};
-use dataplane::wire::{Be16, V4};
+use dataplane::wire::{Address, Be16, V4, V6};
 
-use super::Kernel;
-use crate::engine::{Clock, Engine};
+use super::{Family, Kernel};
+use crate::engine::Clock;
 use crate::error::Error;
 
 /// The first interval.
@@ -40,13 +40,14 @@ pub struct Swept {
 #[derive(Clone, Debug)]
 pub struct Sweeper {
     /// The source ports that no flow had at the last sweep.
-    idle: HashSet<Masquerade<V4>>,
+    idle_v4: HashSet<Masquerade<V4>>,
+    idle_v6: HashSet<Masquerade<V6>>,
     interval: Duration,
 }
 
 impl Default for Sweeper {
     fn default() -> Self {
-        Self { idle: HashSet::new(), interval: FIRST }
+        Self { idle_v4: HashSet::new(), idle_v6: HashSet::new(), interval: FIRST }
     }
 }
 
@@ -63,43 +64,59 @@ impl Sweeper {
     pub fn sweep(&mut self, kernel: &mut Kernel) -> Result<Swept, Error> {
         let now_s = kernel.now_s()?;
         let mut swept = Swept::default();
-        let mut named = HashSet::new();
-        // 1.
-        for (tuple, row) in kernel.connections()? {
-            if is_over(&row, now_s) && is_still_over(kernel, &tuple, now_s)? {
-                kernel.connections.set(&tuple, None)?;
-                swept.connections += 1;
-                continue;
-            }
-            swept.kept += 1;
-            named.extend(masquerade(&tuple, &row));
-        }
-        // 2.
-        let mut idle = HashSet::new();
-        for (key, _) in kernel.masquerades()? {
-            if named.contains(&key) {
-                continue;
-            }
-            if self.idle.contains(&key) {
-                kernel.masquerades.set(&key, None)?;
-                swept.masquerades += 1;
-            } else {
-                idle.insert(key);
-            }
-        }
-        self.idle = idle;
+        sweep_family(kernel, &mut self.idle_v4, &mut swept, now_s)?;
+        sweep_family(kernel, &mut self.idle_v6, &mut swept, now_s)?;
         self.interval = next(self.interval, swept);
         Ok(swept)
     }
 }
 
-/// Whether the row has not begun anew since the table was read.
-fn is_still_over(kernel: &Kernel, tuple: &Tuple<V4>, now_s: u32) -> Result<bool, Error> {
-    Ok(kernel.connections.row(tuple)?.is_some_and(|row| is_over(&row, now_s)))
+/// Sweeps the tables of a family. `idle` has the source ports that no flow had at the last sweep.
+fn sweep_family<A: Family>(
+    kernel: &mut Kernel,
+    idle: &mut HashSet<Masquerade<A>>,
+    swept: &mut Swept,
+    now_s: u32,
+) -> Result<(), Error> {
+    let tables = A::tables_mut(kernel);
+    let mut named = HashSet::new();
+    // 1.
+    for (tuple, row) in tables.connections.sorted()? {
+        // It may have begun anew since the table was read.
+        let still_over =
+            || Ok::<_, Error>(tables.connections.row(&tuple)?.is_some_and(|row| is_over(&row, now_s)));
+        if is_over(&row, now_s) && still_over()? {
+            tables.connections.set(&tuple, None)?;
+            swept.connections += 1;
+            continue;
+        }
+        swept.kept += 1;
+        named.extend(masquerade(&tuple, &row));
+    }
+    for (key, row) in tables.fragments.sorted()? {
+        if row.expires_s <= now_s {
+            tables.fragments.set(&key, None)?;
+        }
+    }
+    // 2.
+    let mut idle_now = HashSet::new();
+    for (key, _) in tables.masquerades.sorted()? {
+        if named.contains(&key) {
+            continue;
+        }
+        if idle.contains(&key) {
+            tables.masquerades.set(&key, None)?;
+            swept.masquerades += 1;
+        } else {
+            idle_now.insert(key);
+        }
+    }
+    *idle = idle_now;
+    Ok(())
 }
 
 /// The source port that a flow has, if it has one.
-fn masquerade(tuple: &Tuple<V4>, row: &Connection<V4>) -> Option<Masquerade<V4>> {
+fn masquerade<A: Address>(tuple: &Tuple<A>, row: &Connection<A>) -> Option<Masquerade<A>> {
     if row.masquerade_port == Be16::default() {
         return None;
     }

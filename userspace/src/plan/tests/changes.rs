@@ -2,9 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Change, FrontendKey, Plan, diff, peak};
+use super::super::{Change, FrontendKey, NodeChange, NodeRows, Plan, Use, diff, peak};
 use super::differential::Dice;
 use super::*;
+
+/// The changes of IPv4's tables: all that there are here.
+fn changes(from: &Rows<V4>, to: &Rows<V4>) -> Vec<Change<V4>> {
+    let node = |rows: &Rows<V4>| NodeRows { v4: rows.clone(), ..NodeRows::default() };
+    let change = |change| match change {
+        NodeChange::V4(change) => change,
+        other => panic!("nothing else is different: {other:?}"),
+    };
+    diff(&node(from), &node(to)).into_iter().map(change).collect()
+}
+
+/// How much of IPv4's tables is used on the way.
+fn used(from: &Rows<V4>, to: &Rows<V4>) -> Vec<Use> {
+    let node = |rows: &Rows<V4>| NodeRows { v4: rows.clone(), ..NodeRows::default() };
+    peak(&node(from), &node(to))
+}
 
 /// Makes one change.
 fn make(rows: &mut Rows<V4>, change: Change<V4>) {
@@ -27,7 +43,6 @@ fn make(rows: &mut Rows<V4>, change: Change<V4>) {
         Change::Identity(key, it) => row(&mut rows.identities, key, it),
         Change::Policy(key, it) => row(&mut rows.policy, key, it),
         Change::Route(key, it) => row(&mut rows.routes, key, it),
-        Change::Node(key, it) => row(&mut rows.nodes, key, it),
     }
 }
 
@@ -73,7 +88,7 @@ fn step(seed: u64) -> (Rows<V4>, Rows<V4>) {
     let links = links(&cluster);
     let before = Plan::of(&cluster).expect("it can be planned");
     let after = before.after(&next).expect("it can be planned");
-    let rows = |plan: &Plan| plan.node("n1", &links).expect("n1 is there").rows;
+    let rows = |plan: &Plan| plan.node("n1", &links).expect("n1 is there").rows.v4;
     (rows(&before), rows(&after))
 }
 
@@ -82,20 +97,20 @@ fn the_changes_lead_from_one_plan_s_rows_to_the_other_s() {
     for seed in 0..300 {
         let (from, to) = step(seed);
         let mut rows = from.clone();
-        let mut most = [0; 8];
-        for change in diff(&from, &to) {
+        let mut most = [0; 15];
+        for change in changes(&from, &to) {
             make(&mut rows, change);
-            for (most, used) in most.iter_mut().zip(peak(&rows, &rows)) {
+            for (most, used) in most.iter_mut().zip(used(&rows, &rows)) {
                 *most = used.rows.max(*most);
             }
         }
-        for (most, bound) in most.into_iter().zip(peak(&from, &to)) {
+        for (most, bound) in most.into_iter().zip(used(&from, &to)) {
             assert!(most <= bound.rows, "seed {seed}: {} {most}", bound.table);
         }
         rows.maglev.truncate(to.maglev.len());
         rows.backends.truncate(to.backends.len());
         assert_eq!(rows, to, "seed {seed}");
-        assert!(diff(&to, &to).is_empty());
+        assert!(changes(&to, &to).is_empty());
     }
 }
 
@@ -105,7 +120,7 @@ fn at_every_step_a_service_leads_to_its_backends_of_before_or_after() {
         let (from, to) = step(seed);
         let (before, after) = (frontends(&from), frontends(&to));
         let mut rows = from.clone();
-        for change in diff(&from, &to) {
+        for change in changes(&from, &to) {
             make(&mut rows, change);
             // Slots change by the hundred; what is seen of them is looked at now and then.
             if matches!(change, Change::Slot(index, _) if index % 50 != 0) {
@@ -135,7 +150,7 @@ fn at_every_step_a_pod_whose_rules_stay_is_judged_as_before_or_after() {
             "203.0.113.7",
         ];
         let mut rows = from.clone();
-        for change in diff(&from, &to) {
+        for change in changes(&from, &to) {
             make(&mut rows, change);
             if !matches!(change, Change::Identity(..) | Change::Policy(..)) {
                 continue;
@@ -163,12 +178,11 @@ fn at_every_step_a_pod_whose_rules_stay_is_judged_as_before_or_after() {
 fn rules_are_there_before_the_endpoint_that_they_judge() {
     let mut cluster = cluster(1);
     pod(&mut cluster, "a/web", ("n1", "10.244.0.5"), &[]);
-    let before = planned(&cluster, "n1").rows;
+    let before = planned(&cluster, "n1").rows.v4;
     policy(&mut cluster, "a/p", json!({"podSelector": {}, "ingress": [{}]}));
-    let after = planned(&cluster, "n1").rows;
+    let after = planned(&cluster, "n1").rows.v4;
     let kinds = |from, to| {
-        let changes = diff::<V4>(from, to).into_iter();
-        changes.map(|change| matches!(change, Change::Policy(..))).collect::<Vec<_>>()
+        changes(from, to).into_iter().map(|change| matches!(change, Change::Policy(..))).collect::<Vec<_>>()
     };
     assert_eq!(kinds(&before, &after), [true, false]);
     assert_eq!(kinds(&after, &before), [false, true]);
@@ -188,8 +202,8 @@ fn a_policy_that_others_join_keeps_its_rows() {
     policy(&mut cluster, "b/other", json!({"podSelector": {}, "ingress": [{}]}));
     cluster.policies.reverse();
     let next = plan.after(&cluster).expect("it can be planned");
-    let rows = |plan: &Plan| plan.node("n1", &links(&cluster)).expect("n1 is there").rows;
-    let changes = diff(&rows(&plan), &rows(&next));
+    let rows = |plan: &Plan| plan.node("n1", &links(&cluster)).expect("n1 is there").rows.v4;
+    let changes = changes(&rows(&plan), &rows(&next));
     let new =
         |change: &&Change<V4>| matches!(change, Change::Policy(_, Some(_)) | Change::Endpoint(_, Some(_)));
     assert_eq!((changes.len(), changes.iter().filter(new).count()), (2, 2), "{changes:?}");

@@ -262,9 +262,9 @@ fn compare(cluster: &Cluster, seed: u64) -> usize {
             {
                 for target in targets {
                     let own = v4(&pod.address().to_string());
-                    let said = match judged(&plan.rows, own, direction, v4(&other.to_string()), target) {
+                    let said = match judged(&plan.rows.v4, own, direction, v4(&other.to_string()), target) {
                         Some(0) => Said::NotIsolated,
-                        Some(rule) => Said::AllowedBy(plan.rules[rule as usize].clone()),
+                        Some(rule) => Said::AllowedBy(plan.rules.v4[rule as usize].clone()),
                         None => Said::Denied,
                     };
                     let expected = Text(cluster).said(pod, direction, other, target);

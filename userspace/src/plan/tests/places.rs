@@ -3,7 +3,7 @@
 use dataplane::tables::{NodeId, RuleSet};
 use dataplane::wire::{Mac, Port};
 
-use super::super::{Error, Plan};
+use super::super::Error;
 use super::*;
 
 /// Two nodes; web on n1, api on n2.
@@ -17,7 +17,7 @@ fn pair() -> Cluster {
 #[test]
 fn a_node_knows_itself() {
     let node = planned(&pair(), "n1").node;
-    assert_eq!((node.address, node.uplink, node.mtu, node.vni), (v4("10.240.0.4"), IfIndex(1), 1500, 1));
+    assert_eq!((node.underlay, node.uplink, node.mtu), (v4("10.240.0.4").to_v6(), IfIndex(1), 1500));
     assert_eq!(node.mac, Mac([0x0a, 0x58, 10, 240, 0, 4]));
     assert_eq!(
         (node.tunnel_port, node.masquerade_first, node.masquerade_count),
@@ -33,9 +33,10 @@ fn endpoints_are_the_pods_of_the_node_that_have_an_address_of_their_own() {
     pod(&mut cluster, "a/agent", ("n1", "10.240.0.4"), &[]);
     cluster.pods[2].host_network = true;
     pod(&mut cluster, "a/six", ("n1", "2001:db8::1"), &[]);
-    let endpoints = planned(&cluster, "n1").rows.endpoints;
+    let endpoints = planned(&cluster, "n1").rows.v4.endpoints;
     let mac = Mac([0x0a, 0x58, 10, 244, 0, 5]);
-    let web = Endpoint { interface: IfIndex(101), rules: RuleSet(0), mac, isolated: 0, pad: 0 };
+    let (identity, rules) = (Identity::WORLD, RuleSet(0));
+    let web = Endpoint { interface: IfIndex(101), identity, rules, mac, isolated: 0, pad: 0 };
     assert_eq!(endpoints.into_iter().collect::<Vec<_>>(), [(v4("10.244.0.5"), web)]);
 }
 
@@ -43,23 +44,23 @@ fn endpoints_are_the_pods_of_the_node_that_have_an_address_of_their_own() {
 fn every_address_is_somewhere() {
     let mut cluster = pair();
     cluster.settings.non_masquerade_cidrs = vec!["172.16.0.0/12".parse().expect("a range")];
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     let gateway = Mac([0x0a, 0x58, 10, 240, 0, 1]);
     let expected = [
-        ("10.240.0.4", Route::<V4>::HOST, NodeId(0), Mac::default()),
-        ("10.240.0.5", Route::<V4>::REMOTE, NodeId(2), Mac([0x0a, 0x58, 10, 240, 0, 5])),
-        ("10.240.9.9", Route::<V4>::WORLD, NodeId(0), gateway),
-        ("10.244.0.9", Route::<V4>::BLACKHOLE, NodeId(0), Mac::default()),
-        ("10.244.1.7", Route::<V4>::REMOTE, NodeId(2), Mac([0x0a, 0x58, 10, 240, 0, 5])),
-        ("10.244.77.1", Route::<V4>::BLACKHOLE, NodeId(0), Mac::default()),
-        ("10.96.0.10", Route::<V4>::BLACKHOLE, NodeId(0), Mac::default()),
-        ("172.20.0.1", Route::<V4>::NATIVE, NodeId(0), gateway),
-        ("203.0.113.7", Route::<V4>::WORLD, NodeId(0), gateway),
+        ("10.240.0.4", Route::HOST, NodeId(0), Mac::default()),
+        ("10.240.0.5", Route::REMOTE, NodeId(2), Mac([0x0a, 0x58, 10, 240, 0, 5])),
+        ("10.240.9.9", Route::WORLD, NodeId(0), gateway),
+        ("10.244.0.9", Route::BLACKHOLE, NodeId(0), Mac::default()),
+        ("10.244.1.7", Route::REMOTE, NodeId(2), Mac([0x0a, 0x58, 10, 240, 0, 5])),
+        ("10.244.77.1", Route::BLACKHOLE, NodeId(0), Mac::default()),
+        ("10.96.0.10", Route::BLACKHOLE, NodeId(0), Mac::default()),
+        ("172.20.0.1", Route::NATIVE, NodeId(0), gateway),
+        ("203.0.113.7", Route::WORLD, NodeId(0), gateway),
     ];
     for (address, kind, id, mac) in expected {
         let route = route(&rows, address);
         assert_eq!((route.kind, route.id, route.mac), (kind, id, mac), "{address}");
-        let node = if kind == Route::<V4>::REMOTE { v4("10.240.0.5") } else { V4::default() };
+        let node = if kind == Route::REMOTE { v4("10.240.0.5").to_v6() } else { V6::default() };
         assert_eq!(route.node, node, "{address}");
     }
 }
@@ -69,11 +70,11 @@ fn a_pod_outside_its_node_s_range_has_a_route_of_its_own() {
     let mut cluster = pair();
     pod(&mut cluster, "a/stray", ("n2", "10.244.0.200"), &[]);
     pod(&mut cluster, "a/far", ("n2", "192.168.1.1"), &[]);
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     for address in ["10.244.0.200", "192.168.1.1"] {
-        assert_eq!((route(&rows, address).kind, route(&rows, address).id), (Route::<V4>::REMOTE, NodeId(2)));
+        assert_eq!((route(&rows, address).kind, route(&rows, address).id), (Route::REMOTE, NodeId(2)));
     }
-    assert!(planned(&cluster, "n2").rows.endpoints.contains_key(&v4("10.244.0.200")));
+    assert!(planned(&cluster, "n2").rows.v4.endpoints.contains_key(&v4("10.244.0.200")));
     let known: Vec<_> =
         rows.routes.keys().filter(|prefix| prefix.bits == 32).map(|prefix| prefix.key).collect();
     let known: Vec<_> = known.into_iter().filter(|address| *address != V4([255; 4])).collect();
@@ -85,8 +86,8 @@ fn a_host_outside_is_outside_even_inside_a_range_of_the_cluster() {
     let mut cluster = pair();
     external(&mut cluster, "printer", "10.244.50.1");
     external(&mut cluster, "world", "203.0.113.7");
-    let rows = planned(&cluster, "n1").rows;
-    assert_eq!(route(&rows, "10.244.50.1").kind, Route::<V4>::WORLD);
+    let rows = planned(&cluster, "n1").rows.v4;
+    assert_eq!(route(&rows, "10.244.50.1").kind, Route::WORLD);
     assert!(!rows.routes.contains_key(&prefix("203.0.113.7/32")), "the world has it already");
 }
 
@@ -96,15 +97,15 @@ fn ranges_that_are_not_masqueraded_do_not_reach_into_the_cluster() {
     cluster.settings.non_masquerade_cidrs =
         ["10.0.0.0/8", "10.244.1.128/25", "10.96.0.0/16"].map(|text| text.parse().expect("a range")).into();
     external(&mut cluster, "printer", "10.244.50.1");
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     for (address, kind) in [
-        ("10.1.1.1", Route::<V4>::NATIVE),
-        ("10.240.9.9", Route::<V4>::NATIVE),
-        ("10.240.0.5", Route::<V4>::REMOTE),
-        ("10.244.1.200", Route::<V4>::REMOTE),
-        ("10.244.50.1", Route::<V4>::NATIVE),
-        ("10.96.0.1", Route::<V4>::BLACKHOLE),
-        ("203.0.113.7", Route::<V4>::WORLD),
+        ("10.1.1.1", Route::NATIVE),
+        ("10.240.9.9", Route::NATIVE),
+        ("10.240.0.5", Route::REMOTE),
+        ("10.244.1.200", Route::REMOTE),
+        ("10.244.50.1", Route::NATIVE),
+        ("10.96.0.1", Route::BLACKHOLE),
+        ("203.0.113.7", Route::WORLD),
     ] {
         assert_eq!(route(&rows, address).kind, kind, "{address}");
     }
@@ -115,7 +116,7 @@ fn nodes_are_all_the_others_counted_in_the_cluster_s_order() {
     let nodes = planned(&cluster(3), "n2").rows.nodes;
     assert_eq!(
         nodes.into_iter().collect::<Vec<_>>(),
-        [(v4("10.240.0.4"), NodeId(1)), (v4("10.240.0.6"), NodeId(3))]
+        [(v4("10.240.0.4").to_v6(), NodeId(1)), (v4("10.240.0.6").to_v6(), NodeId(3))]
     );
 }
 
@@ -126,11 +127,6 @@ fn what_cannot_be_planned_says_why_and_what_to_do() {
     assert!(unknown.to_string().contains("n9") && unknown.to_string().contains("n1, n2"), "{unknown}");
     let without = plan(&cluster, "n1", &Links::default()).expect_err("no link");
     assert_eq!(without, Error::NoInterface { node: "n1".to_owned(), pod: "a/web".to_owned() });
-    let mut six = pair();
-    six.nodes[0].addresses[0] = ip("2001:db8::4");
-    let family = plan(&six, "n1", &links(&six)).expect_err("not IPv4");
-    assert!(family.to_string().contains("2001:db8::4 is not IPv4"), "{family}");
-    assert!(planned(&six, "n2").rows.nodes.is_empty());
 }
 
 #[test]
@@ -157,7 +153,18 @@ fn an_ipv6_plan_is_made_of_the_ipv6_half() {
     cluster.nodes[0].addresses[0] = ip("2001:db8::4");
     cluster.settings.node_subnets[0] = "2001:db8::/64".parse().expect("a range");
     pod(&mut cluster, "a/six", ("n1", "2001:db8:1::5"), &[]);
-    let plan = Plan::<dataplane::wire::V6>::of(&cluster).expect("it can be planned");
-    let rows = plan.node("n1", &links(&cluster)).expect("n1 has such an address").rows;
-    assert_eq!((rows.endpoints.len(), rows.nodes.len()), (1, 0));
+    let plan = planned(&cluster, "n1");
+    assert_eq!((plan.rows.v6.endpoints.len(), plan.rows.nodes.len()), (1, 1));
+    assert_eq!(plan.node.underlay, plan.addresses.1, "its end of the tunnel is its first address");
+    assert_eq!(plan.addresses.0, V4::default());
+    let world = longest_v6(&plan.rows.v6.routes, "2001:db8:ffff::1");
+    assert_eq!(world.kind, Route::WORLD);
+    assert_eq!(route(&plan.rows.v4, "203.0.113.7").kind, Route::BLACKHOLE, "it has no address to lend");
+}
+
+/// The row of the longest prefix that holds the address.
+fn longest_v6(rows: &std::collections::BTreeMap<Prefix<V6>, Route>, address: &str) -> Route {
+    let address = V6(address.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+    let holding = rows.iter().filter(|(prefix, _)| prefix.contains(address));
+    *holding.max_by_key(|(prefix, _)| prefix.bits).expect("every address has a route").1
 }

@@ -22,7 +22,7 @@ fn rule(policy: &str, rule: &str) -> RuleName {
 
 #[test]
 fn without_policies_there_are_three_identities_and_no_rows() {
-    let rows = planned(&shop(), "n1").rows;
+    let rows = planned(&shop(), "n1").rows.v4;
     assert!(rows.policy.is_empty());
     let identities: Vec<_> = rows.identities.into_iter().collect();
     let expected = [
@@ -39,7 +39,7 @@ fn a_pod_is_isolated_where_policies_select_it_and_only_there() {
     policy(&mut cluster, "a/deny", json!({"podSelector": {"matchLabels": {"app": "db"}}}));
     policy(&mut cluster, "b/quiet", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
     let (one, two) = (planned(&cluster, "n1"), planned(&cluster, "n2"));
-    let isolated = |plan: &NodePlan<V4>, pod| plan.rows.endpoints[&v4(pod)].isolated;
+    let isolated = |plan: &NodePlan, pod| plan.rows.v4.endpoints[&v4(pod)].isolated;
     assert_eq!((isolated(&one, WEB), isolated(&one, DB), isolated(&two, OTHER)), (0, INGRESS, EGRESS));
     assert_eq!(allowed_by(&one, DB, INGRESS, WEB, (TCP, 80)), None);
     assert!(allowed_by(&one, DB, EGRESS, WEB, (TCP, 80)).is_some());
@@ -72,12 +72,12 @@ fn pods_that_no_policy_tells_apart_are_one_identity() {
         json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]});
     policy(&mut cluster, "a/p", spec);
     let (one, two) = (planned(&cluster, "n1"), planned(&cluster, "n2"));
-    let web = identity(&one.rows, v4(WEB));
+    let web = identity(&one.rows.v4, v4(WEB));
     assert!(web >= Identity::FIRST);
-    assert!((10..20).all(|index| identity(&one.rows, v4(&format!("10.244.1.{index}"))) == web));
-    assert_eq!([DB, OTHER, WORLD].map(|other| identity(&one.rows, v4(other))), [Identity::WORLD; 3]);
-    assert_eq!(one.rows.policy.len(), 1);
-    assert_eq!(identity(&two.rows, v4(WEB)), web, "the same on every node");
+    assert!((10..20).all(|index| identity(&one.rows.v4, v4(&format!("10.244.1.{index}"))) == web));
+    assert_eq!([DB, OTHER, WORLD].map(|other| identity(&one.rows.v4, v4(other))), [Identity::WORLD; 3]);
+    assert_eq!(one.rows.v4.policy.len(), 1);
+    assert_eq!(identity(&two.rows.v4, v4(WEB)), web, "the same on every node");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_ip_block_matches_pods_and_nodes_as_it_matches_the_world() {
     {
         assert_eq!(allowed_by(&plan, WEB, INGRESS, other, (TCP, 80)).is_some(), allowed, "{other}");
     }
-    assert_eq!(identity(&plan.rows, v4("10.240.0.5")), Identity::REMOTE_NODE);
+    assert_eq!(identity(&plan.rows.v4, v4("10.240.0.5")), Identity::REMOTE_NODE);
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn a_block_that_holds_the_own_node_s_address_means_the_own_node() {
     let spec = |range: &str| json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": range}}]}]});
     policy(&mut cluster, "a/p", spec("10.240.0.4/32"));
     let (one, two) = (planned(&cluster, "n1"), planned(&cluster, "n2"));
-    assert_eq!(identity(&one.rows, v4("10.240.0.4")), Identity::HOST);
-    assert!(identity(&two.rows, v4("10.240.0.4")) >= Identity::FIRST);
+    assert_eq!(identity(&one.rows.v4, v4("10.240.0.4")), Identity::HOST);
+    assert!(identity(&two.rows.v4, v4("10.240.0.4")) >= Identity::FIRST);
     assert!(allowed_by(&one, WEB, EGRESS, "10.240.0.4", (TCP, 10_250)).is_some());
     assert_eq!(allowed_by(&one, WEB, EGRESS, "10.240.0.5", (TCP, 10_250)), None);
 }
@@ -176,9 +176,9 @@ fn pods_with_the_same_rules_share_them() {
     policy(&mut cluster, "a/deny", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
     policy(&mut cluster, "a/allow", json!({"podSelector": {}, "ingress": [{}]}));
     let plan = planned(&cluster, "n1");
-    let rules = |pod| plan.rows.endpoints[&v4(pod)].rules;
+    let rules = |pod| plan.rows.v4.endpoints[&v4(pod)].rules;
     assert_eq!(rules(WEB), rules(DB));
-    assert_eq!(plan.rows.policy.len(), 1);
+    assert_eq!(plan.rows.v4.policy.len(), 1);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn the_policies_that_isolate_a_pod_can_be_named() {
     let mut cluster = shop();
     policy(&mut cluster, "a/in", json!({"podSelector": {}}));
     policy(&mut cluster, "a/both", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
-    let plan = Plan::<V4>::of(&cluster).expect("it can be planned");
+    let plan = Plan::of(&cluster).expect("it can be planned");
     assert_eq!(plan.isolating("a/web", INGRESS), ["a/in", "a/both"]);
     assert_eq!(plan.isolating("a/web", EGRESS), ["a/both"]);
     assert!(plan.isolating("b/web", INGRESS).is_empty());

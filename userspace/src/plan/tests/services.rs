@@ -11,14 +11,14 @@ const DNS: &str = "10.96.0.10";
 const API: &str = "10.96.0.20";
 
 fn rows_of(plan: &Plan, cluster: &Cluster) -> Rows<V4> {
-    plan.node("n1", &links(cluster)).expect("n1 is there").rows
+    plan.node("n1", &links(cluster)).expect("n1 is there").rows.v4
 }
 
 #[test]
 fn every_backend_answers_and_nobody_else() {
     let mut cluster = cluster(1);
     service(&mut cluster, DNS, 53, &["10.244.0.2:5353", "10.244.0.3:5353", "10.244.0.3:5353"]);
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     let slots = answering(&rows, DNS, 53);
     assert_eq!(slots.len(), 251);
     let answering: BTreeSet<_> = slots.iter().map(String::as_str).collect();
@@ -30,7 +30,7 @@ fn every_backend_answers_and_nobody_else() {
 fn a_service_without_backends_has_a_frontend_without_slots() {
     let mut cluster = cluster(1);
     service(&mut cluster, DNS, 53, &[]);
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     let key = FrontendKey { address: v4(DNS), port: 53, protocol: TCP };
     assert_eq!(rows.frontends[&key].count, 0);
     assert!(rows.maglev.is_empty() && rows.backends.is_empty());
@@ -42,7 +42,7 @@ fn frontends_with_the_same_backends_share_their_slots() {
     let backends = ["10.244.0.2:5353", "10.244.0.3:5353"];
     service(&mut cluster, DNS, 53, &backends);
     service(&mut cluster, API, 53, &[backends[1], backends[0]]);
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     assert_eq!(rows.maglev.len(), 251);
     assert_eq!(answering(&rows, DNS, 53), answering(&rows, API, 53));
 }
@@ -52,7 +52,7 @@ fn ipv6_services_and_backends_are_left_out() {
     let mut cluster = cluster(1);
     service(&mut cluster, "2001:db8::10", 53, &["10.244.0.2:53"]);
     service(&mut cluster, DNS, 53, &["[2001:db8::2]:53", "10.244.0.3:53"]);
-    let rows = planned(&cluster, "n1").rows;
+    let rows = planned(&cluster, "n1").rows.v4;
     assert_eq!((rows.frontends.len(), answering(&rows, DNS, 53)), (1, vec!["10.244.0.3:53".to_owned()]));
 }
 
@@ -61,10 +61,10 @@ fn services_are_the_same_on_every_node_and_whatever_their_order() {
     let mut cluster = cluster(2);
     service(&mut cluster, DNS, 53, &["10.244.0.2:53", "10.244.0.3:53", "10.244.1.3:53"]);
     service(&mut cluster, API, 80, &["10.244.0.2:80", "10.244.0.3:80"]);
-    let (one, two) = (planned(&cluster, "n1").rows, planned(&cluster, "n2").rows);
+    let (one, two) = (planned(&cluster, "n1").rows.v4, planned(&cluster, "n2").rows.v4);
     cluster.services.reverse();
     cluster.services.iter_mut().for_each(|service| service.ports[0].backends.reverse());
-    let reversed = planned(&cluster, "n1").rows;
+    let reversed = planned(&cluster, "n1").rows.v4;
     for other in [two, reversed] {
         assert_eq!((&one.frontends, &one.maglev), (&other.frontends, &other.maglev));
         assert_eq!(one.backends, other.backends);
@@ -124,7 +124,7 @@ fn more_slots_than_the_table_holds_are_refused_by_name() {
         let backends: Vec<_> = backends.iter().map(String::as_str).collect();
         service(&mut cluster, &format!("10.96.1.{index}"), 80, &backends);
     }
-    let error = Plan::<V4>::of(&cluster).expect_err("too many");
+    let error = Plan::of(&cluster).expect_err("too many");
     assert!(
         matches!(error, Error::TableFull { table: "maglev", needed: 2_097_136, capacity: 1_048_576, .. }),
         "{error}"

@@ -1,0 +1,171 @@
+//! What the tables of one family must hold: the whole of the cluster, then one node's view of it.
+
+use std::collections::BTreeMap;
+
+use dataplane::tables::{Endpoint, RuleSet};
+use dataplane::wire::Mac;
+
+use super::bits;
+use super::diff::peak_of_family;
+use super::identity::Identities;
+use super::policy::Policy;
+use super::route::Map;
+use super::ruleset::RuleSets;
+use super::selector::Pods;
+use super::service::Services;
+use super::{Error, Family, Links, RuleName, Rows, mac_of};
+use crate::model::Cluster;
+
+/// One node's part in the plan of a family.
+pub(super) struct Part<A: Family> {
+    /// The node's address; zero if it has none.
+    pub(super) address: A,
+    /// Rows of its tables.
+    pub(super) rows: Rows<A>,
+    /// The names of its rules.
+    pub(super) rules: Vec<RuleName>,
+}
+
+/// A pod on its node.
+#[derive(Clone, Debug)]
+struct Local<A> {
+    /// `namespace/name`.
+    id: String,
+    address: A,
+    /// Of its interface, which is called after the pod's first address.
+    mac: Mac,
+    rules: RuleSet,
+    isolated: u8,
+    /// The names of the policies that select it are those at these places.
+    policies: bits::Bits,
+}
+
+/// What all nodes of a cluster share of one family.
+#[derive(Clone, Debug)]
+pub(super) struct FamilyPlan<A> {
+    /// Of each node, its name.
+    nodes: Vec<String>,
+    /// Of each node, its address if it has one of this family.
+    addresses: Vec<Option<A>>,
+    /// Of each node, its pods that have an address of their own.
+    pods: Vec<Vec<Local<A>>>,
+    /// Of each policy, its name and where it isolates.
+    policies: Vec<(String, u8)>,
+    identities: Identities<A>,
+    sets: RuleSets,
+    services: Services<A>,
+    map: Map<A>,
+}
+
+impl<A: Family> FamilyPlan<A> {
+    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it.
+    ///
+    /// # Errors
+    /// [`Error::Policy`], or [`Error::TableFull`] for what all nodes share.
+    pub(super) fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+        let policies = cluster.policies.iter().map(Policy::read).collect::<Result<Vec<_>, _>>()?;
+        let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
+        let known: Vec<_> = addresses.iter().copied().flatten().collect();
+        let found = Pods::of(cluster);
+        let sets = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
+        let places: BTreeMap<_, _> =
+            cluster.nodes.iter().zip(0..).map(|(node, place)| (&node.name, place)).collect();
+        let mut pods = vec![Vec::new(); cluster.nodes.len()];
+        for ((pod, address), selected) in found.list.iter().zip(&sets.selected) {
+            let Some(place) = places.get(&pod.node) else { continue };
+            let local: &mut Vec<_> = &mut pods[*place];
+            let policies = selected.policies.clone();
+            local.push(Local {
+                id: pod.id(),
+                address: *address,
+                mac: mac_of(pod.address()),
+                rules: selected.rules,
+                isolated: selected.isolated,
+                policies,
+            });
+        }
+        Ok(Self {
+            nodes: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+            addresses,
+            pods,
+            identities: Identities::of(
+                &policies,
+                &found,
+                &known,
+                previous.map(|previous| &previous.identities),
+            ),
+            policies: policies.into_iter().map(|policy| (policy.name, policy.isolates)).collect(),
+            sets,
+            services: Services::of(cluster, previous.map(|previous| &previous.services))?,
+            map: Map::of(cluster),
+        })
+    }
+
+    /// What the node at this place must hold.
+    ///
+    /// # Errors
+    /// [`Error::NoInterface`], [`Error::TableFull`].
+    pub(super) fn node(&self, place: usize, links: &Links) -> Result<Part<A>, Error> {
+        let rows = self.rows(place, links)?;
+        for used in peak_of_family(&Rows::default(), &rows) {
+            if used.rows > used.capacity as usize {
+                let node = format!("node {}", self.nodes[place]);
+                return Err(Error::table_full(&node, used.table, used.rows, used.capacity));
+            }
+        }
+        Ok(Part {
+            address: self.addresses[place].unwrap_or_default(),
+            rows,
+            rules: self.sets.names.clone(),
+        })
+    }
+
+    fn rows(&self, place: usize, links: &Links) -> Result<Rows<A>, Error> {
+        let mut endpoints = BTreeMap::new();
+        let mut policy = BTreeMap::new();
+        let mut written = bits::Bits::default();
+        let address = self.addresses[place];
+        let own = self.identities.of_node(address);
+        for pod in &self.pods[place] {
+            let interface = links.pods.get(&pod.id).copied().ok_or_else(|| Error::NoInterface {
+                node: self.nodes[place].clone(),
+                pod: pod.id.clone(),
+            })?;
+            let (rules, isolated) = (pod.rules, pod.isolated);
+            endpoints.insert(
+                pod.address,
+                Endpoint {
+                    interface,
+                    identity: self.identities.of_address(pod.address),
+                    rules,
+                    mac: pod.mac,
+                    isolated,
+                    pad: 0,
+                },
+            );
+            if !written.contains(rules.0 as usize) {
+                written.insert(rules.0 as usize);
+                self.sets.write(rules, &self.identities, own, &mut policy);
+            }
+        }
+        Ok(Rows {
+            endpoints,
+            frontends: self.services.frontends.clone(),
+            maglev: self.services.maglev.clone(),
+            backends: self.services.backends.clone(),
+            identities: self.identities.rows(address),
+            policy,
+            routes: self.map.rows(place, address.is_some()),
+        })
+    }
+
+    /// The policies that isolate a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or
+    /// [`Endpoint::EGRESS`], by name: where none of their rules allows a flow, they are why it is refused.
+    pub(super) fn isolating(&self, pod: &str, direction: u8) -> Vec<&str> {
+        let pod = self.pods.iter().flatten().find(|local| local.id == pod);
+        let selecting =
+            pod.into_iter().flat_map(|pod| pod.policies.iter()).map(|place| &self.policies[place]);
+        let isolating = selecting.filter(|(_, isolates)| isolates & direction != 0);
+        isolating.map(|(name, _)| name.as_str()).collect()
+    }
+}
