@@ -14,6 +14,7 @@ use userspace::model::{Cluster, Pod};
 
 use crate::agents;
 use crate::dataplane::Name;
+use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
 use crate::probe::live::standing;
@@ -56,6 +57,9 @@ pub enum Error {
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
+    /// The emulated fabric could not be started, or told.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
     /// The listeners could not be started.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -144,6 +148,9 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
+        if fabric::is_emulated(&self.state.cluster) {
+            fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster)?;
+        }
         if self.state.dataplane == "ebpf" {
             let cluster = self.state.cluster.clone();
             agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
@@ -196,6 +203,8 @@ impl Lab {
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
+        self.start_fabric()?;
+        interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
         if self.state.dataplane == "ebpf" {
@@ -204,6 +213,17 @@ impl Lab {
         }
         interrupt.check()?;
         Ok(())
+    }
+
+    fn start_fabric(&mut self) -> Result<(), Error> {
+        let cluster = self.state.cluster.clone();
+        if !fabric::is_emulated(&cluster) {
+            return Ok(());
+        }
+        let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
+        command.arg("fabric");
+        let client = fabric::Client::of(&cluster, "start the fabric of")?;
+        Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
     }
 
     fn start_listeners(&mut self) -> Result<(), Error> {
