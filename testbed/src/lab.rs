@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
-use userspace::model::{Cluster, Pod};
+use userspace::model::{Cluster, Fabric, LoadBalancer, Pod};
 
 use crate::agents;
 use crate::dataplane::Name;
@@ -254,9 +254,18 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
     let externals = |cluster: &Cluster| -> Vec<_> {
         cluster.externals.iter().map(|external| (external.name.clone(), external.address)).collect()
     };
+    // What an emulated fabric does can change; that there is one cannot.
+    let settings = |cluster: &Cluster| {
+        let mut settings = cluster.settings.clone();
+        if fabric::is_emulated(cluster) {
+            settings.fabric = Fabric { kind: settings.fabric.kind, ..Fabric::default() };
+            settings.load_balancer = LoadBalancer::default();
+        }
+        settings
+    };
     let what = if before.name != after.name {
         "its name"
-    } else if before.settings != after.settings {
+    } else if settings(before) != settings(after) {
         "its Testbed's settings"
     } else if nodes(before) != nodes(after) {
         "its nodes"

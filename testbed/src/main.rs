@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up};
+use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, serve, up};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -27,10 +27,13 @@ enum Command {
     Delete(delete::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Serve(serve::Args),
+    #[command(hide = true)]
+    Fabric(fabric::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,8 +48,10 @@ fn main() -> ExitCode {
         Command::Delete(args) => delete::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Fabric(args) => fabric::run(&args),
     })
 }

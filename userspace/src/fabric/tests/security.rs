@@ -129,6 +129,11 @@ fn a_rule_that_names_ports_or_a_protocol_matches_only_those() {
     assert_eq!(bench.end(N1, tcp("10.240.0.4:1", "203.0.113.7:10", "S")), DENIED);
     assert_eq!(bench.end(N1, udp("10.240.0.4:1", "203.0.113.7:10")), End::Out(WORLD));
     assert_eq!(bench.end(N1, ping("10.240.0.4", "203.0.113.7", true)), End::Out(WORLD), "ping has no ports");
+    let icmp = SecurityRule { protocol: Some(1), ..rule("deny-icmp", 100, Direction::Outbound, false) };
+    let mut bench = with(vec![icmp]);
+    assert_eq!(bench.end(N1, ping("10.240.0.4", "203.0.113.7", true)), DENIED);
+    assert_eq!(bench.end(N1, ping("fd00:240::4", "2001:db8::7", true)), DENIED);
+    assert_eq!(bench.end(N1, udp("10.240.0.4:1", "203.0.113.7:10")), End::Out(WORLD));
 }
 
 #[test]
