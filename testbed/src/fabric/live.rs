@@ -154,8 +154,12 @@ impl Live {
             let dead = reader.thread.as_ref().is_none_or(JoinHandle::is_finished);
             indices.get(wire) == Some(&reader.index) && !dead
         };
-        let gone: Vec<Wire> =
-            self.readers.iter().filter(|(wire, reader)| !is_wanted(wire, reader)).map(|(wire, _)| *wire).collect();
+        let gone: Vec<Wire> = self
+            .readers
+            .iter()
+            .filter(|(wire, reader)| !is_wanted(wire, reader))
+            .map(|(wire, _)| *wire)
+            .collect();
         for wire in gone {
             self.shared.lock().senders.remove(&wire);
             self.readers.remove(&wire);
