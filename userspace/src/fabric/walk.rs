@@ -39,7 +39,7 @@ impl Fabric {
         }
     }
 
-    /// 8. A frame goes over the link of the port that it leaves by.
+    /// Step 8: a frame goes over the link of the port that it leaves by.
     fn leave(&mut self, mut flight: Flight, port: Port) {
         flight.step = Step::Leave(port);
         self.cross_link(flight, port, Way::Out);
@@ -95,7 +95,7 @@ impl Fabric {
         Ok(port)
     }
 
-    /// 4. Where a packet goes.
+    /// Step 4: where a packet goes.
     fn hop(&self, from: Port, packet: &Packet, flight: &mut Flight) -> Result<Hop, Loss> {
         let addressed = match from {
             Port::Node(_) => {
@@ -135,7 +135,7 @@ impl Fabric {
         Ok(Some(Flow { own, quoted }))
     }
 
-    /// 5. to 7.
+    /// Steps 5 to 7.
     fn judge_and_translate(
         &mut self,
         from: Port,
@@ -187,7 +187,7 @@ impl Fabric {
         Ok(direction)
     }
 
-    /// 6. Gives a packet from a node the outbound rule's address. What pods send from their own addresses is
+    /// Step 6: gives a packet from a node the outbound rule's address. What pods send from their own addresses is
     /// none of the rule's: it is a reply, or was meant to keep its address.
     fn translate(&mut self, flow: Flow, packet: &mut Packet, flight: &mut Flight) -> Result<(), Loss> {
         let alike = self.outbound.address().is_some_and(|one| one.is_ipv4() == packet.source.is_ipv4());
@@ -207,7 +207,7 @@ impl Fabric {
         Ok(())
     }
 
-    /// 6. Gives a packet from the world to the outbound rule's address back to its node. It is a reply: the
+    /// Step 6, undone: gives a packet from the world to the outbound rule's address back to its node. It is a reply: the
     /// node's security group lets it pass.
     fn restore(&mut self, flow: Flow, packet: &mut Packet, flight: &mut Flight) -> Result<Port, Loss> {
         let to = match flow.quoted {
