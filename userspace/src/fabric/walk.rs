@@ -11,6 +11,8 @@ use crate::model::Direction;
 
 /// Where a packet goes.
 struct Hop {
+    /// Where it came in.
+    from: Port,
     port: Port,
     /// The gateway passes it on.
     routed: bool,
@@ -80,7 +82,7 @@ impl Fabric {
             (Some(hop), None) => hop.port,
             // 5. to 7.
             (Some(hop), Some(flow)) => {
-                self.judge_and_translate(from, &hop, flow, &mut packet, flight)?;
+                self.judge_and_translate(&hop, flow, &mut packet, flight)?;
                 hop.port
             }
             // 6., undone.
@@ -113,13 +115,13 @@ impl Fabric {
             let way = way?;
             flight.notes.push(way.note);
             let routed = addressed != Some(way.port);
-            return Ok(Hop { port: way.port, routed, passes_through: way.passes_through });
+            return Ok(Hop { from, port: way.port, routed, passes_through: way.passes_through });
         }
         match addressed {
-            Some(port) => Ok(Hop { port, routed: false, passes_through: false }),
+            Some(port) => Ok(Hop { from, port, routed: false, passes_through: false }),
             None => {
                 let port = self.routes.system_port(packet.target, &self.seats)?;
-                Ok(Hop { port, routed: true, passes_through: false })
+                Ok(Hop { from, port, routed: true, passes_through: false })
             }
         }
     }
@@ -138,13 +140,12 @@ impl Fabric {
     /// Steps 5 to 7.
     fn judge_and_translate(
         &mut self,
-        from: Port,
         hop: &Hop,
         flow: Flow,
         packet: &mut Packet,
         flight: &mut Flight,
     ) -> Result<(), Loss> {
-        if let Port::Node(place) = from {
+        if let Port::Node(place) = hop.from {
             // 5.
             let began = self.judge(place, Direction::Outbound, flow, flight)?;
             let to_world = matches!(hop.port, Port::External(_)) && !hop.passes_through;
