@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
-use userspace::model::{Cluster, Pod};
+use userspace::model::{Cluster, Fabric, LoadBalancer, Pod};
 
 use crate::agents;
+use crate::control;
 use crate::dataplane::Name;
+use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
 use crate::probe::live::standing;
@@ -56,6 +58,9 @@ pub enum Error {
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
+    /// The emulated fabric could not be started, or told.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
     /// The listeners could not be started.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -144,6 +149,7 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
+        self.tell_fabric()?;
         if self.state.dataplane == "ebpf" {
             let cluster = self.state.cluster.clone();
             agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
@@ -196,6 +202,8 @@ impl Lab {
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
+        self.start_fabric()?;
+        interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
         if self.state.dataplane == "ebpf" {
@@ -204,6 +212,32 @@ impl Lab {
         }
         interrupt.check()?;
         Ok(())
+    }
+
+    fn start_fabric(&mut self) -> Result<(), Error> {
+        let cluster = self.state.cluster.clone();
+        if !fabric::is_emulated(&cluster) {
+            return Ok(());
+        }
+        let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
+        command.arg("fabric");
+        let client = fabric::Client::of(&cluster, "start the fabric of")?;
+        Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
+    }
+
+    /// An emulated fabric goes on with the cluster as it is now; one that is no more is started again.
+    fn tell_fabric(&mut self) -> Result<(), Error> {
+        if !fabric::is_emulated(&self.state.cluster) {
+            return Ok(());
+        }
+        match fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster) {
+            Err(fabric::Error::Control(control::Error::Ask { source, .. }))
+                if source.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                self.start_fabric()
+            }
+            told => Ok(told?),
+        }
     }
 
     fn start_listeners(&mut self) -> Result<(), Error> {
@@ -234,9 +268,18 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
     let externals = |cluster: &Cluster| -> Vec<_> {
         cluster.externals.iter().map(|external| (external.name.clone(), external.address)).collect()
     };
+    // What an emulated fabric does can change; that there is one cannot.
+    let settings = |cluster: &Cluster| {
+        let mut settings = cluster.settings.clone();
+        if fabric::is_emulated(cluster) {
+            settings.fabric = Fabric { kind: settings.fabric.kind, ..Fabric::default() };
+            settings.load_balancer = LoadBalancer::default();
+        }
+        settings
+    };
     let what = if before.name != after.name {
         "its name"
-    } else if before.settings != after.settings {
+    } else if settings(before) != settings(after) {
         "its Testbed's settings"
     } else if nodes(before) != nodes(after) {
         "its nodes"

@@ -21,6 +21,7 @@ use dataplane::wire::{Mac, V4};
 use ipnet::{IpNet, Ipv4Net};
 use userspace::model::{Cluster, Node, Pod};
 
+use crate::fabric;
 use crate::link::{self, End, Links, Next, Route, pair};
 use crate::netns::{self, Netns, Part, fnv1a};
 
@@ -37,7 +38,7 @@ const SHORTEST_MTU: u32 = 68;
 /// The fabric's bridge, in its namespace.
 const BRIDGE: &str = "br0";
 /// The fabric's side of the link to the world.
-const WORLD: &str = "world0";
+pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
 /// Where a node's own packets to pods and Services leave its sockets.
@@ -49,6 +50,11 @@ pub const HOST_PEER: &str = "podpath1";
 const WORLD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// What the world's hardware address is made of; it is no address of any host.
 const WORLD_SIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
+/// The hardware address of the world's one interface, which stands for all hosts outside.
+pub const WORLD_MAC: Mac = {
+    let [a, b, c, d] = WORLD_SIDE.octets();
+    Mac([0x0a, 0x58, a, b, c, d])
+};
 /// The gateway of every pod.
 const POD_GATEWAY: Ipv4Addr = {
     let [a, b, c, d] = V4::GATEWAY.0;
@@ -283,7 +289,7 @@ impl Topology {
         for (number, node) in self.cluster.nodes.iter().enumerate() {
             self.build_node(number, node, built)?;
         }
-        if !self.cluster.nodes.is_empty() {
+        if !self.cluster.nodes.is_empty() && !fabric::is_emulated(&self.cluster) {
             // A bridge is up as soon as one of its ports is.
             Links::open(&self.fabric())?.wait_up(BRIDGE)?;
         }
@@ -299,6 +305,10 @@ impl Topology {
     fn build_fabric(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
         let fabric = create(self.fabric(), built)?;
         fabric.set(&EVERYWHERE)?;
+        if fabric::is_emulated(&self.cluster) {
+            // The kernel has no part in it.
+            return Ok(fabric.set(&[("net/ipv4/ip_forward", "0")])?);
+        }
         fabric.set(&[("net/ipv4/ip_forward", "1")])?;
         // Where the bridge hands its frames to iptables, it would cost time in every measurement.
         let filter = "net/bridge/bridge-nf-call-iptables";
@@ -321,14 +331,19 @@ impl Topology {
         let near = self.end(&fabric, WORLD, Some(near_mac), self.mtu()?);
         let far = self.end(&world, UPLINK, Some(far_mac), self.mtu()?);
         let (mut inside, mut outside) = self.linked(&near, &far)?;
-        inside.address(WORLD, WORLD_GATEWAY, 32)?;
+        let bridged = !fabric::is_emulated(&self.cluster);
+        if bridged {
+            inside.address(WORLD, WORLD_GATEWAY, 32)?;
+        }
         outside.neighbour(UPLINK, WORLD_GATEWAY, near_mac)?;
         outside.route(Route::default(Next::Via(WORLD_GATEWAY, UPLINK)))?;
         for external in &self.cluster.externals {
             let address = v4(external.address, || format!("external {}", external.name))?;
             outside.address(UPLINK, address, 32)?;
-            inside.neighbour(WORLD, address, far_mac)?;
-            inside.route(Route::host(address, Next::Link(WORLD)))?;
+            if bridged {
+                inside.neighbour(WORLD, address, far_mac)?;
+                inside.route(Route::host(address, Next::Link(WORLD)))?;
+            }
         }
         Ok(())
     }
@@ -343,12 +358,14 @@ impl Topology {
         netns.set(&EVERYWHERE)?;
         netns.set(&NODES)?;
         netns.set(&[("net/ipv4/ip_forward", if self.layout.forwarding { "1" } else { "0" })])?;
-        let port = format!("n{number}");
+        let port = fabric_port(number);
         let near = self.end(&fabric, &port, None, self.mtu()?);
         let far = self.end(&netns, UPLINK, Some(mac(address)), self.mtu()?);
         let (mut inside, mut uplink) = self.linked(&near, &far)?;
-        inside.join(&port, BRIDGE)?;
-        inside.neighbour(BRIDGE, address, mac(address))?;
+        if !fabric::is_emulated(&self.cluster) {
+            inside.join(&port, BRIDGE)?;
+            inside.neighbour(BRIDGE, address, mac(address))?;
+        }
         uplink.address(UPLINK, address, self.node_subnet()?.prefix_len())?;
         uplink.neighbour(UPLINK, gateway, mac(gateway))?;
         uplink.route(Route::default(Next::Via(gateway, UPLINK)))?;
@@ -409,6 +426,9 @@ impl Topology {
 
     /// Routes on the fabric to `pods`, by way of their nodes.
     fn lead_to_pods_from_fabric(&self, pods: &[&Pod]) -> Result<(), Error> {
+        if fabric::is_emulated(&self.cluster) {
+            return Ok(());
+        }
         let mut links = Links::open(&self.fabric())?;
         for pod in pods {
             let next = node_address(self.node_of(pod)?)?;
@@ -439,7 +459,8 @@ impl Topology {
         pair(near, far)?;
         let mut both = (Links::open(near.netns)?, Links::open(far.netns)?);
         for (links, end) in [(&mut both.0, near), (&mut both.1, far)] {
-            if !self.layout.offload {
+            // What reads frames in userspace wants them as they would stand on a real wire.
+            if !self.layout.offload || fabric::is_emulated(&self.cluster) {
                 links.offload(end.name, false)?;
             }
             links.up(end.name)?;
@@ -495,6 +516,11 @@ pub fn delete_namespaces(cluster: &str) -> Result<(), Error> {
     let all = Netns::list(&format!("podpath-{cluster}-"))?;
     let ours = all.iter().filter(|netns| netns.cluster() == Some(cluster));
     collected(ours.filter_map(|netns| netns.delete().err()).map(Error::from).collect())
+}
+
+/// The fabric's side of the uplink of the node at this place.
+pub fn fabric_port(place: usize) -> String {
+    format!("n{place}")
 }
 
 /// The namespace that a pod of `cluster` lives in.
