@@ -40,10 +40,11 @@ use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
 
 /// How a packet stands to its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// The first packet of a flow, as far as this node knows.
+    #[default]
     New = 1,
     /// In the direction of the flow's first packet.
     Established = 2,
@@ -54,7 +55,7 @@ pub enum State {
 }
 
 /// A packet's place in its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracked<A> {
     /// How the packet stands to its flow.
     pub state: State,
@@ -62,6 +63,14 @@ pub struct Tracked<A> {
     pub original: bool,
     /// The flow's row; of a new one the row that is over, or all zero.
     pub connection: Connection<A>,
+}
+
+impl<A> Tracked<A> {
+    /// Whether nobody has judged its flow yet.
+    #[inline(always)]
+    pub fn is_new(&self) -> bool {
+        self.state as u8 == State::New as u8
+    }
 }
 
 /// In [`Connection::flags`]: the higher end of the tuple opened the flow.
@@ -79,12 +88,17 @@ pub const SETTLED: u8 = 32;
 
 const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
-/// Finds the packet's flow and moves its state on.
+/// Finds the packet's flow, moves its state on, and leaves the packet's place in it in `tracked`.
 ///
 /// # Errors
 /// `FlowConflict`, `UnknownIcmp`.
-#[inline(always)]
-pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Tracked<A>, Reason> {
+// A function of its own, as `open`: the stack, see `path::Walk`.
+#[inline(never)]
+pub fn track<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    tracked: &mut Tracked<A>,
+) -> Result<(), Reason> {
     let (tuple, from_high) = flow.tuple();
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
@@ -94,32 +108,42 @@ pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
         if seen as u8 == Seen::Onward as u8 && !flow.error {
             row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
         }
-        (seen, *row)
+        tracked.connection = *row;
+        seen
     });
-    let (seen, connection) = seen.unwrap_or((Seen::Over, Connection::default()));
-    let mut tracked = Tracked { state: State::New, original: true, connection };
+    // 1.
+    let seen = match seen {
+        None => {
+            tracked.connection = Connection::default();
+            Seen::Over
+        }
+        Some(seen) => seen,
+    };
     if seen as u8 == Seen::Conflict as u8 {
         return Err(Reason::FlowConflict);
     }
-    if seen as u8 != Seen::Over as u8 {
-        tracked.original = is_original(&connection, from_high);
+    if seen as u8 == Seen::Over as u8 {
+        if flow.error {
+            return Err(Reason::UnknownIcmp);
+        }
+        (tracked.state, tracked.original) = (State::New, true);
+    } else {
+        tracked.original = is_original(&tracked.connection, from_high);
         // 5.
         tracked.state = if tracked.original { State::Established } else { State::Reply };
         if flow.error {
             tracked.state = State::Related;
         }
-    } else if flow.error {
-        return Err(Reason::UnknownIcmp);
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
-    Ok(tracked)
+    Ok(())
 }
 
 /// Starts tracking a flow whose first packet was let through.
 ///
 /// # Errors
 /// `ConntrackFull`.
-#[inline(always)]
+#[inline(never)]
 pub fn open<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
@@ -186,9 +210,8 @@ enum Seen {
     Conflict,
 }
 
-/// Moves a row on by a packet. A function of its own in the kernel too: it is there but once, and all that
-/// crosses its border can be described to the kernel, which it would not let pass otherwise.
-#[inline(never)]
+/// Moves a row on by a packet.
+#[inline(always)]
 fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool, now_s: u32) -> Seen {
     // 1.
     if is_over(row, now_s) {
