@@ -29,12 +29,12 @@ fn wire(name: &str) -> (Guard, Guard) {
     pair(&end(&sender), &end(&target)).expect("the names are free");
     for (netns, address) in [(&sender, SENDER), (&target, TARGET)] {
         let mut links = Links::open(netns).expect("it was just made");
-        links.address("eth0", address, 24).expect("the link is there");
+        links.address("eth0", address.into(), 24).expect("the link is there");
         links.up("eth0").expect("the link is there");
     }
     let mut links = Links::open(&sender).expect("it was just made");
     links.wait_up("eth0").expect("both ends are up");
-    links.neighbour("eth0", NOBODY, Mac([2, 0, 0, 0, 0, 9])).expect("the link is there");
+    links.neighbour("eth0", NOBODY.into(), Mac([2, 0, 0, 0, 0, 9])).expect("the link is there");
     (sender, target)
 }
 
