@@ -19,6 +19,7 @@ use crate::listen::{self, Client, Listener, Spec};
 use crate::probe::live::standing;
 use crate::state::{self, Lock, Process, State};
 use crate::topology::{self, Layout, Topology, pod_netns};
+use crate::witness::Watch;
 
 /// Connections that a cluster's listeners hold at one time, 16 KiB each.
 const MOST_CONNECTIONS: usize = 4096;
@@ -212,6 +213,7 @@ impl Lab {
             control: control(&cluster.name),
             most_connections: MOST_CONNECTIONS,
             listeners: standing(cluster).into_iter().collect(),
+            watch: (self.state.dataplane == "ebpf").then(|| Watch::over(cluster)),
         };
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
         command.arg("serve");

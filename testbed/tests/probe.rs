@@ -58,7 +58,8 @@ impl Echo {
             protocol: *protocol,
             port: *port,
         });
-        let spec = Spec { control: control.clone(), most_connections: 2048, listeners: listeners.collect() };
+        let listeners = listeners.collect();
+        let spec = Spec { control: control.clone(), most_connections: 2048, listeners, watch: None };
         let (sender, ready) = std::sync::mpsc::channel();
         let server = std::thread::spawn(move || {
             let told = |answer: &listen::Answer| {
