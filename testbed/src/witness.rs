@@ -370,7 +370,11 @@ impl Watching {
     /// As [`Witness::open`].
     pub(crate) fn begin(watch: Watch) -> Result<Self, Error> {
         let witness = Witness::open(watch)?;
-        let heard = witness.socket.try_clone().and_then(|socket| AsyncFd::register_with_interest(socket, Interest::READABLE));
+        let heard = witness.socket.try_clone().and_then(|socket| {
+            // SAFETY: the descriptor is the one that the value owns, as long as it is registered.
+            unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+                .map_err(|error| error.into_parts().1)
+        });
         let heard = heard.map_err(|source| Error::Socket {
             tried: "wait for packets on",
             link: witness.watch.link.clone(),
