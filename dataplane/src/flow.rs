@@ -1,26 +1,41 @@
 //! One frame into a [`Flow`]: who speaks to whom. The only reader of header bytes.
 //!
 //! Reads nothing but the frame. Writes nothing.
-//! Drops `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `UnsupportedProtocol`, `Fragment`,
-//! `UnknownIcmp`.
+//! Drops `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `UnsupportedProtocol`, `UnknownIcmp`,
+//! `ExtensionHeader`, `NeedsNoAnswer`.
 //!
-//! A packet is one of three things:
+//! A packet is one of five things:
 //! 1. TCP or UDP: its ports are the flow's.
 //! 2. An ICMP echo: the identifier stands for the port of whoever asks, 0 for the other's.
 //! 3. An ICMP error: it belongs to the flow whose packet it quotes, in that flow's other direction.
+//! 4. Talk of neighbours on a link (ARP, neighbour discovery, multicast reports): no flow at all, refused as
+//!    `NeedsNoAnswer`. `neighbour` knows what may be answered after all.
+//! 5. A fragment that is not the first of its packet: it has no ports, until `fragment` gives it some.
 //!
-//! Source: RFC 791, RFC 792, RFC 1122 section 3.2.2 (what an error quotes).
+//! IPv6's extension headers are walked over: at most [`EXTENSIONS`] of them, and [`EXTENSION_BYTES`]. What
+//! hides the transport (encryption, signatures), or says that the target is not the last one, is refused:
+//! nobody could judge it.
+//!
+//! Source: RFC 791, RFC 792, RFC 1122 section 3.2.2 (what an error quotes); RFC 8200, RFC 4443, RFC 5095
+//! (routing headers).
 
 use crate::Reason;
 use crate::platform::Packet;
 use crate::tables::Tuple;
 use crate::trace::Record;
+use crate::wire::ip::extension;
 use crate::wire::transport::{self, tcp, udp};
-use crate::wire::{Address, Be16, Family, Port, V6, ethernet, icmp, ip};
+use crate::wire::{Address, Be16, Be32, Family, Port, V6, ethernet, icmp, ip};
 
 /// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
 /// that the path looks into.
 const HEADERS: u32 = (ethernet::LENGTH + 60 + tcp::LENGTH) as u32;
+
+/// How many extension headers of IPv6 are walked over.
+pub const EXTENSIONS: u32 = 4;
+/// How many bytes of them. With as many in a quoted packet all that the path reads still lies within the
+/// first 256 bytes of a frame.
+pub const EXTENSION_BYTES: usize = 64;
 
 /// Who speaks to whom, and where that stands in the frame. Changes together with the frame's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +56,8 @@ pub struct Flow<A> {
     pub frontend_port: Port,
     /// Of the flow: for an ICMP error, that of the quoted packet.
     pub protocol: u8,
+    /// Which piece of its packet it is.
+    pub piece: Piece,
     /// TCP's flags, or ICMP's type; 0 for UDP.
     pub flags: u8,
     /// Hops it may still take (time to live), as the packet came.
@@ -55,6 +72,25 @@ pub struct Flow<A> {
     pub quoted_transport: usize,
     /// Length of the whole frame in bytes.
     pub length: u32,
+}
+
+/// A fragment's place in the packet it is of; all zero for a whole packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The number the sender gave the packet: 16 bits in IPv4, where whole packets have one too.
+    pub identification: Be32,
+    /// Where its payload starts in the packet's, in bytes.
+    pub offset: u16,
+    /// More follow.
+    pub more: bool,
+}
+
+impl Piece {
+    /// Whether it is the whole packet.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
 }
 
 impl<A: Address> Flow<A> {
@@ -98,8 +134,9 @@ impl<A: Address> Flow<A> {
     }
 }
 
+/// A number in which every bit depends on all of the given ones.
 #[inline(always)]
-fn mix(mut hash: u32) -> u32 {
+pub(crate) fn mix(mut hash: u32) -> u32 {
     hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
     hash ^ hash >> 16
@@ -156,11 +193,12 @@ impl Datagram {
     }
 }
 
-/// The UDP datagram that the frame carries, if it does. What is broken is the walk's to refuse.
+/// The UDP datagram that the frame carries directly behind its IP header, if it does. What is broken is the
+/// walk's to refuse.
 #[inline(always)]
 pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
-    let network = network::<A>(packet, ethernet::LENGTH).ok()?;
-    if network.protocol != ip::protocol::UDP {
+    let network = header::<A>(packet, ethernet::LENGTH).ok()?;
+    if network.protocol != ip::protocol::UDP || !network.piece.is_whole() {
         return None;
     }
     Some(Datagram {
@@ -182,57 +220,113 @@ pub fn target<A: Address>(packet: &impl Packet) -> Result<A, Reason> {
     packet.read(ethernet::LENGTH + A::TARGET).ok_or(Reason::Truncated)
 }
 
-/// Reads the frame's IP packet into `flow`.
+/// Reads the frame's IP packet into `flow`. Of what is `NeedsNoAnswer` protocol, type, offset and addresses
+/// are read as well.
 ///
 /// # Errors
 /// See the head of this module.
 #[inline(always)]
 pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
-    if ethertype(packet)? != A::ETHERTYPE {
+    let carried = ethertype(packet)?;
+    if A::VERSION == 4 && carried == ethernet::ARP {
+        // 4.
+        return Err(Reason::NeedsNoAnswer);
+    }
+    if carried != A::ETHERTYPE {
         return Err(Reason::UnsupportedEtherType);
     }
     let network = network::<A>(packet, ethernet::LENGTH)?;
-    whole::<A>(packet, network.transport)?;
+    let end = whole::<A>(packet, network.transport)?;
     *flow = Flow {
         sender: network.source,
         source: network.source,
         target: network.target,
         protocol: network.protocol,
+        piece: network.piece,
         hops: packet.read(ethernet::LENGTH + A::HOPS).ok_or(Reason::Truncated)?,
         transport: network.transport,
         length: packet.length(),
         ..Flow::default()
     };
-    match flow.protocol {
-        // 1.
-        ip::protocol::TCP => {
-            ports(packet, flow)?;
-            // The last byte of the plain header, so that nobody later meets half of one.
-            packet.read::<u8>(flow.transport + tcp::LENGTH - 1).ok_or(Reason::Truncated)?;
-            flow.flags = packet.read(flow.transport + tcp::FLAGS).ok_or(Reason::Truncated)?;
-            Ok(())
-        }
-        ip::protocol::UDP => {
-            ports(packet, flow)?;
-            packet.read::<u8>(flow.transport + udp::LENGTH - 1).ok_or(Reason::Truncated)?;
-            Ok(())
-        }
-        ip::protocol::ICMP => message(packet, flow),
-        _ => Err(Reason::UnsupportedProtocol),
+    if flow.piece.offset != 0 {
+        // 5.
+        return later(flow);
     }
+    if flow.piece.more {
+        first(flow, end)?;
+    }
+    if flow.protocol == ip::protocol::TCP {
+        // 1.
+        ports(packet, flow)?;
+        // The last byte of the plain header, so that nobody later meets half of one.
+        packet.read::<u8>(flow.transport + tcp::LENGTH - 1).ok_or(Reason::Truncated)?;
+        flow.flags = packet.read(flow.transport + tcp::FLAGS).ok_or(Reason::Truncated)?;
+        return Ok(());
+    }
+    if flow.protocol == ip::protocol::UDP {
+        ports(packet, flow)?;
+        packet.read::<u8>(flow.transport + udp::LENGTH - 1).ok_or(Reason::Truncated)?;
+        return Ok(());
+    }
+    if flow.protocol == A::ICMP.protocol {
+        return message(packet, flow);
+    }
+    Err(Reason::UnsupportedProtocol)
 }
 
-/// What an IP header says.
+/// Checks a first fragment, whose packet ends at `end`: the whole transport header must be in it. What seems
+/// to follow in a short frame is padding, or would come in a fragment that nobody judges (RFC 1858).
+#[inline(always)]
+fn first<A>(flow: &Flow<A>, end: usize) -> Result<(), Reason> {
+    let header = if flow.protocol == ip::protocol::TCP { tcp::LENGTH } else { udp::LENGTH };
+    if end < flow.transport + header {
+        return Err(Reason::MalformedHeader);
+    }
+    Ok(())
+}
+
+/// Checks a fragment that is not the first. It has no ports, and must not pretend to hold some more of the
+/// header they stand in (RFC 3128).
+#[inline(always)]
+fn later<A: Address>(flow: &mut Flow<A>) -> Result<(), Reason> {
+    if flow.protocol == ip::protocol::TCP {
+        if (flow.piece.offset as usize) < tcp::LENGTH {
+            return Err(Reason::MalformedHeader);
+        }
+        return Ok(());
+    }
+    if flow.protocol == ip::protocol::UDP || flow.protocol == A::ICMP.protocol {
+        return Ok(());
+    }
+    if A::VERSION == 6 && ip::protocol::is_extension(flow.protocol) {
+        return Err(Reason::ExtensionHeader);
+    }
+    Err(Reason::UnsupportedProtocol)
+}
+
+/// What an IP header says, its extensions included.
 struct Network<A> {
     source: A,
     target: A,
     protocol: u8,
-    /// Offset of what follows the header.
+    piece: Piece,
+    /// Offset of what follows.
     transport: usize,
 }
 
 #[inline(always)]
-fn network<A: Address>(packet: &impl Packet, offset: usize) -> Result<Network<A>, Reason> {
+fn network<A: Address>(packet: &mut impl Packet, offset: usize) -> Result<Network<A>, Reason> {
+    let mut network = header::<A>(packet, offset)?;
+    if A::VERSION == 6 && ip::protocol::is_extension(network.protocol) {
+        packet.pull((offset + A::HEADER + EXTENSION_BYTES + tcp::LENGTH) as u32);
+        extensions(packet, &mut network, offset + A::HEADER + EXTENSION_BYTES)?;
+    }
+    Ok(network)
+}
+
+/// The IP header at `offset`, without IPv6's extensions.
+#[inline(always)]
+fn header<A: Address>(packet: &impl Packet, offset: usize) -> Result<Network<A>, Reason> {
     let target = packet.read(offset + A::TARGET).ok_or(Reason::Truncated)?;
     let source = packet.read(offset + A::SOURCE).ok_or(Reason::Truncated)?;
     let protocol = packet.read(offset + A::PROTOCOL).ok_or(Reason::Truncated)?;
@@ -241,23 +335,81 @@ fn network<A: Address>(packet: &impl Packet, offset: usize) -> Result<Network<A>
         return Err(Reason::MalformedHeader);
     }
     let mut length = ip::v6::LENGTH;
+    let mut piece = Piece::default();
     if A::VERSION == 4 {
         length = (version_length & 0xf) as usize * 4;
         if length < ip::LENGTH {
             return Err(Reason::MalformedHeader);
         }
+        let identification: Be16 = packet.read(offset + ip::IDENTIFICATION).ok_or(Reason::Truncated)?;
         let fragment: Be16 = packet.read(offset + ip::FRAGMENT).ok_or(Reason::Truncated)?;
-        if fragment.host() & ip::IS_FRAGMENT != 0 {
-            return Err(Reason::Fragment);
-        }
+        piece = Piece {
+            identification: Be32::new(identification.host() as u32),
+            offset: (fragment.host() & ip::FRAGMENT_OFFSET) << 3,
+            more: fragment.host() & ip::MORE_FRAGMENTS != 0,
+        };
     }
-    Ok(Network { source, target, protocol, transport: offset + length })
+    Ok(Network { source, target, protocol, piece, transport: offset + length })
+}
+
+/// Moves `network` behind the extension headers of its packet, which must end at `end`.
+#[inline(always)]
+fn extensions<A: Address>(packet: &impl Packet, network: &mut Network<A>, end: usize) -> Result<(), Reason> {
+    let mut walked = 0;
+    while walked < EXTENSIONS {
+        let kind = network.protocol;
+        // What else a fragment carries is in the first one only.
+        if !ip::protocol::is_extension(kind) || network.piece.offset != 0 {
+            return Ok(());
+        }
+        let at = network.transport;
+        network.protocol = packet.read(at + extension::NEXT_HEADER).ok_or(Reason::Truncated)?;
+        let units: u8 = packet.read(at + extension::LENGTH).ok_or(Reason::Truncated)?;
+        let mut length = units as usize * 8 + 8;
+        if kind == ip::protocol::FRAGMENT {
+            length = extension::FRAGMENT_LENGTH;
+            piece(packet, at, &mut network.piece)?;
+        } else if kind == ip::protocol::ROUTING {
+            let left: u8 = packet.read(at + extension::SEGMENTS_LEFT).ok_or(Reason::Truncated)?;
+            if left != 0 {
+                return Err(Reason::ExtensionHeader);
+            }
+        } else if kind == ip::protocol::HOP_BY_HOP {
+            if walked != 0 {
+                return Err(Reason::ExtensionHeader);
+            }
+        } else if kind != ip::protocol::DESTINATION_OPTIONS {
+            return Err(Reason::ExtensionHeader);
+        }
+        network.transport = at + length;
+        if network.transport > end {
+            return Err(Reason::ExtensionHeader);
+        }
+        walked += 1;
+    }
+    if ip::protocol::is_extension(network.protocol) && network.piece.offset == 0 {
+        return Err(Reason::ExtensionHeader);
+    }
+    Ok(())
+}
+
+/// Reads IPv6's fragment header at `offset`, of which a packet has one.
+#[inline(always)]
+fn piece(packet: &impl Packet, offset: usize, piece: &mut Piece) -> Result<(), Reason> {
+    if *piece != Piece::default() {
+        return Err(Reason::ExtensionHeader);
+    }
+    let place: Be16 = packet.read(offset + extension::FRAGMENT).ok_or(Reason::Truncated)?;
+    piece.identification = packet.read(offset + extension::IDENTIFICATION).ok_or(Reason::Truncated)?;
+    piece.offset = place.host() & !7;
+    piece.more = place.host() & extension::MORE_FRAGMENTS != 0;
+    Ok(())
 }
 
 /// Checks that the frame is as long as its IP header says. One that will be cut into segments later may
-/// say anything: its length field counts one segment, or all of them.
+/// say anything: its length field counts one segment, or all of them. Returns where it ends by that.
 #[inline(always)]
-fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<(), Reason> {
+fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<usize, Reason> {
     let stated = if A::VERSION == 4 {
         packet.read::<Be16>(ethernet::LENGTH + ip::TOTAL_LENGTH).ok_or(Reason::Truncated)?.host() as usize
     } else {
@@ -271,7 +423,7 @@ fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<(), Reaso
     if packet.segment() == 0 && (packet.length() as usize) < ethernet::LENGTH + stated {
         return Err(Reason::Truncated);
     }
-    Ok(())
+    Ok(ethernet::LENGTH + stated)
 }
 
 #[inline(always)]
@@ -285,51 +437,61 @@ fn ports<A>(packet: &impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
 fn message<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
     packet.read::<u8>(flow.transport + icmp::LENGTH - 1).ok_or(Reason::Truncated)?;
     flow.flags = packet.read(flow.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
-    match flow.flags {
+    if flow.flags == A::ICMP.echo {
         // 2.
-        icmp::ECHO => {
-            flow.source_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?
-        }
-        icmp::ECHO_REPLY => {
-            flow.target_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
-        }
-        // 3.
-        icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => quoted(packet, flow)?,
-        _ => return Err(Reason::UnsupportedProtocol),
+        flow.source_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
+        return Ok(());
     }
-    Ok(())
+    if flow.flags == A::ICMP.echo_reply {
+        flow.target_port = packet.read(flow.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
+        return Ok(());
+    }
+    if A::ICMP.is_error(flow.flags) {
+        // 3.
+        return quoted(packet, flow);
+    }
+    if A::VERSION == 6 && icmp::neighbour::is_talk(flow.flags) {
+        // 4.
+        return Err(Reason::NeedsNoAnswer);
+    }
+    Err(Reason::UnsupportedProtocol)
 }
 
 /// Makes `flow` the other direction of the flow that an ICMP error quotes.
 #[inline(always)]
 fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
     flow.quoted = flow.transport + icmp::LENGTH;
-    packet.pull((flow.quoted + 60 + icmp::QUOTED) as u32);
+    packet.pull((flow.quoted + 60 + tcp::LENGTH) as u32);
     let inside = network::<A>(packet, flow.quoted)?;
+    if inside.piece.offset != 0 {
+        return Err(Reason::UnknownIcmp);
+    }
     packet.read::<u8>(inside.transport + icmp::QUOTED - 1).ok_or(Reason::Truncated)?;
+    // It goes to whoever sent what it is about, or it is no answer to it.
+    if inside.source != flow.target {
+        return Err(Reason::UnknownIcmp);
+    }
     flow.error = true;
     flow.quoted_transport = inside.transport;
     flow.protocol = inside.protocol;
     flow.source = inside.target;
     flow.target = inside.source;
-    match inside.protocol {
-        ip::protocol::TCP | ip::protocol::UDP => {
-            flow.source_port =
-                packet.read(inside.transport + transport::TARGET_PORT).ok_or(Reason::Truncated)?;
-            flow.target_port =
-                packet.read(inside.transport + transport::SOURCE_PORT).ok_or(Reason::Truncated)?;
-            Ok(())
-        }
-        ip::protocol::ICMP => {
-            let kind: u8 = packet.read(inside.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
-            let identifier = packet.read(inside.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
-            match kind {
-                icmp::ECHO => flow.target_port = identifier,
-                icmp::ECHO_REPLY => flow.source_port = identifier,
-                _ => return Err(Reason::UnknownIcmp),
-            }
-            Ok(())
-        }
-        _ => Err(Reason::UnsupportedProtocol),
+    if inside.protocol == ip::protocol::TCP || inside.protocol == ip::protocol::UDP {
+        flow.source_port = packet.read(inside.transport + transport::TARGET_PORT).ok_or(Reason::Truncated)?;
+        flow.target_port = packet.read(inside.transport + transport::SOURCE_PORT).ok_or(Reason::Truncated)?;
+        return Ok(());
     }
+    if inside.protocol != A::ICMP.protocol {
+        return Err(Reason::UnsupportedProtocol);
+    }
+    let kind: u8 = packet.read(inside.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
+    let identifier = packet.read(inside.transport + icmp::IDENTIFIER).ok_or(Reason::Truncated)?;
+    if kind == A::ICMP.echo {
+        flow.target_port = identifier;
+    } else if kind == A::ICMP.echo_reply {
+        flow.source_port = identifier;
+    } else {
+        return Err(Reason::UnknownIcmp);
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::platform::{Machine, Packet};
 use crate::tables::{Identity, Node, Nodes, Route, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{self, udp};
-use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, ethernet, ip, tunnel};
+use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, checksum, ethernet, ip, tunnel};
 
 /// In the trace: the packet was encapsulated.
 pub const WRAPPED: u8 = 1;
@@ -142,7 +142,7 @@ fn header_v4(packet: &mut impl Packet, (from, to): (V4, V4), total: u16) -> Resu
     put(packet, OUTER_IP + ip::FRAGMENT, ip::DONT_FRAGMENT)?;
     put(packet, OUTER_IP + ip::TTL, ttl_protocol)?;
     let words = [version_tos, total, ip::DONT_FRAGMENT, ttl_protocol];
-    put(packet, OUTER_IP + ip::CHECKSUM, ip::header_checksum(words, from.sum() + to.sum()))?;
+    put(packet, OUTER_IP + ip::CHECKSUM, checksum::of(words, from.sum() + to.sum()))?;
     put(packet, OUTER_IP + ip::SOURCE, from)?;
     put(packet, OUTER_IP + ip::TARGET, to)
 }

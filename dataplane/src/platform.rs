@@ -50,7 +50,7 @@ pub struct Mend {
     /// The change is in the pseudo-header. A checksum that the sender left to its network card covers
     /// only that yet.
     pub pseudo: bool,
-    /// It is UDP's over IPv4, where 0 means that there is none (RFC 768).
+    /// It is UDP's, where 0 means that there is none (RFC 768; over IPv6, RFC 6936).
     pub optional: bool,
 }
 

@@ -9,7 +9,7 @@ pub enum Verdict {
     Deliver(IfIndex),
     /// Out of this interface (the uplink), to the neighbour already written into the frame.
     Forward(IfIndex),
-    /// Back out of the interface it came from: an answer the path made itself (ARP).
+    /// Back out of the interface it came from: an answer the path made itself (ARP, neighbour discovery).
     Answer,
     /// Up to the node's own network stack, unchanged or as the path rewrote it.
     Stack,
@@ -50,8 +50,8 @@ reasons! {
     Truncated = 1, "truncated", "The frame ends inside a header, or before the length its IP header states.";
     MalformedHeader = 2, "malformed-header", "A header length or version is impossible.";
     UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4, IPv6 nor ARP.";
-    UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP or ICMP.";
-    Fragment = 5, "fragment", "A fragment: its ports are not in it.";
+    UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP, ICMP or ICMPv6.";
+    UnknownFragment = 5, "unknown-fragment", "A later fragment of a packet whose first fragment did not come before it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
     PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
@@ -70,7 +70,10 @@ reasons! {
     StaleMasquerade = 21, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
     Spoofed = 22, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
     TunnelSpoofed = 24, "tunnel-spoofed", "It came through the tunnel from a node that its source address is not on.";
-    OwnAddressAsked = 23, "own-address-asked", "An ARP question about the asker's own address: silence says that it is free.";
+    OwnAddressAsked = 23, "own-address-asked", "A question about the asker's own address (ARP or neighbour discovery): silence says that it is free.";
+    FragmentsFull = 30, "fragments-full", "The table of packets in fragments is full.";
+    ExtensionHeader = 25, "extension-header", "IPv6 extension headers that the path does not walk: too many, too long, encrypted, signed, or routed by the sender.";
+    NeedsNoAnswer = 26, "needs-no-answer", "Talk on the link alone that needs no answer: a router solicitation, a multicast report, an advertisement.";
 }
 
 impl Reason {

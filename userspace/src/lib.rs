@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod engine;
 pub mod error;
+pub mod fabric;
 pub mod ipam;
 pub mod model;
 pub mod observe;

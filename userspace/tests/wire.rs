@@ -9,6 +9,7 @@ use userspace::engine::emulator::Frame;
 
 const POD: [u8; 4] = [10, 244, 1, 5];
 const PEER: [u8; 4] = [203, 0, 113, 7];
+const ROUTER: [u8; 4] = [198, 51, 100, 1];
 
 fn ip() -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
     PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(POD, PEER, 17)
@@ -34,11 +35,12 @@ fn echo(id: u16, reply: bool) -> Vec<u8> {
     frame
 }
 
-/// What a router sends back to the pod's peer about `about`: the peer's packet did not get through.
+/// What a router sends back to the pod about `about`: the pod's packet did not get through.
 fn unreachable(about: &[u8]) -> Vec<u8> {
     let kind = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
     let mut frame = Vec::new();
-    ip().icmpv4(kind).write(&mut frame, &about[14..]).expect("a vector takes everything");
+    let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(ROUTER, POD, 17);
+    ip.icmpv4(kind).write(&mut frame, &about[14..]).expect("a vector takes everything");
     frame
 }
 
@@ -76,11 +78,18 @@ fn an_icmp_error_belongs_to_the_other_direction_of_the_flow_it_quotes() {
         let flow = read(&quoted).expect("a sound frame");
         let error = read(&unreachable(&quoted)).expect("a sound frame");
         assert!(error.error);
-        assert_eq!(error.sender, V4(POD), "whoever found it");
+        assert_eq!(error.sender, V4(ROUTER), "whoever found it");
         assert_eq!((error.source, error.target), (flow.target, flow.source));
         assert_eq!((error.source_port, error.target_port), (flow.target_port, flow.source_port));
         assert_eq!(error.tuple().0, flow.tuple().0);
     }
+}
+
+#[test]
+fn an_icmp_error_for_somebody_else_than_it_quotes_is_refused() {
+    let mut error = unreachable(&udp(b"question"));
+    error[14 + 19] ^= 1;
+    assert_eq!(read(&error), Err(Reason::UnknownIcmp));
 }
 
 #[test]
@@ -136,10 +145,12 @@ fn any_bytes_at_all_give_a_flow_or_a_reason() {
 #[test]
 fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace() {
     let whole = tcp(b"payload");
-    let mut frame = Frame::new(&whole, IfIndex(1));
-    frame.open_tunnel(Family::V4).expect("room");
-    assert_eq!(frame.length() as usize, whole.len() + 50);
-    assert_eq!(frame.read::<V4>(14 + 50 + V4::SOURCE), Some(V4(POD)));
-    frame.close_tunnel(Family::V4).expect("room");
-    assert_eq!(frame.bytes(), whole);
+    for (outer, room) in [(Family::V4, 50), (Family::V6, 70)] {
+        let mut frame = Frame::new(&whole, IfIndex(1));
+        frame.open_tunnel(outer).expect("room");
+        assert_eq!(frame.length() as usize, whole.len() + room);
+        assert_eq!(frame.read::<V4>(14 + room + V4::SOURCE), Some(V4(POD)));
+        frame.close_tunnel(outer).expect("room");
+        assert_eq!(frame.bytes(), whole);
+    }
 }

@@ -13,6 +13,16 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
+/// The checksum over these words and over what has this sum; words left out are zero.
+#[inline(always)]
+pub fn of<const N: usize>(words: [Be16; N], rest: u32) -> Be16 {
+    let mut sum = rest;
+    for word in words {
+        sum += u16::from_ne_bytes(word.0) as u32;
+    }
+    Be16((!fold(sum)).to_ne_bytes())
+}
+
 /// One's complement addition of two 32-bit sums.
 #[inline(always)]
 pub const fn add(left: u32, right: u32) -> u32 {

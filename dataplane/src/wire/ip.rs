@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791), and the fixed header of IPv6 (RFC 8200). Offsets count from the start of the header.
 
-use super::{Be16, checksum};
+use super::Be16;
 
 /// Offset of version (high four bits) and header length in words (low four).
 pub const VERSION_LENGTH: usize = 0;
@@ -29,13 +29,17 @@ pub const LENGTH: usize = 20;
 pub const VERSION_4_PLAIN: u8 = 0x45;
 /// In [`FRAGMENT`]: do not fragment.
 pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
-/// In [`FRAGMENT`], host order: more fragments follow, or an offset other than 0.
-pub const IS_FRAGMENT: u16 = 0x3fff;
+/// In [`FRAGMENT`], host order: more fragments follow.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
+/// In [`FRAGMENT`], host order: where the fragment starts.
+pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// The time to live of packets that the path makes itself (IANA's recommendation).
 pub const DEFAULT_TTL: u8 = 64;
 
 /// IPv6.
 pub mod v6 {
+    use crate::wire::Be32;
+
     /// Offset of version (4 bits), traffic class (8) and flow label (20).
     pub const VERSION_CLASS_LABEL: usize = 0;
     /// Offset of the length of what follows the fixed header.
@@ -50,6 +54,27 @@ pub mod v6 {
     pub const TARGET: usize = 24;
     /// Length of the fixed header.
     pub const LENGTH: usize = 40;
+    /// Version 6, no traffic class, no flow label.
+    pub const VERSION_6_PLAIN: Be32 = Be32::new(6 << 28);
+}
+
+/// IPv6's extension headers (RFC 8200, section 4). Offsets count from the start of each.
+pub mod extension {
+    /// Offset of the number of what follows.
+    pub const NEXT_HEADER: usize = 0;
+    /// Offset of the length in units of eight bytes, the first eight not counted.
+    pub const LENGTH: usize = 1;
+    /// Offset of the stops a routing header has left before the final target.
+    pub const SEGMENTS_LEFT: usize = 3;
+    /// Offset of a fragment's place in its packet: thirteen bits in units of eight bytes, two of nothing, one
+    /// of [`MORE_FRAGMENTS`].
+    pub const FRAGMENT: usize = 2;
+    /// In [`FRAGMENT`], host order: more fragments follow.
+    pub const MORE_FRAGMENTS: u16 = 1;
+    /// Offset of the identification, which the fragments of a packet share.
+    pub const IDENTIFICATION: usize = 4;
+    /// Length of a fragment's header.
+    pub const FRAGMENT_LENGTH: usize = 8;
 }
 
 /// Protocol numbers (IANA).
@@ -60,14 +85,38 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// RFC 768.
     pub const UDP: u8 = 17;
-}
+    /// RFC 4443.
+    pub const ICMPV6: u8 = 58;
+    /// Options for every hop (RFC 8200, section 4.3).
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Stops on the way (RFC 8200, section 4.4).
+    pub const ROUTING: u8 = 43;
+    /// A fragment (RFC 8200, section 4.5).
+    pub const FRAGMENT: u8 = 44;
+    /// Encrypted payload (RFC 4303).
+    pub const ESP: u8 = 50;
+    /// Signed payload (RFC 4302).
+    pub const AUTHENTICATION: u8 = 51;
+    /// Options for the target (RFC 8200, section 4.6).
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// Mobility (RFC 6275).
+    pub const MOBILITY: u8 = 135;
+    /// Host identity (RFC 7401).
+    pub const HOST_IDENTITY: u8 = 139;
+    /// Several addresses for one host (RFC 5533).
+    pub const SHIM6: u8 = 140;
 
-/// The checksum of a header of these words and addresses with this sum; words left out are zero.
-#[inline(always)]
-pub fn header_checksum(words: [Be16; 4], addresses: u32) -> Be16 {
-    let mut sum = addresses;
-    for word in words {
-        sum += u16::from_ne_bytes(word.0) as u32;
+    /// Whether it is one of IPv6's extension headers (IANA's list), known to the path or not.
+    #[inline(always)]
+    pub const fn is_extension(protocol: u8) -> bool {
+        protocol == HOP_BY_HOP
+            || protocol == ROUTING
+            || protocol == FRAGMENT
+            || protocol == ESP
+            || protocol == AUTHENTICATION
+            || protocol == DESTINATION_OPTIONS
+            || protocol == MOBILITY
+            || protocol == HOST_IDENTITY
+            || protocol == SHIM6
     }
-    Be16((!checksum::fold(sum)).to_ne_bytes())
 }

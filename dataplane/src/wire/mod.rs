@@ -108,7 +108,7 @@ impl Mac {
     }
     /// All stations.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// The host side of every pod's veth, which is every pod's gateway ([`V4::GATEWAY`]).
+    /// The host side of every pod's veth, which is every pod's gateway ([`V4::GATEWAY`], [`V6::GATEWAY`]).
     pub const GATEWAY: Self = Self([0x0a, 0x58, 169, 254, 1, 1]);
 }
 
@@ -156,6 +156,8 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     const HOPS: usize;
     /// Offset of the header's own checksum, where the family has one.
     const CHECKSUM: Option<usize>;
+    /// The numbers of its ICMP.
+    const ICMP: icmp::Numbers;
     /// Bits in an address: 32 or 128, the longest prefix.
     const BITS: u32;
     /// The last 32 bits, host order: what hashes and hardware addresses are made of.
@@ -191,6 +193,7 @@ impl Address for V4 {
     const PROTOCOL: usize = ip::PROTOCOL;
     const HOPS: usize = ip::TTL;
     const CHECKSUM: Option<usize> = Some(ip::CHECKSUM);
+    const ICMP: icmp::Numbers = icmp::Numbers::V4;
     const BITS: u32 = 32;
     #[inline(always)]
     fn low32(self) -> u32 {
@@ -223,10 +226,19 @@ impl Address for V4 {
 pub struct V6(pub [u8; 16]);
 
 impl V6 {
+    /// As [`V4::GATEWAY`], in the range of RFC 4291, section 2.5.6.
+    pub const GATEWAY: Self = Self([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// Whether it stands for an IPv4 address (RFC 4291, section 2.5.5.2).
     #[inline(always)]
     pub fn is_v4(self) -> bool {
         u128::from_be_bytes(self.0) >> 32 == 0xffff
+    }
+    /// Whether it stands for a group (RFC 4291, section 2.7).
+    #[inline(always)]
+    pub fn is_multicast(self) -> bool {
+        let [first, ..] = self.0;
+        first == 0xff
     }
     /// The family of the address it stands for.
     #[inline(always)]
@@ -246,6 +258,7 @@ impl Address for V6 {
     const PROTOCOL: usize = ip::v6::NEXT_HEADER;
     const HOPS: usize = ip::v6::HOP_LIMIT;
     const CHECKSUM: Option<usize> = None;
+    const ICMP: icmp::Numbers = icmp::Numbers::V6;
     const BITS: u32 = 128;
     #[inline(always)]
     fn low32(self) -> u32 {
