@@ -34,7 +34,7 @@
 use crate::Reason;
 use crate::flow::Flow;
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Timeouts, Writes};
+use crate::tables::{Connection, Connections, Table, Timeouts, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
@@ -101,6 +101,12 @@ pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Res
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
     Ok(tracked)
+}
+
+/// Whether the packet's flow is tracked.
+#[inline(always)]
+pub fn knows<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> bool {
+    Connections::get(platform, &flow.tuple().0).is_some_and(|row| !is_over(&row, platform.now_s()))
 }
 
 /// Starts tracking a flow whose first packet was let through.

@@ -28,6 +28,8 @@ enum From {
     World,
     /// From the world, for a port that stands for a pod.
     Masquerade,
+    /// From whom the node itself sent a packet to, for the node.
+    Peer,
 }
 
 /// A packet that a pod sent.
@@ -164,7 +166,11 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
         }
         let pod = nat::stands_for(platform, flow);
         if pod.is_none() && for_node {
-            return to_host(platform, flow);
+            // What answers a packet that the node sent through here came from where that went.
+            if !conntrack::knows(platform, flow) {
+                return to_host(platform, flow);
+            }
+            from = From::Peer;
         }
         fragment::remember(platform, flow)?;
         if let Some(pod) = pod {
