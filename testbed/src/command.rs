@@ -19,8 +19,10 @@ pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod roster;
 pub(crate) mod serve;
 pub(crate) mod up;
+pub(crate) mod upgrade;
 
 use dataplane::Dataplane;
 

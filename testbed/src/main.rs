@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up};
+use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up, upgrade};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -25,6 +25,7 @@ enum Command {
     Exec(exec::Args),
     Apply(apply::Args),
     Delete(delete::Args),
+    Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
     Bench(bench::Args),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Bench(args) => bench::run(&args),
