@@ -15,6 +15,7 @@ use userspace::model::{Cluster, External, Node, Pod};
 
 use crate::agents;
 use crate::dataplane::Name;
+use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
 use crate::netns::Netns;
@@ -59,6 +60,9 @@ pub enum Error {
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
+    /// The emulated fabric could not be started, or told.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
     /// The listeners could not be started.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -152,6 +156,9 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
+        if fabric::is_emulated(&self.state.cluster) {
+            fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster)?;
+        }
         if self.has_agents() {
             let cluster = self.state.cluster.clone();
             agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
@@ -246,6 +253,8 @@ impl Lab {
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
+        self.start_fabric()?;
+        interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
         if self.has_agents() {
@@ -254,6 +263,17 @@ impl Lab {
         }
         interrupt.check()?;
         Ok(())
+    }
+
+    fn start_fabric(&mut self) -> Result<(), Error> {
+        let cluster = self.state.cluster.clone();
+        if !fabric::is_emulated(&cluster) {
+            return Ok(());
+        }
+        let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
+        command.arg("fabric");
+        let client = fabric::Client::of(&cluster, "start the fabric of")?;
+        Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
     }
 
     fn start_listeners(&mut self) -> Result<(), Error> {
@@ -309,6 +329,8 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
         }
     }
     let (old, new) = (&before.settings, &after.settings);
+    // What an emulated fabric does can change; that there is one cannot. A bridge does nothing.
+    let emulated = fabric::is_emulated(before);
     let differ = [
         ("spec.model of its Testbed", old.model != new.model),
         ("spec.encapsulation of its Testbed", old.encapsulation != new.encapsulation),
@@ -321,9 +343,8 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
         ("spec.mtu of its Testbed", old.mtu != new.mtu),
         ("the masquerade's ports in its Testbed", old.masquerade_ports != new.masquerade_ports),
         ("spec.fabric.kind of its Testbed", old.fabric.kind != new.fabric.kind),
-        ("spec.fabric.routes of its Testbed", old.fabric.routes != new.fabric.routes),
-        ("spec.fabric.securityRules of its Testbed", old.fabric.security_rules != new.fabric.security_rules),
-        ("spec.loadBalancer of its Testbed", old.load_balancer != new.load_balancer),
+        ("spec.fabric of its Testbed", !emulated && old.fabric != new.fabric),
+        ("spec.loadBalancer of its Testbed", !emulated && old.load_balancer != new.load_balancer),
     ];
     match differ.iter().find(|(_, differs)| *differs) {
         Some((what, _)) => fixed(what),

@@ -2,8 +2,10 @@
 
 pub mod agents;
 pub mod case;
+pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod fabric;
 pub mod interrupt;
 pub mod lab;
 pub mod link;

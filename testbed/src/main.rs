@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up, upgrade};
+use command::{
+    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, serve, up, upgrade,
+};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -28,10 +30,13 @@ enum Command {
     Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Serve(serve::Args),
+    #[command(hide = true)]
+    Fabric(fabric::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,8 +52,10 @@ fn main() -> ExitCode {
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Fabric(args) => fabric::run(&args),
     })
 }

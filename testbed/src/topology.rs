@@ -26,6 +26,7 @@ use dataplane::wire::{Mac, V4};
 use ipnet::IpNet;
 use userspace::model::{Cluster, External, Node, Pod};
 
+use crate::fabric;
 use crate::link::{self, End, Links, Next, Route, pair};
 use crate::netns::{self, Netns, Part, fnv1a};
 use ground::{gateway_mac, gateways, on_subnets, ways_to_node, ways_to_pod};
@@ -47,6 +48,11 @@ pub const HOST_PEER: &str = "podpath1";
 const WORLD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// What the world's hardware address is made of; it is no address of any host.
 const WORLD_SIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
+/// The hardware address of the world's one interface, which stands for all hosts outside.
+pub const WORLD_MAC: Mac = {
+    let [a, b, c, d] = WORLD_SIDE.octets();
+    Mac([0x0a, 0x58, a, b, c, d])
+};
 /// The gateway of every pod.
 const POD_GATEWAY: Ipv4Addr = {
     let [a, b, c, d] = V4::GATEWAY.0;
@@ -378,7 +384,7 @@ impl Topology {
         for node in &self.cluster.nodes {
             self.build_node(node, built)?;
         }
-        if !self.cluster.nodes.is_empty() {
+        if !self.cluster.nodes.is_empty() && !fabric::is_emulated(&self.cluster) {
             // A bridge is up as soon as one of its ports is.
             Links::open(&self.fabric())?.wait_up(BRIDGE)?;
         }
@@ -395,6 +401,10 @@ impl Topology {
     /// The network between the nodes: one bridge, which is also their gateway.
     fn build_fabric(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
         let fabric = noted(self.fabric(), built)?;
+        if fabric::is_emulated(&self.cluster) {
+            // The kernel has no part in it.
+            return forward(&fabric, false);
+        }
         forward(&fabric, true)?;
         // Where the bridge hands its frames to iptables, it would cost time in every measurement.
         for filter in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
@@ -417,9 +427,11 @@ impl Topology {
         let (fabric, world) = (self.fabric(), noted(self.world(), built)?);
         let (near_mac, mtu) = (mac(WORLD_GATEWAY.into()), self.cluster.settings.mtu);
         let near = self.end(&fabric, WORLD, Some(near_mac), mtu);
-        let far = self.end(&world, UPLINK, Some(mac(WORLD_SIDE.into())), mtu);
+        let far = self.end(&world, UPLINK, Some(WORLD_MAC), mtu);
         let (mut inside, mut outside) = self.linked(&near, &far)?;
-        inside.address(WORLD, WORLD_GATEWAY.into(), 32)?;
+        if !fabric::is_emulated(&self.cluster) {
+            inside.address(WORLD, WORLD_GATEWAY.into(), 32)?;
+        }
         let v6 = has_v6(&world)?.then_some(GATEWAY_V6.into());
         for gateway in v6.into_iter().chain([WORLD_GATEWAY.into()]) {
             outside.neighbour(UPLINK, gateway, near_mac)?;
@@ -433,8 +445,11 @@ impl Topology {
         let address = external.address;
         let whole = IpNet::from(address);
         Links::open(&self.world())?.address(UPLINK, address, whole.prefix_len())?;
+        if fabric::is_emulated(&self.cluster) {
+            return Ok(());
+        }
         let mut inside = Links::open(&self.fabric())?;
-        inside.neighbour(WORLD, address, mac(WORLD_SIDE.into()))?;
+        inside.neighbour(WORLD, address, WORLD_MAC)?;
         inside.route(Route::net(whole, Next::Link(WORLD)))?;
         Ok(())
     }
@@ -460,9 +475,14 @@ impl Topology {
         let near = self.end(&fabric, &port, None, settings.mtu);
         let far = self.end(&netns, UPLINK, Some(own_mac), settings.mtu);
         let (mut inside, mut uplink) = self.linked(&near, &far)?;
-        inside.join(&port, BRIDGE)?;
+        let bridged = !fabric::is_emulated(&self.cluster);
+        if bridged {
+            inside.join(&port, BRIDGE)?;
+        }
         for (address, prefix) in on_subnets(settings, node) {
-            inside.neighbour(BRIDGE, address, own_mac)?;
+            if bridged {
+                inside.neighbour(BRIDGE, address, own_mac)?;
+            }
             uplink.address(UPLINK, address, prefix)?;
         }
         for (gateway, _) in gateways(settings).filter(|(it, _)| node.address_like(*it).is_some()) {
@@ -548,6 +568,9 @@ impl Topology {
 
     /// Routes on the fabric to what of `nodes` and `pods` it must know a way to.
     fn lead_from_fabric(&self, nodes: &[&Node], pods: &[&Pod]) -> Result<(), Error> {
+        if fabric::is_emulated(&self.cluster) {
+            return Ok(());
+        }
         let (mut links, settings) = (Links::open(&self.fabric())?, &self.cluster.settings);
         let mut ways: Vec<_> = nodes.iter().flat_map(|node| ways_to_node(settings, node)).collect();
         for pod in pods {
@@ -583,6 +606,9 @@ impl Topology {
             for (to, _) in ways_to_node(&self.cluster.settings, node) {
                 links.unroute(to)?;
             }
+            if fabric::is_emulated(&self.cluster) {
+                return Ok(());
+            }
             node.addresses.iter().try_for_each(|address| links.forget(BRIDGE, *address))
         });
         errors.extend(removed.err().map(Error::from));
@@ -601,7 +627,8 @@ impl Topology {
         pair(near, far)?;
         let mut both = (Links::open(near.netns)?, Links::open(far.netns)?);
         for (links, end) in [(&mut both.0, near), (&mut both.1, far)] {
-            if !self.layout.offload {
+            // What reads frames in userspace wants them as they would stand on a real wire.
+            if !self.layout.offload || fabric::is_emulated(&self.cluster) {
                 links.offload(end.name, false)?;
             }
             links.up(end.name)?;

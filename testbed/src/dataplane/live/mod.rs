@@ -7,32 +7,23 @@
 
 mod deaf;
 pub mod emulator;
+pub(crate) mod socket;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{setsockopt, sockopt};
-use pnet_datalink::{
-    Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
-};
 use userspace::model::Cluster;
 
 use self::deaf::Deaf;
+use self::socket::{Receiver, Sender};
 use crate::netns::{self, Netns};
 use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
-
-/// How long a thread waits for a frame before it looks whether it is to stop.
-const TURN: Duration = Duration::from_millis(100);
-
-/// The longest frame.
-const FRAME: usize = 65_536;
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +104,7 @@ struct Port {
 
 struct Shared<P> {
     path: Mutex<P>,
-    senders: RwLock<HashMap<Wire, Mutex<Box<dyn DataLinkSender>>>>,
+    senders: RwLock<HashMap<Wire, Mutex<Sender>>>,
     start: Instant,
 }
 
@@ -191,7 +182,7 @@ impl<P: Path> Station<P> {
             let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
             Ok::<_, Error>((
                 deaf,
-                packet_socket(interface, index).map_err(failed("open a packet socket on"))?,
+                socket::open(interface, index).map_err(failed("open a packet socket on"))?,
             ))
         })??;
         write(&self.shared.senders).insert(link, Mutex::new(sender));
@@ -228,13 +219,11 @@ impl<P> Drop for Live<P> {
 
 impl<P: Path> Shared<P> {
     /// Pushes every frame of a link, until told to stop or the link is gone.
-    fn read(&self, link: Wire, mut receiver: Box<dyn DataLinkReceiver>, running: &AtomicBool) {
+    fn read(&self, link: Wire, mut receiver: Receiver, running: &AtomicBool) {
         while running.load(Ordering::Relaxed) {
             let frame = match receiver.next() {
-                Ok(frame) => frame,
-                Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) => {
-                    continue;
-                }
+                Ok(Some(frame)) => frame,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::debug!("{link:?} is no longer read: {error}");
                     return;
@@ -251,7 +240,7 @@ impl<P: Path> Shared<P> {
     fn send(&self, to: Wire, frame: &[u8]) {
         let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = senders.get(&to)
-            && let Some(Err(error)) = lock(sender).send_to(frame, None)
+            && let Err(error) = lock(sender).send(frame)
         {
             tracing::debug!("lost a frame to {to:?}: {error}");
         }
@@ -265,57 +254,6 @@ fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
         links.insert(Wire::Pod(pod.address()), host_side(pod));
     }
     links
-}
-
-/// A packet socket that hears what arrives, and not what it sends itself.
-fn packet_socket(
-    interface: &str,
-    index: u32,
-) -> io::Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)> {
-    const IGNORE_OUTGOING: libc::c_int = 23;
-    // Protocol 0 hears nothing yet: the rest is set before the first frame.
-    // SAFETY: a system call without pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and ours alone.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let yes: libc::c_int = 1;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads one int, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, IGNORE_OUTGOING, (&raw const yes).cast(), size)
-    };
-    if set < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Bursts are as long as a sender's window. With less room they are lost, and show as loss.
-    let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
-    let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
-    let interface = NetworkInterface {
-        name: interface.to_owned(),
-        description: String::new(),
-        index,
-        mac: None,
-        ips: Vec::new(),
-        flags: 0,
-    };
-    let config = Config {
-        write_buffer_size: FRAME,
-        read_buffer_size: FRAME,
-        read_timeout: Some(TURN),
-        write_timeout: Some(TURN),
-        channel_type: ChannelType::Layer2,
-        promiscuous: false,
-        // From here on the descriptor is the channel's, also if it fails.
-        socket_fd: Some(socket.into_raw_fd()),
-        ..Config::default()
-    };
-    match linux::channel(&interface, linux::Config::from(&config))? {
-        Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
-        _ => Err(io::Error::other("the channel is not of Ethernet frames")),
-    }
 }
 
 /// A panic elsewhere leaves nothing half done: what is locked is changed whole or not at all.
