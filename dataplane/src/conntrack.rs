@@ -34,7 +34,7 @@
 use crate::Reason;
 use crate::flow::Flow;
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Table, Timeouts, Writes};
+use crate::tables::{Connection, Connections, Timeouts, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
@@ -125,8 +125,12 @@ pub fn track<A: Address>(
 
 /// Whether the packet's flow is tracked.
 #[inline(always)]
-pub fn knows<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> bool {
-    Connections::get(platform, &flow.tuple().0).is_some_and(|row| !is_over(&row, platform.now_s()))
+pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> bool {
+    let now_s = platform.now_s();
+    // In its place: a copy would take much of the stack.
+    let going_on =
+        Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
+    going_on == Some(true)
 }
 
 /// Starts tracking a flow whose first packet was let through.

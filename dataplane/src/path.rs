@@ -194,7 +194,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
             if !conntrack::knows(platform, flow) {
                 return to_host(platform, flow);
             }
-            from = From::Peer;
+            walk.from = From::Peer;
         }
         fragment::remember(platform, flow)?;
         if let Some(pod) = pod {
