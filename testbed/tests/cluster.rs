@@ -120,6 +120,28 @@ macro_rules! models {
 
             #[test]
             #[ignore = "needs root: make test"]
+            fn pods_are_reached_over_plain_routing_and_over_a_cable() {
+                let site = up(Name::Routed, "routed");
+                for v6 in site.families() {
+                    pods_are_reached(&site, v6);
+                    the_world_reaches_pods(&site, v6);
+                }
+                drop(site);
+                let site = up(Name::Wire, "wire");
+                for v6 in site.families() {
+                    let ((web, own), (near, address)) = (site.pod("web", v6), site.pod("near", v6));
+                    pour((&web, own), (&near, SocketAddr::new(address, 8081)));
+                }
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn checksums_are_right_over_the_emulator() {
+                checksums_are_right(&up(Name::Emulator, "sums"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
             fn checksums_are_right_with_offload() {
                 checksums_are_right(&up(Name::Ebpf, "offload"));
             }
