@@ -8,6 +8,7 @@ mod command;
 
 use command::{
     apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
+    upgrade,
 };
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
@@ -27,6 +28,7 @@ enum Command {
     Exec(exec::Args),
     Apply(apply::Args),
     Delete(delete::Args),
+    Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
     Plan(plan::Args),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Plan(args) => plan::run(&args),
