@@ -30,8 +30,6 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::wire::Mac;
-
 use crate::model::{Cluster, LinkQuality};
 
 use flows::Flows;
@@ -341,15 +339,6 @@ impl Fabric {
     /// has one wire for all of them. An appliance outside is taken for any source that is nobody's.
     pub fn world_port(&self, frame: &[u8]) -> Option<Port> {
         self.seats.world_port(frame)
-    }
-
-    /// The hardware address to which a host on the nodes' network sends packets for `address`: a node's, or the
-    /// gateway's.
-    pub fn neighbour(&self, address: IpAddr) -> Mac {
-        match self.seats.host(address) {
-            Some(port @ Port::Node(_)) => self.seats.mac(port),
-            _ => self.seats.gateway_mac(),
-        }
     }
 
     /// What happened so far.
