@@ -18,3 +18,4 @@ pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod traffic;
+pub mod witness;

@@ -37,6 +37,7 @@ use crate::control::{self, Control, read_line, write_line};
 use crate::netns::{Netns, Part};
 use crate::state;
 use crate::topology::pod_netns;
+use crate::witness::{Seen, Watch, Watching};
 
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -80,6 +81,8 @@ pub struct Spec {
     pub most_connections: usize,
     /// What it opens before it answers for the first time.
     pub listeners: Vec<Listener>,
+    /// What it watches beside: see [`crate::witness`].
+    pub watch: Option<Watch>,
 }
 
 /// What a running server can be asked for.
@@ -90,6 +93,10 @@ pub enum Request {
     Add(Vec<Listener>),
     /// Close these, and their connections; one that is not open is fine.
     Remove(Vec<Listener>),
+    /// Go on watching, a cluster that has changed.
+    Watch(Watch),
+    /// Say what was seen.
+    Seen,
     /// Close everything and end.
     Stop,
 }
@@ -103,6 +110,9 @@ pub struct Answer {
     pub unsupported: Vec<Protocol>,
     /// What else could not be opened, a sentence each.
     pub failed: Vec<String>,
+    /// What was seen so far, if that was asked and something is watched.
+    #[serde(default)]
+    pub seen: Option<Seen>,
 }
 
 /// The listeners that a cluster's pods and externals declare, each once.
@@ -112,7 +122,8 @@ pub struct Answer {
 pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     let pods = cluster.pods.iter().flat_map(|pod| {
         let netns = pod_netns(&cluster.name, pod);
-        pod.ports.iter().map(move |port| listener(&netns, pod.address(), port))
+        let ends = pod.addresses.iter().flat_map(|address| pod.ports.iter().map(move |port| (*address, port)));
+        ends.map(move |(address, port)| listener(&netns, address, port))
     });
     let externals = cluster.externals.iter().flat_map(|external| {
         let netns = Netns::of(&cluster.name, Part::World);
@@ -177,6 +188,22 @@ impl Client {
         self.ask(&Request::Remove(listeners))
     }
 
+    /// Goes on watching, a cluster that has changed. Nothing happens if nothing was watched.
+    ///
+    /// # Errors
+    /// [`Error::Ask`].
+    pub fn watch(&self, watch: Watch) -> Result<Answer, Error> {
+        self.ask(&Request::Watch(watch))
+    }
+
+    /// What was seen in the world until now; none if nothing is watched.
+    ///
+    /// # Errors
+    /// [`Error::Ask`].
+    pub fn seen(&self) -> Result<Option<Seen>, Error> {
+        Ok(self.ask(&Request::Seen)?.seen)
+    }
+
     /// Ends the server. Everything is closed when this returns.
     ///
     /// # Errors
@@ -213,7 +240,11 @@ pub fn serve(spec: Spec, ready: impl FnOnce(&Answer) -> io::Result<()>) -> Resul
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut server = Server::new(spec.most_connections);
-        let answer = server.add(spec.listeners).await;
+        let mut answer = server.add(spec.listeners).await;
+        match spec.watch.map(Watching::begin).transpose() {
+            Ok(watching) => server.watching = watching,
+            Err(error) => answer.failed.push(error.to_string()),
+        }
         // One that a killed server left behind.
         let _ = std::fs::remove_file(&spec.control);
         let control = UnixListener::bind(&spec.control)?;
@@ -245,6 +276,8 @@ async fn converse(stream: tokio::net::UnixStream, server: Arc<Mutex<Server>>, st
         let answer = match request {
             Ok(Request::Add(listeners)) => server.add(listeners).await,
             Ok(Request::Remove(listeners)) => server.remove(listeners).await,
+            Ok(Request::Watch(watch)) => server.watch(Some(watch)),
+            Ok(Request::Seen) => server.watch(None),
             Ok(Request::Stop) => {
                 let all = server.open.keys().cloned().collect();
                 server.remove(all).await
@@ -268,6 +301,7 @@ async fn converse(stream: tokio::net::UnixStream, server: Arc<Mutex<Server>>, st
 struct Server {
     open: HashMap<Listener, Served>,
     permits: Arc<Semaphore>,
+    watching: Option<Watching>,
     /// Protocols that were reported as not spoken here.
     reported: HashSet<Protocol>,
 }
@@ -281,7 +315,8 @@ struct Served {
 impl Server {
     fn new(most_connections: usize) -> Self {
         let permits = most_connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self { open: HashMap::new(), permits: Arc::new(Semaphore::new(permits)), reported: HashSet::new() }
+        let (open, reported) = (HashMap::new(), HashSet::new());
+        Self { open, permits: Arc::new(Semaphore::new(permits)), watching: None, reported }
     }
 
     /// Opens what is not open yet.
@@ -315,6 +350,16 @@ impl Server {
         self.answer([], Vec::new())
     }
 
+    /// Has another cluster watched, if one is given, and says what was seen.
+    fn watch(&mut self, watch: Option<Watch>) -> Answer {
+        let Some(watching) = &self.watching else { return self.answer([], Vec::new()) };
+        let seen = watch.map_or(Ok(()), |watch| watching.change(watch)).and_then(|()| watching.seen());
+        match seen {
+            Ok(seen) => Answer { seen: Some(seen), ..self.answer([], Vec::new()) },
+            Err(error) => self.answer([], vec![format!("cannot watch the world: {error}")]),
+        }
+    }
+
     fn answer(&mut self, unsupported: impl IntoIterator<Item = Protocol>, failed: Vec<String>) -> Answer {
         let mut unsupported: Vec<Protocol> = unsupported.into_iter().collect();
         unsupported.sort();
@@ -323,7 +368,7 @@ impl Server {
                 tracing::warn!("this kernel does not speak {protocol}: nobody listens there");
             }
         }
-        Answer { open: self.open.len(), unsupported, failed }
+        Answer { open: self.open.len(), unsupported, failed, seen: None }
     }
 
     /// Starts the task of one listener.
@@ -502,7 +547,7 @@ mod tests {
 
     fn spec(directory: &Path) -> Spec {
         let control = directory.join("listen.sock");
-        Spec { control, most_connections: 4, listeners: Vec::new() }
+        Spec { control, most_connections: 4, listeners: Vec::new(), watch: None }
     }
 
     #[test]

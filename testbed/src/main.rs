@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, serve, up};
+use command::{
+    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
+    upgrade,
+};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -25,8 +28,10 @@ enum Command {
     Exec(exec::Args),
     Apply(apply::Args),
     Delete(delete::Args),
+    Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
     Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -46,8 +51,10 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

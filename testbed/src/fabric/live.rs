@@ -17,7 +17,7 @@ use userspace::model::{Cluster, LinkQuality};
 use super::Error;
 use crate::dataplane::live::socket::{self, Receiver, Sender};
 use crate::netns::{Netns, Part};
-use crate::topology::{WORLD, WORLD_MAC, fabric_port};
+use crate::topology::{WORLD, WORLD_MAC, fabric_side};
 
 /// How long the sending thread sleeps at most, so that it sees when it is to stop.
 const TURN: Duration = Duration::from_millis(100);
@@ -39,9 +39,9 @@ impl Wire {
         }
     }
 
-    fn interface(self) -> String {
+    fn interface(self, cluster: &Cluster) -> String {
         match self {
-            Self::Node(place) => fabric_port(place),
+            Self::Node(place) => fabric_side(&cluster.nodes[place].name),
             Self::World => WORLD.to_owned(),
         }
     }
@@ -145,7 +145,7 @@ impl Live {
         let wanted: Vec<Wire> = (0..cluster.nodes.len()).map(Wire::Node).chain([Wire::World]).collect();
         let mut indices = BTreeMap::new();
         for wire in wanted {
-            let interface = wire.interface();
+            let interface = wire.interface(cluster);
             let index = self.netns.run(|| if_nametoindex(interface.as_str()))?;
             let index = index.map_err(|errno| self.failed("find", &interface, errno.into()))?;
             indices.insert(wire, index);
@@ -166,7 +166,7 @@ impl Live {
         }
         for (wire, index) in indices {
             if !self.readers.contains_key(&wire) {
-                let reader = self.open(wire, index)?;
+                let reader = self.open(wire, &wire.interface(cluster), index)?;
                 self.readers.insert(wire, reader);
             }
         }
@@ -174,18 +174,17 @@ impl Live {
     }
 
     /// Reads a link from now on.
-    fn open(&self, wire: Wire, index: u32) -> Result<Reader, Error> {
-        let interface = wire.interface();
-        let opened = self.netns.run(|| socket::open(&interface, index))?;
+    fn open(&self, wire: Wire, interface: &str, index: u32) -> Result<Reader, Error> {
+        let opened = self.netns.run(|| socket::open(interface, index))?;
         let (sender, receiver) =
-            opened.map_err(|source| self.failed("open a packet socket on", &interface, source))?;
+            opened.map_err(|source| self.failed("open a packet socket on", interface, source))?;
         self.shared.lock().senders.insert(wire, sender);
         let running = Arc::new(AtomicBool::new(true));
         let (shared, still) = (Arc::clone(&self.shared), Arc::clone(&running));
         let thread = thread::Builder::new()
-            .name(interface.clone())
+            .name(interface.to_owned())
             .spawn(move || shared.read(wire, receiver, &still))
-            .map_err(|source| self.failed("start a thread for", &interface, source))?;
+            .map_err(|source| self.failed("start a thread for", interface, source))?;
         Ok(Reader { index, running, thread: Some(thread) })
     }
 

@@ -11,21 +11,19 @@ pub(crate) mod socket;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use userspace::model::Cluster;
 
 use self::deaf::Deaf;
 use self::socket::{Receiver, Sender};
-use crate::link::{self, Links, Next, Route};
 use crate::netns::{self, Netns};
-use crate::topology::{HOST, HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,8 +32,8 @@ pub enum Wire {
     Uplink,
     /// To the node's own stack.
     Host,
-    /// To the pod with this address.
-    Pod(Ipv4Addr),
+    /// To the pod with this address as its first.
+    Pod(IpAddr),
 }
 
 /// Why a path cannot be made of a cluster.
@@ -68,9 +66,6 @@ pub enum Error {
     /// A namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
-    /// A route could not be set.
-    #[error(transparent)]
-    Link(#[from] link::Error),
     /// No packet socket.
     #[error("cannot {tried} link {link} in network namespace {netns}: {source}")]
     Socket {
@@ -126,28 +121,30 @@ impl<P: Path> Live<P> {
     /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.
     pub fn start(topology: &Topology) -> Result<Self, Error> {
         let mut live = Self { nodes: BTreeMap::new() };
-        for node in &topology.cluster().nodes {
-            let shared = Shared {
-                path: Mutex::new(P::new(topology.cluster(), &node.name)?),
-                senders: RwLock::default(),
-                start: Instant::now(),
-            };
-            let netns = topology.node(&node.name);
-            lead_services_to_host_link(topology, &netns, node.address())?;
-            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
-            live.nodes.insert(node.name.clone(), station);
-        }
-        live.open_links(topology)?;
+        live.apply(topology)?;
         Ok(live)
     }
 
-    /// Goes on with a cluster whose pods, Services or policies have changed; connections go on.
+    /// Goes on with a cluster whose nodes, pods, Services or policies have changed; connections go on.
     ///
     /// # Errors
     /// As [`Self::start`]; what did not fail is applied.
     pub fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        for (name, station) in &self.nodes {
-            lock(&station.shared.path).apply(topology.cluster(), name)?;
+        let cluster = topology.cluster();
+        self.nodes.retain(|name, _| cluster.node(name).is_some());
+        for node in &cluster.nodes {
+            if let Some(station) = self.nodes.get(&node.name) {
+                lock(&station.shared.path).apply(cluster, &node.name)?;
+                continue;
+            }
+            let shared = Shared {
+                path: Mutex::new(P::new(cluster, &node.name)?),
+                senders: RwLock::default(),
+                start: Instant::now(),
+            };
+            let netns = topology.node(&node.name);
+            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
+            self.nodes.insert(node.name.clone(), station);
         }
         self.open_links(topology)
     }
@@ -254,20 +251,9 @@ impl<P: Path> Shared<P> {
 fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
     let mut links = HashMap::from([(Wire::Uplink, UPLINK.to_owned()), (Wire::Host, HOST_PEER.to_owned())]);
     for pod in topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        if let IpAddr::V4(address) = pod.address() {
-            links.insert(Wire::Pod(address), host_side(pod));
-        }
+        links.insert(Wire::Pod(pod.address()), host_side(pod));
     }
     links
-}
-
-/// The node's own packets to Services come the way that those to pods come.
-fn lead_services_to_host_link(topology: &Topology, netns: &Netns, node: IpAddr) -> Result<(), Error> {
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-    if let (IpNet::V4(services), IpAddr::V4(node)) = (topology.cluster().settings.service_cidrs[0], node) {
-        Links::open(netns)?.route(Route::net(services, Next::Via(GATEWAY, HOST)).source(node))?;
-    }
-    Ok(())
 }
 
 /// A panic elsewhere leaves nothing half done: what is locked is changed whole or not at all.
