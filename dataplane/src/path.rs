@@ -43,10 +43,13 @@ pub struct Walk<A> {
     tracked: Tracked<A>,
     carried: Carried,
     from: From,
+    verdict: Verdict,
 }
 
-/// What a part of a walk comes to: the end of it, or `None` where the next part goes on.
-type Part = Result<Option<Verdict>, Reason>;
+/// What a part of a walk comes to: whether it was the last. The verdict is then the walk's, and not in here:
+/// a verdict has bytes that nobody wrote, and a register that is made of such is read by nobody's leave
+/// ("R0 !read_ok", kernel 6.18).
+type Part = Result<bool, Reason>;
 
 /// A packet that a pod sent.
 #[inline(always)]
@@ -57,10 +60,10 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Pod);
     let mut part = pod_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if let Ok(false) = part {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -72,7 +75,8 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if let Err(reason) = flow::read(packet, flow) {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
-            return neighbour::answer(packet, flow).map(Some);
+            walk.verdict = neighbour::answer(packet, flow)?;
+            return Ok(true);
         }
         return Err(reason);
     }
@@ -83,7 +87,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() && !policy::is_itself(&walk.flow) {
         policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -95,10 +99,10 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if let Ok(false) = part {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -111,7 +115,7 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, packet, walk)?;
-    Ok(None)
+    Ok(false)
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
@@ -153,10 +157,10 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if let Ok(false) = part {
         part = arrive(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -172,24 +176,27 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         fragment::remember(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
-            return Ok(Some(Verdict::Stack));
+            walk.verdict = Verdict::Stack;
+            return Ok(true);
         }
         let target = flow::target(packet)?;
         if !route::is_here(platform, target) {
-            return Ok(Some(Verdict::Stack));
+            walk.verdict = Verdict::Stack;
+            return Ok(true);
         }
         let for_node = target == platform.address();
         if let Err(reason) = flow::read(packet, flow) {
-            return if for_node { Ok(Some(Verdict::Stack)) } else { Err(reason) };
+            walk.verdict = Verdict::Stack;
+            return if for_node { Ok(true) } else { Err(reason) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
         if let Err(reason) = fragment::follow(platform, flow) {
-            return if for_node { to_host(platform, flow) } else { Err(reason) };
+            return if for_node { to_host(platform, walk) } else { Err(reason) };
         }
         let behind = nat::stands_for(platform, flow);
         let masqueraded = behind.pod != A::default();
         if for_node && !masqueraded {
-            return to_host(platform, flow);
+            return to_host(platform, walk);
         }
         fragment::remember(platform, flow)?;
         if masqueraded {
@@ -213,7 +220,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if !walk.tracked.original {
         nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// To whom it is for, on this node.
@@ -233,7 +240,7 @@ fn arrive<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() {
         conntrack::open(platform, &walk.flow, Port::default())?;
     }
-    to_host(platform, &walk.flow)
+    to_host(platform, walk)
 }
 
 /// What every packet of the node's own pods and processes goes through first: Service, then flow.
@@ -274,7 +281,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            to_host(platform, flow)
+            to_host(platform, walk)
         }
         Route::REMOTE => {
             overlay::fit(platform, packet, &route)?;
@@ -283,7 +290,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             }
             route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
             overlay::wrap(platform, packet, flow, &route, walk.carried.identity)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
@@ -300,7 +307,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 nat::masquerade(platform, packet, flow, port)?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         // Route::ROUTED, Route::NATIVE.
         _ => {
@@ -308,7 +315,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 conntrack::open(platform, flow, Port::default())?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
     }
 }
@@ -321,7 +328,7 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
     pod: &Endpoint,
 ) -> Part {
-    let Walk { flow, tracked, carried, from } = walk;
+    let Walk { flow, tracked, carried, from, .. } = walk;
     if tracked.is_new() {
         if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
             policy::waive(platform, flow, pod);
@@ -332,21 +339,24 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     }
     route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
-    Ok(Some(Verdict::Deliver(pod.interface)))
+    walk.verdict = Verdict::Deliver(pod.interface);
+    Ok(true)
 }
 
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
-fn to_underlay<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToUnderlay));
-    Ok(Some(Verdict::Forward(platform.node().uplink)))
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+    walk.verdict = Verdict::Forward(platform.node().uplink);
+    Ok(true)
 }
 
 /// To the node's own stack.
 #[inline(always)]
-fn to_host<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToHost));
-    Ok(Some(Verdict::Stack))
+fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToHost));
+    walk.verdict = Verdict::Stack;
+    Ok(true)
 }
 
 /// The head's line in the trace.
@@ -361,20 +371,18 @@ fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &
 fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u32 {
     let bytes = packet.length();
     walk.flow = Flow { length: bytes, ..Flow::default() };
-    walk.from = from;
+    (walk.from, walk.verdict) = (from, Verdict::Stack);
     bytes
 }
 
-/// Makes a walk's end a verdict, and counts it. A walk that comes to no end cannot be; the packet of one would
-/// be the node's own affair.
+/// Counts a walk under its verdict.
 #[inline(never)]
-fn close<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, part: Part) -> Verdict {
-    let verdict = match part {
-        Ok(verdict) => verdict.unwrap_or(Verdict::Stack),
-        Err(reason) => return refuse(platform, flow.record(Stage::Drop), bytes, reason),
-    };
-    platform.count(verdict, bytes);
-    verdict
+fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+    if let Err(reason) = part {
+        return refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
+    }
+    platform.count(walk.verdict, bytes);
+    walk.verdict
 }
 
 /// The one place that makes a drop of a reason.
