@@ -43,10 +43,23 @@ pub struct Walk<A> {
     tracked: Tracked<A>,
     carried: Carried,
     from: From,
+    verdict: Option<Verdict>,
 }
 
-/// What a part of a walk comes to: the end of it, or `None` where the next part goes on.
-type Part = Result<Option<Verdict>, Reason>;
+impl<A> Walk<A> {
+    /// Ends it. The verdict stays here: handed from one part to the next, its bytes that mean nothing would be
+    /// whatever lies in a register, of which the verifier lets programs not even make nothing ("bitwise operator
+    /// &= on pointer prohibited", kernel 6.18). It can go when every program loads with `Part` an
+    /// `Option<Verdict>` inside.
+    #[inline(always)]
+    fn end(&mut self, verdict: Verdict) -> Part {
+        self.verdict = Some(verdict);
+        Ok(())
+    }
+}
+
+/// What a part of a walk comes to. The next one goes on if there is no verdict yet.
+type Part = Result<(), Reason>;
 
 /// A packet that a pod sent.
 #[inline(always)]
@@ -57,10 +70,10 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Pod);
     let mut part = pod_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -72,7 +85,8 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if let Err(reason) = flow::read(packet, flow) {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
-            return neighbour::answer(packet, flow).map(Some);
+            let answered = neighbour::answer(packet, flow)?;
+            return walk.end(answered);
         }
         return Err(reason);
     }
@@ -83,7 +97,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() && !policy::is_itself(&walk.flow) {
         policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -95,10 +109,10 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -111,7 +125,7 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, packet, walk)?;
-    Ok(None)
+    Ok(())
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
@@ -153,10 +167,10 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = arrive(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -172,23 +186,23 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         fragment::remember(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
-            return Ok(Some(Verdict::Stack));
+            return walk.end(Verdict::Stack);
         }
         let target = flow::target(packet)?;
         if !route::is_here(platform, target) {
-            return Ok(Some(Verdict::Stack));
+            return walk.end(Verdict::Stack);
         }
         let for_node = target == platform.address();
         if let Err(reason) = flow::read(packet, flow) {
-            return if for_node { Ok(Some(Verdict::Stack)) } else { Err(reason) };
+            return if for_node { walk.end(Verdict::Stack) } else { Err(reason) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
         if let Err(reason) = fragment::follow(platform, flow) {
-            return if for_node { to_host(platform, flow) } else { Err(reason) };
+            return if for_node { to_host(platform, walk) } else { Err(reason) };
         }
         let pod = nat::stands_for(platform, flow);
         if pod.is_none() && for_node {
-            return to_host(platform, flow);
+            return to_host(platform, walk);
         }
         fragment::remember(platform, flow)?;
         if let Some(pod) = pod {
@@ -212,7 +226,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if !walk.tracked.original {
         nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// To whom it is for, on this node.
@@ -232,7 +246,7 @@ fn arrive<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() {
         conntrack::open(platform, &walk.flow, Port::default())?;
     }
-    to_host(platform, &walk.flow)
+    to_host(platform, walk)
 }
 
 /// What every packet of the node's own pods and processes goes through first: Service, then flow.
@@ -273,7 +287,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            to_host(platform, flow)
+            to_host(platform, walk)
         }
         Route::REMOTE => {
             overlay::fit(platform, packet, &route)?;
@@ -282,7 +296,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             }
             route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
             overlay::wrap(platform, packet, flow, &route, walk.carried.identity)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
@@ -299,7 +313,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 nat::masquerade(platform, packet, flow, port)?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         // Route::ROUTED, Route::NATIVE.
         _ => {
@@ -307,7 +321,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 conntrack::open(platform, flow, Port::default())?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
     }
 }
@@ -320,7 +334,7 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
     pod: &Endpoint,
 ) -> Part {
-    let Walk { flow, tracked, carried, from } = walk;
+    let Walk { flow, tracked, carried, from, .. } = walk;
     if tracked.is_new() {
         if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
             policy::waive(platform, flow, pod);
@@ -331,21 +345,21 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     }
     route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
-    Ok(Some(Verdict::Deliver(pod.interface)))
+    walk.end(Verdict::Deliver(pod.interface))
 }
 
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
-fn to_underlay<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToUnderlay));
-    Ok(Some(Verdict::Forward(platform.node().uplink)))
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+    walk.end(Verdict::Forward(platform.node().uplink))
 }
 
 /// To the node's own stack.
 #[inline(always)]
-fn to_host<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToHost));
-    Ok(Some(Verdict::Stack))
+fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToHost));
+    walk.end(Verdict::Stack)
 }
 
 /// The head's line in the trace.
@@ -361,17 +375,18 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     let bytes = packet.length();
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
+    walk.verdict = None;
     bytes
 }
 
 /// Makes a walk's end a verdict, and counts it. A walk that comes to no end cannot be; the packet of one would
 /// be the node's own affair.
 #[inline(never)]
-fn close<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, part: Part) -> Verdict {
-    let verdict = match part {
-        Ok(verdict) => verdict.unwrap_or(Verdict::Stack),
-        Err(reason) => return refuse(platform, flow.record(Stage::Drop), bytes, reason),
-    };
+fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+    if let Err(reason) = part {
+        return refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
+    }
+    let verdict = walk.verdict.unwrap_or(Verdict::Stack);
     platform.count(verdict, bytes);
     verdict
 }
