@@ -43,14 +43,14 @@ pub struct Walk<A> {
     tracked: Tracked<A>,
     carried: Carried,
     from: From,
+    /// The way into the tunnel, if that is where it leads.
+    route: Route,
+    /// The end of it, once it has come to one.
     verdict: Option<Verdict>,
 }
 
 impl<A> Walk<A> {
-    /// Ends it. The verdict stays here: handed from one part to the next, its bytes that mean nothing would be
-    /// whatever lies in a register, of which the verifier lets programs not even make nothing ("bitwise operator
-    /// &= on pointer prohibited", kernel 6.18). It can go when every program loads with `Part` an
-    /// `Option<Verdict>` inside.
+    /// Ends here.
     #[inline(always)]
     fn end(&mut self, verdict: Verdict) -> Part {
         self.verdict = Some(verdict);
@@ -58,7 +58,11 @@ impl<A> Walk<A> {
     }
 }
 
-/// What a part of a walk comes to. The next one goes on if there is no verdict yet.
+/// What a part of a walk comes to. If it goes well, and to no end, the next part goes on.
+///
+/// Verdicts are not handed back by value: those that name no interface leave their other bytes undefined, and
+/// where the compiler lets a pointer stand there the verifier refuses it ("bitwise operator &= on pointer
+/// prohibited", kernel 6.18). It can go when every program loads without.
 type Part = Result<(), Reason>;
 
 /// A packet that a pod sent.
@@ -73,6 +77,9 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
+    if part.is_ok() && walk.verdict.is_none() {
+        part = to_tunnel(platform, packet, walk);
+    }
     close(platform, walk, bytes, part)
 }
 
@@ -85,8 +92,8 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if let Err(reason) = flow::read(packet, flow) {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
-            let answered = neighbour::answer(packet, flow)?;
-            return walk.end(answered);
+            neighbour::answer(packet, flow)?;
+            return walk.end(Verdict::Answer);
         }
         return Err(reason);
     }
@@ -112,6 +119,9 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
+    if part.is_ok() && walk.verdict.is_none() {
+        part = to_tunnel(platform, packet, walk);
+    }
     close(platform, walk, bytes, part)
 }
 
@@ -132,9 +142,9 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 /// underlay, whose family may be another one inside. Then [`from_underlay`].
 ///
 /// # Errors
-/// The verdict on what is refused here.
+/// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Verdict> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
@@ -148,7 +158,7 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
     overlay::unwrap(platform, packet, &outer)
-        .map_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, reason))
+        .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -200,13 +210,14 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         if let Err(reason) = fragment::follow(platform, flow) {
             return if for_node { to_host(platform, walk) } else { Err(reason) };
         }
-        let pod = nat::stands_for(platform, flow);
-        if pod.is_none() && for_node {
+        let behind = nat::stands_for(platform, flow);
+        let masqueraded = behind.pod != A::default();
+        if for_node && !masqueraded {
             return to_host(platform, walk);
         }
         fragment::remember(platform, flow)?;
-        if let Some(pod) = pod {
-            nat::restore(platform, packet, flow, &pod)?;
+        if masqueraded {
+            nat::restore(platform, packet, flow, &behind)?;
             walk.from = From::Masquerade;
         }
     }
@@ -294,15 +305,14 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
-            overlay::wrap(platform, packet, flow, &route, walk.carried.identity)?;
-            to_underlay(platform, walk)
+            walk.route = route;
+            Ok(())
         }
         Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
-                nat::claim(platform, flow, &mut port)?;
+                port = nat::claim(platform, flow, port)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
                     return Err(reason);
@@ -348,6 +358,19 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Deliver(pod.interface))
 }
 
+/// To another node, through the tunnel.
+#[inline(never)]
+fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, route, carried, .. } = walk;
+    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
+    overlay::wrap(platform, packet, flow, route, carried.identity)?;
+    to_underlay(platform, walk)
+}
+
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
 fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
@@ -379,22 +402,27 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Makes a walk's end a verdict, and counts it. A walk that comes to no end cannot be; the packet of one would
-/// be the node's own affair.
-#[inline(never)]
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
+#[inline(always)]
 fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
     if let Err(reason) = part {
-        return refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
+        drop(platform, &walk.flow, bytes, reason);
+        return Verdict::Drop(reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
     platform.count(verdict, bytes);
     verdict
 }
 
+/// [`refuse`], for a packet whose flow is known.
+#[inline(never)]
+fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
+    refuse(platform, flow.record(Stage::Drop), bytes, reason);
+}
+
 /// The one place that makes a drop of a reason.
 #[inline(always)]
-fn refuse(platform: &mut impl Machine, record: Record, bytes: u32, reason: Reason) -> Verdict {
+fn refuse(platform: &mut impl Machine, record: Record, bytes: u32, reason: Reason) {
     platform.report(&Record { detail: reason as u8, ..record });
     platform.count(Verdict::Drop(reason), bytes);
-    Verdict::Drop(reason)
 }

@@ -19,6 +19,7 @@ pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod plan;
 pub(crate) mod serve;
 pub(crate) mod up;
 

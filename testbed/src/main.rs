@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up};
+use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, plan, serve, up};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ enum Command {
     Delete(delete::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Delete(args) => delete::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
