@@ -30,6 +30,8 @@ enum From {
     World,
     /// From the world, for a port that stands for a pod.
     Masquerade,
+    /// From whom the node itself sent a packet to, for the node.
+    Peer,
 }
 
 /// What is known of a packet on its way. The engine has room for one.
@@ -213,7 +215,11 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         let behind = nat::stands_for(platform, flow);
         let masqueraded = behind.pod != A::default();
         if for_node && !masqueraded {
-            return to_host(platform, walk);
+            // What answers a packet that the node sent through here came from where that went.
+            if !conntrack::knows(platform, flow) {
+                return to_host(platform, walk);
+            }
+            walk.from = From::Peer;
         }
         fragment::remember(platform, flow)?;
         if masqueraded {

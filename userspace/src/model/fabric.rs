@@ -57,7 +57,7 @@ pub(super) fn read(spec: &TestbedSpec, inside: &[IpNet], fields: &mut Fields<'_>
 
 /// What the tag `VirtualNetwork` stands for: the virtual network, and the prefixes of route tables, the default
 /// route's excepted. Source: Azure, "Virtual network service tags".
-pub(super) fn inside(settings: &Settings) -> Vec<IpNet> {
+pub(crate) fn inside(settings: &Settings) -> Vec<IpNet> {
     let mut inside = settings.vnet_cidrs.clone();
     if settings.model == Model::Kubenet {
         inside.extend(&settings.pod_cidrs);
