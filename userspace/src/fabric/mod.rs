@@ -330,6 +330,11 @@ impl Fabric {
         self.queue.peek().map(|Reverse(flight)| flight.due_ns)
     }
 
+    /// Frames so far that nobody sent: copies that links made, and what the gateway had to say.
+    pub fn added(&self) -> u64 {
+        self.counters.duplicated + self.counters.made
+    }
+
     /// The port of the host outside that a frame from the world is of, by its source address: for whoever
     /// has one wire for all of them. An appliance outside is taken for any source that is nobody's.
     pub fn world_port(&self, frame: &[u8]) -> Option<Port> {

@@ -68,6 +68,11 @@ pub enum Event {
         /// The host's name.
         host: String,
     },
+    /// The fabric did something to it, beside passing it on.
+    Fabric {
+        /// What, for people.
+        says: String,
+    },
     /// It got lost outside of any node's path.
     Lost {
         /// `fabric`, `wire` or `host`.
@@ -233,6 +238,7 @@ impl Printed {
             }
             Event::Ignored { node } => Line("to_host", format!("{}  not for the path", names.node(*node))),
             Event::Loopback { host } => Line("loopback", host.clone()),
+            Event::Fabric { says } => Line("fabric", says.clone()),
             Event::Lost { place, why } => Line(place, why.clone()),
         })
     }
@@ -314,6 +320,15 @@ fn kind(record: &Record) -> String {
             8 => "icmp echo".to_owned(),
             11 => "icmp time exceeded".to_owned(),
             number => format!("icmp type {number}"),
+        },
+        58 => match record.flags {
+            0 => "icmpv6".to_owned(),
+            1 => "icmpv6 unreachable".to_owned(),
+            2 => "icmpv6 too big".to_owned(),
+            3 => "icmpv6 time exceeded".to_owned(),
+            128 => "icmpv6 echo".to_owned(),
+            129 => "icmpv6 echo reply".to_owned(),
+            number => format!("icmpv6 type {number}"),
         },
         number => format!("protocol {number}"),
     }
