@@ -32,9 +32,13 @@ enum From {
 
 /// A packet that a pod sent.
 #[inline(always)]
-pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let (mut flow, bytes) = start(packet);
-    let walked = pod_walk(platform, packet, &mut flow);
+pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Verdict {
+    let bytes = start(packet, flow);
+    let walked = pod_walk(platform, packet, flow);
     close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
@@ -61,9 +65,13 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
 
 /// A packet that the node itself sent to a pod or a Service.
 #[inline(always)]
-pub fn from_host<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K) -> Verdict {
-    let (mut flow, bytes) = start(packet);
-    let walked = host_walk(platform, packet, &mut flow);
+pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    flow: &mut Flow<A>,
+) -> Verdict {
+    let bytes = start(packet, flow);
+    let walked = host_walk(platform, packet, flow);
     close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
@@ -110,13 +118,14 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
 pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
+    flow: &mut Flow<A>,
     carried: &Carried,
 ) -> Verdict {
-    let (mut flow, mut bytes) = start(packet);
+    let mut bytes = start(packet, flow);
     if carried.is_some() {
         bytes = carried.length;
     }
-    let walked = underlay_walk(platform, packet, &mut flow, carried);
+    let walked = underlay_walk(platform, packet, flow, carried);
     close(platform, flow.record(Stage::Drop), bytes, walked)
 }
 
@@ -297,11 +306,12 @@ fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
 }
 
-/// The flow before anything is known of it, and the length the frame arrives with.
+/// Begins with a flow of which nothing is known. The length the frame arrives with.
 #[inline(always)]
-fn start<A: Address>(packet: &impl Packet) -> (Flow<A>, u32) {
+fn start<A: Address>(packet: &impl Packet, flow: &mut Flow<A>) -> u32 {
     let bytes = packet.length();
-    (Flow { length: bytes, ..Flow::default() }, bytes)
+    *flow = Flow { length: bytes, ..Flow::default() };
+    bytes
 }
 
 /// Makes a walk's end a verdict, and counts it.

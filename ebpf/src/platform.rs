@@ -6,50 +6,76 @@ use core::mem::{MaybeUninit, offset_of};
 use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
+use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_pull_data,
+    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
 };
-use aya_ebpf::{Global, bpf_f_adj_room_encap_l2};
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
 use dataplane::verdict::Verdict;
-use dataplane::wire::{Be16, Mac, Plain, V4};
-use dataplane::{Mend, Packet, Platform};
+use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
+use dataplane::{Machine, Mend, Packet, Platform};
 
 use crate::maps;
 
-/// The node these programs were loaded for.
-#[unsafe(no_mangle)]
-static NODE: Global<Node<V4>> = Global::new(Node {
-    address: V4([0; 4]),
-    uplink: IfIndex(0),
-    mtu: 0,
-    vni: 0,
-    seed: 0,
-    mac: Mac([0; 6]),
-    tunnel_port: Be16([0; 2]),
-    masquerade_first: 0,
-    masquerade_count: 0,
-});
-/// Not 0: every stage reports. Constant to the verifier, which leaves out what it forbids.
-#[unsafe(no_mangle)]
-static TRACE: Global<u32> = Global::new(0);
-/// Not 0: the time is what userspace wrote into `clock`.
-#[unsafe(no_mangle)]
-static FIXED_CLOCK: Global<u32> = Global::new(0);
+/// Declares what userspace writes into the object before the programs are loaded: constants to the verifier,
+/// which leaves out what they forbid, but not to the compiler.
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => { $(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        static $name: Constant<$type> = Constant(MaybeUninit::zeroed());
+    )+ };
+}
+
+constants! {
+    /// The node these programs were loaded for.
+    NODE: Node;
+    /// Its IPv4 address; zero if it has none.
+    ADDRESS_V4: V4;
+    /// Its IPv6 address; zero if it has none.
+    ADDRESS_V6: V6;
+    /// Not 0: every stage reports.
+    TRACE: u32;
+    /// Not 0: the time is what userspace wrote into `clock`.
+    FIXED_CLOCK: u32;
+}
+
+/// One of [`constants`].
+#[repr(C, align(4))]
+struct Constant<T>(MaybeUninit<T>);
+
+impl<T: Plain> Constant<T> {
+    /// The value. Only those parts of it are loaded that are used: a volatile read would copy all of it, and
+    /// a node is long.
+    #[inline(always)]
+    fn load(&'static self) -> T {
+        let mut place = self.0.as_ptr();
+        // SAFETY: it changes nothing. The compiler is not to know what the place holds.
+        unsafe { asm!("/* {place} */", place = inout(reg) place, options(pure, nomem, nostack)) };
+        maps::copy(place)
+    }
+}
 
 const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
 
-/// An outer IP (20), UDP (8) and tunnel header (8), and the inner frame's Ethernet header (14).
-const TUNNEL_BYTES: i32 = 50;
 /// The length of what the kernel is to take for the inner link layer: the Ethernet header alone.
 ///
 /// With the tunnel header counted in (22), the inner frame is looked for 8 bytes too early: small
 /// packets still pass, and every packet that is segmented later is dropped by the uplink.
-const INNER_LINK_BYTES: u64 = 14;
+const INNER_LINK_BYTES: u64 = ethernet::LENGTH as u64;
+
+/// Length of an IP header without options or extensions.
+const fn header(family: Family) -> usize {
+    match family {
+        Family::V4 => V4::HEADER,
+        Family::V6 => V6::HEADER,
+    }
+}
 
 /// Reads a field of the context.
 ///
@@ -100,17 +126,30 @@ impl Frame {
         if place + length > end { None } else { Some(place) }
     }
 
+    /// Makes room for so many bytes between the frame's Ethernet header and its payload, or removes them.
+    #[inline(always)]
+    fn adjust(&mut self, bytes: i32, flags: u32) -> Option<()> {
+        let mut flags = (flags | BPF_F_ADJ_ROOM_FIXED_GSO) as u64;
+        if flags & BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 != 0 {
+            flags |= bpf_f_adj_room_encap_l2(INNER_LINK_BYTES);
+        }
+        // SAFETY: the helper checks the lengths.
+        done(unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) })
+    }
+
     /// Leaves the verdict where a test run hands it back: the packet's control buffer.
     #[inline(always)]
     pub(crate) fn note(&mut self, verdict: Verdict) {
-        let interface = match verdict {
-            Verdict::Deliver(interface) | Verdict::Forward(interface) => interface,
-            Verdict::Answer | Verdict::Stack | Verdict::Drop(_) => IfIndex(0),
+        let detail = match verdict {
+            Verdict::Deliver(interface) | Verdict::Forward(interface) => interface.0,
+            // The one that shares its counter.
+            Verdict::Reject(_) => 1,
+            Verdict::Answer | Verdict::Stack | Verdict::Drop(_) => 0,
         };
         // SAFETY: as in `span`; these two words are free for programs to use.
         unsafe {
             write_volatile(&raw mut (*self.skb).cb[0], verdict.counter());
-            write_volatile(&raw mut (*self.skb).cb[1], interface.0);
+            write_volatile(&raw mut (*self.skb).cb[1], detail);
         }
     }
 }
@@ -172,25 +211,45 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn open_tunnel(&mut self) -> Option<()> {
-        let flags = (BPF_F_ADJ_ROOM_FIXED_GSO
-            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
-            | bpf_f_adj_room_encap_l2(INNER_LINK_BYTES);
-        // SAFETY: the helper checks the lengths.
-        done(unsafe { bpf_skb_adjust_room(self.skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, flags) })
+    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
+        let layer = match outer {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        let flags = layer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        self.adjust(tunnel::overhead(header(outer)) as i32, flags)
+    }
+
+    /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is
+    /// another: by then it is written in the last bytes of the room.
+    #[inline(always)]
+    fn close_tunnel(&mut self, outer: Family) -> Option<()> {
+        let room = tunnel::overhead(header(outer));
+        let inside: Be16 = self.read(room + ethernet::TYPE)?;
+        let flags = if inside == ethernet::IPV6 {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+        };
+        self.adjust(-(room as i32), flags)
     }
 
     #[inline(always)]
-    fn close_tunnel(&mut self) -> Option<()> {
-        let flags = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
-        // SAFETY: the helper checks the lengths.
-        done(unsafe { bpf_skb_adjust_room(self.skb, -TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, flags) })
+    fn trim(&mut self, length: u32) -> Option<()> {
+        if self.length() <= length {
+            return Some(());
+        }
+        // SAFETY: the helper checks the length.
+        done(unsafe { bpf_skb_change_tail(self.skb, length, 0) })
+    }
+
+    #[inline(always)]
+    fn open_error(&mut self, family: Family) -> Option<()> {
+        self.adjust((header(family) + icmp::LENGTH) as i32, 0)
     }
 }
 
-/// An offset that the verifier knows to be below 256, behind everything that the path looks into: Ethernet,
+/// An offset that the verifier knows to be below 1024, behind everything that the path looks into: Ethernet,
 /// the longest IP header, ICMP, the longest quoted IP header and what it quotes.
 ///
 /// An offset that was itself read from the packet loses its bounds where the compiler moves it through
@@ -200,7 +259,7 @@ impl Packet for Frame {
 fn bounded(mut offset: usize) -> usize {
     if !is_val_statically_known(offset) {
         // SAFETY: it changes nothing but the register.
-        unsafe { asm!("{offset} &= 255", offset = inout(reg) offset, options(pure, nomem, nostack)) };
+        unsafe { asm!("{offset} &= 1023", offset = inout(reg) offset, options(pure, nomem, nostack)) };
     }
     offset
 }
@@ -295,9 +354,9 @@ fn done(code: i64) -> Option<()> {
 /// The kernel as the engine of one node. Its state is the maps.
 pub(crate) struct Kernel;
 
-impl Platform<V4> for Kernel {
+impl Machine for Kernel {
     #[inline(always)]
-    fn node(&self) -> Node<V4> {
+    fn node(&self) -> Node {
         NODE.load()
     }
 
@@ -324,5 +383,19 @@ impl Platform<V4> for Kernel {
     #[inline(always)]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         maps::count(verdict, bytes);
+    }
+}
+
+impl Platform<V4> for Kernel {
+    #[inline(always)]
+    fn address(&self) -> V4 {
+        ADDRESS_V4.load()
+    }
+}
+
+impl Platform<V6> for Kernel {
+    #[inline(always)]
+    fn address(&self) -> V6 {
+        ADDRESS_V6.load()
     }
 }

@@ -5,17 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use dataplane::tables::{Connection, Endpoint, IfIndex, Node, Route, RuleSet};
-use dataplane::wire::{Be16, Mac, V4};
+use dataplane::tables::{Endpoint, Identity, IfIndex, Node, NodeId, Route, RuleSet, Timeouts};
+use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
 use userspace::engine::kernel::{Kernel, Options, Pins, Sweeper, Way};
-use userspace::engine::{Clock, Engine, Hook};
-use userspace::plan::{NodePlan, Prefix, Rows};
+use userspace::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
+use userspace::plan::{NodePlan, NodeRows, Prefix, Rows, Rules};
 
 const POD: V4 = V4([10, 244, 0, 2]);
 const OTHER: V4 = V4([10, 244, 0, 3]);
 const WORLD: V4 = V4([203, 0, 113, 7]);
 const NODE: V4 = V4([10, 240, 0, 4]);
+const TIMEOUTS: Timeouts = Timeouts {
+    tcp_opening_s: 60,
+    tcp_s: 8000,
+    tcp_closed_s: 10,
+    udp_s: 60,
+    icmp_s: 60,
+    quarantine_s: 60,
+    fragment_s: 30,
+};
 
 /// A network namespace with interfaces, removed at the end of the test.
 struct Netns {
@@ -82,33 +91,46 @@ impl Drop for Folder {
 fn plan(netns: &Netns) -> NodePlan {
     let endpoint = |link, address| Endpoint {
         interface: netns.interface(link),
+        identity: Identity::FIRST,
         rules: RuleSet(1),
         mac: Mac::of(address),
         isolated: 0,
         pad: 0,
     };
-    let mut world =
-        Route { node: V4::default(), id: Default::default(), mac: Mac::BROADCAST, kind: 0, pad: 0 };
-    world.kind = Route::WORLD;
+    let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::BROADCAST, kind: Route::WORLD, pad: 0 };
     NodePlan {
         node: Node {
-            address: NODE,
+            underlay: NODE.to_v6(),
             uplink: netns.interface("eth0"),
             mtu: 1500,
-            vni: 1,
             seed: 7,
+            timeouts: TIMEOUTS,
             mac: Mac::of(NODE),
             tunnel_port: Be16::new(8472),
             masquerade_first: 32_768,
             masquerade_count: 1000,
+            encapsulation: Node::VXLAN,
+            pad: [0; 3],
         },
-        rows: Rows {
-            endpoints: BTreeMap::from([(POD, endpoint("pod0", POD)), (OTHER, endpoint("pod1", OTHER))]),
-            routes: BTreeMap::from([(Prefix { key: V4::default(), bits: 0 }, world)]),
-            ..Rows::default()
+        addresses: (NODE, V6::default()),
+        rows: NodeRows {
+            v4: Rows {
+                endpoints: BTreeMap::from([(POD, endpoint("pod0", POD)), (OTHER, endpoint("pod1", OTHER))]),
+                routes: BTreeMap::from([(Prefix { key: V4::default(), bits: 0 }, world)]),
+                ..Rows::default()
+            },
+            ..NodeRows::default()
         },
-        rules: Vec::new(),
+        rules: Rules::default(),
     }
+}
+
+fn flows(kernel: &Kernel) -> Flows<V4> {
+    kernel.connections().expect("readable")
+}
+
+fn claims(kernel: &Kernel) -> Claims<V4> {
+    kernel.masquerades().expect("readable")
 }
 
 /// A UDP datagram from a pod.
@@ -163,8 +185,8 @@ fn a_frame_goes_to_a_pod_to_the_world_or_nowhere() {
     let spoofed = kernel.push(Hook::FromPod, netns.interface("pod1"), &datagram(OTHER, 80)).expect("runs");
     assert_eq!(spoofed.verdict, Verdict::Drop(Reason::InvalidSource));
 
-    assert_eq!(kernel.connections().expect("readable").len(), 2);
-    assert_eq!(kernel.masquerades().expect("readable").len(), 1);
+    assert_eq!(flows(&kernel).len(), 2);
+    assert_eq!(claims(&kernel).len(), 1);
     let counts = kernel.counts().expect("readable");
     assert_eq!(counts[Verdict::Drop(Reason::InvalidSource).counter() as usize].packets, 1);
     assert_eq!(
@@ -187,10 +209,10 @@ fn what_is_over_is_swept_and_a_source_port_only_at_the_second_sight() {
     kernel.wait(61).expect("the clock is ours");
     let swept = sweeper.sweep(&mut kernel).expect("sweeps");
     assert_eq!((swept.connections, swept.masquerades, swept.kept), (1, 0, 0));
-    assert_eq!(kernel.masquerades().expect("readable").len(), 1);
+    assert_eq!(claims(&kernel).len(), 1);
     let swept = sweeper.sweep(&mut kernel).expect("sweeps");
     assert_eq!((swept.connections, swept.masquerades, swept.kept), (0, 1, 0));
-    assert!(kernel.masquerades().expect("readable").is_empty());
+    assert!(claims(&kernel).is_empty());
 }
 
 #[test]
@@ -202,12 +224,12 @@ fn rows_follow_the_plan_and_a_table_too_small_is_named_before_anything_changes()
     options.capacities.set("endpoints", 2).expect("there is such a table");
     let mut kernel = Kernel::load(&plan, options).expect("loads");
     let mut more = plan.rows.clone();
-    let row = more.endpoints[&POD];
-    more.endpoints.insert(V4([10, 244, 0, 9]), row);
+    let row = more.v4.endpoints[&POD];
+    more.v4.endpoints.insert(V4([10, 244, 0, 9]), row);
     let refused = kernel.apply(&more).expect_err("three do not fit");
     assert!(refused.to_string().contains("endpoints"), "{refused}");
     let mut fewer = plan.rows.clone();
-    fewer.endpoints.remove(&OTHER);
+    fewer.v4.endpoints.remove(&OTHER);
     kernel.apply(&fewer).expect("one fits");
     let sent = kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(OTHER, 80)).expect("runs");
     assert_eq!(
@@ -231,14 +253,14 @@ fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
     let mut first = Kernel::load(&plan, traced(&netns, Some(folder.0.clone()))).expect("loads");
     first.attach(&places).expect("attaches");
     first.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
-    let flows = first.connections().expect("readable");
-    assert_eq!(flows.len(), 1);
+    let before = flows(&first);
+    assert_eq!(before.len(), 1);
     drop(first);
     assert_eq!(links(&folder), ["from_pod-pod0", "from_pod-pod1", "from_underlay-eth0"]);
     assert_eq!(hooked(&netns, "pod0"), 1, "the program outlives its process");
 
     let mut second = Kernel::load(&plan, traced(&netns, Some(folder.0.clone()))).expect("loads");
-    assert_eq!(second.connections().expect("readable"), flows);
+    assert_eq!(flows(&second), before);
     second.attach(&places[..2]).expect("attaches");
     assert_eq!(links(&folder), ["from_pod-pod0", "from_underlay-eth0"]);
     assert_eq!(hooked(&netns, "pod0"), 1);
@@ -246,7 +268,7 @@ fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
 
     second.reload(&plan, false).expect("reloads");
     assert!(!second.tracing());
-    assert_eq!(second.connections().expect("readable"), flows);
+    assert_eq!(flows(&second), before);
     assert_eq!(hooked(&netns, "pod0"), 1, "one program took the other's place");
 
     second.remove().expect("removes");
@@ -271,8 +293,8 @@ fn a_pinned_table_of_another_size_is_replaced_and_an_interface_of_the_same_name_
     let mut options = traced(&netns, Some(folder.0.clone()));
     options.capacities.set("conntrack", 64).expect("there is such a table");
     let mut second = Kernel::load(&plan, options).expect("loads");
-    assert!(second.connections().expect("readable").is_empty());
-    assert_eq!(second.masquerades().expect("readable").len(), 1, "this one is as it was");
+    assert!(flows(&second).is_empty());
+    assert_eq!(claims(&second).len(), 1, "this one is as it was");
     second.attach(&places).expect("attaches");
     assert_eq!(hooked(&netns, "pod0"), 1);
     second.remove().expect("removes");
@@ -315,7 +337,7 @@ fn time_that_passes_brings_every_flow_nearer_to_its_end_also_on_the_kernels_own_
     let options = Options { fixed_clock: false, ..traced(&netns, None) };
     let mut kernel = Kernel::load(&plan(&netns), options).expect("loads");
     kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
-    let end = |kernel: &Kernel| -> Connection<V4> { kernel.connections().expect("readable")[0].1 };
+    let end = |kernel: &Kernel| flows(kernel)[0].1;
     let before = end(&kernel).expires_s;
     assert!(before > kernel.now_s().expect("there is a clock"));
     kernel.wait(30).expect("rows can be written");

@@ -151,12 +151,12 @@ impl Emulator {
     pub fn run(&mut self, hook: Hook, frame: &mut Frame) -> Verdict {
         match hook {
             Hook::FromPod => match flow::family(frame) {
-                Family::V4 => path::from_pod::<V4, _, _>(self, frame),
-                Family::V6 => path::from_pod::<V6, _, _>(self, frame),
+                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut Flow::default()),
+                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut Flow::default()),
             },
             Hook::FromHost => match flow::family(frame) {
-                Family::V4 => path::from_host::<V4, _, _>(self, frame),
-                Family::V6 => path::from_host::<V6, _, _>(self, frame),
+                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut Flow::default()),
+                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut Flow::default()),
             },
             Hook::FromUnderlay => {
                 let carried = match path::from_tunnel(self, frame) {
@@ -164,8 +164,12 @@ impl Emulator {
                     Err(verdict) => return verdict,
                 };
                 match flow::family(frame) {
-                    Family::V4 => path::from_underlay::<V4, _, _>(self, frame, &carried),
-                    Family::V6 => path::from_underlay::<V6, _, _>(self, frame, &carried),
+                    Family::V4 => {
+                        path::from_underlay::<V4, _, _>(self, frame, &mut Flow::default(), &carried)
+                    }
+                    Family::V6 => {
+                        path::from_underlay::<V6, _, _>(self, frame, &mut Flow::default(), &carried)
+                    }
                 }
             }
         }
