@@ -56,7 +56,7 @@ impl<E: Engine + Clock> Network<E> {
         }
         if host.address_like(to).is_none() {
             let why = format!("{} has no address to dial {to} from", host.name);
-            return alone(Answer::Deny, Event::Lost { place: "host", why });
+            return alone(Answer::Reject, Event::Lost { place: "host", why });
         }
         let opening = self.host_mut(from).dial(to, dial);
         let (place, frame) = self.framed(from, opening)?;

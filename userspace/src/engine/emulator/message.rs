@@ -224,6 +224,10 @@ impl Message {
             }
             Some(NetSlice::Ipv6(packet)) => {
                 let header = packet.header();
+                // 0 would be a jumbogram's (RFC 2675), which nobody sends here; the reader takes all for it.
+                if header.payload_length() == 0 {
+                    return Err(Unreadable::Malformed);
+                }
                 if packet.is_payload_fragmented() {
                     return Err(Unreadable::Fragment);
                 }
