@@ -6,19 +6,35 @@
 //! flow's first packet was let through, so whoever has one was judged.
 //!
 //! 1. No row, or its time is over: new. (An ICMP error cannot open a flow: refuse.)
-//! 2. An ICMP error about the flow: related.
-//! 3. A SYN for a connection that is closing or closed opens it anew.
+//! 2. An ICMP error about the flow: related. It prolongs nothing.
+//! 3. A SYN opens a connection anew if one side has finished it or reset it; or if the other side sends it,
+//!    and so far it was seen from its middle on, and never answered: who opened it was a guess.
 //! 4. The opener's direction, with the same translation: established. With another: a second flow would
 //!    share the row, and replies could not be told apart: refuse.
 //! 5. The other direction: reply.
 //!
-//! Source: RFC 9293 section 3.3.2 (states), RFC 5382 and RFC 4787 (timeouts; ours are shorter for closed
-//! connections, as in other dataplanes, because the agent sweeps rows away in their time only).
+//! What TCP says is believed for how long a row lasts, never for whether a packet may pass: windows are not
+//! checked, and the ends know better.
+//! 6. A handshake is over when the other side has answered and a packet without SYN has come. Until then the
+//!    row is short-lived, so that a flood of SYNs, answered or not, does not fill the table for hours.
+//! 7. A FIN finishes its own direction only: the other may go on for as long as it likes. Both, or a RST of
+//!    either side, at any time, close the connection.
+//! 8. Two SYNs that cross (simultaneous open) are one flow: the second is the first one's reply.
+//! 9. A packet from the middle of a connection that has no row (a SYN ACK included) is new, and judged as
+//!    any: who sent it counts as its opener. So connections outlive a table that was lost, as they do with
+//!    Linux (`nf_conntrack_tcp_loose`) and Cilium.
+//!
+//! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
+//! remember the connection: see [`is_spent`].
+//!
+//! Source: RFC 9293 section 3.3.2 (states) and 3.5 (crossing SYNs), RFC 5382, RFC 4787 and RFC 5508
+//! (timeouts; ours are shorter for closed connections, as in other dataplanes, because the agent sweeps rows
+//! away in their time only).
 
 use crate::Reason;
 use crate::flow::Flow;
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Writes};
+use crate::tables::{Connection, Connections, Timeouts, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
@@ -44,20 +60,8 @@ pub struct Tracked<A> {
     pub state: State,
     /// It goes the way of the flow's first packet.
     pub original: bool,
-    /// The flow's row; all zero if it is new.
+    /// The flow's row; of a new one the row that is over, or all zero.
     pub connection: Connection<A>,
-}
-
-/// Seconds without a packet after which a flow ends.
-pub mod timeout_s {
-    /// A TCP connection that was answered.
-    pub const TCP: u32 = 8000;
-    /// A TCP connection that was not answered yet.
-    pub const TCP_OPENING: u32 = 60;
-    /// A TCP connection that both sides have finished, or one has reset.
-    pub const TCP_CLOSED: u32 = 10;
-    /// UDP and ICMP.
-    pub const OTHER: u32 = 60;
 }
 
 /// In [`Connection::flags`]: the higher end of the tuple opened the flow.
@@ -70,8 +74,10 @@ pub const OPENER_FINISHED: u8 = 4;
 pub const OTHER_FINISHED: u8 = 8;
 /// In [`Connection::flags`]: one side has reset the connection (RST).
 pub const RESET: u8 = 16;
+/// In [`Connection::flags`]: a packet of a TCP connection without SYN has come, or its first was no SYN.
+pub const SETTLED: u8 = 32;
 
-const CLOSING: u8 = OPENER_FINISHED | OTHER_FINISHED | RESET;
+const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
 /// Finds the packet's flow and moves its state on.
 ///
@@ -81,10 +87,13 @@ const CLOSING: u8 = OPENER_FINISHED | OTHER_FINISHED | RESET;
 pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Tracked<A>, Reason> {
     let (tuple, from_high) = flow.tuple();
     let now_s = platform.now_s();
-    let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| advance(row, flow, from_high, now_s));
+    let timeouts = platform.node().timeouts;
+    let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
+        advance(row, flow, from_high, (now_s, &timeouts))
+    });
     let tracked = match seen {
         // 1.
-        None => new(),
+        None => new(&Connection::default()),
         Some(seen) => seen?,
     };
     if flow.error && tracked.state as u8 == State::New as u8 {
@@ -113,8 +122,12 @@ pub fn open<A: Address>(
         flags: from_high as u8 * OPENED_BY_HIGH,
         pad: [0; 3],
     };
+    if flow.protocol == ip::protocol::TCP && !is_syn(flow) {
+        row.flags |= SETTLED;
+    }
     observe(&mut row, flow, true);
-    row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol));
+    let timeouts = platform.node().timeouts;
+    row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
     if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
@@ -122,15 +135,36 @@ pub fn open<A: Address>(
     Ok(())
 }
 
-/// Whether a row's time is over: the path takes it for absent, the agent removes it.
+/// Whether a row's time is over: the path takes it for absent.
 #[inline(always)]
 pub fn is_over<A>(row: &Connection<A>, now_s: u32) -> bool {
     row.expires_s <= now_s
 }
 
+/// Whether a row is of no more use, so that the agent removes it, and with it the claim to its port.
+///
+/// Whoever closes a TCP connection in order remembers it for a while (TIME_WAIT, RFC 9293 section 3.3.2) and
+/// refuses what looks like an old packet of it. So the port that stood for the pod goes to no other flow for
+/// `quarantine_s` after the last packet. The very same flow may have it again at once: its SYN continues the
+/// sequence numbers. A reset leaves nothing behind.
 #[inline(always)]
-fn new<A: Address>() -> Tracked<A> {
-    Tracked { state: State::New, original: true, connection: Connection::default() }
+pub fn is_spent<A>(row: &Connection<A>, protocol: u8, now_s: u32, timeouts: &Timeouts) -> bool {
+    if !is_over(row, now_s) {
+        return false;
+    }
+    let remembered = protocol == ip::protocol::TCP
+        && row.masquerade_port != Port::default()
+        && row.flags & (FINISHED | RESET) == FINISHED;
+    if !remembered {
+        return true;
+    }
+    let last_s = row.expires_s.wrapping_sub(timeouts.tcp_closed_s);
+    now_s.wrapping_sub(last_s) >= timeouts.quarantine_s
+}
+
+#[inline(always)]
+fn new<A: Address>(over: &Connection<A>) -> Tracked<A> {
+    Tracked { state: State::New, original: true, connection: *over }
 }
 
 #[inline(always)]
@@ -138,11 +172,11 @@ fn advance<A: Address>(
     row: &mut Connection<A>,
     flow: &Flow<A>,
     from_high: bool,
-    now_s: u32,
+    (now_s, timeouts): (u32, &Timeouts),
 ) -> Result<Tracked<A>, Reason> {
     // 1.
     if is_over(row, now_s) {
-        return Ok(new());
+        return Ok(new(row));
     }
     let original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
     // 2.
@@ -150,19 +184,27 @@ fn advance<A: Address>(
         return Ok(Tracked { state: State::Related, original, connection: *row });
     }
     // 3.
-    let opens = flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if opens && row.flags & CLOSING != 0 {
-        return Ok(new());
+    if is_syn(flow) {
+        let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
+        if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
+            return Ok(new(row));
+        }
     }
     // 4.
     if original && (row.frontend != flow.frontend || row.frontend_port != flow.frontend_port) {
         return Err(Reason::FlowConflict);
     }
     observe(row, flow, original);
-    row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol));
+    row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, timeouts));
     // 5.
     let state = if original { State::Established } else { State::Reply };
     Ok(Tracked { state, original, connection: *row })
+}
+
+/// Whether the packet asks for a new connection.
+#[inline(always)]
+fn is_syn<A>(flow: &Flow<A>) -> bool {
+    flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 /// Notes what a packet says of its flow.
@@ -171,7 +213,11 @@ fn observe<A>(row: &mut Connection<A>, flow: &Flow<A>, original: bool) {
     if !original {
         row.flags |= ANSWERED;
     }
-    if flow.protocol == ip::protocol::TCP {
+    // Only a first fragment has flags.
+    if flow.protocol == ip::protocol::TCP && flow.piece.offset == 0 {
+        if flow.flags & tcp::SYN == 0 {
+            row.flags |= SETTLED;
+        }
         if flow.flags & tcp::FIN != 0 {
             row.flags |= if original { OPENER_FINISHED } else { OTHER_FINISHED };
         }
@@ -182,15 +228,20 @@ fn observe<A>(row: &mut Connection<A>, flow: &Flow<A>, original: bool) {
 }
 
 #[inline(always)]
-fn lifetime_s(flags: u8, protocol: u8) -> u32 {
-    let finished = flags & (OPENER_FINISHED | OTHER_FINISHED) == OPENER_FINISHED | OTHER_FINISHED;
-    if protocol != ip::protocol::TCP {
-        timeout_s::OTHER
-    } else if flags & RESET != 0 || finished {
-        timeout_s::TCP_CLOSED
-    } else if flags & ANSWERED == 0 {
-        timeout_s::TCP_OPENING
-    } else {
-        timeout_s::TCP
+fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
+    if protocol == ip::protocol::UDP {
+        return timeouts.udp_s;
     }
+    if protocol != ip::protocol::TCP {
+        return timeouts.icmp_s;
+    }
+    // 7.
+    if flags & RESET != 0 || flags & FINISHED == FINISHED {
+        return timeouts.tcp_closed_s;
+    }
+    // 6.
+    if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
+        return timeouts.tcp_s;
+    }
+    timeouts.tcp_opening_s
 }

@@ -1,15 +1,16 @@
 //! One frame into a [`Flow`]: who speaks to whom. The only reader of header bytes.
 //!
 //! Reads nothing but the frame. Writes nothing.
-//! Drops `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `UnsupportedProtocol`, `Fragment`,
-//! `UnknownIcmp`, `ExtensionHeader`, `NeedsNoAnswer`.
+//! Drops `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `UnsupportedProtocol`, `UnknownIcmp`,
+//! `ExtensionHeader`, `NeedsNoAnswer`.
 //!
-//! A packet is one of four things:
+//! A packet is one of five things:
 //! 1. TCP or UDP: its ports are the flow's.
 //! 2. An ICMP echo: the identifier stands for the port of whoever asks, 0 for the other's.
 //! 3. An ICMP error: it belongs to the flow whose packet it quotes, in that flow's other direction.
 //! 4. Talk of neighbours on a link (ARP, neighbour discovery, multicast reports): no flow at all, refused as
 //!    `NeedsNoAnswer`. `neighbour` knows what may be answered after all.
+//! 5. A fragment that is not the first of its packet: it has no ports, until `fragment` gives it some.
 //!
 //! IPv6's extension headers are walked over: at most [`EXTENSIONS`] of them, and [`EXTENSION_BYTES`]. What
 //! hides the transport (encryption, signatures), or says that the target is not the last one, is refused:
@@ -133,8 +134,9 @@ impl<A: Address> Flow<A> {
     }
 }
 
+/// A number in which every bit depends on all of the given ones.
 #[inline(always)]
-fn mix(mut hash: u32) -> u32 {
+pub(crate) fn mix(mut hash: u32) -> u32 {
     hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
     hash ^ hash >> 16
@@ -234,7 +236,7 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         return Err(Reason::UnsupportedEtherType);
     }
     let network = network::<A>(packet, ethernet::LENGTH)?;
-    whole::<A>(packet, network.transport)?;
+    let end = whole::<A>(packet, network.transport)?;
     *flow = Flow {
         sender: network.source,
         source: network.source,
@@ -246,8 +248,12 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         length: packet.length(),
         ..Flow::default()
     };
-    if !network.piece.is_whole() {
-        return Err(Reason::Fragment);
+    if flow.piece.offset != 0 {
+        // 5.
+        return later(flow);
+    }
+    if flow.piece.more {
+        first(flow, end)?;
     }
     if flow.protocol == ip::protocol::TCP {
         // 1.
@@ -264,6 +270,36 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
     }
     if flow.protocol == A::ICMP.protocol {
         return message(packet, flow);
+    }
+    Err(Reason::UnsupportedProtocol)
+}
+
+/// Checks a first fragment, whose packet ends at `end`: the whole transport header must be in it. What seems
+/// to follow in a short frame is padding, or would come in a fragment that nobody judges (RFC 1858).
+#[inline(always)]
+fn first<A>(flow: &Flow<A>, end: usize) -> Result<(), Reason> {
+    let header = if flow.protocol == ip::protocol::TCP { tcp::LENGTH } else { udp::LENGTH };
+    if end < flow.transport + header {
+        return Err(Reason::MalformedHeader);
+    }
+    Ok(())
+}
+
+/// Checks a fragment that is not the first. It has no ports, and must not pretend to hold some more of the
+/// header they stand in (RFC 3128).
+#[inline(always)]
+fn later<A: Address>(flow: &mut Flow<A>) -> Result<(), Reason> {
+    if flow.protocol == ip::protocol::TCP {
+        if (flow.piece.offset as usize) < tcp::LENGTH {
+            return Err(Reason::MalformedHeader);
+        }
+        return Ok(());
+    }
+    if flow.protocol == ip::protocol::UDP || flow.protocol == A::ICMP.protocol {
+        return Ok(());
+    }
+    if A::VERSION == 6 && ip::protocol::is_extension(flow.protocol) {
+        return Err(Reason::ExtensionHeader);
     }
     Err(Reason::UnsupportedProtocol)
 }
@@ -371,9 +407,9 @@ fn piece(packet: &impl Packet, offset: usize, piece: &mut Piece) -> Result<(), R
 }
 
 /// Checks that the frame is as long as its IP header says. One that will be cut into segments later may
-/// say anything: its length field counts one segment, or all of them.
+/// say anything: its length field counts one segment, or all of them. Returns where it ends by that.
 #[inline(always)]
-fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<(), Reason> {
+fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<usize, Reason> {
     let stated = if A::VERSION == 4 {
         packet.read::<Be16>(ethernet::LENGTH + ip::TOTAL_LENGTH).ok_or(Reason::Truncated)?.host() as usize
     } else {
@@ -387,7 +423,7 @@ fn whole<A: Address>(packet: &impl Packet, transport: usize) -> Result<(), Reaso
     if packet.segment() == 0 && (packet.length() as usize) < ethernet::LENGTH + stated {
         return Err(Reason::Truncated);
     }
-    Ok(())
+    Ok(ethernet::LENGTH + stated)
 }
 
 #[inline(always)]
@@ -428,7 +464,7 @@ fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<()
     packet.pull((flow.quoted + 60 + tcp::LENGTH) as u32);
     let inside = network::<A>(packet, flow.quoted)?;
     if inside.piece.offset != 0 {
-        return Err(Reason::Fragment);
+        return Err(Reason::UnknownIcmp);
     }
     packet.read::<u8>(inside.transport + icmp::QUOTED - 1).ok_or(Reason::Truncated)?;
     // It goes to whoever sent what it is about, or it is no answer to it.

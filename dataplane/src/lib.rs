@@ -11,6 +11,8 @@ pub mod wire;
 
 pub mod flow;
 
+pub mod fragment;
+
 pub mod neighbour;
 
 pub mod service;

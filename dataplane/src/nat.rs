@@ -6,24 +6,32 @@
 //! A masqueraded flow needs a port of the node's address that no other flow to the same remote end has:
 //! 1. One it already has, from before: kept.
 //! 2. Its own source port, if that is in the range.
-//! 3. The next free one, from a place that the flow's hash says, for at most [`PROBES`] tries.
+//! 3. Any free one: places that the flow's hash and the number of the try say, at most [`PROBES`] of them.
 //!
-//! Adding the reverse row is the claim: of two CPUs that want one port exactly one gets it.
+//! Adding the reverse row is the claim: of two CPUs that want one port exactly one gets it, and the other
+//! goes on trying.
+//!
+//! How full the range gets: tries are independent of each other and of other flows', so no clusters form,
+//! and with a share `a` of the ports taken, all of `N` tries fail with probability `a^N`. While the `C` ports
+//! of a range are filled up to that share, `C * a^(N+1) / (N+1)` flows are refused on average. With
+//! `N = 1024`, `C = 28,232` and `a = 0.99` that is 0.001: 999 of 1,000 times not one is refused before 99 %
+//! of the ports are taken (half of the time, none before 99.6 %). Found ones cost little: `1 / (1 - a)` tries
+//! on average, two at 50 %, ten at 90 %, a hundred at 99 %. Only who finds none pays for all.
 //!
 //! An ICMP error quotes the packet it is about; what changes in a flow changes there as well.
 //!
 //! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 (checksums).
 
 use crate::Reason;
-use crate::flow::Flow;
+use crate::flow::{Flow, mix};
 use crate::platform::{Mend, Packet, Platform};
 use crate::tables::{Backend, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{self, tcp, udp};
 use crate::wire::{Address, Be16, Port, checksum, ethernet, icmp, ip};
 
-/// How many ports are tried before a new flow is refused.
-pub const PROBES: u32 = 32;
+/// How many ports beside its own are tried before a new flow is refused.
+pub const PROBES: u32 = 1024;
 
 /// What was replaced, for the trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,42 +93,56 @@ pub fn from_frontend<A: Address>(
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
 }
 
-/// Claims a port of the node's address for a new flow to the world.
+/// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
+/// open before; 0 if none.
 ///
 /// # Errors
 /// `MasqueradeFull`, `MasqueradePortsExhausted`.
 #[inline(always)]
-pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Port, Reason> {
+pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     let node = platform.node();
-    let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
-    let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
-    let count = node.masquerade_count as u32;
-    if count == 0 {
+    if node.masquerade_count == 0 {
         return Err(Reason::MasqueradePortsExhausted);
     }
-    // 2.
-    let mut start = own as u32;
-    if start >= count {
-        start = flow.hash(node.seed) % count;
+    let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
+    // 1.
+    if had != Port::default() && Masquerades::get(platform, &reverse(flow, had)) == Some(row) {
+        return Ok(had);
     }
-    // 3.
+    let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
+    let hash = flow.hash(node.seed);
     let mut tried = 0;
-    while tried < PROBES {
-        // No branch at the end of the range: the verifier would follow both, from each try on.
-        let place = start.wrapping_add(tried) % count;
-        let port = Port::new(node.masquerade_first.wrapping_add(place as u16));
-        match Writes::<Masquerades<A>>::add(platform, &reverse(flow, port), &row) {
-            Ok(()) => return Ok(port),
-            Err(NotAdded::Full) => return Err(Reason::MasqueradeFull),
-            Err(NotAdded::Taken) => {}
+    while tried <= PROBES {
+        let mut place = spread(hash, tried, node.masquerade_count);
+        // 2.
+        if tried == 0 && own < node.masquerade_count {
+            place = own;
         }
-        // 1.
-        if Masquerades::get(platform, &reverse(flow, port)) == Some(row) {
+        let port = Port::new(node.masquerade_first.wrapping_add(place));
+        let key = reverse(flow, port);
+        let mut owner = Masquerades::get(platform, &key);
+        if owner.is_none() {
+            match Writes::<Masquerades<A>>::add(platform, &key, &row) {
+                Ok(()) => return Ok(port),
+                Err(NotAdded::Full) => return Err(Reason::MasqueradeFull),
+                // Another CPU was faster; perhaps with a packet of the same flow.
+                Err(NotAdded::Taken) => owner = Masquerades::get(platform, &key),
+            }
+        }
+        if owner == Some(row) {
             return Ok(port);
         }
         tried += 1;
     }
     Err(Reason::MasqueradePortsExhausted)
+}
+
+/// A place below `count` for a try: as good as random, the same every time, and another for each try.
+/// Source: Lemire, "Fast random integer generation in an interval", 2019 (a product in place of a division).
+#[inline(always)]
+fn spread(hash: u32, tried: u32, count: u16) -> u16 {
+    let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9));
+    ((random as u64 * count as u64) >> 32) as u16
 }
 
 /// Gives a claimed port back, because the flow could not be opened after all.
@@ -145,19 +167,12 @@ pub fn masquerade<A: Address>(
     rewrite(packet, flow, Side::Source, address, port)
 }
 
-/// Makes a packet from the world for a port of the node's address one for the pod the port stands for;
-/// `false` if it stands for none.
-///
-/// # Errors
-/// `Truncated`, `WriteFailed`.
+/// The pod that the node's address and this port stand for towards whoever sent the packet, if it is one that
+/// they stand for.
 #[inline(always)]
-pub fn restore<A: Address>(
-    platform: &mut impl Platform<A>,
-    packet: &mut impl Packet,
-    flow: &mut Flow<A>,
-) -> Result<bool, Reason> {
+pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Option<Masqueraded<A>> {
     if flow.target != platform.address() {
-        return Ok(false);
+        return None;
     }
     let key = Masquerade {
         remote: flow.source,
@@ -166,12 +181,22 @@ pub fn restore<A: Address>(
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    let Some(row) = Masquerades::get(platform, &key) else {
-        return Ok(false);
-    };
-    note(platform, flow, Change::Restore, (row.pod, row.pod_port));
-    rewrite(packet, flow, Side::Target, row.pod, row.pod_port)?;
-    Ok(true)
+    Masquerades::get(platform, &key)
+}
+
+/// Makes a packet from the world one for the pod that [`stands_for`] has found.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn restore<A: Address>(
+    platform: &mut impl Platform<A>,
+    packet: &mut impl Packet,
+    flow: &mut Flow<A>,
+    pod: &Masqueraded<A>,
+) -> Result<(), Reason> {
+    note(platform, flow, Change::Restore, (pod.pod, pod.pod_port));
+    rewrite(packet, flow, Side::Target, pod.pod, pod.pod_port)
 }
 
 #[inline(always)]
@@ -214,21 +239,21 @@ fn rewrite<A: Address>(
         Side::Source => (flow.source, flow.source_port),
         Side::Target => (flow.target, flow.target_port),
     };
+    // Ports, and the checksum of the whole packet, are in its first fragment only.
+    let has_transport = flow.piece.offset == 0;
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-        if A::ICMP.pseudo || !is_icmp(flow) {
+        if has_transport && (A::ICMP.pseudo || !is_icmp(flow)) {
             mend(packet, flow, checksum::address_delta(old, address), true)?;
         }
     }
     if flow.error {
         requote(packet, flow, side, (old, address), (old_port, port))?;
-    } else {
-        if old_port != port {
-            mend(packet, flow, checksum::word_delta(old_port, port), false)?;
-            let offset = flow.transport + port_offset::<A>(flow.protocol, side);
-            packet.write(offset, port).ok_or(Reason::Truncated)?;
-        }
+    } else if has_transport && old_port != port {
+        mend(packet, flow, checksum::word_delta(old_port, port), false)?;
+        let offset = flow.transport + port_offset::<A>(flow.protocol, side);
+        packet.write(offset, port).ok_or(Reason::Truncated)?;
     }
     match side {
         Side::Source => {

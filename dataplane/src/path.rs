@@ -17,7 +17,7 @@ use crate::route;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, nat, neighbour, overlay, policy, service};
+use crate::{Reason, Verdict, fragment, nat, neighbour, overlay, policy, service};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
     }
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
+    fragment::follow(platform, flow)?;
+    fragment::remember(platform, flow)?;
     let tracked = enter(platform, packet, flow)?;
     if tracked.state as u8 == State::New as u8 && !policy::is_itself(flow) {
         policy::judge(platform, flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
@@ -83,6 +85,8 @@ fn host_walk<A: Address, P: Platform<A>, K: Packet>(
 ) -> Result<Verdict, Reason> {
     flow::read(packet, flow)?;
     head(platform, packet, flow, Stage::FromHost);
+    fragment::follow(platform, flow)?;
+    fragment::remember(platform, flow)?;
     let tracked = enter(platform, packet, flow)?;
     leave(platform, packet, flow, &tracked, (From::Host, Identity::REMOTE_NODE))
 }
@@ -140,6 +144,8 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
     if carried.is_some() {
         from = From::Tunnel;
         flow::read(packet, flow)?;
+        fragment::follow(platform, flow)?;
+        fragment::remember(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
             return Ok(Verdict::Stack);
@@ -148,14 +154,22 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
         if !route::is_here(platform, target) {
             return Ok(Verdict::Stack);
         }
+        let for_node = target == platform.address();
         if let Err(reason) = flow::read(packet, flow) {
-            return if target == platform.address() { Ok(Verdict::Stack) } else { Err(reason) };
+            return if for_node { Ok(Verdict::Stack) } else { Err(reason) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
-        if nat::restore(platform, packet, flow)? {
-            from = From::Masquerade;
-        } else if flow.target == platform.address() {
+        if let Err(reason) = fragment::follow(platform, flow) {
+            return if for_node { to_host(platform, flow) } else { Err(reason) };
+        }
+        let pod = nat::stands_for(platform, flow);
+        if pod.is_none() && for_node {
             return to_host(platform, flow);
+        }
+        fragment::remember(platform, flow)?;
+        if let Some(pod) = pod {
+            nat::restore(platform, packet, flow, &pod)?;
+            from = From::Masquerade;
         }
     }
     let tracked = conntrack::track(platform, flow)?;
@@ -239,7 +253,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
-                port = nat::claim(platform, flow)?;
+                port = nat::claim(platform, flow, port)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
                     return Err(reason);

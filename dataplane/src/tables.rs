@@ -465,9 +465,9 @@ impl Node {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Timeouts {
-    /// A TCP connection that was not answered yet.
+    /// A TCP connection whose handshake is not over.
     pub tcp_opening_s: u32,
-    /// A TCP connection that was answered.
+    /// A TCP connection whose handshake is over.
     pub tcp_s: u32,
     /// A TCP connection that both sides have finished, or one has reset.
     pub tcp_closed_s: u32,

@@ -41,6 +41,8 @@ pub enum Stage {
     Open = 14,
     /// Head or tail of an ARP question that the path answered itself.
     Arp = 15,
+    /// `detail` is [`crate::fragment::FIRST`] or [`crate::fragment::LATER`], `number` the place in the packet.
+    Fragment = 16,
 }
 
 impl Stage {
@@ -61,6 +63,7 @@ impl Stage {
         (Stage::Drop, "drop"),
         (Stage::Open, "open"),
         (Stage::Arp, "arp"),
+        (Stage::Fragment, "fragment"),
     ];
 
     /// The stage with this number.

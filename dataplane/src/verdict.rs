@@ -51,7 +51,7 @@ reasons! {
     MalformedHeader = 2, "malformed-header", "A header length or version is impossible.";
     UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4, IPv6 nor ARP.";
     UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP, ICMP or ICMPv6.";
-    Fragment = 5, "fragment", "A fragment: its ports are not in it.";
+    UnknownFragment = 5, "unknown-fragment", "A later fragment of a packet whose first fragment did not come before it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
     PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
@@ -71,6 +71,7 @@ reasons! {
     Spoofed = 22, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
     TunnelSpoofed = 24, "tunnel-spoofed", "It came through the tunnel from a node that its source address is not on.";
     OwnAddressAsked = 23, "own-address-asked", "A question about the asker's own address (ARP or neighbour discovery): silence says that it is free.";
+    FragmentsFull = 30, "fragments-full", "The table of packets in fragments is full.";
     ExtensionHeader = 25, "extension-header", "IPv6 extension headers that the path does not walk: too many, too long, encrypted, signed, or routed by the sender.";
     NeedsNoAnswer = 26, "needs-no-answer", "Talk on the link alone that needs no answer: a router solicitation, a multicast report, an advertisement.";
 }

@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
-use dataplane::conntrack::{ANSWERED, OPENED_BY_HIGH, OPENER_FINISHED, OTHER_FINISHED, RESET};
+use dataplane::conntrack::{ANSWERED, OPENED_BY_HIGH, OPENER_FINISHED, OTHER_FINISHED, RESET, SETTLED};
 use dataplane::tables::{Connection, Masquerade, Masqueraded, Tuple};
 use dataplane::wire::{Port, V4};
 use userspace::engine::emulator::Network;
 use userspace::engine::{Clock, Engine};
 use userspace::error::Error;
 
-const FLAGS: [(u8, &str); 4] = [
+const FLAGS: [(u8, &str); 5] = [
     (ANSWERED, "answered"),
+    (SETTLED, "settled"),
     (OPENER_FINISHED, "opener finished"),
     (OTHER_FINISHED, "other finished"),
     (RESET, "reset"),

@@ -427,6 +427,46 @@ pub struct External {
     pub ports: Vec<ContainerPort>,
 }
 
+/// What objects ask of the ranges before anybody is given an address: what planning goes by.
+#[derive(Clone, Debug)]
+pub struct Demand {
+    /// As [`Cluster::name`].
+    pub name: String,
+    /// With the ranges that were chosen.
+    pub settings: Settings,
+    /// Nodes that there are.
+    pub nodes: u64,
+    /// Pods with addresses of their own, except for those of DaemonSets.
+    pub pods: u64,
+    /// Pods that have their node's address, except for those of DaemonSets.
+    pub host_pods: u64,
+    /// Pods with addresses of their own that each node has because of DaemonSets.
+    pub daemons: u64,
+    /// Pods with the node's address that each node has because of DaemonSets.
+    pub host_daemons: u64,
+    /// Services with an IPv4 address, and with an IPv6 address.
+    pub services: (u64, u64),
+    /// As [`Cluster::notes`].
+    pub notes: Vec<String>,
+}
+
+impl Demand {
+    /// Nobody asks for anything.
+    pub fn of(settings: Settings) -> Self {
+        Self {
+            name: "lab".into(),
+            settings,
+            nodes: 0,
+            pods: 0,
+            host_pods: 0,
+            daemons: 0,
+            host_daemons: 0,
+            services: (0, 0),
+            notes: Vec::new(),
+        }
+    }
+}
+
 impl Cluster {
     /// The pod with this `namespace/name`.
     pub fn pod(&self, id: &str) -> Option<&Pod> {

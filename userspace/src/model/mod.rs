@@ -7,9 +7,14 @@
 
 use std::path::PathBuf;
 
+mod amount;
+mod assign;
+mod choice;
 pub mod cluster;
 mod endpoint;
 mod error;
+mod fabric;
+mod masquerade;
 mod object;
 mod own;
 mod place;

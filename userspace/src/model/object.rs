@@ -6,18 +6,18 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Demand};
 use super::error::{Error, Faults, Origin};
 use super::own::{External, Testbed};
 use super::read::{self, Document};
-use super::{strict, validate};
+use super::{masquerade, strict, validate};
 
 /// Declares every kind once: type, group, version, and whether its objects live in a namespace.
 macro_rules! kinds {
@@ -93,6 +93,7 @@ kinds! {
     DaemonSet = "apps" "v1", namespaced true;
     ReplicaSet = "apps" "v1", namespaced true;
     Job = "batch" "v1", namespaced true;
+    ConfigMap = "" "v1", namespaced true;
     Testbed = "podpath.dev" "v1alpha1", namespaced false;
     External = "podpath.dev" "v1alpha1", namespaced false;
 }
@@ -204,6 +205,10 @@ fn typed(value: &Value) -> Result<Option<Object>, String> {
     let Some(kind) = Kind::of(api_version, kind)? else {
         return Ok(None);
     };
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if kind == Kind::ConfigMap && !masquerade::is_agents(name) {
+        return Ok(None);
+    }
     let mut object = Object::decode(kind, value)?;
     let metadata = object.metadata_mut();
     if kind.namespaced() {
@@ -267,6 +272,7 @@ impl Objects {
         let mut faults = Faults::default();
         let mut seen: HashMap<Key, Origin> = HashMap::new();
         for Document { origin, value } in documents {
+            let value = masquerade::bare(&value).unwrap_or(value);
             match typed(&value) {
                 Ok(Some(object)) => {
                     let key = object.key();
@@ -336,6 +342,14 @@ impl Objects {
             results.push((key, self.entries.len() < before));
         }
         results
+    }
+
+    /// What these objects ask of the ranges, without giving anybody an address: for planning.
+    ///
+    /// # Errors
+    /// Everything that is wrong between objects, all at once.
+    pub fn demand(&self) -> Result<Demand, Error> {
+        super::resolve::demand(self)
     }
 
     /// The cluster that these objects describe.

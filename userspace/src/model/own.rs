@@ -1,6 +1,9 @@
-//! podpath's own kinds, `podpath.dev/v1alpha1`.
+//! podpath's own kinds, `podpath.dev/v1alpha1`, as they are written.
+//!
+//! What the fields may be is said where they are read: `choice`, `ranges` and `fabric`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What the cluster is like beyond its Kubernetes objects. At most one; its name is the cluster's.
@@ -20,22 +23,60 @@ pub struct Testbed {
 }
 
 /// The choices; see [`super::Settings`] for their meaning.
+///
+/// A range is stated by itself, or in a list of one or of one of each family.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct TestbedSpec {
-    /// `overlay`.
+    /// `overlay` (the default), `flat`, `flat-dynamic` or `kubenet`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// `vxlan` (the default) or `geneve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
+    /// 8472 by default, 6081 with `geneve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel_port: Option<i64>,
     /// A CIDR; 10.240.0.0/16 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_subnet: Option<String>,
+    /// As a list.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub node_subnets: Vec<String>,
     /// A CIDR; 10.244.0.0/16 by default.
     #[serde(rename = "podCIDR", skip_serializing_if = "Option::is_none")]
     pub pod_cidr: Option<String>,
+    /// As a list.
+    #[serde(
+        rename = "podCIDRs",
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub pod_cidrs: Vec<String>,
+    /// What `podCIDR` is called in `flat-dynamic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_subnet: Option<String>,
+    /// As a list.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub pod_subnets: Vec<String>,
     /// A CIDR; 10.96.0.0/16 by default.
     #[serde(rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
-    /// Pods a node takes; 250 by default.
+    /// As a list.
+    #[serde(
+        rename = "serviceCIDRs",
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub service_cidrs: Vec<String>,
+    /// The virtual network; by default the subnets that are in it.
+    #[serde(
+        rename = "vnetCIDRs",
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub vnet_cidrs: Vec<String>,
+    /// Pods a node takes; by default 250 in `overlay`, 110 in `kubenet`, 30 in the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_pods: Option<i64>,
     /// How many nodes there are where no Node objects say so; 2 by default.
@@ -47,11 +88,169 @@ pub struct TestbedSpec {
     /// Destinations outside the cluster that are reached with the pod's own address; none by default.
     #[serde(
         rename = "nonMasqueradeCIDRs",
-        default,
         deserialize_with = "null_as_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub non_masquerade_cidrs: Vec<String>,
+    /// The source ports that may stand for pods outside; 32768 to 60999 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masquerade_ports: Option<PortsSpec>,
+    /// How long flows are remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<TimeoutsSpec>,
+    /// What lies between the nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<FabricSpec>,
+    /// The cloud's load balancer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancerSpec>,
+}
+
+/// Ports side by side, both ends included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortsSpec {
+    /// 1 to 65,535.
+    pub first: i64,
+    /// Not below `first`.
+    pub last: i64,
+}
+
+/// Durations; see [`super::Timeouts`] for their meaning and defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TimeoutsSpec {
+    /// A TCP connection that was not answered yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_opening: Option<String>,
+    /// A TCP connection that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_established: Option<String>,
+    /// A TCP connection that both sides have finished, or one has reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_closed: Option<String>,
+    /// UDP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<String>,
+    /// An ICMP echo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<String>,
+    /// How long the port of a closed TCP connection is given to no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
+    /// How long the later fragments of a packet may follow the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fragment: Option<String>,
+}
+
+/// What lies between the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FabricSpec {
+    /// `bridge` or `emulator`; by default what the rest needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// User-defined routes.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteSpec>,
+    /// The network security group.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub security_rules: Vec<SecurityRuleSpec>,
+    /// Links that are not perfect.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkSpec>,
+}
+
+/// A user-defined route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteSpec {
+    /// Each once.
+    pub name: String,
+    /// A CIDR, each once.
+    pub prefix: String,
+    /// `VirtualAppliance`, `VirtualNetwork`, `Internet` or `None`.
+    pub next_hop_type: String,
+    /// That of a node or an External, for `VirtualAppliance` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_address: Option<String>,
+}
+
+/// A rule of the network security group. What is left out is any.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityRuleSpec {
+    /// Each once.
+    pub name: String,
+    /// 100 to 4096, each once per direction.
+    pub priority: i64,
+    /// `Inbound` or `Outbound`.
+    pub direction: String,
+    /// `Allow` or `Deny`.
+    pub access: String,
+    /// `Tcp`, `Udp`, `Icmp` or `*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Addresses, CIDRs, `VirtualNetwork`, `Internet`, `AzureLoadBalancer` or `*`.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub source_address_prefixes: Vec<String>,
+    /// `80`, `8000-8010` or `*`.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub source_port_ranges: Vec<IntOrString>,
+    /// As the sources.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub destination_address_prefixes: Vec<String>,
+    /// As the sources.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub destination_port_ranges: Vec<IntOrString>,
+}
+
+/// How frames fare on a link; see [`super::LinkQuality`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkSpec {
+    /// `node:name` or `ext:name`, each once.
+    pub link: String,
+    /// A duration up to 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<String>,
+    /// A duration not above `delay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<String>,
+    /// A percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+    /// A percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<String>,
+    /// A percentage; only with a `delay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reorder: Option<String>,
+    /// `100mbit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// Frames; 1000 by default. Only with a `rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<i64>,
+    /// 0 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// The cloud's load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerSpec {
+    /// A duration; 5s by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_interval: Option<String>,
+    /// The outbound rule's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_address: Option<String>,
+    /// 1024 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snat_ports_per_node: Option<i64>,
+    /// A duration; 30m by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
 }
 
 /// A host outside the cluster.

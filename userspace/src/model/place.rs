@@ -1,34 +1,38 @@
 //! Nodes and pods: which pod is on which node, and what the input says of their addresses.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
-use super::cluster::{Labels, Node, Pod};
+use super::cluster::{Labels, Model, Node, Pod};
 use super::endpoint::did_you_mean;
 use super::error::Origin;
 use super::object::Object;
 use super::own::TestbedSpec;
-use super::ranges::Ranges;
+use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
-use super::stated::{host_ip, host_network, id, internal_ip, node_name, pod_ip, pod_range, ports, ready};
+use super::stated::{host_ips, host_network, id, internal_ips, node_name, pod_ips, pod_ranges, ports, ready};
 use super::workload::Source;
-use crate::ipam::{self, Ipam};
+use crate::ipam;
 
 /// Nodes where neither Node objects nor a Testbed say how many.
 const NODES: i64 = 2;
 
-/// A node whose address may not be chosen yet.
+/// A node whose addresses may not be chosen yet.
 pub(super) struct NodeDraft<'a> {
     pub(super) name: String,
     labels: Labels,
     object: Option<&'a core::Node>,
     /// What to blame if its address can't be: where that is from, which object, which field of it.
     blame: (Origin, String, &'static str),
-    pub(super) address: Option<Ipv4Addr>,
-    pub(super) pod_range: Option<Ipv4Net>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The input says which it has: it gets no others.
+    pub(super) stated: bool,
+    pub(super) pod_ranges: Vec<IpNet>,
+    /// As `stated`.
+    pub(super) ranges_stated: bool,
 }
 
 /// A pod that may have no node or address yet.
@@ -36,8 +40,10 @@ pub(super) struct PodDraft {
     source: Source,
     namespace: String,
     pub(super) name: String,
-    node: Option<String>,
-    pub(super) address: Option<Ipv4Addr>,
+    pub(super) node: Option<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The input says which it has: it gets no others.
+    pub(super) stated: bool,
 }
 
 /// Pods that have finished have no address any more.
@@ -67,26 +73,15 @@ pub(super) fn nodes<'a>(
             let key = entry.object.key();
             let blame = (entry.origin.clone(), key.to_string(), "status.addresses");
             let labels = object.metadata.labels.clone().unwrap_or_default();
-            nodes.push(NodeDraft {
-                name: key.name,
-                labels,
-                object: Some(object),
-                blame,
-                address: None,
-                pod_range: None,
-            });
+            nodes.push(NodeDraft::new(key.name, labels, Some(object), blame));
         }
     }
     if !nodes.is_empty() {
         return nodes;
     }
-    let assumed = |name: String, blame: (Origin, String)| NodeDraft {
-        labels: Labels::from([("kubernetes.io/hostname".to_owned(), name.clone())]),
-        name,
-        object: None,
-        blame: (blame.0, blame.1, "status.hostIP"),
-        address: None,
-        pod_range: None,
+    let assumed = |name: String, blame: (Origin, String)| {
+        let labels = Labels::from([("kubernetes.io/hostname".to_owned(), name.clone())]);
+        NodeDraft::new(name, labels, None, (blame.0, blame.1, "status.hostIP"))
     };
     let mut known: HashSet<&str> = HashSet::new();
     for source in sources {
@@ -115,7 +110,8 @@ pub(super) fn pods(work: &mut Work<'_>, sources: Vec<Source>, nodes: &[String]) 
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             node: node_name(&source.pod).map(str::to_owned),
-            address: None,
+            addresses: Vec::new(),
+            stated: false,
             source,
         };
         let source = &draft.source;
@@ -146,13 +142,11 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
         let Some(old) = previous.node(&node.name) else {
             continue;
         };
-        if node.object.is_none_or(|object| internal_ip(object) == Ok(None)) {
-            node.address = work.keep(old.address(), &format!("Node {}", node.name));
+        if node.object.is_none_or(|object| internal_ips(object) == Ok(Vec::new())) {
+            node.addresses = work.keep(&old.addresses, &format!("Node {}", node.name));
         }
-        if let (Some(IpNet::V4(range)), true) =
-            (old.pod_cidrs.first().copied(), node.object.is_none_or(|object| pod_range(object) == Ok(None)))
-        {
-            node.pod_range = Some(range);
+        if node.object.is_none_or(|object| pod_ranges(object) == Ok(Vec::new())) {
+            node.pod_ranges.clone_from(&old.pod_cidrs);
         }
     }
     let names: HashSet<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
@@ -164,103 +158,142 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
         if names.contains(old.node.as_str()) {
             pod.node.get_or_insert_with(|| old.node.clone());
         }
-        let stays = pod.node.as_ref() == Some(&old.node) && pod_ip(&pod.source.pod) == Ok(None);
-        if stays && !old.host_network && !host_network(&pod.source.pod) {
-            pod.address = work.keep(old.address(), &format!("Pod {}", old.id()));
+        let stays = pod.node.as_ref() == Some(&old.node) && pod_ips(&pod.source.pod) == Ok(Vec::new());
+        if stays && !old.host_network && !pod.host_network() {
+            pod.addresses = work.keep(&old.addresses, &format!("Pod {}", old.id()));
         }
     }
 }
 
-/// `InternalIP`, or what the node's pods say of it (`status.hostIP`).
-pub(super) fn state_node_addresses(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &[PodDraft]) {
-    let mut host_ips: HashMap<&str, Ipv4Addr> = HashMap::new();
+/// `InternalIP`, or what the node's pods say of it (`status.hostIPs`); and the ranges of its pods.
+pub(super) fn state_node_addresses(
+    work: &mut Work<'_>,
+    model: Model,
+    nodes: &mut [NodeDraft<'_>],
+    pods: &[PodDraft],
+) {
+    let mut known: HashMap<&str, Vec<IpAddr>> = HashMap::new();
     for source in pods.iter().map(|pod| &pod.source) {
-        if let (Some(node), Some(address)) = (node_name(&source.pod), host_ip(&source.pod)) {
-            host_ips.entry(node).or_insert(address);
+        let addresses = host_ips(&source.pod);
+        if let (Some(node), false) = (node_name(&source.pod), addresses.is_empty()) {
+            known.entry(node).or_insert(addresses);
         }
     }
-    let mut ranges: Vec<(&str, Ipv4Net)> = Vec::new();
+    let mut ranges: Vec<(&str, IpNet)> = Vec::new();
+    let mut ignored = Vec::new();
     for node in nodes {
         let (origin, object, address_field) = &node.blame;
-        if node.address.is_none() {
-            let stated = node.object.map_or(Ok(None), internal_ip);
-            let stated = stated.map(|stated| stated.or_else(|| host_ips.get(node.name.as_str()).copied()));
-            match stated.and_then(|address| work.claim_v4(address, &format!("Node {}", node.name))) {
-                Ok(address) => node.address = address,
+        if node.addresses.is_empty() {
+            let stated =
+                node.object.map_or(Ok(Vec::new()), internal_ips).map(|stated| match stated.is_empty() {
+                    true => known.get(node.name.as_str()).cloned().unwrap_or_default(),
+                    false => stated,
+                });
+            match stated.and_then(|addresses| work.claim_all(addresses, &format!("Node {}", node.name))) {
+                Ok(addresses) => node.addresses = addresses,
                 Err(why) => work.faults.of(origin, object.clone()).wrong(*address_field, why),
             }
+            node.stated = !node.addresses.is_empty();
         }
-        let stated = node.object.map_or(Ok(None), pod_range);
-        let distinct = stated.and_then(|stated| {
-            let Some(range) = stated.or(node.pod_range) else {
-                return Ok(None);
-            };
-            match ranges.iter().find(|(_, other)| ipam::overlap(*other, range)) {
-                Some((other, theirs)) => Err(format!("{range} overlaps {theirs} of Node {other}")),
-                None => Ok(Some(range)),
+        let stated = match node.object.map_or(Ok(Vec::new()), pod_ranges) {
+            Ok(stated) => stated,
+            Err(why) => {
+                work.faults.of(origin, object.clone()).wrong("spec.podCIDR", why);
+                continue;
             }
-        });
-        match distinct {
-            Ok(range) => node.pod_range = range,
-            Err(why) => work.faults.of(origin, object.clone()).wrong("spec.podCIDR", why),
+        };
+        node.ranges_stated = !stated.is_empty();
+        if node.ranges_stated {
+            node.pod_ranges = stated;
         }
-        ranges.extend(node.pod_range.map(|range| (node.name.as_str(), range)));
+        if matches!(model, Model::Flat | Model::FlatDynamic) {
+            if node.ranges_stated {
+                ignored.push(node.name.clone());
+            }
+            node.pod_ranges.clear();
+        }
+        for range in &node.pod_ranges {
+            if let Some((other, theirs)) = ranges.iter().find(|(_, other)| ipam::overlap(*other, *range)) {
+                let why = format!("{range} overlaps {theirs} of Node {other}");
+                work.faults.of(origin, object.clone()).wrong("spec.podCIDR", why);
+            }
+        }
+        ranges.extend(node.pod_ranges.iter().map(|range| (node.name.as_str(), *range)));
+    }
+    if !ignored.is_empty() {
+        work.notes.push(format!(
+            "In model {} nodes have no ranges for their pods, so podCIDR means nothing: {}.",
+            model.name(),
+            listed(&ignored)
+        ));
     }
 }
 
-/// `status.podIP`.
+/// `status.podIPs`.
 pub(super) fn state_pod_addresses(work: &mut Work<'_>, pods: &mut [PodDraft]) {
-    for pod in pods.iter_mut().filter(|pod| pod.address.is_none() && !host_network(&pod.source.pod)) {
+    for pod in pods.iter_mut().filter(|pod| pod.addresses.is_empty() && !pod.host_network()) {
         let owner = format!("Pod {}", id(&pod.source.pod));
-        match pod_ip(&pod.source.pod).and_then(|address| work.claim_v4(address, &owner)) {
-            Ok(address) => pod.address = address,
+        match pod_ips(&pod.source.pod).and_then(|addresses| work.claim_all(addresses, &owner)) {
+            Ok(addresses) => pod.addresses = addresses,
             Err(why) => {
                 work.faults.of(&pod.source.origin, pod.source.object.clone()).wrong("status.podIP", why)
             }
         }
+        pod.stated = !pod.addresses.is_empty();
     }
 }
 
 /// Ranges that were stated may not be where nodes and pods say that they are. (Those that were chosen are.)
 pub(super) fn check_ranges(work: &mut Work<'_>, ranges: &Ranges, nodes: &[NodeDraft<'_>], pods: &[PodDraft]) {
-    let (subnet, services) = (ranges.node_subnet, ranges.service_cidr);
+    let inside = |ranges: &[IpNet], address: IpAddr| ranges.iter().any(|range| range.contains(&address));
     for node in nodes {
         let (origin, object, address_field) = &node.blame;
         let mut fields = work.faults.of(origin, object.clone());
-        if let Some(address) = node.address.filter(|address| !subnet.contains(address)) {
-            fields.wrong(*address_field, format!("{address} is outside nodeSubnet {subnet}"));
+        for address in node.addresses.iter().filter(|address| !inside(&ranges.nodes, **address)) {
+            let subnets = listed(&ranges.nodes.iter().map(IpNet::to_string).collect::<Vec<_>>());
+            fields.wrong(*address_field, format!("{address} is outside nodeSubnet {subnets}"));
         }
-        for (name, other) in [("nodeSubnet", subnet), ("serviceCIDR", services)] {
-            if let Some(range) = node.pod_range.filter(|range| ipam::overlap(*range, other)) {
+        let others = ranges.nodes.iter().map(|range| ("nodeSubnet", range));
+        for (name, other) in others.chain(ranges.services.iter().map(|range| ("serviceCIDR", range))) {
+            for range in node.pod_ranges.iter().filter(|range| ipam::overlap(**range, *other)) {
                 fields.wrong("spec.podCIDR", format!("{range} overlaps {name} {other}"));
             }
         }
     }
     for pod in pods {
-        if let Some(address) = pod.address.filter(|address| services.contains(address)) {
-            let why =
-                format!("{address} is inside serviceCIDR {services}, where only Services have addresses");
-            work.faults.of(&pod.source.origin, pod.source.object.clone()).wrong("status.podIP", why);
+        for address in &pod.addresses {
+            if let Some(services) = ranges.services.iter().find(|services| services.contains(address)) {
+                let why =
+                    format!("{address} is inside serviceCIDR {services}, where only Services have addresses");
+                work.faults.of(&pod.source.origin, pod.source.object.clone()).wrong("status.podIP", why);
+            }
         }
     }
 }
 
 /// What of the pods isn't as the input has it.
-pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], nodes: &[NodeDraft<'_>], ranges: &Ranges) {
-    let nodes: HashMap<&str, Option<Ipv4Addr>> =
-        nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
+pub(super) fn note_pods(
+    work: &mut Work<'_>,
+    pods: &[PodDraft],
+    nodes: &[NodeDraft<'_>],
+    (model, ranges): (Model, &Ranges),
+) {
+    let nodes: HashMap<&str, &[IpAddr]> =
+        nodes.iter().map(|node| (node.name.as_str(), node.addresses.as_slice())).collect();
+    let purpose = if model == Model::Flat { Purpose::Nodes } else { Purpose::Pods };
+    let of_pods = ranges.of(purpose);
     let (mut outside, mut moved, mut with_ports) = (Vec::new(), Vec::new(), Vec::new());
     for draft in pods {
         let pod = &draft.source.pod;
-        if host_network(pod) {
-            let stated = pod_ip(pod).ok().flatten();
-            let node = draft.node.as_deref().and_then(|name| nodes.get(name).copied().flatten());
-            if stated.is_some() && node.is_some() && stated != node {
+        if draft.host_network() {
+            let stated = pod_ips(pod).unwrap_or_default();
+            let node = draft.node.as_deref().and_then(|name| nodes.get(name)).copied().unwrap_or_default();
+            if !node.is_empty() && !stated.iter().all(|address| node.contains(address)) {
                 moved.push(id(pod));
             }
             continue;
         }
-        if draft.address.is_some_and(|address| !ranges.pod_cidr.contains(&address)) {
+        if !draft.addresses.iter().all(|address| of_pods.iter().any(|range| range.contains(address))) {
             outside.push(id(pod));
         }
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -269,33 +302,14 @@ pub(super) fn note_pods(work: &mut Work<'_>, pods: &[PodDraft], nodes: &[NodeDra
             with_ports.push(id(pod));
         }
     }
+    let all = of_pods.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
     let notes = [
-        (outside, format!("Pods with addresses of their own outside podCIDR {}", ranges.pod_cidr)),
+        (outside, format!("Pods with addresses of their own outside {} {all}", purpose.name(model))),
         (moved, "Pods of the host network have the address of their node, not the one stated".into()),
         (with_ports, "Host ports are not on the path, only the pods' own".into()),
     ];
     let notes = notes.iter().filter(|(ids, _)| !ids.is_empty());
     work.notes.extend(notes.map(|(ids, what)| format!("{what}: {}.", listed(ids))));
-}
-
-/// What the input leaves open for the nodes: addresses, and where their pods get theirs.
-pub(super) fn choose_node_addresses(
-    ipam: &mut Ipam,
-    nodes: &mut [NodeDraft<'_>],
-    ranges: &Ranges,
-) -> Result<(), ipam::Error> {
-    for range in nodes.iter().filter_map(|node| node.pod_range) {
-        ipam.reserve_pod_range(range);
-    }
-    for node in nodes {
-        if node.address.is_none() {
-            node.address = Some(ipam.node(ranges.node_subnet, &node.name)?);
-        }
-        if node.pod_range.is_none() {
-            node.pod_range = Some(ipam.pod_range(ranges.pod_cidr, &node.name)?);
-        }
-    }
-    Ok(())
 }
 
 /// Every pod without a node goes to the one that has the fewest, the first of these if there are several.
@@ -327,42 +341,47 @@ pub(super) fn spread(
     Ok(())
 }
 
-/// An address for every pod that has none: the node's own in the host network, else one of the node's range.
-pub(super) fn choose_pod_addresses(
-    ipam: &mut Ipam,
-    pods: &mut [PodDraft],
-    nodes: &[NodeDraft<'_>],
-) -> Result<(), ipam::Error> {
-    let nodes: HashMap<&str, &NodeDraft<'_>> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-    for pod in pods.iter_mut().filter(|pod| pod.address.is_none()) {
-        let node = pod
-            .node
-            .as_deref()
-            .and_then(|name| nodes.get(name))
-            .expect("every pod has been placed on a node that exists");
-        pod.address = if host_network(&pod.source.pod) {
-            node.address
-        } else {
-            let range = node.pod_range.expect("every node has been given a pod range");
-            Some(ipam.pod(range, &id(&pod.source.pod), &node.name)?)
-        };
+impl<'a> NodeDraft<'a> {
+    fn new(
+        name: String,
+        labels: Labels,
+        object: Option<&'a core::Node>,
+        blame: (Origin, String, &'static str),
+    ) -> Self {
+        Self {
+            name,
+            labels,
+            object,
+            blame,
+            addresses: Vec::new(),
+            stated: false,
+            pod_ranges: Vec::new(),
+            ranges_stated: false,
+        }
     }
-    Ok(())
-}
 
-impl NodeDraft<'_> {
     /// Everything about it has been chosen.
     pub(super) fn settle(self) -> Node {
-        Node {
-            name: self.name,
-            labels: self.labels,
-            addresses: vec![self.address.expect("every node has been given an address").into()],
-            pod_cidrs: self.pod_range.map(IpNet::V4).into_iter().collect(),
-        }
+        Node { name: self.name, labels: self.labels, addresses: self.addresses, pod_cidrs: self.pod_ranges }
     }
 }
 
 impl PodDraft {
+    /// `namespace/name`.
+    pub(super) fn id(&self) -> String {
+        id(&self.source.pod)
+    }
+
+    /// It has the addresses of its node.
+    pub(super) fn host_network(&self) -> bool {
+        host_network(&self.source.pod)
+    }
+
+    /// A DaemonSet stands for it.
+    pub(super) fn is_daemon(&self) -> bool {
+        self.source.daemon
+    }
+
     /// Everything about it has been chosen.
     pub(super) fn settle(self) -> Pod {
         let pod = self.source.pod;
@@ -374,7 +393,7 @@ impl PodDraft {
             name: self.name,
             labels: pod.metadata.labels.unwrap_or_default(),
             node: self.node.expect("every pod has been placed"),
-            addresses: vec![self.address.expect("every pod has been given an address").into()],
+            addresses: self.addresses,
         }
     }
 }

@@ -1,165 +1,436 @@
-//! Node subnet, pod CIDR and service CIDR: the user's, the defaults, or what the input's addresses ask for.
+//! Where nodes, pods and Services get their addresses: the user's ranges, the defaults, or what the input's
+//! addresses ask for.
+//!
+//! A list of ranges has one of each family at most. The first stands for whoever has one address only.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::cluster::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
+use super::cluster::{Model, Settings};
 use super::error::Fields;
 use super::own::TestbedSpec;
 use super::syntax;
-use crate::ipam::{self, Wish};
+use crate::ipam::{self, IpFamily, Wish};
 
-/// The UDP port of the overlay. Source: the default of the Linux vxlan driver and of Cilium; IANA's is 4789.
-const TUNNEL_PORT: u16 = 8472;
-/// The source ports that may stand for pods outside. Source: Linux, `ip_local_port_range`.
-const MASQUERADE_PORTS: (u16, u16) = (32_768, 60_999);
-
-const fn net(a: u8, b: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), 16)
+/// What a range is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Nodes,
+    Pods,
+    Services,
 }
 
-/// A range by its name in a Testbed object, its default, and the longest prefix that leaves room for anything.
-struct Range {
-    name: &'static str,
-    default: Ipv4Net,
-    longest: u8,
-    /// It has to hold every address that is stated for its kind: nodes reach each other without a router.
-    must_hold: bool,
-}
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Nodes, Self::Pods, Self::Services];
 
-const NODE_SUBNET: Range = Range { name: "nodeSubnet", default: net(10, 240), longest: 29, must_hold: true };
-const POD_CIDR: Range =
-    Range { name: "podCIDR", default: net(10, 244), longest: ipam::POD_RANGE_PREFIX, must_hold: false };
-const SERVICE_CIDR: Range =
-    Range { name: "serviceCIDR", default: net(10, 96), longest: 28, must_hold: false };
+    /// What such a range is called in a Testbed object.
+    pub(super) fn name(self, model: Model) -> &'static str {
+        match self {
+            Self::Nodes => "nodeSubnet",
+            Self::Pods if model == Model::FlatDynamic => "podSubnet",
+            Self::Pods => "podCIDR",
+            Self::Services => "serviceCIDR",
+        }
+    }
 
-/// The three ranges, node subnet first, with what a Testbed object says of each.
-fn stated(spec: &TestbedSpec) -> [(Range, Option<&str>); 3] {
-    [
-        (NODE_SUBNET, spec.node_subnet.as_deref()),
-        (POD_CIDR, spec.pod_cidr.as_deref()),
-        (SERVICE_CIDR, spec.service_cidr.as_deref()),
-    ]
-}
+    /// Taken unless the user or the input asks for another. Source: the IPv4 ranges of AKS and kubeadm, the
+    /// IPv6 ones made like kind's.
+    pub(super) const fn default(self, family: IpFamily) -> IpNet {
+        match (family, self) {
+            (IpFamily::V4, Self::Nodes) => v4(10, 240),
+            (IpFamily::V4, Self::Pods) => v4(10, 244),
+            (IpFamily::V4, Self::Services) => v4(10, 96),
+            (IpFamily::V6, Self::Nodes) => v6(0x240, 64),
+            (IpFamily::V6, Self::Pods) => v6(0x244, 48),
+            (IpFamily::V6, Self::Services) => v6(0x96, 108),
+        }
+    }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            model: Model::default(),
-            encapsulation: Encapsulation::default(),
-            tunnel_port: TUNNEL_PORT,
-            node_subnets: vec![IpNet::V4(NODE_SUBNET.default)],
-            pod_cidrs: vec![IpNet::V4(POD_CIDR.default)],
-            service_cidrs: vec![IpNet::V4(SERVICE_CIDR.default)],
-            vnet_cidrs: vec![IpNet::V4(NODE_SUBNET.default)],
-            max_pods: ipam::MAX_PODS,
-            mtu: 1500,
-            non_masquerade_cidrs: Vec::new(),
-            masquerade_ports: MASQUERADE_PORTS,
-            timeouts: Timeouts::default(),
-            fabric: Fabric::default(),
-            load_balancer: LoadBalancer::default(),
+    /// Prefixes that a range may have: the longest leaves room for one node, one node's pods, or one Service
+    /// beside the API server and the DNS.
+    const fn prefixes(self, family: IpFamily, model: Model) -> (u8, u8) {
+        match (family, self) {
+            (IpFamily::V4, Self::Nodes) => (8, 29),
+            (IpFamily::V4, Self::Pods) if matches!(model, Model::FlatDynamic) => (8, 27),
+            (IpFamily::V4, Self::Pods) => (8, 24),
+            (IpFamily::V4, Self::Services) => (8, 28),
+            (IpFamily::V6, Self::Nodes) => (16, 125),
+            (IpFamily::V6, Self::Pods) if matches!(model, Model::FlatDynamic) => (16, 123),
+            (IpFamily::V6, Self::Pods) => (16, 64),
+            (IpFamily::V6, Self::Services) => (64, 124),
+        }
+    }
+
+    /// Prefixes to try around addresses that the input states.
+    const fn widths(self, family: IpFamily) -> &'static [u8] {
+        match (family, self) {
+            (IpFamily::V4, _) => &[16, 24, 32],
+            (IpFamily::V6, Self::Nodes) => &[64, 112, 128],
+            (IpFamily::V6, Self::Pods) => &[48, 56, 64],
+            (IpFamily::V6, Self::Services) => &[108, 112, 120],
         }
     }
 }
 
-/// Notes what is wrong with the ranges that a Testbed object states, each pair of them, and their defaults.
-pub(super) fn fixed(spec: &TestbedSpec, fields: &mut Fields<'_>) {
-    let mut ranges: Vec<(Range, Ipv4Net, bool)> = Vec::new();
-    for (range, text) in stated(spec) {
-        let parsed = text.map(syntax::cidr_on_path);
-        let path = format!("spec.{}", range.name);
-        let (value, is_stated) = match parsed {
-            None => (range.default, false),
-            Some(Err(why)) => {
+const fn v4(a: u8, b: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), 16))
+}
+
+const fn v6(third: u16, prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, third, 0, 0, 0, 0, 0), prefix))
+}
+
+/// The ranges of each purpose. Before they are chosen, none where nothing was stated.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ranges {
+    pub(super) nodes: Vec<IpNet>,
+    pub(super) pods: Vec<IpNet>,
+    pub(super) services: Vec<IpNet>,
+    pub(super) vnet: Vec<IpNet>,
+}
+
+impl Ranges {
+    pub(super) fn of(&self, purpose: Purpose) -> &[IpNet] {
+        match purpose {
+            Purpose::Nodes => &self.nodes,
+            Purpose::Pods => &self.pods,
+            Purpose::Services => &self.services,
+        }
+    }
+
+    fn of_mut(&mut self, purpose: Purpose) -> &mut Vec<IpNet> {
+        match purpose {
+            Purpose::Nodes => &mut self.nodes,
+            Purpose::Pods => &mut self.pods,
+            Purpose::Services => &mut self.services,
+        }
+    }
+
+    /// Each of them with its name, the virtual network left out.
+    pub(super) fn named(&self, model: Model) -> impl Iterator<Item = (&'static str, IpNet)> {
+        Purpose::ALL
+            .into_iter()
+            .flat_map(move |purpose| self.of(purpose).iter().map(move |range| (purpose.name(model), *range)))
+    }
+
+    /// Those that a cluster has.
+    pub(super) fn settled(settings: &Settings) -> Self {
+        Self {
+            nodes: settings.node_subnets.clone(),
+            pods: settings.pod_cidrs.clone(),
+            services: settings.service_cidrs.clone(),
+            vnet: settings.vnet_cidrs.clone(),
+        }
+    }
+
+    /// Puts them where they belong.
+    pub(super) fn settle(self, settings: &mut Settings) {
+        settings.node_subnets = self.nodes;
+        settings.pod_cidrs = self.pods;
+        settings.service_cidrs = self.services;
+        settings.vnet_cidrs = self.vnet;
+    }
+
+    /// The families of the cluster as far as it has been stated: those of its pods, or else of its Services,
+    /// or else of its nodes.
+    fn families(&self) -> Vec<IpFamily> {
+        let lists = [&self.pods, &self.services, &self.nodes];
+        let first = lists.into_iter().find(|list| !list.is_empty());
+        first.into_iter().flatten().map(|range| IpFamily::of_range(*range)).collect()
+    }
+}
+
+/// In these models the pods' range is not of the virtual network.
+const fn pods_are_private(model: Model) -> bool {
+    matches!(model, Model::Overlay | Model::Kubenet)
+}
+
+/// The ranges that a Testbed object states; notes what is wrong with them, each pair of them, and their
+/// defaults.
+pub(super) fn stated(spec: &TestbedSpec, model: Model, fields: &mut Fields<'_>) -> Ranges {
+    let mut ranges = Ranges::default();
+    for purpose in Purpose::ALL {
+        let list = match purpose {
+            Purpose::Nodes => list("nodeSubnet", spec.node_subnet.as_ref(), &spec.node_subnets, fields),
+            Purpose::Pods => pod_list(spec, model, fields),
+            Purpose::Services => list("serviceCIDR", spec.service_cidr.as_ref(), &spec.service_cidrs, fields),
+        };
+        *ranges.of_mut(purpose) = one_of_each(list, (purpose, model), fields);
+    }
+    let vnet = list("vnetCIDR", None, &spec.vnet_cidrs, fields);
+    ranges.vnet = vnet
+        .into_iter()
+        .filter_map(|(path, text)| syntax::cidr(text).map_err(|why| fields.wrong(path, why)).ok())
+        .map(|range| range.trunc())
+        .collect();
+    check_families(&ranges, model, fields);
+    check_pairs(&ranges, model, fields);
+    ranges
+}
+
+/// A range by itself or a list of them, each with the path of its field.
+fn list<'a>(
+    name: &str,
+    one: Option<&'a String>,
+    several: &'a [String],
+    fields: &mut Fields<'_>,
+) -> Vec<(String, &'a str)> {
+    match one {
+        Some(_) if !several.is_empty() => {
+            fields.wrong(
+                format!("spec.{name}s"),
+                format!("Forbidden: {name} is stated, too: keep one of them"),
+            );
+            Vec::new()
+        }
+        Some(text) => vec![(format!("spec.{name}"), text)],
+        None => several
+            .iter()
+            .enumerate()
+            .map(|(i, text)| (format!("spec.{name}s[{i}]"), text.as_str()))
+            .collect(),
+    }
+}
+
+fn pod_list<'a>(spec: &'a TestbedSpec, model: Model, fields: &mut Fields<'_>) -> Vec<(String, &'a str)> {
+    let cidrs = list("podCIDR", spec.pod_cidr.as_ref(), &spec.pod_cidrs, fields);
+    let subnets = list("podSubnet", spec.pod_subnet.as_ref(), &spec.pod_subnets, fields);
+    let refused = match (model, cidrs.first(), subnets.first()) {
+        (Model::Flat, Some((path, _)), _) | (Model::Flat, _, Some((path, _))) => {
+            Some((path, "Forbidden: in model flat pods have addresses of nodeSubnet, which nodes reserve"))
+        }
+        (Model::FlatDynamic, Some(_), Some((path, _))) => {
+            Some((path, "Forbidden: podCIDR is stated, too, and means the same: keep one of them"))
+        }
+        (Model::Overlay | Model::Kubenet, _, Some((path, _))) => Some((
+            path,
+            "Forbidden: pods have a subnet of their own in model flat-dynamic only: write podCIDR",
+        )),
+        _ => None,
+    };
+    match refused {
+        Some((path, why)) => {
+            fields.wrong(path.clone(), why);
+            Vec::new()
+        }
+        None => [cidrs, subnets].concat(),
+    }
+}
+
+/// The ranges of a list that are sound, one of each family at most.
+fn one_of_each(
+    list: Vec<(String, &str)>,
+    (purpose, model): (Purpose, Model),
+    fields: &mut Fields<'_>,
+) -> Vec<IpNet> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for (path, text) in list {
+        let range = match syntax::cidr(text) {
+            Ok(range) => range.trunc(),
+            Err(why) => {
                 fields.wrong(path, why);
                 continue;
             }
-            Some(Ok(value)) if !(8..=range.longest).contains(&value.prefix_len()) => {
-                fields.wrong(
-                    path,
-                    format!("must have a prefix between /8 and /{}, not {value}", range.longest),
-                );
-                continue;
-            }
-            Some(Ok(value)) => (value, true),
         };
-        for (earlier, other, other_is_stated) in &ranges {
-            if !ipam::overlap(value, *other) || !(is_stated || *other_is_stated) {
-                continue;
-            }
-            // The field to blame is the one that was written.
-            let (blamed, blamed_value, second, second_value, default) = match is_stated {
-                true => (range.name, value, earlier.name, *other, !other_is_stated),
-                false => (earlier.name, *other, range.name, value, true),
-            };
-            let default = if default { " (the default)" } else { "" };
-            fields.wrong(
-                format!("spec.{blamed}"),
-                format!("{blamed_value} overlaps {second} {second_value}{default}: no two ranges may have an address in common"),
-            );
+        let family = IpFamily::of_range(range);
+        let (shortest, longest) = purpose.prefixes(family, model);
+        if !(shortest..=longest).contains(&range.prefix_len()) {
+            fields.wrong(path, format!("must have a prefix between /{shortest} and /{longest}, not {range}"));
+        } else if family.pick(&ranges).is_some() {
+            fields.wrong(path, format!("may specify no more than one CIDR for each IP family, and {range} is a second of {family}"));
+        } else {
+            ranges.push(range);
         }
-        ranges.push((range, value, is_stated));
+    }
+    ranges
+}
+
+/// What is routed natively needs nodes of its family; and a Service needs pods of its.
+fn check_families(ranges: &Ranges, model: Model, fields: &mut Fields<'_>) {
+    let has = |ranges: &[IpNet], family: IpFamily| ranges.is_empty() || family.pick(ranges).is_some();
+    let pods = if model == Model::Flat { &ranges.nodes } else { &ranges.pods };
+    for family in IpFamily::ALL {
+        let name = Purpose::Pods.name(model);
+        if let Some(range) = family.pick(&ranges.pods)
+            && model != Model::Overlay
+            && !has(&ranges.nodes, family)
+        {
+            let why =
+                format!("{range} is {family}, and pods are routed to nodes, so nodeSubnet needs {family}");
+            fields.wrong(format!("spec.{name}"), why);
+        }
+        if let Some(range) = family.pick(&ranges.services)
+            && !has(pods, family)
+        {
+            let why = format!("{range} is {family}, and no pod has an address of that family");
+            fields.wrong("spec.serviceCIDR", why);
+        }
     }
 }
 
-/// Addresses that the input states. A single one is a /32.
-#[derive(Debug, Default)]
-pub(super) struct Given {
-    pub(super) nodes: Vec<Ipv4Net>,
-    /// Pods' addresses, and the nodes' pod ranges.
-    pub(super) pods: Vec<Ipv4Net>,
-    pub(super) services: Vec<Ipv4Net>,
-    pub(super) externals: Vec<Ipv4Net>,
+/// No two ranges may have an address in common, those that are not stated included.
+fn check_pairs(ranges: &Ranges, model: Model, fields: &mut Fields<'_>) {
+    let families = ranges.families();
+    let families = if families.is_empty() { vec![IpFamily::V4] } else { families };
+    let mut seen: Vec<(&str, IpNet, bool)> = Vec::new();
+    for purpose in Purpose::ALL.into_iter().filter(|one| model != Model::Flat || *one != Purpose::Pods) {
+        let name = purpose.name(model);
+        let stated = ranges.of(purpose).iter().map(|range| (*range, true));
+        let defaults = families.iter().map(|family| (purpose.default(*family), false));
+        let defaults = defaults.filter(|_| ranges.of(purpose).is_empty());
+        for (value, is_stated) in stated.chain(defaults) {
+            for (earlier, other, other_is_stated) in &seen {
+                if !ipam::overlap(value, *other) || !(is_stated || *other_is_stated) {
+                    continue;
+                }
+                // The field to blame is the one that was written.
+                let (blamed, blamed_value, second, second_value, default) = match is_stated {
+                    true => (name, value, *earlier, *other, !other_is_stated),
+                    false => (*earlier, *other, name, value, true),
+                };
+                let default = if default { " (the default)" } else { "" };
+                fields.wrong(
+                    format!("spec.{blamed}"),
+                    format!("{blamed_value} overlaps {second} {second_value}{default}: no two ranges may have an address in common"),
+                );
+            }
+            let outside =
+                purpose == Purpose::Services || (purpose == Purpose::Pods && pods_are_private(model));
+            if let Some(vnet) = ranges.vnet.iter().find(|vnet| outside && ipam::overlap(value, **vnet)) {
+                let default = if is_stated { "" } else { " (the default)" };
+                let why = format!(
+                    "{vnet} overlaps {name} {value}{default}, which must be outside of the virtual network"
+                );
+                fields.wrong("spec.vnetCIDRs", why);
+            }
+            seen.push((name, value, is_stated));
+        }
+    }
 }
 
-/// The three ranges, no two of which overlap.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ranges {
-    pub(super) node_subnet: Ipv4Net,
-    pub(super) pod_cidr: Ipv4Net,
-    pub(super) service_cidr: Ipv4Net,
+/// Addresses that the input states. A single one is a /32 or a /128.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) nodes: Vec<IpNet>,
+    /// Pods' addresses, and the nodes' pod ranges.
+    pub(super) pods: Vec<IpNet>,
+    pub(super) services: Vec<IpNet>,
+    pub(super) externals: Vec<IpNet>,
+}
+
+impl Given {
+    /// The families there are, in the order of their first appearance.
+    fn families(&self) -> Vec<IpFamily> {
+        let mut families = Vec::new();
+        for range in self.nodes.iter().chain(&self.pods).chain(&self.services) {
+            let family = IpFamily::of_range(*range);
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+        families
+    }
+
+    fn of(&self, purpose: Purpose) -> &[IpNet] {
+        match purpose {
+            Purpose::Nodes => &self.nodes,
+            Purpose::Pods => &self.pods,
+            Purpose::Services => &self.services,
+        }
+    }
+}
+
+/// What ranges are chosen from.
+pub(super) struct Choice<'a> {
+    pub(super) model: Model,
+    /// Those of the Testbed object.
+    pub(super) stated: Ranges,
+    pub(super) previous: Option<&'a Settings>,
+    pub(super) given: Given,
 }
 
 /// Chooses each range that the user hasn't stated, so that it holds the addresses given to its kind, if there
 /// is a way, and nobody else's. Says so in `notes` where that isn't the default.
-pub(super) fn choose(
-    spec: Option<&TestbedSpec>,
-    previous: Option<&Settings>,
-    given: &Given,
-    notes: &mut Vec<String>,
-) -> Result<Ranges, ipam::Error> {
-    let unstated = TestbedSpec::default();
-    let [node, pod, service] = stated(spec.unwrap_or(&unstated)).map(|(range, text)| {
-        // It has been validated.
-        (range, text.and_then(|text| syntax::cidr_on_path(text).ok()))
-    });
-    let stated: Vec<Ipv4Net> = [node.1, pod.1, service.1].into_iter().flatten().collect();
-    let kept = previous.cloned().unwrap_or_default();
-    let mut select =
-        |(range, stated): (Range, Option<Ipv4Net>), kept: IpNet, holds: &[Ipv4Net], avoid: &[&[Ipv4Net]]| {
-            if let Some(stated) = stated {
-                return Ok(stated);
-            }
-            let default = match kept {
-                IpNet::V4(kept) => kept,
-                IpNet::V6(_) => range.default,
+pub(super) fn choose(choice: Choice<'_>, notes: &mut Vec<String>) -> Result<Ranges, ipam::Error> {
+    let Choice { model, stated, previous, given } = &choice;
+    let kept = previous.map(Ranges::settled).unwrap_or_default();
+    let families = [stated.families(), kept.families(), given.families()];
+    let families = families.into_iter().find(|list| !list.is_empty()).unwrap_or(vec![IpFamily::V4]);
+    let mut chosen = Ranges { vnet: stated.vnet.clone(), ..Ranges::default() };
+    for purpose in Purpose::ALL.into_iter().filter(|one| *model != Model::Flat || *one != Purpose::Pods) {
+        let mut list = stated.of(purpose).to_vec();
+        if list.is_empty() {
+            let kept = kept.of(purpose);
+            let families = match kept {
+                [] => families.clone(),
+                kept => kept.iter().map(|range| IpFamily::of_range(*range)).collect(),
             };
-            let wish = Wish { name: range.name, default, holds, must_hold: range.must_hold };
-            let chosen = ipam::choose(&wish, &avoid.concat())?;
-            if chosen != default {
-                let name = range.name;
-                notes.push(format!(
-                    "The addresses in the input ask for another {name} than {default}: it is {chosen}."
-                ));
+            for family in families {
+                let default = family.pick(kept).unwrap_or(purpose.default(family));
+                let range = one(&choice, (purpose, default), &chosen)?;
+                if range != default {
+                    let name = purpose.name(*model);
+                    notes.push(format!(
+                        "The addresses in the input ask for another {name} than {default}: it is {range}."
+                    ));
+                }
+                list.push(range);
             }
-            Ok(chosen)
-        };
-    let Given { nodes, pods, services, externals } = given;
-    let node_subnet = select(node, kept.node_subnets[0], nodes, &[&stated, pods, services, externals])?;
-    let pod_cidr = select(pod, kept.pod_cidrs[0], pods, &[&stated, &[node_subnet], services, externals])?;
-    let service_cidr =
-        select(service, kept.service_cidrs[0], services, &[&[node_subnet, pod_cidr], pods, externals])?;
-    Ok(Ranges { node_subnet, pod_cidr, service_cidr })
+        }
+        *chosen.of_mut(purpose) = list;
+    }
+    if chosen.vnet.is_empty() {
+        chosen.vnet.clone_from(&chosen.nodes);
+        if *model == Model::FlatDynamic {
+            chosen.vnet.extend(&chosen.pods);
+        }
+    }
+    Ok(chosen)
+}
+
+/// A range for a purpose, beside those that are stated or have been chosen.
+fn one(
+    choice: &Choice<'_>,
+    (purpose, default): (Purpose, IpNet),
+    chosen: &Ranges,
+) -> Result<IpNet, ipam::Error> {
+    let Choice { model, stated, given, .. } = choice;
+    let family = IpFamily::of_range(default);
+    let same = |ranges: &[IpNet]| -> Vec<IpNet> {
+        ranges.iter().copied().filter(|range| IpFamily::of_range(*range) == family).collect()
+    };
+    let flat_nodes = *model == Model::Flat && purpose == Purpose::Nodes;
+    let mut avoid = Vec::new();
+    for other in Purpose::ALL.into_iter().filter(|other| *other != purpose) {
+        avoid.extend(same(stated.of(other)));
+        avoid.extend(same(chosen.of(other)));
+        // Service ranges are chosen last, and around everybody else.
+        if !(flat_nodes && other == Purpose::Pods)
+            && !(purpose == Purpose::Services && other == Purpose::Nodes)
+        {
+            avoid.extend(same(given.of(other)));
+        }
+    }
+    avoid.extend(same(&given.externals));
+    if purpose == Purpose::Services || (purpose == Purpose::Pods && pods_are_private(*model)) {
+        avoid.extend(same(&stated.vnet));
+    }
+    let holds = same(given.of(purpose));
+    let wish = Wish {
+        name: purpose.name(*model),
+        default,
+        holds: &holds,
+        // Nodes reach each other without a router.
+        must_hold: purpose == Purpose::Nodes,
+        widths: purpose.widths(family),
+    };
+    if flat_nodes {
+        // Pods of their own addresses may lie outside where there is no other way.
+        let all = [holds.as_slice(), &same(&given.pods)].concat();
+        if let Ok(range) = ipam::choose(&Wish { holds: &all, ..wish.clone() }, &avoid) {
+            return Ok(range);
+        }
+    }
+    ipam::choose(&wish, &avoid)
 }

@@ -3,67 +3,41 @@
 //! 1. Workloads become pods; finished pods go.
 //! 2. Nodes, from their objects; without any, as many as pods name and a Testbed asks for.
 //! 3. What the previous cluster had is kept, then the addresses that the input states are taken.
-//! 4. Ranges are chosen around them, then the remaining addresses out of the ranges.
-//! 5. Services find their endpoints.
+//! 4. Ranges are chosen around them, and whatever of the Testbed depends on them is settled.
+//! 5. The remaining addresses are chosen out of the ranges.
+//! 6. Services find their endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::cluster::{Cluster, ContainerPort, External, Labels, Model, Pod, Settings};
+use super::choice::{self, Choices};
+use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Model, Pod, Settings};
 use super::error::{Error, Faults};
 use super::object::{Entry, Object, Objects};
-use super::own::{self, TestbedSpec};
+use super::own;
 use super::place::{self, NodeDraft, PodDraft};
-use super::ranges::{self, Given, Ranges};
+use super::ranges::{self, Choice, Given, Ranges};
 use super::service::{self, ServiceDraft};
-use super::{syntax, workload};
-use crate::ipam::Ipam;
+use super::{assign, fabric, masquerade, syntax, workload};
+use crate::ipam::{IpFamily, Ipam};
 
 /// The cluster that the objects describe; see [`Objects::resolve`].
 pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<Cluster, Error> {
-    let mut work =
-        Work { objects, previous, faults: Faults::default(), notes: Vec::new(), owners: HashMap::new() };
-    work.note_skipped();
-    let testbed = work.testbed();
-    let spec = testbed.map(|testbed| &testbed.spec);
-
-    // 1. and 2.
-    let mut sources = workload::pods(objects);
-    place::remove_finished(&mut work, &mut sources);
-    let mut nodes = place::nodes(&mut work, &sources, spec);
-    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-    workload::add_daemons(objects, &names, &mut sources);
-
-    // 3.
-    let mut pods = place::pods(&mut work, sources, &names);
-    let mut services = service::all(&mut work);
-    place::keep(&mut work, &mut nodes, &mut pods);
-    service::keep(&mut work, &mut services);
-    place::state_node_addresses(&mut work, &mut nodes, &pods);
-    place::state_pod_addresses(&mut work, &mut pods);
-    let externals = work.externals();
-    service::state_addresses(&mut work, &mut services);
-    work.stop_if_wrong()?;
-
-    // 4.
-    let given = given(&nodes, &pods, &services, &externals);
-    let ranges = ranges::choose(spec, previous.map(|cluster| &cluster.settings), &given, &mut work.notes)?;
-    place::check_ranges(&mut work, &ranges, &nodes, &pods);
-    service::check_ranges(&mut work, spec, &ranges, &services);
-    work.check_externals(&ranges, &externals);
-    work.stop_if_wrong()?;
-    let settings = settings(spec, previous, &ranges);
-    let mut ipam = work.ipam();
-    place::note_pods(&mut work, &pods, &nodes, &ranges);
-    place::choose_node_addresses(&mut ipam, &mut nodes, &ranges)?;
-    place::spread(&mut pods, &nodes, settings.max_pods)?;
-    place::choose_pod_addresses(&mut ipam, &mut pods, &nodes)?;
-    service::choose_addresses(&mut ipam, &mut services, &ranges)?;
+    let draft = Draft::of(objects, previous)?;
+    let Draft { mut work, testbed, settings, mut nodes, mut pods, mut services, externals } = draft;
 
     // 5.
+    let mut ipam = work.ipam();
+    place::note_pods(&mut work, &pods, &nodes, (settings.model, &Ranges::settled(&settings)));
+    place::spread(&mut pods, &nodes, settings.max_pods)?;
+    assign::addresses(&mut ipam, &settings, &mut nodes, &mut pods)?;
+    service::choose_addresses(&mut ipam, &mut services, &Ranges::settled(&settings))?;
+    work.check_testbed(testbed, &settings, &nodes, &externals);
+    work.stop_if_wrong()?;
+
+    // 6.
     let pods: Vec<Pod> = pods.into_iter().map(PodDraft::settle).collect();
     let services = service::with_endpoints(objects, services, &pods);
     let namespaces = work.namespaces(&pods);
@@ -80,9 +54,101 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     })
 }
 
+/// What the objects ask of the ranges; see [`Objects::demand`].
+pub(super) fn demand(objects: &Objects) -> Result<Demand, Error> {
+    let Draft { work, testbed, settings, nodes, pods, services, .. } = Draft::of(objects, None)?;
+    let mut demand = Demand {
+        name: name(testbed, None),
+        nodes: nodes.len() as u64,
+        notes: work.notes,
+        ..Demand::of(settings)
+    };
+    for pod in &pods {
+        let on_first = || pod.node.as_ref() == nodes.first().map(|node| &node.name);
+        // A DaemonSet's are counted once, on the first of the nodes.
+        match (pod.is_daemon(), pod.host_network()) {
+            (false, false) => demand.pods += 1,
+            (false, true) => demand.host_pods += 1,
+            (true, false) => demand.daemons += u64::from(on_first()),
+            (true, true) => demand.host_daemons += u64::from(on_first()),
+        }
+    }
+    for family in services.iter().flat_map(|service| &service.families) {
+        match family {
+            IpFamily::V4 => demand.services.0 += 1,
+            IpFamily::V6 => demand.services.1 += 1,
+        }
+    }
+    Ok(demand)
+}
+
+/// A Testbed object, and where it was read.
+type Stated<'a> = Option<(&'a Entry, &'a own::Testbed)>;
+
+/// Everything that is known before anybody is given an address.
+struct Draft<'a> {
+    work: Work<'a>,
+    testbed: Stated<'a>,
+    /// With the ranges that were chosen.
+    settings: Settings,
+    nodes: Vec<NodeDraft<'a>>,
+    pods: Vec<PodDraft>,
+    services: Vec<ServiceDraft<'a>>,
+    externals: Vec<External>,
+}
+
+impl<'a> Draft<'a> {
+    fn of(objects: &'a Objects, previous: Option<&'a Cluster>) -> Result<Self, Error> {
+        let mut work =
+            Work { objects, previous, faults: Faults::default(), notes: Vec::new(), owners: HashMap::new() };
+        work.note_skipped();
+        let testbed = work.testbed();
+        let choices = work.choices(testbed);
+        let model = choices.settings.model;
+
+        // 1. and 2.
+        let mut sources = workload::pods(objects);
+        place::remove_finished(&mut work, &mut sources);
+        let mut nodes = place::nodes(&mut work, &sources, testbed.map(|(_, testbed)| &testbed.spec));
+        let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        workload::add_daemons(objects, &names, &mut sources);
+
+        // 3.
+        let mut pods = place::pods(&mut work, sources, &names);
+        let mut services = service::all(&mut work);
+        place::keep(&mut work, &mut nodes, &mut pods);
+        service::keep(&mut work, &mut services);
+        place::state_node_addresses(&mut work, model, &mut nodes, &pods);
+        place::state_pod_addresses(&mut work, &mut pods);
+        let externals = work.externals();
+        service::state_addresses(&mut work, &mut services);
+        work.stop_if_wrong()?;
+
+        // 4.
+        let Choices { mut settings, ranges: stated } = choices;
+        let stated_services = stated.services.clone();
+        let choice = Choice {
+            model,
+            stated,
+            previous: previous.map(|cluster| &cluster.settings),
+            given: given(&nodes, &pods, &services, &externals),
+        };
+        let ranges = ranges::choose(choice, &mut work.notes)?;
+        service::find_families(&mut work, &ranges, &mut services);
+        place::check_ranges(&mut work, &ranges, &nodes, &pods);
+        service::check_ranges(&mut work, (model, &stated_services), &ranges, &services);
+        work.check_externals(model, &ranges, &externals);
+        ranges.settle(&mut settings);
+        work.settle_fabric(testbed, &mut settings);
+        work.stop_if_wrong()?;
+        Ok(Self { work, testbed, settings, nodes, pods, services, externals })
+    }
+}
+
 /// The Testbed's name; without one it stays as it was.
-fn name(testbed: Option<&own::Testbed>, previous: Option<&Cluster>) -> String {
-    let stated = testbed.and_then(|testbed| testbed.metadata.name.clone()).filter(|name| !name.is_empty());
+fn name(testbed: Stated<'_>, previous: Option<&Cluster>) -> String {
+    let stated =
+        testbed.and_then(|(_, testbed)| testbed.metadata.name.clone()).filter(|name| !name.is_empty());
     stated.or_else(|| previous.map(|cluster| cluster.name.clone())).unwrap_or_else(|| "lab".into())
 }
 
@@ -101,43 +167,12 @@ fn given(
     services: &[ServiceDraft<'_>],
     externals: &[External],
 ) -> Given {
-    let pod_ranges = nodes.iter().filter_map(|node| node.pod_range);
-    let external = |external: &External| match external.address {
-        IpAddr::V4(address) => Some(address.into()),
-        IpAddr::V6(_) => None,
-    };
+    let pod_ranges = nodes.iter().flat_map(|node| &node.pod_ranges).copied();
     Given {
-        nodes: nodes.iter().filter_map(|node| node.address).map(Into::into).collect(),
-        pods: pods.iter().filter_map(|pod| pod.address).map(Into::into).chain(pod_ranges).collect(),
-        services: services.iter().filter_map(|service| service.address).map(Into::into).collect(),
-        externals: externals.iter().filter_map(external).collect(),
-    }
-}
-
-/// What the Testbed says, and the defaults; without one everything stays as it was.
-fn settings(spec: Option<&TestbedSpec>, previous: Option<&Cluster>, ranges: &Ranges) -> Settings {
-    let ranges = Settings {
-        model: Model::Overlay,
-        node_subnets: vec![IpNet::V4(ranges.node_subnet)],
-        pod_cidrs: vec![IpNet::V4(ranges.pod_cidr)],
-        service_cidrs: vec![IpNet::V4(ranges.service_cidr)],
-        vnet_cidrs: vec![IpNet::V4(ranges.node_subnet)],
-        ..Settings::default()
-    };
-    let Some(spec) = spec else {
-        let kept = previous.map_or_else(Settings::default, |cluster| cluster.settings.clone());
-        let Settings { max_pods, mtu, non_masquerade_cidrs, .. } = kept;
-        return Settings { max_pods, mtu, non_masquerade_cidrs, ..ranges };
-    };
-    // They have been validated.
-    let number =
-        |stated: Option<i64>, default: u32| stated.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
-    let non_masquerade = spec.non_masquerade_cidrs.iter().filter_map(|text| syntax::cidr(text).ok());
-    Settings {
-        max_pods: number(spec.max_pods, ranges.max_pods),
-        mtu: number(spec.mtu, ranges.mtu),
-        non_masquerade_cidrs: non_masquerade.map(|range| range.trunc()).collect(),
-        ..ranges
+        nodes: nodes.iter().flat_map(|node| &node.addresses).copied().map(Into::into).collect(),
+        pods: pods.iter().flat_map(|pod| &pod.addresses).copied().map(Into::into).chain(pod_ranges).collect(),
+        services: services.iter().flat_map(|service| &service.addresses).copied().map(Into::into).collect(),
+        externals: externals.iter().map(|external| external.address.into()).collect(),
     }
 }
 
@@ -168,33 +203,21 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// As [`Work::claim`], for an address that there may not be.
-    pub(super) fn claim_v4(
-        &mut self,
-        address: Option<Ipv4Addr>,
-        owner: &str,
-    ) -> Result<Option<Ipv4Addr>, String> {
-        address.map(|address| self.claim(address.into(), owner).map(|()| address)).transpose()
+    /// As [`Work::claim`], for each of them.
+    pub(super) fn claim_all(&mut self, addresses: Vec<IpAddr>, owner: &str) -> Result<Vec<IpAddr>, String> {
+        addresses.into_iter().map(|address| self.claim(address, owner).map(|()| address)).collect()
     }
 
-    /// An address of the previous cluster, if it is still to be had.
-    pub(super) fn keep(&mut self, address: IpAddr, owner: &str) -> Option<Ipv4Addr> {
-        match address {
-            IpAddr::V4(address) => self.claim_v4(Some(address), owner).ok().flatten(),
-            IpAddr::V6(_) => None,
-        }
+    /// Those addresses of the previous cluster that are still to be had.
+    pub(super) fn keep(&mut self, addresses: &[IpAddr], owner: &str) -> Vec<IpAddr> {
+        addresses.iter().copied().filter(|address| self.claim(*address, owner).is_ok()).collect()
     }
 
     /// Addresses that are spoken for: all that has an owner, and endpoints, which may be of hosts unknown to us.
     fn ipam(&self) -> Ipam {
         let mut ipam = Ipam::default();
-        for address in service::slice_addresses(self.objects) {
+        for address in service::slice_addresses(self.objects).chain(self.owners.keys().copied()) {
             ipam.reserve(address);
-        }
-        for address in self.owners.keys() {
-            if let IpAddr::V4(address) = address {
-                ipam.reserve(*address);
-            }
         }
         ipam
     }
@@ -211,15 +234,15 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn testbed(&mut self) -> Option<&'a own::Testbed> {
-        let mut found: Option<&'a own::Testbed> = None;
+    fn testbed(&mut self) -> Stated<'a> {
+        let mut found: Stated<'a> = None;
         for entry in self.objects.iter() {
             let Object::Testbed(testbed) = &entry.object else {
                 continue;
             };
             match found {
-                None => found = Some(testbed),
-                Some(first) => {
+                None => found = Some((entry, testbed)),
+                Some((_, first)) => {
                     let first = first.metadata.name.as_deref().unwrap_or_default();
                     let why = format!("there is a Testbed {first:?} already, and a cluster has one at most");
                     self.faults.of(&entry.origin, entry.object.key().to_string()).wrong("metadata.name", why);
@@ -227,6 +250,59 @@ impl<'a> Work<'a> {
             }
         }
         found
+    }
+
+    /// What the Testbed says, and the defaults; without one everything stays as it was. Destinations that are
+    /// not masqueraded are those of the objects that are there now.
+    fn choices(&mut self, testbed: Stated<'a>) -> Choices {
+        let mut choices = match (testbed, self.previous) {
+            (Some((entry, testbed)), _) => {
+                // It has been validated.
+                let mut known = Faults::default();
+                choice::read(&testbed.spec, &mut known.of(&entry.origin, entry.object.key().to_string()))
+            }
+            (None, Some(previous)) => {
+                let settings = Settings { non_masquerade_cidrs: Vec::new(), ..previous.settings.clone() };
+                Choices { settings, ranges: Ranges::default() }
+            }
+            (None, None) => Choices { settings: Settings::default(), ranges: Ranges::default() },
+        };
+        let (cidrs, notes) = masquerade::all(self.objects);
+        for cidr in cidrs {
+            if !choices.settings.non_masquerade_cidrs.contains(&cidr) {
+                choices.settings.non_masquerade_cidrs.push(cidr);
+            }
+        }
+        self.notes.extend(notes);
+        choices
+    }
+
+    /// The tags of security rules stand for ranges, which are known now.
+    fn settle_fabric(&mut self, testbed: Stated<'a>, settings: &mut Settings) {
+        if let Some((entry, testbed)) = testbed {
+            let mut fields = self.faults.of(&entry.origin, entry.object.key().to_string());
+            settings.fabric = fabric::read(&testbed.spec, &fabric::inside(settings), &mut fields);
+        }
+    }
+
+    /// What the Testbed says must be true of the cluster that came out.
+    fn check_testbed(
+        &mut self,
+        testbed: Stated<'a>,
+        settings: &Settings,
+        nodes: &[NodeDraft<'_>],
+        externals: &[External],
+    ) {
+        let Some((entry, testbed)) = testbed else {
+            return;
+        };
+        let nodes: Vec<_> = nodes.iter().map(|node| (node.name.clone(), node.addresses.clone())).collect();
+        let externals: Vec<_> =
+            externals.iter().map(|external| (external.name.clone(), external.address)).collect();
+        let mut fields = self.faults.of(&entry.origin, entry.object.key().to_string());
+        for (field, why) in choice::contradictions(&testbed.spec, settings, &nodes, &externals) {
+            fields.wrong(field, why);
+        }
     }
 
     fn externals(&mut self) -> Vec<External> {
@@ -251,17 +327,12 @@ impl<'a> Work<'a> {
     }
 
     /// A range that was stated, or that holds more than was meant, may have a host outside the cluster in it.
-    fn check_externals(&mut self, ranges: &Ranges, externals: &[External]) {
-        let inside = [
-            ("nodeSubnet", ranges.node_subnet),
-            ("podCIDR", ranges.pod_cidr),
-            ("serviceCIDR", ranges.service_cidr),
-        ];
+    fn check_externals(&mut self, model: Model, ranges: &Ranges, externals: &[External]) {
         for external in externals {
-            let (IpAddr::V4(address), Some(entry)) = (external.address, self.entry_of(external)) else {
+            let (address, Some(entry)) = (external.address, self.entry_of(external)) else {
                 continue;
             };
-            if let Some((name, range)) = inside.iter().find(|(_, range)| range.contains(&address)) {
+            if let Some((name, range)) = ranges.named(model).find(|(_, range)| range.contains(&address)) {
                 let why = format!(
                     "{address} is inside {name} {range}: a host outside the cluster needs an address outside of it"
                 );

@@ -1,36 +1,42 @@
 //! Services: their virtual addresses, and who answers.
 //!
 //! Endpoints of a Service, first that applies:
-//! 1. its EndpointSlices of IPv4 addresses, if it has any slices;
+//! 1. its EndpointSlices, if it has any;
 //! 2. the pods its selector matches that are ready (all of them with `publishNotReadyAddresses`);
 //! 3. none.
+//!
+//! Only addresses of the Service's families count. Which these are: `ipFamilies`, or those of `clusterIPs`, or
+//! the cluster's first; with a policy for two, the other one as well where the cluster has it. Source:
+//! Kubernetes, `pkg/registry/core/service/storage/alloc.go`.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::cluster::{Backend, Pod, Protocol, Service, ServicePort};
+use super::cluster::{Backend, Model, Pod, Protocol, Service, ServicePort};
 use super::error::Origin;
 use super::object::{Object, Objects};
-use super::own::TestbedSpec;
-use super::ranges::Ranges;
+use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
 use super::syntax;
-use crate::ipam::{self, Ipam};
+use crate::ipam::{self, IpFamily, Ipam};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A Service whose address may not be chosen yet.
+/// A Service whose addresses may not be chosen yet.
 pub(super) struct ServiceDraft<'a> {
     origin: &'a Origin,
     object: &'a core::Service,
     /// `namespace/name`.
     id: String,
-    stated: Option<Ipv4Addr>,
-    pub(super) address: Option<Ipv4Addr>,
+    /// Stated, or as they were before.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Those that it is reached by, once the cluster's are known.
+    pub(super) families: Vec<IpFamily>,
 }
 
 /// Every Service that has a cluster address, be it stated or to be chosen.
@@ -50,13 +56,8 @@ pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
         if has_other_ways_in(&spec) {
             more_than_that.push(id.clone());
         }
-        drafts.push(ServiceDraft {
-            origin: &entry.origin,
-            stated: cluster_ip(&spec),
-            object,
-            id,
-            address: None,
-        });
+        let (addresses, families) = (Vec::new(), Vec::new());
+        drafts.push(ServiceDraft { origin: &entry.origin, object, id, addresses, families });
     }
     if !left_out.is_empty() {
         work.notes
@@ -76,32 +77,34 @@ pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
     let Some(previous) = work.previous else {
         return;
     };
-    for draft in services.iter_mut().filter(|draft| draft.stated.is_none()) {
-        let old = previous.service(&draft.id);
-        draft.address = old.and_then(|old| work.keep(old.address(), &format!("Service {}", draft.id)));
+    for draft in services.iter_mut() {
+        let Some(old) = previous.service(&draft.id) else {
+            continue;
+        };
+        let stated = draft.stated();
+        let unstated = |address: &&IpAddr| !stated.iter().any(|other| other.is_ipv4() == address.is_ipv4());
+        let kept: Vec<IpAddr> = old.addresses.iter().filter(unstated).copied().collect();
+        draft.addresses = work.keep(&kept, &format!("Service {}", draft.id));
     }
 }
 
-/// `spec.clusterIP`.
+/// `spec.clusterIPs`.
 pub(super) fn state_addresses(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
-    for draft in services.iter_mut().filter(|draft| draft.address.is_none()) {
+    for draft in services.iter_mut() {
         let name = format!("Service {}", draft.id);
-        match work.claim_v4(draft.stated, &name) {
-            Ok(address) => draft.address = address,
+        match work.claim_all(draft.stated(), &name) {
+            // Those that are stated come first: the first of them is the Service's own.
+            Ok(stated) => drop(draft.addresses.splice(0..0, stated)),
             Err(why) => work.faults.of(draft.origin, name).wrong("spec.clusterIP", why),
         }
     }
 }
 
 fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
-    let family = |text: &str| text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_ipv6());
-    let stated = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
     if spec.type_.as_deref() == Some("ExternalName") {
         Some("ExternalName")
-    } else if stated == Some("None") {
+    } else if spec.cluster_ip.as_deref() == Some("None") {
         Some("headless")
-    } else if stated.is_some_and(family) && cluster_ip(spec).is_none() {
-        Some("IPv6 only")
     } else {
         None
     }
@@ -113,54 +116,139 @@ fn has_other_ways_in(spec: &core::ServiceSpec) -> bool {
         || spec.session_affinity.as_deref() == Some("ClientIP")
 }
 
-/// The first one of the family that is on the path.
-fn cluster_ip(spec: &core::ServiceSpec) -> Option<Ipv4Addr> {
-    let several = spec.cluster_ips.iter().flatten();
-    spec.cluster_ip.iter().chain(several).find_map(|text| text.parse().ok())
+impl ServiceDraft<'_> {
+    /// The addresses that it asks for.
+    fn stated(&self) -> Vec<IpAddr> {
+        let Some(spec) = &self.object.spec else {
+            return Vec::new();
+        };
+        let several: Vec<IpAddr> =
+            spec.cluster_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect();
+        match several.is_empty() {
+            true => spec.cluster_ip.iter().filter_map(|text| text.parse().ok()).collect(),
+            false => several,
+        }
+    }
+
+    /// The families that it is reached by, in a cluster that has these; or the field that asks for too much.
+    fn families_of(&self, cluster: &[IpFamily]) -> Result<Vec<IpFamily>, (String, String)> {
+        let spec = self.object.spec.clone().unwrap_or_default();
+        let stated: &[String] = spec.ip_families.as_deref().unwrap_or_default();
+        let policy = spec.ip_family_policy.as_deref().unwrap_or("SingleStack");
+        if policy == "RequireDualStack" && cluster.len() < 2 {
+            let why = "this cluster is not configured for dual-stack services";
+            return Err(("spec.ipFamilyPolicy".into(), why.into()));
+        }
+        let mut families = Vec::new();
+        for (i, name) in stated.iter().enumerate() {
+            let family = if name == "IPv4" { IpFamily::V4 } else { IpFamily::V6 };
+            if !cluster.contains(&family) {
+                return Err((
+                    format!("spec.ipFamilies[{i}]"),
+                    format!("{name} is not configured on this cluster"),
+                ));
+            }
+            families.push(family);
+        }
+        for (i, address) in self.stated().into_iter().enumerate().skip(families.len()) {
+            let family = IpFamily::of(address);
+            if !cluster.contains(&family) {
+                return Err((
+                    format!("spec.clusterIPs[{i}]"),
+                    format!("{family} is not configured on this cluster"),
+                ));
+            }
+            families.push(family);
+        }
+        if families.is_empty() {
+            // What it had before leads; a cluster's first family else.
+            let first = self.addresses.first().map(|address| IpFamily::of(*address));
+            families.extend(first.or(cluster.first().copied()));
+        }
+        if policy != "SingleStack" {
+            let others: Vec<IpFamily> =
+                cluster.iter().copied().filter(|family| !families.contains(family)).collect();
+            families.extend(others);
+        }
+        Ok(families)
+    }
+}
+
+/// Finds the families of each Service, and takes back what it has of others.
+pub(super) fn find_families(work: &mut Work<'_>, ranges: &Ranges, services: &mut [ServiceDraft<'_>]) {
+    let cluster: Vec<IpFamily> = ranges.services.iter().map(|range| IpFamily::of_range(*range)).collect();
+    for service in services {
+        match service.families_of(&cluster) {
+            Ok(families) => {
+                service.addresses.retain(|address| families.contains(&IpFamily::of(*address)));
+                service.families = families;
+            }
+            Err((field, why)) => {
+                work.faults.of(service.origin, format!("Service {}", service.id)).wrong(field, why);
+            }
+        }
+    }
 }
 
 /// A service range that was stated holds every Service; one that was chosen may not. No other range holds any.
 pub(super) fn check_ranges(
     work: &mut Work<'_>,
-    spec: Option<&TestbedSpec>,
+    (model, stated): (Model, &[IpNet]),
     ranges: &Ranges,
     services: &[ServiceDraft<'_>],
 ) {
-    let range = ranges.service_cidr;
-    let is_stated = spec.is_some_and(|spec| spec.service_cidr.is_some());
-    let mut outside = Vec::new();
+    let mut outside: Vec<(IpNet, Vec<String>)> =
+        ranges.services.iter().map(|range| (*range, Vec::new())).collect();
     for service in services {
-        let Some(address) = service.address.filter(|address| !range.contains(address)) else {
-            continue;
-        };
-        let others = [("nodeSubnet", ranges.node_subnet), ("podCIDR", ranges.pod_cidr)];
-        let why = match others.iter().find(|(_, other)| other.contains(&address)) {
-            Some((name, other)) => format!("{address} is inside {name} {other}"),
-            None if is_stated => format!(
-                "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {range}"
-            ),
-            None => {
-                outside.push(service.id.clone());
+        for address in &service.addresses {
+            let family = IpFamily::of(*address);
+            let Some((range, names)) =
+                outside.iter_mut().find(|(range, _)| IpFamily::of_range(*range) == family)
+            else {
+                continue;
+            };
+            if range.contains(address) {
                 continue;
             }
-        };
-        work.faults.of(service.origin, format!("Service {}", service.id)).wrong("spec.clusterIP", why);
+            let mut others = ranges.named(model).filter(|(name, _)| *name != Purpose::Services.name(model));
+            let why = match others.find(|(_, other)| other.contains(address)) {
+                Some((name, other)) => format!("{address} is inside {name} {other}"),
+                None if !stated.is_empty() => format!(
+                    "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {range}"
+                ),
+                None => {
+                    names.push(service.id.clone());
+                    continue;
+                }
+            };
+            work.faults.of(service.origin, format!("Service {}", service.id)).wrong("spec.clusterIP", why);
+        }
     }
-    if !outside.is_empty() {
-        let names = listed(&outside);
+    for (range, names) in outside.iter().filter(|(_, names)| !names.is_empty()) {
+        let names = listed(names);
         work.notes
             .push(format!("Services with addresses of their own outside serviceCIDR {range}: {names}."));
     }
 }
 
-/// An address for every Service that has none.
+/// An address of each of its families for every Service that has none.
 pub(super) fn choose_addresses(
     ipam: &mut Ipam,
     services: &mut [ServiceDraft<'_>],
     ranges: &Ranges,
 ) -> Result<(), ipam::Error> {
-    for service in services.iter_mut().filter(|service| service.address.is_none()) {
-        service.address = Some(ipam.service(ranges.service_cidr, &service.id)?);
+    for service in services.iter_mut() {
+        let mut addresses = Vec::new();
+        for family in &service.families {
+            let known = service.addresses.iter().copied().find(|address| IpFamily::of(*address) == *family);
+            let range = family.pick(&ranges.services);
+            addresses.push(match (known, range) {
+                (Some(address), _) => address,
+                (None, Some(range)) => ipam.service(range, &service.id)?,
+                (None, None) => continue,
+            });
+        }
+        service.addresses = addresses;
     }
     Ok(())
 }
@@ -186,10 +274,11 @@ pub(super) fn with_endpoints(
         let (namespace, name) = draft.id.split_once('/').expect("an id has both parts");
         let backends = |port: &core::ServicePort, protocol| match slices.get(&draft.id) {
             // 1.
-            Some(slices) => from_slices(slices, port, protocol),
+            Some(slices) => from_slices(slices, port, protocol, &draft.families),
             // 2. and 3.
             None => {
-                from_selector(&spec, port, protocol, pods.iter().filter(|pod| pod.namespace == namespace))
+                let pods = pods.iter().filter(|pod| pod.namespace == namespace);
+                from_selector(&spec, port, protocol, pods, &draft.families)
             }
         };
         // They have been validated.
@@ -208,15 +297,15 @@ pub(super) fn with_endpoints(
         Service {
             namespace: namespace.into(),
             name: name.into(),
-            addresses: vec![draft.address.expect("every service has been given an address").into()],
+            addresses: draft.addresses.clone(),
             ports: spec.ports.iter().flatten().filter_map(settle_port).collect(),
         }
     };
     services.into_iter().map(settle).collect()
 }
 
-/// Every IPv4 address in an EndpointSlice.
-pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = Ipv4Addr> {
+/// Every address in an EndpointSlice.
+pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = IpAddr> {
     let slices = objects.iter().filter_map(|entry| match &entry.object {
         Object::EndpointSlice(slice) => Some(slice),
         _ => None,
@@ -226,9 +315,15 @@ pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = Ipv4Add
 }
 
 /// Slices are ordered by name, because the API gives them in no order of meaning; endpoints stay as they are.
-fn from_slices(slices: &[&EndpointSlice], port: &core::ServicePort, protocol: Protocol) -> Vec<Backend> {
-    let mut slices: Vec<&EndpointSlice> =
-        slices.iter().copied().filter(|slice| slice.address_type == "IPv4").collect();
+fn from_slices(
+    slices: &[&EndpointSlice],
+    port: &core::ServicePort,
+    protocol: Protocol,
+    families: &[IpFamily],
+) -> Vec<Backend> {
+    let ours =
+        |slice: &&EndpointSlice| families.iter().any(|family| family.to_string() == slice.address_type);
+    let mut slices: Vec<&EndpointSlice> = slices.iter().copied().filter(ours).collect();
     slices.sort_by_key(|slice| slice.metadata.name.as_deref().unwrap_or_default());
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
     let mut backends = Vec::new();
@@ -258,6 +353,7 @@ fn from_selector<'a>(
     port: &core::ServicePort,
     protocol: Protocol,
     pods: impl Iterator<Item = &'a Pod>,
+    families: &[IpFamily],
 ) -> Vec<Backend> {
     let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
         return Vec::new();
@@ -266,9 +362,12 @@ fn from_selector<'a>(
     let selected = pods.filter(|pod| pod.ready || unready_too);
     let selected =
         selected.filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)));
-    let backend =
-        |pod: &Pod| Some(Backend { address: pod.address(), port: target_port(port, protocol, pod)? });
-    selected.filter_map(backend).collect()
+    let backends = |pod: &'a Pod| {
+        let target = target_port(port, protocol, pod);
+        let ours = pod.addresses.iter().filter(|address| families.contains(&IpFamily::of(**address)));
+        ours.filter_map(move |address| Some(Backend { address: *address, port: target? }))
+    };
+    selected.flat_map(backends).collect()
 }
 
 /// A name is looked up in each pod; a pod that has no port of that name is no endpoint.

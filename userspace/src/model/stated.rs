@@ -1,8 +1,8 @@
 //! What an object states of one pod or one node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::cluster::ContainerPort;
@@ -63,60 +63,76 @@ pub(super) fn ports(pod: &core::Pod) -> Vec<ContainerPort> {
     declared.filter_map(port).collect()
 }
 
-/// The first address of the family that is on the path.
-fn first_ipv4<'a>(addresses: impl Iterator<Item = &'a str>) -> Result<Option<Ipv4Addr>, String> {
-    let mut other = None;
-    for text in addresses.filter(|text| !text.is_empty()) {
-        match syntax::host_address(text)? {
-            IpAddr::V4(address) => return Ok(Some(address)),
-            IpAddr::V6(address) => other = Some(address),
+/// The addresses in a list that is led by a field of its own, as `podIPs` is by `podIP`: one of each family
+/// at most, and the first of them is that field's.
+fn led_list<T: Copy + PartialEq>(
+    (name, first): (&str, Option<&str>),
+    list: &[&str],
+    parse: fn(&str) -> Result<T, String>,
+    address: fn(T) -> IpAddr,
+) -> Result<Vec<T>, String> {
+    let filled = |text: &&&str| !text.is_empty();
+    let first = first.filter(|text| !text.is_empty()).map(parse).transpose()?;
+    let list = list.iter().filter(filled).map(|text| parse(text)).collect::<Result<Vec<T>, String>>()?;
+    match (first, list.first()) {
+        (Some(first), Some(other)) if first != *other => {
+            Err(format!("the first must match `{name}`: {} is not {}", address(*other), address(first)))
         }
-    }
-    match other {
-        Some(address) => Err(format!("{address} is IPv6, which is not on the packet path yet: IPv4 only")),
-        None => Ok(None),
+        (Some(first), None) => Ok(vec![first]),
+        _ => Ok(list),
     }
 }
 
-/// Its address, if it has one.
-pub(super) fn pod_ip(pod: &core::Pod) -> Result<Option<Ipv4Addr>, String> {
+/// Its addresses, if it has any: one, or one of each family.
+pub(super) fn pod_ips(pod: &core::Pod) -> Result<Vec<IpAddr>, String> {
     let Some(status) = &pod.status else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let several = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
-    first_ipv4(status.pod_ip.as_deref().into_iter().chain(several))
+    let list: Vec<&str> = status.pod_ips.iter().flatten().map(|address| address.ip.as_str()).collect();
+    let found = led_list(("podIP", status.pod_ip.as_deref()), &list, syntax::host_address, |one| one)?;
+    syntax::one_per_family(found.iter().copied(), "IP").map(|()| found)
 }
 
-/// The address of its node, as the pod knows it.
-pub(super) fn host_ip(pod: &core::Pod) -> Option<Ipv4Addr> {
-    let stated = pod.status.as_ref().and_then(|status| status.host_ip.as_ref());
-    let shared = || host_network(pod).then(|| pod_ip(pod).ok().flatten()).flatten();
-    stated.and_then(|text| text.parse().ok()).or_else(shared)
+/// The addresses of its node, as the pod knows them.
+pub(super) fn host_ips(pod: &core::Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let several = status.host_ips.iter().flatten().map(|address| address.ip.as_str());
+    let texts: Vec<&str> = status.host_ip.as_deref().into_iter().chain(several).collect();
+    let stated = first_of_each(texts.into_iter().filter_map(|text| text.parse().ok()));
+    match stated.is_empty() && host_network(pod) {
+        true => pod_ips(pod).unwrap_or_default(),
+        false => stated,
+    }
 }
 
-/// The node's address inside the cluster, if it says so.
-pub(super) fn internal_ip(node: &core::Node) -> Result<Option<Ipv4Addr>, String> {
+/// The node's addresses inside the cluster, if it states any. It may have several of a family, of which the
+/// first counts.
+pub(super) fn internal_ips(node: &core::Node) -> Result<Vec<IpAddr>, String> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    first_ipv4(
-        addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.as_str()),
-    )
+    let internal = addresses.filter(|address| address.type_ == "InternalIP" && !address.address.is_empty());
+    let parsed = internal.map(|address| syntax::host_address(&address.address));
+    parsed.collect::<Result<Vec<_>, _>>().map(first_of_each)
 }
 
-/// The range of its pods, if it has one.
-pub(super) fn pod_range(node: &core::Node) -> Result<Option<Ipv4Net>, String> {
-    let Some(spec) = &node.spec else {
-        return Ok(None);
-    };
-    let several = spec.pod_cidrs.iter().flatten().map(String::as_str);
-    let mut other = None;
-    for text in spec.pod_cidr.as_deref().into_iter().chain(several).filter(|text| !text.is_empty()) {
-        match syntax::cidr(text)? {
-            IpNet::V4(range) => return Ok(Some(range.trunc())),
-            IpNet::V6(range) => other = Some(range),
+fn first_of_each(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in addresses {
+        if !found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            found.push(address);
         }
     }
-    match other {
-        Some(range) => Err(format!("{range} is IPv6, which is not on the packet path yet: IPv4 only")),
-        None => Ok(None),
-    }
+    found
+}
+
+/// The ranges of its pods, if it has any: one, or one of each family.
+pub(super) fn pod_ranges(node: &core::Node) -> Result<Vec<IpNet>, String> {
+    let Some(spec) = &node.spec else {
+        return Ok(Vec::new());
+    };
+    let list: Vec<&str> = spec.pod_cidrs.iter().flatten().map(String::as_str).collect();
+    let range = |text: &str| syntax::cidr(text).map(|range| range.trunc());
+    let found = led_list(("podCIDR", spec.pod_cidr.as_deref()), &list, range, |range| range.addr())?;
+    syntax::one_per_family(found.iter().map(IpNet::addr), "CIDR").map(|()| found)
 }

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::cluster::Protocol;
@@ -146,14 +146,6 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64), not {text:?}"))
 }
 
-/// A range of the family that is on the path.
-pub(super) fn cidr_on_path(text: &str) -> Result<Ipv4Net, String> {
-    match cidr(text)? {
-        IpNet::V4(range) => Ok(range.trunc()),
-        IpNet::V6(_) => Err(format!("must be IPv4 (IPv6 is not on the packet path yet), not {text:?}")),
-    }
-}
-
 /// An address, of either family.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
@@ -168,4 +160,15 @@ pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
         return Err(format!("must be the address of one host, not {text:?}"));
     }
     Ok(address)
+}
+
+/// Not more than one of each family. `what` is what they are: `IP` or `CIDR`.
+pub(super) fn one_per_family(addresses: impl IntoIterator<Item = IpAddr>, what: &str) -> Verdict {
+    let mut seen = [false; 2];
+    for address in addresses {
+        if std::mem::replace(&mut seen[usize::from(address.is_ipv6())], true) {
+            return Err(format!("may specify no more than one {what} for each IP family"));
+        }
+    }
+    Ok(())
 }

@@ -3,8 +3,8 @@
 //! Source: Kubernetes, `pkg/apis/{core,networking,discovery,apps}/validation`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self as core, Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
@@ -13,9 +13,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::error::Fields;
 use super::object::{Kind, Object};
-use super::own::{External, Testbed};
-use super::{ranges, selector, syntax};
-use crate::ipam;
+use super::own::External;
+use super::{choice, masquerade, selector, syntax};
 
 /// Notes every field of an object that can't be as it is.
 pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
@@ -57,7 +56,8 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
                 pod_spec(spec, "spec.template.spec", fields);
             }
         }
-        Object::Testbed(testbed) => self::testbed(testbed, fields),
+        Object::Testbed(testbed) => drop(choice::read(&testbed.spec, fields)),
+        Object::ConfigMap(config) => drop(masquerade::read(config, fields)),
         Object::External(external) => self::external(external, fields),
     }
 }
@@ -159,18 +159,65 @@ fn service(service: &core::Service, fields: &mut Fields<'_>) {
     if !types.contains(&service_type) {
         fields.wrong("spec.type", syntax::unsupported(service_type, &types));
     }
-    let addresses =
-        spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
-    let address = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
-    for (path, text) in address.chain(addresses).filter(|(_, text)| !text.is_empty() && *text != "None") {
-        note(fields, &path, syntax::address(text));
-    }
+    cluster_ips(spec, fields);
     labels(spec.selector.as_ref(), "spec.selector", fields);
     let ports: &[_] = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && service_type != "ExternalName" && spec.cluster_ip.as_deref() != Some("None") {
         fields.wrong("spec.ports", "Required value");
     }
     service_ports(ports, fields);
+}
+
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy`, by themselves and beside each other. Whether the
+/// cluster has the families is seen when its ranges are known.
+fn cluster_ips(spec: &core::ServiceSpec, fields: &mut Fields<'_>) {
+    let several: &[String] = spec.cluster_ips.as_deref().unwrap_or_default();
+    let addresses = several.iter().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
+    let address = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
+    for (path, text) in address.chain(addresses).filter(|(_, text)| !text.is_empty() && *text != "None") {
+        note(fields, &path, syntax::host_address(text));
+    }
+    let first = spec.cluster_ip.as_ref().filter(|text| !text.is_empty());
+    if let (Some(first), Some(other)) = (first, several.first())
+        && first != other
+    {
+        fields.wrong(
+            "spec.clusterIPs[0]",
+            format!("must match `clusterIP`, not {other:?} (clusterIP is {first:?})"),
+        );
+    }
+    if several.len() > 2 {
+        fields.wrong("spec.clusterIPs", "may only hold up to 2 values");
+    }
+    let parsed: Vec<IpAddr> = several.iter().filter_map(|text| text.parse().ok()).collect();
+    note(fields, "spec.clusterIPs", syntax::one_per_family(parsed.iter().copied(), "IP"));
+    let families: &[String] = spec.ip_families.as_deref().unwrap_or_default();
+    for (i, family) in families.iter().enumerate() {
+        let path = format!("spec.ipFamilies[{i}]");
+        if !["IPv4", "IPv6"].contains(&family.as_str()) {
+            fields.wrong(path, syntax::unsupported(family, &["IPv4", "IPv6"]));
+        } else if families[..i].contains(family) {
+            fields.wrong(path, format!("Duplicate value: {family:?}"));
+        }
+    }
+    let alone = first.and_then(|text| text.parse().ok()).filter(|_| parsed.is_empty());
+    for (i, (address, family)) in alone.iter().chain(&parsed).zip(families).enumerate() {
+        let is = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        if is != family {
+            let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`, not {address}");
+            fields.wrong(format!("spec.clusterIPs[{i}]"), why);
+        }
+    }
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    let policy = spec.ip_family_policy.as_deref().unwrap_or("SingleStack");
+    let two = "must be 'RequireDualStack' or 'PreferDualStack' when multiple";
+    if !policies.contains(&policy) {
+        fields.wrong("spec.ipFamilyPolicy", syntax::unsupported(policy, &policies));
+    } else if policy == "SingleStack" && parsed.len() == 2 {
+        fields.wrong("spec.ipFamilyPolicy", format!("{two} cluster IPs are specified"));
+    } else if policy == "SingleStack" && families.len() == 2 && spec.cluster_ip.as_deref() != Some("None") {
+        fields.wrong("spec.ipFamilyPolicy", format!("{two} IP families are specified"));
+    }
 }
 
 fn service_ports(ports: &[core::ServicePort], fields: &mut Fields<'_>) {
@@ -222,6 +269,9 @@ fn endpoint_slice(slice: &EndpointSlice, fields: &mut Fields<'_>) {
                 ("IPv4" | "IPv6", Err(why)) => fields.wrong(path, why),
                 ("IPv4", Ok(address)) if !address.is_ipv4() => {
                     fields.wrong(path, format!("must be an IPv4 address, not {text:?}"));
+                }
+                ("IPv6", Ok(address)) if !address.is_ipv6() => {
+                    fields.wrong(path, format!("must be an IPv6 address, not {text:?}"));
                 }
                 _ => {}
             }
@@ -352,26 +402,6 @@ fn label_selector(selector: &LabelSelector, path: &str, fields: &mut Fields<'_>)
             note(fields, &format!("{path}.values[{j}]"), syntax::label_value(value));
         }
     }
-}
-
-fn testbed(testbed: &Testbed, fields: &mut Fields<'_>) {
-    let spec = &testbed.spec;
-    if let Some(model) = spec.model.as_deref().filter(|model| *model != "overlay") {
-        fields.wrong("spec.model", syntax::unsupported(model, &["overlay"]));
-    }
-    let mut within = |path: &str, value: Option<i64>, least: i64, most: i64| {
-        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-            fields.wrong(path, format!("must be between {least} and {most}, inclusive, not {value}"));
-        }
-    };
-    within("spec.maxPods", spec.max_pods, 1, ipam::MAX_PODS.into());
-    within("spec.nodes", spec.nodes, 1, ipam::MAX_NODES.into());
-    // The least that IPv4 hosts must take, after encapsulation (RFC 791), and the most a veth can carry.
-    within("spec.mtu", spec.mtu, 576 + 50, 65_535);
-    for (i, text) in spec.non_masquerade_cidrs.iter().enumerate() {
-        note(fields, &format!("spec.nonMasqueradeCIDRs[{i}]"), syntax::cidr(text).map(|range: IpNet| range));
-    }
-    ranges::fixed(spec, fields);
 }
 
 fn external(external: &External, fields: &mut Fields<'_>) {

@@ -23,6 +23,8 @@ pub(super) struct Source {
     /// What precedes the pod's own field paths: `spec.template.` for a workload's.
     pub(super) prefix: &'static str,
     pub(super) pod: Pod,
+    /// It is on its node because every node has one.
+    pub(super) daemon: bool,
     /// The place of its object in the input.
     place: usize,
 }
@@ -38,6 +40,7 @@ pub(super) fn pods(objects: &Objects) -> Vec<Source> {
                 object: entry.object.key().to_string(),
                 prefix: "",
                 pod: (**pod).clone(),
+                daemon: false,
                 place,
             }),
             _ if owned.has_pods_of(entry) => {}
@@ -73,6 +76,7 @@ fn source(entry: &Entry, place: usize, pod: Pod) -> Source {
         object: entry.object.key().to_string(),
         prefix: "spec.template.",
         pod,
+        daemon: matches!(entry.object, Object::DaemonSet(_)),
         place,
     }
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::Reason;
 use dataplane::conntrack::State;
+use dataplane::fragment;
 use dataplane::nat::Change;
 use dataplane::overlay;
 use dataplane::policy::Decision;
@@ -268,6 +269,8 @@ impl Printed {
                 format!("{}: {}", reason.slug(), reason.sentence())
             }
             Stage::Arp => String::new(),
+            Stage::Fragment if record.detail == fragment::FIRST => "the first, its ports are remembered".to_owned(),
+            Stage::Fragment => format!("from byte {}, goes with the first", record.number),
             // What a flow log says of the flow; of the packet everything is said.
             Stage::Open => return None,
         };

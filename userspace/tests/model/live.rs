@@ -60,11 +60,21 @@ fn what_was_chosen_stays_when_others_come_and_go() {
 
 #[test]
 fn a_cluster_keeps_its_name_and_ranges() {
-    let testbed = crate::testbed("podCIDR: 10.99.0.0/16, mtu: 9000, nonMasqueradeCIDRs: [10.0.0.0/8]")
+    let testbed = crate::testbed("podCIDR: 10.99.0.0/16, mtu: 9000, timeouts: {udp: 30s}")
         .replace("name: lab", "name: blue");
     let before = resolve(&objects(&(testbed + &pod_text("a", "", ""))), None);
     let after = resolve(&objects(&pod_text("a", "", "")), Some(&before));
     assert_eq!((after.name.as_str(), &after.settings), ("blue", &before.settings));
+    assert_eq!(after.settings.timeouts.udp_s, 30);
+}
+
+#[test]
+fn what_is_not_masqueraded_goes_with_the_object_that_said_so() {
+    let testbed = crate::testbed("nonMasqueradeCIDRs: [10.0.0.0/8]");
+    let before = resolve(&objects(&(testbed + &pod_text("a", "", ""))), None);
+    assert_eq!(before.settings.non_masquerade_cidrs.len(), 1);
+    let after = resolve(&objects(&pod_text("a", "", "")), Some(&before));
+    assert!(after.settings.non_masquerade_cidrs.is_empty());
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 mod addresses;
 mod dump;
+mod families;
 mod live;
+mod masquerade;
+mod models;
 mod names;
 mod policies;
 mod reading;
 mod services;
+mod testbed;
 mod workloads;
 
 use userspace::model::{Cluster, Pod, load_text};

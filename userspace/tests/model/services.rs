@@ -118,17 +118,11 @@ fn services_without_an_address_are_left_out_with_a_note() {
     let text = web()
         + &service("db", "clusterIP: None, selector: {app: web}")
         + &service("far", "type: ExternalName, externalName: example.com")
-        + &service("six", "clusterIP: \"fd00::9\", ports: [{port: 80}]")
-        + &service(
-            "both",
-            "clusterIP: \"fd00::8\", clusterIPs: [\"fd00::8\", 10.96.0.8], ports: [{port: 80}]",
-        )
         + &service("lb", "type: LoadBalancer, ports: [{port: 80, nodePort: 30080}]");
     let cluster = cluster(&text);
     let ids: Vec<String> = cluster.services.iter().map(|service| service.id()).collect();
-    assert_eq!(ids, ["default/both", "default/lb"]);
-    assert_eq!(cluster.services[0].address().to_string(), "10.96.0.8");
-    let left_out = "Left out Services that have no address on the path: default/db (headless), default/far (ExternalName), default/six (IPv6 only).";
+    assert_eq!(ids, ["default/lb"]);
+    let left_out = "Left out Services that have no address on the path: default/db (headless), default/far (ExternalName).";
     assert!(cluster.notes.contains(&left_out.to_owned()), "{:#?}", cluster.notes);
     assert!(cluster.notes.iter().any(|note| {
         note.starts_with("Only the cluster address of a Service") && note.ends_with(": default/lb.")

@@ -134,7 +134,9 @@ impl Network<Emulator> {
     /// None that this engine has.
     pub fn settle(&mut self) -> Result<(), Error> {
         let timeouts = self.engines.iter().map(|(_, engine)| engine.node().timeouts);
-        let longest_s = timeouts.map(|it| it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s)).max();
+        let longest_s = timeouts
+            .map(|it| it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s))
+            .max();
         self.wait(longest_s.unwrap_or(0))?;
         self.engines.iter_mut().for_each(|(_, engine)| engine.sweep());
         Ok(())

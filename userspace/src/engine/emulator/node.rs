@@ -1,12 +1,12 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
-use dataplane::conntrack;
+use dataplane::{conntrack, fragment};
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
     Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded,
-    Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Tuple,
-    Writes,
+    Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Timeouts,
+    Tuple, Writes,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
@@ -92,9 +92,9 @@ impl<A: Address> Tables<A> {
         self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
     }
 
-    /// What is over by `now_s` goes.
-    fn sweep(&mut self, now_s: u32) {
-        self.connections.retain(|_, row| !conntrack::is_over(row, now_s));
+    /// What is of no more use by `now_s` goes.
+    fn sweep(&mut self, now_s: u32, timeouts: &Timeouts) {
+        self.connections.retain(|key, row| !conntrack::is_spent(row, key.protocol, now_s, timeouts));
         let connections = &self.connections;
         self.masquerades.retain(|key, row| {
             let flow = Flow {
@@ -108,7 +108,7 @@ impl<A: Address> Tables<A> {
             let (tuple, _) = flow.tuple();
             connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
         });
-        self.fragments.retain(|_, row| row.expires_s > now_s);
+        self.fragments.retain(|_, row| !fragment::is_over(row, now_s));
     }
 }
 
@@ -180,11 +180,11 @@ impl Emulator {
         std::mem::take(&mut self.records)
     }
 
-    /// Removes flows whose time is over, and the claims to source ports of flows that are gone: what the
+    /// Removes flows that are of no more use, and the claims to source ports of flows that are gone: what the
     /// agent does now and then.
     pub fn sweep(&mut self) {
-        self.v4.sweep(self.clock_s);
-        self.v6.sweep(self.clock_s);
+        self.v4.sweep(self.clock_s, &self.node.timeouts);
+        self.v6.sweep(self.clock_s, &self.node.timeouts);
     }
 
     /// Reports that could not be kept, because nobody took the earlier ones.
