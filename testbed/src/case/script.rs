@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use userspace::engine::emulator::message::Fault;
 
 /// A case as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,8 +48,12 @@ pub struct Line {
     from: Option<String>,
     /// Whom: as `from`, or `svc:namespace/name`, or an address; with `:port/protocol`.
     to: Option<String>,
-    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `arp`, `sctp`; for a reply also
-    /// `unreachable`. Left out: what opens a flow to `to`, or what answers the last frame.
+    /// Over which family, `IPv4` or `IPv6`, where `to` has both; its first address if left out.
+    over: Option<Over>,
+    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `sctp`; `who-has` (who has the
+    /// address `to`, the gateway's if left out: ARP or neighbour discovery) and, in IPv6,
+    /// `router-solicitation` and `listener-report`; for a reply also the ICMP errors `unreachable`,
+    /// `too-big` and `time-exceeded`. Left out: what opens a flow to `to`, or what answers the last frame.
     #[serde(rename = "as")]
     kind: Option<String>,
     /// The source address, if it is not the sender's own: a name or an address.
@@ -62,6 +67,9 @@ pub struct Line {
     /// The packet is the first fragment of a longer one.
     #[serde(default)]
     fragment: bool,
+    /// Numbers of IPv6 extension headers before the transport's, eight bytes of padding each.
+    #[serde(default)]
+    extensions: Vec<u8>,
     /// The packet stands in a tunnel's packet, which `from` sends.
     tunnel: Option<Tunnel>,
     /// Bytes that are replaced afterwards.
@@ -81,6 +89,22 @@ pub struct Line {
     wait: Option<String>,
     /// Kubernetes objects that replace those of the same name, or are new.
     apply: Option<String>,
+}
+
+/// A family, in Kubernetes' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Over {
+    IPv4,
+    IPv6,
+}
+
+impl Over {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::IPv4 => "IPv4",
+            Self::IPv6 => "IPv6",
+        }
+    }
 }
 
 /// A tunnel's outer packet.
@@ -120,7 +144,7 @@ pub(super) struct Script {
 pub(super) enum Step {
     Send(Send),
     Reply(Reply),
-    Connect { from: String, to: String },
+    Connect { from: String, to: String, over: Option<Over> },
     Wait { seconds: u32 },
     Apply(String),
 }
@@ -130,12 +154,14 @@ pub(super) enum Step {
 pub(super) struct Send {
     pub(super) from: String,
     pub(super) to: Option<String>,
+    pub(super) over: Option<Over>,
     pub(super) kind: Option<Kind>,
     pub(super) source: Option<String>,
     pub(super) source_port: u16,
     pub(super) ttl: u8,
     pub(super) size: usize,
     pub(super) fragment: bool,
+    pub(super) extensions: Vec<u8>,
     pub(super) tunnel: Option<Tunnel>,
     pub(super) set: Vec<(usize, Vec<u8>)>,
     pub(super) cut: Option<usize>,
@@ -158,9 +184,11 @@ pub(super) enum Kind {
     Tcp(u8),
     Udp,
     Ping,
-    Arp,
     Sctp,
-    Unreachable,
+    WhoHas,
+    RouterSolicitation,
+    ListenerReport,
+    Error(Fault),
 }
 
 impl Kind {
@@ -172,12 +200,17 @@ impl Kind {
             }
             Some("udp") => Self::Udp,
             Some("ping") => Self::Ping,
-            Some("arp") => Self::Arp,
             Some("sctp") => Self::Sctp,
-            Some("unreachable") => Self::Unreachable,
+            Some("who-has") => Self::WhoHas,
+            Some("router-solicitation") => Self::RouterSolicitation,
+            Some("listener-report") => Self::ListenerReport,
+            Some("unreachable") => Self::Error(Fault::Port),
+            Some("too-big") => Self::Error(Fault::TooBig(1280)),
+            Some("time-exceeded") => Self::Error(Fault::TimeExceeded),
             _ => {
                 return Err(format!(
-                    "cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable"
+                    "cannot send {text:?}: expected tcp, udp, ping, sctp, who-has, router-solicitation, \
+                     listener-report, unreachable, too-big or time-exceeded"
                 ));
             }
         };
@@ -249,18 +282,20 @@ impl Line {
         let from = self.from.ok_or("nobody sends: expected from, reply, wait or apply")?;
         if self.connect {
             let to = self.to.ok_or("nobody is connected to: expected to")?;
-            return Ok(Step::Connect { from, to });
+            return Ok(Step::Connect { from, to, over: self.over });
         }
         let patches = self.set.iter().map(|patch| Ok((patch.offset, hex(&patch.bytes)?)));
         Ok(Step::Send(Send {
             from,
             to: self.to,
+            over: self.over,
             kind,
             source: self.source,
             source_port: self.source_port.unwrap_or(40_000),
             ttl,
             size,
             fragment: self.fragment,
+            extensions: self.extensions,
             tunnel: self.tunnel,
             set: patches.collect::<Result<_, String>>()?,
             cut: self.cut,

@@ -138,20 +138,13 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
     }
     let target = cluster.find(&to.who)?;
     let port = to.port.map_or_else(|| only_port(&target), Ok)?;
-    let IpAddr::V4(address) = target.address() else {
-        anyhow::bail!(
-            "cannot explain {to}: its address is not IPv4, and the emulated path speaks nothing else"
-        );
-    };
-    // Hosts of a family that the path does not speak are nobody to it.
-    let mut spoken = cluster.clone();
-    spoken.externals.retain(|external| external.address.is_ipv4());
-    let mut network = Network::new(&spoken, SEED)?;
+    let mut network = Network::new(cluster, SEED)?;
     if matches!(target, Found::Pod(_) | Found::Node(_)) {
         let host = network.host(&to.who.to_string())?;
         network.listen(host, port.protocol, port.number);
     }
     let host = network.host(&from.who.to_string())?;
+    let address = target.address_from(&network.host_at(host).addresses);
     let attempt = network.connect(host, address, Dial::Port(port.protocol, port.number))?;
     let text = walk::print(&attempt.walk, network.names());
     let packets = text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect();
