@@ -15,6 +15,7 @@ use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::flow::Flow;
 use dataplane::overlay::Carried;
 use dataplane::wire::{Family, V4, V6};
@@ -121,7 +122,10 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
     if Kernel.tracing() {
         frame.note(verdict);
     }
-    log(context.skb.skb, verdict.counter());
+    // Asked here, because a call takes longer than the answer.
+    if level_enabled(Level::Debug) {
+        log(context, verdict);
+    }
     // SAFETY: these only note where to; the kernel checks the interface when the program has returned.
     match verdict {
         Verdict::Deliver(interface) => (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32,
@@ -135,8 +139,9 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
 /// Says so in the programs' own log, where somebody reads it. A function of its own, for the sake of its
 /// caller's stack.
 #[inline(never)]
-fn log(skb: *mut __sk_buff, counter: u32) {
-    debug!(&TcContext::new(skb), "interface {}, verdict {}", Frame::new(skb).interface().0, counter);
+fn log(context: &TcContext, verdict: Verdict) {
+    let interface = Frame::new(context.skb.skb).interface().0;
+    debug!(context, "interface {}, verdict {}", interface, verdict.counter());
 }
 
 /// Never reached: a panic that can happen is a loop without end, and the verifier refuses it.

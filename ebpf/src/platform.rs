@@ -173,10 +173,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn pull(&mut self, length: u32) {
         let (start, end) = self.span();
-        if end - start < length as usize {
-            let whole = self.length();
+        let whole = self.length();
+        let wanted = if whole < length { whole } else { length };
+        // Most packets lie in one piece, and no call is made for them.
+        if end - start < wanted as usize {
             // SAFETY: the helper checks the length. If it fails, the reads that follow find nothing.
-            unsafe { bpf_skb_pull_data(self.skb, if whole < length { whole } else { length }) };
+            unsafe { bpf_skb_pull_data(self.skb, wanted) };
         }
     }
 
