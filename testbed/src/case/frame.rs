@@ -9,7 +9,8 @@ use userspace::engine::emulator::discovery::Discovery;
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of, quote};
 use userspace::engine::emulator::message::{Body, Flags, Message, Segment};
 use userspace::engine::emulator::network::{Heard, Network, Place};
-use userspace::engine::{Clock, Engine};
+use userspace::engine::emulator::topology::UPLINK;
+use userspace::engine::{Clock, Engine, Hook};
 use userspace::model::{Cluster, Endpoint, Protocol, Who};
 
 use super::script::{Kind, Over, Reply, Send, Tunnel};
@@ -40,7 +41,7 @@ pub(super) fn make<E: Engine + Clock>(
         Some(Over::IPv6) => IpAddr::V6(V6::GATEWAY.0.into()),
         Some(Over::IPv4) | None => IpAddr::V4(V4::GATEWAY.0.into()),
     };
-    let (place, mut frame) = if let Some(raw) = &send.raw {
+    let (mut place, mut frame) = if let Some(raw) = &send.raw {
         let (place, _) = network.entry(from, target.map_or(gateway, |target| target.address))?;
         (place, raw.clone())
     } else if let Some(talk) = talk(network, from, send, target.as_ref().map_or(gateway, |it| it.address))? {
@@ -49,6 +50,9 @@ pub(super) fn make<E: Engine + Clock>(
         let target = target.ok_or("it is sent to nobody: expected to")?;
         packet(network, cluster, (from, &target), (send, repetition))?
     };
+    if let Some(at) = &send.at {
+        place = uplink(cluster, at)?;
+    }
     extend(&mut frame, &send.extensions)?;
     if send.fragment {
         fragment(&mut frame)?;
@@ -61,6 +65,13 @@ pub(super) fn make<E: Engine + Clock>(
         frame.truncate(length);
     }
     Ok((place, frame))
+}
+
+/// Where the fabric hands frames to a node.
+fn uplink(cluster: &Cluster, name: &str) -> Result<Place, String> {
+    let node = cluster.nodes.iter().position(|node| Some(node.name.as_str()) == name.strip_prefix("node:"));
+    let node = node.ok_or_else(|| format!("at: there is no node called {name:?}: expected node:name"))?;
+    Ok(Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK })
 }
 
 /// A packet from somebody to a target, in a tunnel if it is to be.

@@ -72,6 +72,9 @@ pub struct Line {
     extensions: Vec<u8>,
     /// The packet stands in a tunnel's packet, which `from` sends.
     tunnel: Option<Tunnel>,
+    /// The node, `node:name`, at which it comes out of the fabric as it is: what the fabric itself would make
+    /// of it does not matter.
+    at: Option<String>,
     /// Bytes that are replaced afterwards.
     #[serde(default)]
     set: Vec<Patch>,
@@ -163,6 +166,7 @@ pub(super) struct Send {
     pub(super) fragment: bool,
     pub(super) extensions: Vec<u8>,
     pub(super) tunnel: Option<Tunnel>,
+    pub(super) at: Option<String>,
     pub(super) set: Vec<(usize, Vec<u8>)>,
     pub(super) cut: Option<usize>,
     pub(super) raw: Option<Vec<u8>>,
@@ -297,6 +301,7 @@ impl Line {
             fragment: self.fragment,
             extensions: self.extensions,
             tunnel: self.tunnel,
+            at: self.at,
             set: patches.collect::<Result<_, String>>()?,
             cut: self.cut,
             raw: self.raw.as_deref().map(hex).transpose()?,

@@ -97,7 +97,7 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     };
     let port = to.port.map_or_else(|| only_port(&cluster.find(&to.who)?), Ok)?;
     let flow =
-        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol };
+        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol, over: None };
     let (interrupt, names) = (Interrupt::watch()?, agents::names(cluster)?);
     let mut reported = Vec::new();
     let reports = || {

@@ -1,9 +1,11 @@
 //! `emulator`: the packet path in this process, a whole cluster of it.
 
+use std::net::IpAddr;
+
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::model::{Cluster, Who};
 
-use crate::probe::{Flow, Measured, Prober, Verdict};
+use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
 const SEED: u32 = 1;
@@ -29,7 +31,11 @@ impl<'a> Emulated<'a> {
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
-        let target = self.cluster.find(&flow.to)?.address_from(&self.network.host_at(from).addresses);
+        let target = self.cluster.find(&flow.to)?;
+        let own = &self.network.host_at(from).addresses;
+        let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
+        let target =
+            target.addresses().iter().find(over).copied().unwrap_or_else(|| target.address_from(own));
         let dial = Dial::Port(flow.protocol, flow.port);
         let attempt = self.network.connect(from, target, dial)?;
         Ok(Measured {

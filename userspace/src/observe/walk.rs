@@ -298,7 +298,8 @@ impl Printed {
         match self.state {
             Some(State::Related) => {
                 let about = kind(&Record { flags: 0, ..*record });
-                let error = kind(&Record { protocol: 1, ..*record });
+                let icmp = if record.source.is_v4() { 1 } else { 58 };
+                let error = kind(&Record { protocol: icmp, ..*record });
                 return format!("{source} -> {target} {error} about {about}");
             }
             Some(State::Reply) => target = ip(record.target).to_string(),
@@ -371,9 +372,9 @@ fn route(node: usize, record: &Record, names: &Names) -> String {
     match record.detail {
         0 => format!("pod {}", names.pod_at(node, record.number)),
         Route::HOST => "host".to_owned(),
-        Route::REMOTE => {
-            let remote = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
-            format!("remote {remote}")
+        kind @ (Route::REMOTE | Route::ROUTED) => {
+            let node = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
+            format!("{} {node}", if kind == Route::REMOTE { "remote" } else { "routed" })
         }
         Route::WORLD => "world".to_owned(),
         Route::NATIVE => "world, with the pod's own address".to_owned(),
