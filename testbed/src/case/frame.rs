@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use dataplane::tables::Identity;
 use dataplane::wire::{V4, V6};
-use etherparse::{Icmpv6Type, IpNumber, Ipv4HeaderSlice, PacketBuilder};
+use etherparse::{
+    Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
+};
 use userspace::engine::emulator::discovery::Discovery;
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of, quote};
 use userspace::engine::emulator::message::{Body, Flags, Message, Segment};
@@ -13,7 +15,7 @@ use userspace::engine::emulator::topology::UPLINK;
 use userspace::engine::{Clock, Engine, Hook};
 use userspace::model::{Cluster, Endpoint, Protocol, Who};
 
-use super::script::{Kind, Over, Reply, Send, Tunnel};
+use super::script::{Cut, Kind, Over, Reply, Send, Tunnel};
 use super::{Failure, address_over};
 
 /// The first byte of an IP packet in a frame.
@@ -54,8 +56,8 @@ pub(super) fn make<E: Engine + Clock>(
         place = uplink(cluster, at)?;
     }
     extend(&mut frame, &send.extensions)?;
-    if send.fragment {
-        fragment(&mut frame)?;
+    if let Some(cut) = send.fragment {
+        frame = fragment(&frame, cut)?;
     }
     for (offset, bytes) in &send.set {
         let room = frame.get_mut(*offset..offset + bytes.len());
@@ -295,16 +297,34 @@ fn wrap<E: Engine + Clock>(
     Ok(network.framed(from, Outgoing { target: to, body })?)
 }
 
-/// Makes the packet of a frame the first fragment of a longer one.
-fn fragment(frame: &mut [u8]) -> Result<(), String> {
+/// Cuts a fragment out of the packet of a frame.
+fn fragment(frame: &[u8], cut: Cut) -> Result<Vec<u8>, String> {
+    let wrong = |why: String| format!("fragment: {why}");
     let packet = frame.get(PACKET..).unwrap_or_default();
-    let header = Ipv4HeaderSlice::from_slice(packet).map_err(|why| format!("fragment: {why}"))?;
-    let mut header = header.to_header();
-    (header.dont_fragment, header.more_fragments) = (false, true);
+    let end = cut.offset + cut.length;
+    let piece_of = |payload: &[u8]| {
+        let piece = payload.get(usize::from(cut.offset)..usize::from(end)).map(<[u8]>::to_vec);
+        let more = usize::from(end) < payload.len();
+        let piece = piece.ok_or_else(|| wrong(format!("the packet has {} bytes of payload only", payload.len())));
+        Ok::<_, String>((piece?, more))
+    };
+    let offset = IpFragOffset::try_new(cut.offset / 8).map_err(|why| wrong(why.to_string()))?;
+    if packet.first().is_some_and(|first| first >> 4 == 6) {
+        let (mut header, payload) = Ipv6Header::from_slice(packet).map_err(|why| wrong(why.to_string()))?;
+        let (piece, more) = piece_of(payload)?;
+        let number = u32::from(cut.identification);
+        let place = Ipv6FragmentHeader::new(header.next_header, offset, more, number).to_bytes();
+        header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+        header.set_payload_length(place.len() + piece.len()).map_err(|why| wrong(why.to_string()))?;
+        return Ok([&frame[..PACKET], &header.to_bytes(), &place, &piece].concat());
+    }
+    let (mut header, payload) = Ipv4Header::from_slice(packet).map_err(|why| wrong(why.to_string()))?;
+    let (piece, more) = piece_of(payload)?;
+    (header.identification, header.dont_fragment) = (cut.identification, false);
+    (header.more_fragments, header.fragment_offset) = (more, offset);
+    header.set_payload_len(piece.len()).map_err(|why| wrong(why.to_string()))?;
     header.header_checksum = header.calc_header_checksum();
-    let bytes = header.to_bytes();
-    frame[PACKET..PACKET + bytes.len()].copy_from_slice(&bytes);
-    Ok(())
+    Ok([&frame[..PACKET], &header.to_bytes(), &piece].concat())
 }
 
 /// Puts extension headers of eight bytes between the IPv6 header of a frame and what follows it (RFC 8200,

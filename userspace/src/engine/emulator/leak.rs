@@ -41,6 +41,13 @@ impl Ends {
         let (source, target) = self.ports;
         Self { source: self.target, target: self.source, ports: (target, source), ..self }
     }
+
+    /// Whether both are of one flow, as far as they tell: fragments do not tell their ports.
+    fn is_of_one_flow_with(self, other: Self) -> bool {
+        let silent = self.ports == (0, 0) || other.ports == (0, 0);
+        (self.source, self.target, self.protocol) == (other.source, other.target, other.protocol)
+            && (silent || self.ports == other.ports)
+    }
 }
 
 /// A packet that told the world a pod's address.
@@ -93,7 +100,9 @@ impl Watch {
             None => ([ends.source; 2], ends.reversed()),
         };
         match told.into_iter().find(|address| self.pods.contains(address)) {
-            Some(pod) if !self.dialled.contains(&about) => Err(Leak { pod, target }),
+            Some(pod) if !self.dialled.iter().any(|dialled| dialled.is_of_one_flow_with(about)) => {
+                Err(Leak { pod, target })
+            }
             _ => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ pub mod leak;
 pub mod message;
 pub mod network;
 pub mod node;
+mod pieces;
 mod tables;
 pub mod topology;
 
