@@ -1,7 +1,7 @@
 //! Other addresses and ports: of Services, and of pods that speak to the world with their node's address.
 //!
 //! Reads and writes `masquerades`, the frame and the [`Flow`]: both change together, and nobody parses
-//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `Truncated`, `WriteFailed`.
+//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`, `Truncated`, `WriteFailed`.
 //!
 //! A masqueraded flow needs a port of the node's address that no other flow to the same remote end has:
 //! 1. One it already has, from before: kept.
@@ -94,12 +94,16 @@ pub fn from_frontend<A: Address>(
 }
 
 /// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
-/// open before; 0 if none.
+/// open before; 0 if none. An echo's answer opens none: the identifier in it is the other end's, and not for
+/// this one to change.
 ///
 /// # Errors
-/// `MasqueradeFull`, `MasqueradePortsExhausted`.
+/// `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`.
 #[inline(always)]
 pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
+    if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
+        return Err(Reason::UnknownIcmp);
+    }
     let node = platform.node();
     if node.masquerade_count == 0 {
         return Err(Reason::MasqueradePortsExhausted);
@@ -365,6 +369,9 @@ fn requote<A: Address>(
 #[inline(always)]
 fn mend_quoted<A>(packet: &mut impl Packet, flow: &Flow<A>, delta: u32) -> Result<u32, Reason> {
     let offset = flow.quoted_transport + checksum_offset(flow.protocol);
+    if offset + size_of::<Be16>() > flow.end {
+        return Ok(0);
+    }
     let Some(before) = packet.read::<Be16>(offset) else {
         return Ok(0);
     };
