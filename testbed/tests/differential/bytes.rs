@@ -166,12 +166,13 @@ pub(crate) fn turned(frame: &[u8]) -> Option<Vec<u8>> {
 /// A packet in pieces of `size` bytes of payload, a multiple of 8, each a frame of its own; the whole if it
 /// cannot be cut.
 pub(crate) fn pieces(frame: &[u8], size: usize, identification: u32) -> Vec<Vec<u8>> {
-    let Some(layout) = Layout::of(frame).filter(|layout| !layout.piece) else {
+    let Some(layout) = Layout::of(frame).filter(|layout| !layout.piece && layout.transport < layout.end)
+    else {
         return vec![frame.to_vec()];
     };
     // What follows IPv6's extension headers is what is cut here: they would all be in every piece.
     let payload = &frame[layout.transport..layout.end];
-    let count = payload.len().div_ceil(size).max(1);
+    let count = payload.len().div_ceil(size);
     let mut pieces = Vec::new();
     for (index, part) in payload.chunks(size).enumerate() {
         let more = u16::from(index + 1 < count);

@@ -83,7 +83,7 @@ impl Draw {
     /// A cluster as Kubernetes objects; `number` says which shape it has.
     pub(crate) fn objects(&mut self, number: u64) -> String {
         let (shape, v4, v6) = SHAPES[(number % ROUND) as usize];
-        let mut text = self.testbed(shape, v6);
+        let mut text = self.testbed(shape);
         let worlds = [(v4, WORLD_V4), (v6, WORLD_V6)];
         let worlds = worlds.iter().filter(|(there, _)| *there).flat_map(|(_, addresses)| addresses);
         for (index, address) in worlds.enumerate() {
@@ -104,10 +104,10 @@ impl Draw {
         text
     }
 
-    fn testbed(&mut self, shape: &str, six: bool) -> String {
+    fn testbed(&mut self, shape: &str) -> String {
         let nodes = 2 + self.below(2);
         let mut spec = format!("nodes: {nodes}, {shape}");
-        let least: [u32; 3] = if six { [1350, 1351, 1357] } else { [626, 627, 700] };
+        let least: [u32; 3] = if shape.contains("::") { [1350, 1351, 1357] } else { [626, 627, 700] };
         let mtu = if self.one_in(2) { 1500 } else { self.of(&[least[0], least[1], least[2], 1400, 2000]) };
         let _ = write!(spec, ", mtu: {mtu}");
         if !self.one_in(3) {
@@ -212,10 +212,10 @@ impl Draw {
     /// Room in the tables that the path writes to: for most of what a run brings, or for little.
     pub(crate) fn capacities(&mut self) -> Capacities {
         let mut capacities = Capacities::default();
-        for (table, plenty, little) in [("conntrack", 600, 24), ("masquerades", 300, 9), ("fragments", 64, 3)]
+        for (table, plenty, little) in [("conntrack", 600, 24), ("masquerades", 300, 4), ("fragments", 64, 3)]
         {
             for table in [table.to_owned(), format!("{table}_v6")] {
-                let rows = if self.one_in(4) { little } else { plenty };
+                let rows = if self.one_in(3) { little } else { plenty };
                 capacities.set(&table, rows).expect("a table");
             }
         }

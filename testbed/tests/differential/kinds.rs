@@ -5,8 +5,8 @@ use std::fmt;
 
 use dataplane::{Reason, Verdict};
 
-/// What a test run cannot reach: the kernel refuses a change to a frame only when it is out of memory.
-const NEVER: [Reason; 1] = [Reason::WriteFailed];
+/// What a run need not reach: only the rarest of broken frames cannot be changed.
+const RARE: [Reason; 1] = [Reason::WriteFailed];
 
 /// Reasons that are about one family's frames alone: `true` for IPv6.
 const OF_ONE_FAMILY: [(Reason, bool); 2] = [
@@ -51,7 +51,7 @@ impl Kinds {
 
     /// Everything that a path is for and that it refuses, and did not occur, in the words of `Display`.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let reasons = Reason::ALL.iter().filter(|reason| !NEVER.contains(reason));
+        let reasons = Reason::ALL.iter().filter(|reason| !RARE.contains(reason));
         let wanted = reasons.flat_map(|reason| {
             let only = OF_ONE_FAMILY.iter().find(|(one, _)| one == reason).map(|(_, six)| *six);
             [false, true]

@@ -197,6 +197,15 @@ impl Draw {
                 Some(_) => Some((flight.node, Hook::FromUnderlay, UPLINK, self.complaint(&flight.frame)?)),
                 None => Some((flight.node, Hook::FromUnderlay, UPLINK, self.answer(&flight.frame)?)),
             },
+            // Once more, but without whatever was translated on the way.
+            Verdict::Deliver(_) if self.one_in(8) => {
+                let party = scene.whose(address(layout.source(&flight.frame)))?;
+                let (hook, interface) = match party.interface {
+                    HOST_LINK => (Hook::FromHost, HOST_LINK),
+                    interface => (Hook::FromPod, interface),
+                };
+                Some((party.node, hook, interface, flight.frame.clone()))
+            }
             Verdict::Deliver(interface) => {
                 let answer = self.answer(&flight.frame)?;
                 Some((flight.node, Hook::FromPod, interface, answer))
@@ -230,7 +239,11 @@ impl Draw {
             6 => {
                 let node = self.of(&scene.nodes);
                 let target = self.target(scene, node.address.is_ipv6());
-                let frame = self.packet((node.address, target), scene.link);
+                let frame = if self.one_in(20) {
+                    self.link_talk(node.address, target)
+                } else {
+                    self.packet((node.address, target), scene.link)
+                };
                 (node.node, Hook::FromHost, HOST_LINK, frame)
             }
             7..=8 if scene.has_tunnel => self.through_the_tunnel(scene),
