@@ -40,10 +40,11 @@ use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
 
 /// How a packet stands to its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// The first packet of a flow, as far as this node knows.
+    #[default]
     New = 1,
     /// In the direction of the flow's first packet.
     Established = 2,
@@ -54,7 +55,7 @@ pub enum State {
 }
 
 /// A packet's place in its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracked<A> {
     /// How the packet stands to its flow.
     pub state: State,
@@ -62,6 +63,14 @@ pub struct Tracked<A> {
     pub original: bool,
     /// The flow's row; of a new one the row that is over, or all zero.
     pub connection: Connection<A>,
+}
+
+impl<A> Tracked<A> {
+    /// Whether nobody has judged its flow yet.
+    #[inline(always)]
+    pub fn is_new(&self) -> bool {
+        self.state as u8 == State::New as u8
+    }
 }
 
 /// In [`Connection::flags`]: the higher end of the tuple opened the flow.
@@ -79,35 +88,46 @@ pub const SETTLED: u8 = 32;
 
 const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
-/// Finds the packet's flow and moves its state on.
+/// Finds the packet's flow, moves its state on, and leaves the packet's place in it in `tracked`.
 ///
 /// # Errors
 /// `FlowConflict`, `UnknownIcmp`.
-#[inline(always)]
-pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Tracked<A>, Reason> {
+// A function of its own, as `open`: the stack, see `path::Walk`.
+#[inline(never)]
+pub fn track<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    tracked: &mut Tracked<A>,
+) -> Result<(), Reason> {
     let (tuple, from_high) = flow.tuple();
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
-        advance(row, flow, from_high, (now_s, &timeouts))
+        tracked.original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
+        tracked.state = advance(row, flow, tracked.original, (now_s, &timeouts))?;
+        tracked.connection = *row;
+        Ok(())
     });
-    let tracked = match seen {
+    match seen {
         // 1.
-        None => new(&Connection::default()),
+        None => *tracked = Tracked { original: true, ..Tracked::default() },
         Some(seen) => seen?,
-    };
-    if flow.error && tracked.state as u8 == State::New as u8 {
-        return Err(Reason::UnknownIcmp);
+    }
+    if tracked.is_new() {
+        tracked.original = true;
+        if flow.error {
+            return Err(Reason::UnknownIcmp);
+        }
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
-    Ok(tracked)
+    Ok(())
 }
 
 /// Starts tracking a flow whose first packet was let through.
 ///
 /// # Errors
 /// `ConntrackFull`.
-#[inline(always)]
+#[inline(never)]
 pub fn open<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
@@ -163,31 +183,25 @@ pub fn is_spent<A>(row: &Connection<A>, protocol: u8, now_s: u32, timeouts: &Tim
 }
 
 #[inline(always)]
-fn new<A: Address>(over: &Connection<A>) -> Tracked<A> {
-    Tracked { state: State::New, original: true, connection: *over }
-}
-
-#[inline(always)]
 fn advance<A: Address>(
     row: &mut Connection<A>,
     flow: &Flow<A>,
-    from_high: bool,
+    original: bool,
     (now_s, timeouts): (u32, &Timeouts),
-) -> Result<Tracked<A>, Reason> {
+) -> Result<State, Reason> {
     // 1.
     if is_over(row, now_s) {
-        return Ok(new(row));
+        return Ok(State::New);
     }
-    let original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
     // 2.
     if flow.error {
-        return Ok(Tracked { state: State::Related, original, connection: *row });
+        return Ok(State::Related);
     }
     // 3.
     if is_syn(flow) {
         let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
         if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
-            return Ok(new(row));
+            return Ok(State::New);
         }
     }
     // 4.
@@ -197,8 +211,7 @@ fn advance<A: Address>(
     observe(row, flow, original);
     row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, timeouts));
     // 5.
-    let state = if original { State::Established } else { State::Reply };
-    Ok(Tracked { state, original, connection: *row })
+    Ok(if original { State::Established } else { State::Reply })
 }
 
 /// Whether the packet asks for a new connection.

@@ -99,7 +99,7 @@ pub fn from_frontend<A: Address>(
 ///
 /// # Errors
 /// `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`.
-#[inline(always)]
+#[inline(never)]
 pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
         return Err(Reason::UnknownIcmp);
@@ -231,7 +231,8 @@ fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, change: Cha
 }
 
 /// Replaces one end of the flow, in the frame and in `flow`.
-#[inline(always)]
+// A function of its own: inlined into the five places that call it, it would double the programs.
+#[inline(never)]
 fn rewrite<A: Address>(
     packet: &mut impl Packet,
     flow: &mut Flow<A>,

@@ -23,7 +23,7 @@ use crate::{Reason, Verdict};
 /// # Errors
 /// `Truncated`, `MalformedHeader`: not a question that has an answer. `OwnAddressAsked`, `NeedsNoAnswer`: not
 /// one that needs it. `WriteFailed`.
-#[inline(always)]
+#[inline(never)]
 pub fn answer<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<Verdict, Reason> {
     if A::VERSION == 4 { answer_arp(packet) } else { answer_solicitation(packet, flow) }
 }

@@ -42,7 +42,7 @@ pub enum Decision {
 ///
 /// # Errors
 /// `PolicyDenied`.
-#[inline(always)]
+#[inline(never)]
 pub fn judge<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,

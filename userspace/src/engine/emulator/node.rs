@@ -1,6 +1,5 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
-use dataplane::{conntrack, fragment};
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
@@ -11,6 +10,7 @@ use dataplane::tables::{
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
 use dataplane::{Machine, Platform, Verdict, path};
+use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
@@ -151,12 +151,12 @@ impl Emulator {
     pub fn run(&mut self, hook: Hook, frame: &mut Frame) -> Verdict {
         match hook {
             Hook::FromPod => match flow::family(frame) {
-                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut Flow::default()),
-                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut Flow::default()),
+                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut path::Walk::default()),
+                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromHost => match flow::family(frame) {
-                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut Flow::default()),
-                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut Flow::default()),
+                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut path::Walk::default()),
+                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
                 let carried = match path::from_tunnel(self, frame) {
@@ -165,10 +165,10 @@ impl Emulator {
                 };
                 match flow::family(frame) {
                     Family::V4 => {
-                        path::from_underlay::<V4, _, _>(self, frame, &mut Flow::default(), &carried)
+                        path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)
                     }
                     Family::V6 => {
-                        path::from_underlay::<V6, _, _>(self, frame, &mut Flow::default(), &carried)
+                        path::from_underlay::<V6, _, _>(self, frame, &mut path::Walk::default(), &carried)
                     }
                 }
             }
