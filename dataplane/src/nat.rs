@@ -93,17 +93,26 @@ pub fn from_frontend<A: Address>(
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
 }
 
-/// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
-/// open before; 0 if none. An echo's answer opens none: the identifier in it is the other end's, and not for
-/// this one to change.
+/// Whether a new flow to the world has a port that another may stand for. An echo's answer has none: the
+/// identifier in it is the other end's.
 ///
 /// # Errors
-/// `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`.
-#[inline(never)]
-pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
+/// `UnknownIcmp`.
+#[inline(always)]
+pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
     if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
         return Err(Reason::UnknownIcmp);
     }
+    Ok(())
+}
+
+/// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
+/// open before; 0 if none.
+///
+/// # Errors
+/// `MasqueradeFull`, `MasqueradePortsExhausted`.
+#[inline(never)]
+pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     let node = platform.node();
     if node.masquerade_count == 0 {
         return Err(Reason::MasqueradePortsExhausted);
