@@ -93,61 +93,63 @@ pub fn from_frontend<A: Address>(
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
 }
 
-/// Whether a new flow to the world has a port that another may stand for. An echo's answer has none: the
-/// identifier in it is the other end's.
+/// Claims a port of the node's address for a new flow to the world. `port` is the one it had when it was
+/// open before, 0 if none; then the one it has. An echo's answer opens none: the identifier in it is the other
+/// end's, and not for this one to change.
 ///
 /// # Errors
-/// `UnknownIcmp`.
-#[inline(always)]
-pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
+/// `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`.
+#[inline(never)]
+pub fn claim<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    port: &mut Port,
+) -> Result<(), Reason> {
     if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
         return Err(Reason::UnknownIcmp);
     }
-    Ok(())
-}
-
-/// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
-/// open before; 0 if none.
-///
-/// # Errors
-/// `MasqueradeFull`, `MasqueradePortsExhausted`.
-#[inline(never)]
-pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     let node = platform.node();
     if node.masquerade_count == 0 {
         return Err(Reason::MasqueradePortsExhausted);
     }
     let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
     // 1.
-    if had != Port::default() && Masquerades::get(platform, &reverse(flow, had)) == Some(row) {
-        return Ok(had);
+    if *port != Port::default() && Masquerades::get(platform, &reverse(flow, *port)) == Some(row) {
+        return Ok(());
     }
     let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
     let hash = flow.hash(node.seed);
-    let mut tried = 0;
-    while tried <= PROBES {
+    let mut ended = Err(Reason::MasqueradePortsExhausted);
+    platform.repeat(PROBES + 1, |platform, tried| {
         let mut place = spread(hash, tried, node.masquerade_count);
         // 2.
         if tried == 0 && own < node.masquerade_count {
             place = own;
         }
-        let port = Port::new(node.masquerade_first.wrapping_add(place));
-        let key = reverse(flow, port);
+        *port = Port::new(node.masquerade_first.wrapping_add(place));
+        let key = reverse(flow, *port);
         let mut owner = Masquerades::get(platform, &key);
         if owner.is_none() {
             match Writes::<Masquerades<A>>::add(platform, &key, &row) {
-                Ok(()) => return Ok(port),
-                Err(NotAdded::Full) => return Err(Reason::MasqueradeFull),
+                Ok(()) => {
+                    ended = Ok(());
+                    return false;
+                }
+                Err(NotAdded::Full) => {
+                    ended = Err(Reason::MasqueradeFull);
+                    return false;
+                }
                 // Another CPU was faster; perhaps with a packet of the same flow.
                 Err(NotAdded::Taken) => owner = Masquerades::get(platform, &key),
             }
         }
         if owner == Some(row) {
-            return Ok(port);
+            ended = Ok(());
+            return false;
         }
-        tried += 1;
-    }
-    Err(Reason::MasqueradePortsExhausted)
+        true
+    });
+    ended
 }
 
 /// A place below `count` for a try: as good as random, the same every time, and another for each try.

@@ -66,6 +66,18 @@ pub trait Machine: Holds<Nodes> {
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
+    /// Runs `again` with 0, 1 and so on, at most `times` times, as long as it says so. Long loops are the
+    /// engine's: one whose programs are proven before they run may have to prove every round of its own.
+    #[inline(always)]
+    fn repeat(&mut self, times: u32, mut again: impl FnMut(&mut Self, u32) -> bool)
+    where
+        Self: Sized,
+    {
+        let mut round = 0;
+        while round < times && again(self, round) {
+            round += 1;
+        }
+    }
 }
 
 /// An engine, for one node and one address family.

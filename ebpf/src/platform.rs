@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::intrinsics::is_val_statically_known;
 use core::mem::{MaybeUninit, offset_of};
-use core::ptr::write_volatile;
+use core::ptr::{self, write_volatile};
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
@@ -11,8 +11,9 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
+use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
@@ -353,6 +354,19 @@ fn done(code: i64) -> Option<()> {
     if code == 0 { Some(()) } else { None }
 }
 
+/// Calls `again` from the kernel's loop.
+#[inline(always)]
+fn round_after_round<F: FnMut(&mut Kernel, u32) -> bool>(times: u32, again: &mut F) {
+    /// Not 0: enough.
+    extern "C" fn round<F: FnMut(&mut Kernel, u32) -> bool>(round: u64, again: *mut F) -> u64 {
+        // SAFETY: it is what the loop was given, which lives until the loop has ended.
+        u64::from(!unsafe { &mut *again }(&mut Kernel, round as u32))
+    }
+    let round: extern "C" fn(u64, *mut F) -> u64 = round::<F>;
+    // SAFETY: the callback has the type that the helper wants, and takes the context for what it is.
+    unsafe { bpf_loop(times, round as *mut c_void, ptr::from_mut(again).cast(), 0) };
+}
+
 /// The kernel as the engine of one node. Its state is the maps.
 pub(crate) struct Kernel;
 
@@ -385,6 +399,13 @@ impl Machine for Kernel {
     #[inline(always)]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         maps::count(verdict, bytes);
+    }
+
+    /// The kernel's own loop (5.17), whose rounds the verifier takes for one another: a thousand of them, each
+    /// by itself, come to more than the million instructions that it walks.
+    #[inline(always)]
+    fn repeat(&mut self, times: u32, mut again: impl FnMut(&mut Self, u32) -> bool) {
+        round_after_round(times, &mut again);
     }
 }
 
