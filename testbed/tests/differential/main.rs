@@ -102,7 +102,7 @@ impl Length {
         };
         let seed = number("PODPATH_DIFFERENTIAL_SEED").unwrap_or(1);
         match number("PODPATH_DIFFERENTIAL_PACKETS") {
-            None => Self { seed, clusters: 2 * draw::ROUND as usize, each: 700 },
+            None => Self { seed, clusters: draw::ROUND as usize, each: 1250 },
             // Making a cluster takes as long as thousands of packets.
             Some(packets) => Self { seed, clusters: packets.div_ceil(5000) as usize, each: 5000 },
         }

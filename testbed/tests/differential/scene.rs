@@ -151,14 +151,14 @@ impl Draw {
         } else if self.one_in(40) {
             frame.resize(frame.len() + self.below(30), 0);
         }
-        Act::Frame { node, hook, interface, frame }
+        entering((node, hook, interface), frame)
     }
 
     /// Has the pieces of a packet follow, mostly in order.
     fn lay_out(
         &mut self,
         scene: &mut Scene,
-        (node, hook, interface): (usize, Hook, IfIndex),
+        place: (usize, Hook, IfIndex),
         cut: Vec<Vec<u8>>,
     ) {
         // The first goes ahead, unless they come out of order.
@@ -170,7 +170,7 @@ impl Draw {
         if self.one_in(5) {
             order.push(self.below(cut.len()));
         }
-        let acts = order.into_iter().map(|at| Act::Frame { node, hook, interface, frame: cut[at].clone() });
+        let acts = order.into_iter().map(|at| entering(place, cut[at].clone()));
         scene.coming.extend(acts);
     }
 
@@ -356,4 +356,10 @@ impl Draw {
             self.of(&[0x0af4_0000_u32, 0x0af0_0000, 0x0a60_0000, 0x0af1_0000, 0xa9fe_0000, 0xe000_0000]);
         std::net::Ipv4Addr::from(base + low).into()
     }
+}
+
+/// A frame enters a node there, no shorter than both engines take.
+fn entering((node, hook, interface): (usize, Hook, IfIndex), mut frame: Vec<u8>) -> Act {
+    frame.resize(frame.len().max(shortest(&frame)), 0);
+    Act::Frame { node, hook, interface, frame }
 }

@@ -145,11 +145,14 @@ impl Clock for Twins {
     }
 }
 
-/// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with an IPv4 header
-/// if it says that it has one (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
+/// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with the IP header
+/// that it says it has (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
 pub(crate) fn shortest(frame: &[u8]) -> usize {
-    let ipv4 = frame.get(12..14).is_some_and(|kind| kind == [8, 0]);
-    if ipv4 { 14 + 20 } else { 14 }
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14,
+    }
 }
 
 /// One thing that is done to a cluster.
