@@ -103,24 +103,50 @@ pub fn track<A: Address>(
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
-        tracked.original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
-        tracked.state = advance(row, flow, tracked.original, (now_s, &timeouts))?;
+        let seen = advance(row, flow, from_high, now_s);
+        // An error prolongs nothing.
+        if seen as u8 == Seen::Onward as u8 && !flow.error {
+            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+        }
         tracked.connection = *row;
-        Ok(())
+        seen
     });
-    match seen {
-        // 1.
-        None => *tracked = Tracked { original: true, ..Tracked::default() },
-        Some(seen) => seen?,
+    // 1.
+    let seen = match seen {
+        None => {
+            tracked.connection = Connection::default();
+            Seen::Over
+        }
+        Some(seen) => seen,
+    };
+    if seen as u8 == Seen::Conflict as u8 {
+        return Err(Reason::FlowConflict);
     }
-    if tracked.is_new() {
-        tracked.original = true;
+    if seen as u8 == Seen::Over as u8 {
         if flow.error {
             return Err(Reason::UnknownIcmp);
+        }
+        (tracked.state, tracked.original) = (State::New, true);
+    } else {
+        tracked.original = is_original(&tracked.connection, from_high);
+        // 5.
+        tracked.state = if tracked.original { State::Established } else { State::Reply };
+        if flow.error {
+            tracked.state = State::Related;
         }
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
     Ok(())
+}
+
+/// Whether the packet's flow is tracked.
+#[inline(always)]
+pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> bool {
+    let now_s = platform.now_s();
+    // In its place: a copy would take much of the stack.
+    let going_on =
+        Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
+    going_on == Some(true)
 }
 
 /// Starts tracking a flow whose first packet was let through.
@@ -182,36 +208,49 @@ pub fn is_spent<A>(row: &Connection<A>, protocol: u8, now_s: u32, timeouts: &Tim
     now_s.wrapping_sub(last_s) >= timeouts.quarantine_s
 }
 
+/// What a row says of a packet.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Seen {
+    /// The row's flow is over, and the packet of another.
+    Over,
+    /// The packet is of the row's flow.
+    Onward,
+    /// It would be of a second flow in the same row.
+    Conflict,
+}
+
+/// Moves a row on by a packet.
 #[inline(always)]
-fn advance<A: Address>(
-    row: &mut Connection<A>,
-    flow: &Flow<A>,
-    original: bool,
-    (now_s, timeouts): (u32, &Timeouts),
-) -> Result<State, Reason> {
+fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool, now_s: u32) -> Seen {
     // 1.
     if is_over(row, now_s) {
-        return Ok(State::New);
+        return Seen::Over;
     }
+    let original = is_original(row, from_high);
     // 2.
     if flow.error {
-        return Ok(State::Related);
+        return Seen::Onward;
     }
     // 3.
     if is_syn(flow) {
         let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
         if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
-            return Ok(State::New);
+            return Seen::Over;
         }
     }
     // 4.
     if original && (row.frontend != flow.frontend || row.frontend_port != flow.frontend_port) {
-        return Err(Reason::FlowConflict);
+        return Seen::Conflict;
     }
     observe(row, flow, original);
-    row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, timeouts));
-    // 5.
-    Ok(if original { State::Established } else { State::Reply })
+    Seen::Onward
+}
+
+/// Whether a packet with its source at the higher end, or the lower, goes the way of the flow's first.
+#[inline(always)]
+fn is_original<A>(row: &Connection<A>, from_high: bool) -> bool {
+    (row.flags & OPENED_BY_HIGH != 0) == from_high
 }
 
 /// Whether the packet asks for a new connection.

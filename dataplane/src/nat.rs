@@ -93,63 +93,72 @@ pub fn from_frontend<A: Address>(
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
 }
 
-/// Claims a port of the node's address for a new flow to the world. `port` is the one it had when it was
-/// open before, 0 if none; then the one it has. An echo's answer opens none: the identifier in it is the other
-/// end's, and not for this one to change.
+/// Whether a new flow to the world has a port that another may stand for. An echo's answer has none: the
+/// identifier in it is the other end's.
 ///
 /// # Errors
-/// `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`.
-#[inline(never)]
-pub fn claim<A: Address>(
-    platform: &mut impl Platform<A>,
-    flow: &Flow<A>,
-    port: &mut Port,
-) -> Result<(), Reason> {
+/// `UnknownIcmp`.
+#[inline(always)]
+pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
     if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
         return Err(Reason::UnknownIcmp);
     }
+    Ok(())
+}
+
+/// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
+/// open before; 0 if none.
+///
+/// # Errors
+/// `MasqueradeFull`, `MasqueradePortsExhausted`.
+#[inline(never)]
+pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     let node = platform.node();
     if node.masquerade_count == 0 {
         return Err(Reason::MasqueradePortsExhausted);
     }
     let row = Masqueraded { pod: flow.source, pod_port: flow.source_port, pad: [0; 2] };
     // 1.
-    if *port != Port::default() && Masquerades::get(platform, &reverse(flow, *port)) == Some(row) {
-        return Ok(());
+    if had != Port::default() && Masquerades::get(platform, &reverse(flow, had)) == Some(row) {
+        return Ok(had);
     }
     let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
     let hash = flow.hash(node.seed);
-    let mut ended = Err(Reason::MasqueradePortsExhausted);
-    platform.repeat(PROBES + 1, |platform, tried| {
+    let mut key = reverse(flow, Port::default());
+    let found = platform.first_of(PROBES + 1, |platform, tried| {
         let mut place = spread(hash, tried, node.masquerade_count);
         // 2.
         if tried == 0 && own < node.masquerade_count {
             place = own;
         }
-        *port = Port::new(node.masquerade_first.wrapping_add(place));
-        let key = reverse(flow, *port);
-        let mut owner = Masquerades::get(platform, &key);
-        if owner.is_none() {
-            match Writes::<Masquerades<A>>::add(platform, &key, &row) {
-                Ok(()) => {
-                    ended = Ok(());
-                    return false;
-                }
-                Err(NotAdded::Full) => {
-                    ended = Err(Reason::MasqueradeFull);
-                    return false;
-                }
-                // Another CPU was faster; perhaps with a packet of the same flow.
-                Err(NotAdded::Taken) => owner = Masquerades::get(platform, &key),
-            }
-        }
-        if owner == Some(row) {
-            ended = Ok(());
-            return false;
-        }
-        true
+        key.port = Port::new(node.masquerade_first.wrapping_add(place));
+        attempt(platform, &key, &row)
     });
-    ended
+    if found == 0 {
+        return Err(Reason::MasqueradePortsExhausted);
+    }
+    if found == FULL {
+        return Err(Reason::MasqueradeFull);
+    }
+    Ok(Port::new(found as u16))
+}
+
+/// What [`attempt`] gives where no more ports can be claimed: no port's number.
+const FULL: u32 = 1 << 16;
+
+/// Tries to claim the key's port: the port if it is the row's now, 0 if it is another's, or [`FULL`].
+#[inline(always)]
+fn attempt<A: Address>(platform: &mut impl Platform<A>, key: &Masquerade<A>, row: &Masqueraded<A>) -> u32 {
+    let mut owner = Masquerades::get(platform, key);
+    if owner.is_none() {
+        match Writes::<Masquerades<A>>::add(platform, key, row) {
+            Ok(()) => return key.port.host() as u32,
+            Err(NotAdded::Full) => return FULL,
+            // Another CPU was faster; perhaps with a packet of the same flow.
+            Err(NotAdded::Taken) => owner = Masquerades::get(platform, key),
+        }
+    }
+    if owner == Some(*row) { key.port.host() as u32 } else { 0 }
 }
 
 /// A place below `count` for a try: as good as random, the same every time, and another for each try.
@@ -182,12 +191,12 @@ pub fn masquerade<A: Address>(
     rewrite(packet, flow, Side::Source, address, port)
 }
 
-/// The pod that the node's address and this port stand for towards whoever sent the packet, if it is one that
-/// they stand for.
+/// The pod that the node's address and this port stand for towards whoever sent the packet; all zero if they
+/// stand for none.
 #[inline(always)]
-pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Option<Masqueraded<A>> {
+pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Masqueraded<A> {
     if flow.target != platform.address() {
-        return None;
+        return Masqueraded::default();
     }
     let key = Masquerade {
         remote: flow.source,
@@ -196,7 +205,7 @@ pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Op
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    Masquerades::get(platform, &key)
+    Masquerades::get(platform, &key).unwrap_or_default()
 }
 
 /// Makes a packet from the world one for the pod that [`stands_for`] has found.

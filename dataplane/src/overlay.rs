@@ -83,7 +83,7 @@ fn outer_length(packet: &impl Packet, outer: Family) -> u32 {
 ///
 /// # Errors
 /// `WriteFailed`, `Truncated`.
-#[inline(never)]
+#[inline(always)]
 pub fn wrap<A: Address>(
     platform: &mut impl Machine,
     packet: &mut impl Packet,

@@ -30,6 +30,8 @@ enum From {
     World,
     /// From the world, for a port that stands for a pod.
     Masquerade,
+    /// From whom the node itself sent a packet to, for the node.
+    Peer,
 }
 
 /// What is known of a packet on its way. The engine has room for one.
@@ -43,10 +45,27 @@ pub struct Walk<A> {
     tracked: Tracked<A>,
     carried: Carried,
     from: From,
+    /// The way into the tunnel, if that is where it leads.
+    route: Route,
+    /// The end of it, once it has come to one.
+    verdict: Option<Verdict>,
 }
 
-/// What a part of a walk comes to: the end of it, or `None` where the next part goes on.
-type Part = Result<Option<Verdict>, Reason>;
+impl<A> Walk<A> {
+    /// Ends here.
+    #[inline(always)]
+    fn end(&mut self, verdict: Verdict) -> Part {
+        self.verdict = Some(verdict);
+        Ok(())
+    }
+}
+
+/// What a part of a walk comes to. If it goes well, and to no end, the next part goes on.
+///
+/// Verdicts are not handed back by value: those that name no interface leave their other bytes undefined, and
+/// where the compiler lets a pointer stand there the verifier refuses it ("bitwise operator &= on pointer
+/// prohibited", kernel 6.18). It can go when every program loads without.
+type Part = Result<(), Reason>;
 
 /// A packet that a pod sent.
 #[inline(always)]
@@ -57,10 +76,13 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Pod);
     let mut part = pod_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    if part.is_ok() && walk.verdict.is_none() {
+        part = to_tunnel(platform, packet, walk);
+    }
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -72,7 +94,8 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if let Err(reason) = flow::read(packet, flow) {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
-            return neighbour::answer(packet, flow).map(Some);
+            neighbour::answer(packet, flow)?;
+            return walk.end(Verdict::Answer);
         }
         return Err(reason);
     }
@@ -83,7 +106,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() && !policy::is_itself(&walk.flow) {
         policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -95,10 +118,13 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = leave(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    if part.is_ok() && walk.verdict.is_none() {
+        part = to_tunnel(platform, packet, walk);
+    }
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -111,16 +137,16 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, packet, walk)?;
-    Ok(None)
+    Ok(())
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
 /// underlay, whose family may be another one inside. Then [`from_underlay`].
 ///
 /// # Errors
-/// The verdict on what is refused here.
+/// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Verdict> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
@@ -134,7 +160,7 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
     overlay::unwrap(platform, packet, &outer)
-        .map_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, reason))
+        .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -153,10 +179,10 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
-    if let Ok(None) = part {
+    if part.is_ok() && walk.verdict.is_none() {
         part = arrive(platform, packet, walk);
     }
-    close(platform, &walk.flow, bytes, part)
+    close(platform, walk, bytes, part)
 }
 
 #[inline(never)]
@@ -172,27 +198,32 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         fragment::remember(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
-            return Ok(Some(Verdict::Stack));
+            return walk.end(Verdict::Stack);
         }
         let target = flow::target(packet)?;
         if !route::is_here(platform, target) {
-            return Ok(Some(Verdict::Stack));
+            return walk.end(Verdict::Stack);
         }
         let for_node = target == platform.address();
         if let Err(reason) = flow::read(packet, flow) {
-            return if for_node { Ok(Some(Verdict::Stack)) } else { Err(reason) };
+            return if for_node { walk.end(Verdict::Stack) } else { Err(reason) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
         if let Err(reason) = fragment::follow(platform, flow) {
-            return if for_node { to_host(platform, flow) } else { Err(reason) };
+            return if for_node { to_host(platform, walk) } else { Err(reason) };
         }
-        let pod = nat::stands_for(platform, flow);
-        if pod.is_none() && for_node {
-            return to_host(platform, flow);
+        let behind = nat::stands_for(platform, flow);
+        let masqueraded = behind.pod != A::default();
+        if for_node && !masqueraded {
+            // What answers a packet that the node sent through here came from where that went.
+            if !conntrack::knows(platform, flow) {
+                return to_host(platform, walk);
+            }
+            walk.from = From::Peer;
         }
         fragment::remember(platform, flow)?;
-        if let Some(pod) = pod {
-            nat::restore(platform, packet, flow, &pod)?;
+        if masqueraded {
+            nat::restore(platform, packet, flow, &behind)?;
             walk.from = From::Masquerade;
         }
     }
@@ -212,7 +243,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if !walk.tracked.original {
         nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// To whom it is for, on this node.
@@ -232,7 +263,7 @@ fn arrive<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() {
         conntrack::open(platform, &walk.flow, Port::default())?;
     }
-    to_host(platform, &walk.flow)
+    to_host(platform, walk)
 }
 
 /// What every packet of the node's own pods and processes goes through first: Service, then flow.
@@ -273,22 +304,22 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            to_host(platform, flow)
+            to_host(platform, walk)
         }
         Route::REMOTE => {
             overlay::fit(platform, packet, &route)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
-            overlay::wrap(platform, packet, flow, &route, walk.carried.identity)?;
-            to_underlay(platform, flow)
+            walk.route = route;
+            Ok(())
         }
         Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
-                nat::claim(platform, flow, &mut port)?;
+                nat::lends(flow)?;
+                port = nat::claim(platform, flow, port)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
                     return Err(reason);
@@ -299,7 +330,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 nat::masquerade(platform, packet, flow, port)?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         // Route::ROUTED, Route::NATIVE.
         _ => {
@@ -307,7 +338,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 conntrack::open(platform, flow, Port::default())?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
     }
 }
@@ -320,7 +351,7 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
     pod: &Endpoint,
 ) -> Part {
-    let Walk { flow, tracked, carried, from } = walk;
+    let Walk { flow, tracked, carried, from, .. } = walk;
     if tracked.is_new() {
         if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
             policy::waive(platform, flow, pod);
@@ -331,21 +362,34 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     }
     route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
-    Ok(Some(Verdict::Deliver(pod.interface)))
+    walk.end(Verdict::Deliver(pod.interface))
+}
+
+/// To another node, through the tunnel.
+#[inline(never)]
+fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, route, carried, .. } = walk;
+    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
+    overlay::wrap(platform, packet, flow, route, carried.identity)?;
+    to_underlay(platform, walk)
 }
 
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
-fn to_underlay<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToUnderlay));
-    Ok(Some(Verdict::Forward(platform.node().uplink)))
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+    walk.end(Verdict::Forward(platform.node().uplink))
 }
 
 /// To the node's own stack.
 #[inline(always)]
-fn to_host<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Part {
-    trace::step(platform, || flow.record(Stage::ToHost));
-    Ok(Some(Verdict::Stack))
+fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToHost));
+    walk.end(Verdict::Stack)
 }
 
 /// The head's line in the trace.
@@ -361,25 +405,31 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     let bytes = packet.length();
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
+    walk.verdict = None;
     bytes
 }
 
-/// Makes a walk's end a verdict, and counts it. A walk that comes to no end cannot be; the packet of one would
-/// be the node's own affair.
-#[inline(never)]
-fn close<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, part: Part) -> Verdict {
-    let verdict = match part {
-        Ok(verdict) => verdict.unwrap_or(Verdict::Stack),
-        Err(reason) => return refuse(platform, flow.record(Stage::Drop), bytes, reason),
-    };
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
+#[inline(always)]
+fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+    if let Err(reason) = part {
+        drop(platform, &walk.flow, bytes, reason);
+        return Verdict::Drop(reason);
+    }
+    let verdict = walk.verdict.unwrap_or(Verdict::Stack);
     platform.count(verdict, bytes);
     verdict
 }
 
+/// [`refuse`], for a packet whose flow is known.
+#[inline(never)]
+fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
+    refuse(platform, flow.record(Stage::Drop), bytes, reason);
+}
+
 /// The one place that makes a drop of a reason.
 #[inline(always)]
-fn refuse(platform: &mut impl Machine, record: Record, bytes: u32, reason: Reason) -> Verdict {
+fn refuse(platform: &mut impl Machine, record: Record, bytes: u32, reason: Reason) {
     platform.report(&Record { detail: reason as u8, ..record });
     platform.count(Verdict::Drop(reason), bytes);
-    Verdict::Drop(reason)
 }

@@ -66,17 +66,22 @@ pub trait Machine: Holds<Nodes> {
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
-    /// Runs `again` with 0, 1 and so on, at most `times` times, as long as it says so. Long loops are the
-    /// engine's: one whose programs are proven before they run may have to prove every round of its own.
+    /// Makes up to `times` attempts, numbered from 0, until one gives another number than 0: that number; 0
+    /// if none does. For more attempts than a verifier would follow one by one.
     #[inline(always)]
-    fn repeat(&mut self, times: u32, mut again: impl FnMut(&mut Self, u32) -> bool)
+    fn first_of(&mut self, times: u32, mut attempt: impl FnMut(&mut Self, u32) -> u32) -> u32
     where
         Self: Sized,
     {
-        let mut round = 0;
-        while round < times && again(self, round) {
-            round += 1;
+        let mut number = 0;
+        while number < times {
+            let found = attempt(self, number);
+            if found != 0 {
+                return found;
+            }
+            number += 1;
         }
+        0
     }
 }
 

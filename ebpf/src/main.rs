@@ -41,8 +41,8 @@ pub fn from_underlay(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
     let mut carried = Carried::default();
     let verdict = match tunnel(frame, &mut carried) {
-        Some(refused) => refused,
-        None => match flow::family(frame) {
+        Err(reason) => Verdict::Drop(reason),
+        Ok(()) => match flow::family(frame) {
             Family::V4 => with_room::<V4>(frame, |kernel, frame, walk| {
                 path::from_underlay(kernel, frame, walk, &carried)
             }),
@@ -80,16 +80,11 @@ fn with_room<A: Room>(
     walk(&mut Kernel, frame, unsafe { &mut *room })
 }
 
-/// The verdict on what is refused; else what the tunnel brought along, if the packet was in it.
+/// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.
 #[inline(never)]
-fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Option<Verdict> {
-    match path::from_tunnel(&mut Kernel, frame) {
-        Ok(found) => {
-            *carried = found;
-            None
-        }
-        Err(refused) => Some(refused),
-    }
+fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Result<(), Reason> {
+    *carried = path::from_tunnel(&mut Kernel, frame)?;
+    Ok(())
 }
 
 /// Does what the path says.

@@ -1,9 +1,10 @@
 //! What `dataplane::platform` asks of an engine, answered by the kernel.
 
 use core::arch::asm;
+use core::ffi::c_void;
 use core::intrinsics::is_val_statically_known;
 use core::mem::{MaybeUninit, offset_of};
-use core::ptr::{self, write_volatile};
+use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
@@ -11,9 +12,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
-use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_ktime_get_coarse_ns, bpf_loop, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
@@ -354,19 +354,6 @@ fn done(code: i64) -> Option<()> {
     if code == 0 { Some(()) } else { None }
 }
 
-/// Calls `again` from the kernel's loop.
-#[inline(always)]
-fn round_after_round<F: FnMut(&mut Kernel, u32) -> bool>(times: u32, again: &mut F) {
-    /// Not 0: enough.
-    extern "C" fn round<F: FnMut(&mut Kernel, u32) -> bool>(round: u64, again: *mut F) -> u64 {
-        // SAFETY: it is what the loop was given, which lives until the loop has ended.
-        u64::from(!unsafe { &mut *again }(&mut Kernel, round as u32))
-    }
-    let round: extern "C" fn(u64, *mut F) -> u64 = round::<F>;
-    // SAFETY: the callback has the type that the helper wants, and takes the context for what it is.
-    unsafe { bpf_loop(times, round as *mut c_void, ptr::from_mut(again).cast(), 0) };
-}
-
 /// The kernel as the engine of one node. Its state is the maps.
 pub(crate) struct Kernel;
 
@@ -401,11 +388,14 @@ impl Machine for Kernel {
         maps::count(verdict, bytes);
     }
 
-    /// The kernel's own loop (5.17), whose rounds the verifier takes for one another: a thousand of them, each
-    /// by itself, come to more than the million instructions that it walks.
+    /// By the kernel's own loop, whose body the verifier follows once instead of every time (Linux 5.17).
     #[inline(always)]
-    fn repeat(&mut self, times: u32, mut again: impl FnMut(&mut Self, u32) -> bool) {
-        round_after_round(times, &mut again);
+    fn first_of(&mut self, times: u32, attempt: impl FnMut(&mut Self, u32) -> u32) -> u32 {
+        let mut search = Search { attempt, found: 0 };
+        let body = next_of(&search);
+        // SAFETY: the body is called before the helper returns, and with this very search.
+        unsafe { bpf_loop(times, body as *const () as *mut c_void, (&raw mut search).cast(), 0) };
+        search.found
     }
 }
 
@@ -421,4 +411,24 @@ impl Platform<V6> for Kernel {
     fn address(&self) -> V6 {
         ADDRESS_V6.load()
     }
+}
+
+/// What [`Kernel::first_of`] looks for, and has found.
+struct Search<F> {
+    attempt: F,
+    found: u32,
+}
+
+/// One attempt, as the kernel's loop calls it: it goes on for as long as that gives 0.
+unsafe extern "C" fn attempt<F: FnMut(&mut Kernel, u32) -> u32>(number: u32, search: *mut Search<F>) -> i64 {
+    // SAFETY: the loop hands on what it was given: see `Kernel::first_of`.
+    let search = unsafe { &mut *search };
+    search.found = (search.attempt)(&mut Kernel, number);
+    if search.found == 0 { 0 } else { 1 }
+}
+
+/// The [`attempt`] for the closure of this search, whose type has no name.
+#[inline(always)]
+fn next_of<F: FnMut(&mut Kernel, u32) -> u32>(_: &Search<F>) -> unsafe extern "C" fn(u32, *mut Search<F>) -> i64 {
+    attempt::<F>
 }

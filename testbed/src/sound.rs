@@ -231,6 +231,10 @@ impl<E: Clock> Clock for Watched<E> {
     fn wait(&mut self, seconds: u32) -> Result<(), Error> {
         self.engine.wait(seconds)
     }
+
+    fn sweep(&mut self) -> Result<(), Error> {
+        self.engine.sweep()
+    }
 }
 
 #[cfg(test)]

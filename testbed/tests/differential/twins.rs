@@ -7,7 +7,7 @@ use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Nodes, 
 use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
-use userspace::engine::kernel::{Kernel, Options, Sweeper};
+use userspace::engine::kernel::{Kernel, Options};
 use userspace::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
@@ -21,7 +21,6 @@ pub(crate) type Differences = Faults;
 pub(crate) struct Twins {
     emulator: Emulator,
     kernel: Kernel,
-    sweeper: Sweeper,
     differences: Differences,
 }
 
@@ -36,7 +35,7 @@ impl Twins {
         let kernel = Kernel::load(plan, options)?;
         let mut emulator = Emulator::with_capacities(plan, capacities)?;
         emulator.trace(true);
-        Ok(Self { emulator, kernel, sweeper: Sweeper::default(), differences })
+        Ok(Self { emulator, kernel, differences })
     }
 
     fn compare<T: PartialEq + fmt::Debug>(&self, what: &str, emulator: &T, kernel: &T) {
@@ -48,15 +47,6 @@ impl Twins {
     fn note(&self, what: &str, emulator: &str, kernel: &str) {
         let text = format!("{what} differ\n  emulator: {emulator}\n  kernel:   {kernel}");
         self.differences.borrow_mut().push(text);
-    }
-
-    /// Has the agent remove what is over. In the kernel a source port must be nobody's twice in a row.
-    fn sweep(&mut self) -> Result<(), Error> {
-        self.emulator.sweep();
-        for _ in 0..2 {
-            self.sweeper.sweep(&mut self.kernel)?;
-        }
-        Ok(())
     }
 
     /// Compares every row that the path writes, and every counter.
@@ -143,6 +133,11 @@ impl Clock for Twins {
         self.emulator.wait(seconds)?;
         self.kernel.wait(seconds)
     }
+
+    fn sweep(&mut self) -> Result<(), Error> {
+        self.emulator.sweep()?;
+        self.kernel.sweep()
+    }
 }
 
 /// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with the IP header
@@ -216,7 +211,7 @@ impl Cluster {
             }
             Act::Sweep => {
                 for node in &mut self.nodes {
-                    node.engine.sweep().expect("tables can be swept");
+                    node.sweep().expect("tables can be swept");
                     node.engine.compare_rows().expect("tables can be read");
                 }
                 None

@@ -161,7 +161,7 @@ impl Emulator {
             Hook::FromUnderlay => {
                 let carried = match path::from_tunnel(self, frame) {
                     Ok(carried) => carried,
-                    Err(verdict) => return verdict,
+                    Err(reason) => return Verdict::Drop(reason),
                 };
                 match flow::family(frame) {
                     Family::V4 => {
@@ -178,13 +178,6 @@ impl Emulator {
     /// The reports since the last time, in order.
     pub fn take_records(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
-    }
-
-    /// Removes flows that are of no more use, and the claims to source ports of flows that are gone: what the
-    /// agent does now and then.
-    pub fn sweep(&mut self) {
-        self.v4.sweep(self.clock_s, &self.node.timeouts);
-        self.v6.sweep(self.clock_s, &self.node.timeouts);
     }
 
     /// Reports that could not be kept, because nobody took the earlier ones.
@@ -224,6 +217,12 @@ impl Clock for Emulator {
 
     fn wait(&mut self, seconds: u32) -> Result<(), Error> {
         self.clock_s = self.clock_s.saturating_add(seconds);
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), Error> {
+        self.v4.sweep(self.clock_s, &self.node.timeouts);
+        self.v6.sweep(self.clock_s, &self.node.timeouts);
         Ok(())
     }
 }
