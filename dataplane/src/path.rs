@@ -17,7 +17,7 @@ use crate::route;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, fragment, nat, neighbour, overlay, policy, service};
+use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -233,6 +233,11 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
         return to_pod(platform, packet, flow, tracked, (pod, from, identity));
     }
     let route = route::next_hop(platform, flow)?;
+    let room = overlay::room(&platform.node(), route.kind);
+    if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
+        nat::undo(packet, flow)?;
+        return reject::too_big(platform, packet, flow, room);
+    }
     match route.kind {
         Route::HOST => {
             if new {
@@ -241,7 +246,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             to_host(platform, flow)
         }
         Route::REMOTE => {
-            overlay::fit(platform, packet, &route)?;
+            mss::lower(platform, packet, flow, room)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
@@ -294,6 +299,10 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
         }
         conntrack::open(platform, flow, Port::default())?;
     }
+    if from as u8 == From::Tunnel as u8 {
+        let room = overlay::room(&platform.node(), Route::REMOTE);
+        mss::lower(platform, packet, flow, room)?;
+    }
     route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
     Ok(Verdict::Deliver(pod.interface))
@@ -338,11 +347,11 @@ fn close(
 ) -> Verdict {
     let verdict = match walked {
         Ok(verdict) => verdict,
-        Err(reason) => {
-            platform.report(&Record { detail: reason as u8, ..record });
-            Verdict::Drop(reason)
-        }
+        Err(reason) => Verdict::Drop(reason),
     };
+    if let Verdict::Reject(reason) | Verdict::Drop(reason) = verdict {
+        platform.report(&Record { detail: reason as u8, ..record });
+    }
     platform.count(verdict, bytes);
     verdict
 }
