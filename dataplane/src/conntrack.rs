@@ -40,10 +40,11 @@ use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
 
 /// How a packet stands to its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// The first packet of a flow, as far as this node knows.
+    #[default]
     New = 1,
     /// In the direction of the flow's first packet.
     Established = 2,
@@ -54,7 +55,7 @@ pub enum State {
 }
 
 /// A packet's place in its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracked<A> {
     /// How the packet stands to its flow.
     pub state: State,
@@ -62,6 +63,14 @@ pub struct Tracked<A> {
     pub original: bool,
     /// The flow's row; of a new one the row that is over, or all zero.
     pub connection: Connection<A>,
+}
+
+impl<A> Tracked<A> {
+    /// Whether nobody has judged its flow yet.
+    #[inline(always)]
+    pub fn is_new(&self) -> bool {
+        self.state as u8 == State::New as u8
+    }
 }
 
 /// In [`Connection::flags`]: the higher end of the tuple opened the flow.
@@ -79,35 +88,72 @@ pub const SETTLED: u8 = 32;
 
 const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
-/// Finds the packet's flow and moves its state on.
+/// Finds the packet's flow, moves its state on, and leaves the packet's place in it in `tracked`.
 ///
 /// # Errors
 /// `FlowConflict`, `UnknownIcmp`.
-#[inline(always)]
-pub fn track<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Tracked<A>, Reason> {
+// A function of its own, as `open`: the stack, see `path::Walk`.
+#[inline(never)]
+pub fn track<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    tracked: &mut Tracked<A>,
+) -> Result<(), Reason> {
     let (tuple, from_high) = flow.tuple();
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
-        advance(row, flow, from_high, (now_s, &timeouts))
+        let seen = advance(row, flow, from_high, now_s);
+        // An error prolongs nothing.
+        if seen as u8 == Seen::Onward as u8 && !flow.error {
+            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+        }
+        tracked.connection = *row;
+        seen
     });
-    let tracked = match seen {
-        // 1.
-        None => new(&Connection::default()),
-        Some(seen) => seen?,
+    // 1.
+    let seen = match seen {
+        None => {
+            tracked.connection = Connection::default();
+            Seen::Over
+        }
+        Some(seen) => seen,
     };
-    if flow.error && tracked.state as u8 == State::New as u8 {
-        return Err(Reason::UnknownIcmp);
+    if seen as u8 == Seen::Conflict as u8 {
+        return Err(Reason::FlowConflict);
+    }
+    if seen as u8 == Seen::Over as u8 {
+        if flow.error {
+            return Err(Reason::UnknownIcmp);
+        }
+        (tracked.state, tracked.original) = (State::New, true);
+    } else {
+        tracked.original = is_original(&tracked.connection, from_high);
+        // 5.
+        tracked.state = if tracked.original { State::Established } else { State::Reply };
+        if flow.error {
+            tracked.state = State::Related;
+        }
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
-    Ok(tracked)
+    Ok(())
+}
+
+/// Whether the packet's flow is tracked.
+#[inline(always)]
+pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> bool {
+    let now_s = platform.now_s();
+    // In its place: a copy would take much of the stack.
+    let going_on =
+        Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
+    going_on == Some(true)
 }
 
 /// Starts tracking a flow whose first packet was let through.
 ///
 /// # Errors
 /// `ConntrackFull`.
-#[inline(always)]
+#[inline(never)]
 pub fn open<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
@@ -162,43 +208,49 @@ pub fn is_spent<A>(row: &Connection<A>, protocol: u8, now_s: u32, timeouts: &Tim
     now_s.wrapping_sub(last_s) >= timeouts.quarantine_s
 }
 
-#[inline(always)]
-fn new<A: Address>(over: &Connection<A>) -> Tracked<A> {
-    Tracked { state: State::New, original: true, connection: *over }
+/// What a row says of a packet.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Seen {
+    /// The row's flow is over, and the packet of another.
+    Over,
+    /// The packet is of the row's flow.
+    Onward,
+    /// It would be of a second flow in the same row.
+    Conflict,
 }
 
+/// Moves a row on by a packet.
 #[inline(always)]
-fn advance<A: Address>(
-    row: &mut Connection<A>,
-    flow: &Flow<A>,
-    from_high: bool,
-    (now_s, timeouts): (u32, &Timeouts),
-) -> Result<Tracked<A>, Reason> {
+fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool, now_s: u32) -> Seen {
     // 1.
     if is_over(row, now_s) {
-        return Ok(new(row));
+        return Seen::Over;
     }
-    let original = (row.flags & OPENED_BY_HIGH != 0) == from_high;
+    let original = is_original(row, from_high);
     // 2.
     if flow.error {
-        return Ok(Tracked { state: State::Related, original, connection: *row });
+        return Seen::Onward;
     }
     // 3.
     if is_syn(flow) {
         let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
         if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
-            return Ok(new(row));
+            return Seen::Over;
         }
     }
     // 4.
     if original && (row.frontend != flow.frontend || row.frontend_port != flow.frontend_port) {
-        return Err(Reason::FlowConflict);
+        return Seen::Conflict;
     }
     observe(row, flow, original);
-    row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, timeouts));
-    // 5.
-    let state = if original { State::Established } else { State::Reply };
-    Ok(Tracked { state, original, connection: *row })
+    Seen::Onward
+}
+
+/// Whether a packet with its source at the higher end, or the lower, goes the way of the flow's first.
+#[inline(always)]
+fn is_original<A>(row: &Connection<A>, from_high: bool) -> bool {
+    (row.flags & OPENED_BY_HIGH != 0) == from_high
 }
 
 /// Whether the packet asks for a new connection.

@@ -116,7 +116,7 @@ pub fn undo<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
 ///
 /// # Errors
 /// `MasqueradeFull`, `MasqueradePortsExhausted`.
-#[inline(always)]
+#[inline(never)]
 pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: Port) -> Result<Port, Reason> {
     let node = platform.node();
     if node.masquerade_count == 0 {
@@ -129,30 +129,41 @@ pub fn claim<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, had: P
     }
     let own = flow.source_port.host().wrapping_sub(node.masquerade_first);
     let hash = flow.hash(node.seed);
-    let mut tried = 0;
-    while tried <= PROBES {
+    let mut key = reverse(flow, Port::default());
+    let found = platform.first_of(PROBES + 1, |platform, tried| {
         let mut place = spread(hash, tried, node.masquerade_count);
         // 2.
         if tried == 0 && own < node.masquerade_count {
             place = own;
         }
-        let port = Port::new(node.masquerade_first.wrapping_add(place));
-        let key = reverse(flow, port);
-        let mut owner = Masquerades::get(platform, &key);
-        if owner.is_none() {
-            match Writes::<Masquerades<A>>::add(platform, &key, &row) {
-                Ok(()) => return Ok(port),
-                Err(NotAdded::Full) => return Err(Reason::MasqueradeFull),
-                // Another CPU was faster; perhaps with a packet of the same flow.
-                Err(NotAdded::Taken) => owner = Masquerades::get(platform, &key),
-            }
-        }
-        if owner == Some(row) {
-            return Ok(port);
-        }
-        tried += 1;
+        key.port = Port::new(node.masquerade_first.wrapping_add(place));
+        attempt(platform, &key, &row)
+    });
+    if found == 0 {
+        return Err(Reason::MasqueradePortsExhausted);
     }
-    Err(Reason::MasqueradePortsExhausted)
+    if found == FULL {
+        return Err(Reason::MasqueradeFull);
+    }
+    Ok(Port::new(found as u16))
+}
+
+/// What [`attempt`] gives where no more ports can be claimed: no port's number.
+const FULL: u32 = 1 << 16;
+
+/// Tries to claim the key's port: the port if it is the row's now, 0 if it is another's, or [`FULL`].
+#[inline(always)]
+fn attempt<A: Address>(platform: &mut impl Platform<A>, key: &Masquerade<A>, row: &Masqueraded<A>) -> u32 {
+    let mut owner = Masquerades::get(platform, key);
+    if owner.is_none() {
+        match Writes::<Masquerades<A>>::add(platform, key, row) {
+            Ok(()) => return key.port.host() as u32,
+            Err(NotAdded::Full) => return FULL,
+            // Another CPU was faster; perhaps with a packet of the same flow.
+            Err(NotAdded::Taken) => owner = Masquerades::get(platform, key),
+        }
+    }
+    if owner == Some(*row) { key.port.host() as u32 } else { 0 }
 }
 
 /// A place below `count` for a try: as good as random, the same every time, and another for each try.
@@ -185,12 +196,12 @@ pub fn masquerade<A: Address>(
     rewrite(packet, flow, Side::Source, address, port)
 }
 
-/// The pod that the node's address and this port stand for towards whoever sent the packet, if it is one that
-/// they stand for.
+/// The pod that the node's address and this port stand for towards whoever sent the packet; all zero if they
+/// stand for none.
 #[inline(always)]
-pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Option<Masqueraded<A>> {
+pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Masqueraded<A> {
     if flow.target != platform.address() {
-        return None;
+        return Masqueraded::default();
     }
     let key = Masquerade {
         remote: flow.source,
@@ -199,7 +210,7 @@ pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Op
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    Masquerades::get(platform, &key)
+    Masquerades::get(platform, &key).unwrap_or_default()
 }
 
 /// Makes a packet from the world one for the pod that [`stands_for`] has found.
@@ -245,7 +256,8 @@ fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, change: Cha
 }
 
 /// Replaces one end of the flow, in the frame and in `flow`.
-#[inline(always)]
+// A function of its own: inlined into the five places that call it, it would double the programs.
+#[inline(never)]
 fn rewrite<A: Address>(
     packet: &mut impl Packet,
     flow: &mut Flow<A>,

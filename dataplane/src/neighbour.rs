@@ -10,12 +10,12 @@
 //!
 //! Source: RFC 826; RFC 1027 (answering for others); RFC 4861, sections 4.3, 4.4, 7.1.1 and 7.2.
 
+use crate::Reason;
 use crate::flow::Flow;
 use crate::platform::Packet;
 use crate::wire::ethernet::{self, arp};
 use crate::wire::icmp::{self, neighbour};
 use crate::wire::{Address, Be16, Be32, Mac, Plain, V4, V6, checksum, ip};
-use crate::{Reason, Verdict};
 
 /// Turns a pod's question into its answer. `flow` is what could be read of the frame: see
 /// [`crate::flow::read`].
@@ -23,13 +23,13 @@ use crate::{Reason, Verdict};
 /// # Errors
 /// `Truncated`, `MalformedHeader`: not a question that has an answer. `OwnAddressAsked`, `NeedsNoAnswer`: not
 /// one that needs it. `WriteFailed`.
-#[inline(always)]
-pub fn answer<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<Verdict, Reason> {
+#[inline(never)]
+pub fn answer<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), Reason> {
     if A::VERSION == 4 { answer_arp(packet) } else { answer_solicitation(packet, flow) }
 }
 
 #[inline(always)]
-fn answer_arp(packet: &mut impl Packet) -> Result<Verdict, Reason> {
+fn answer_arp(packet: &mut impl Packet) -> Result<(), Reason> {
     const ARP: usize = ethernet::LENGTH;
     let asked: V4 = packet.read(ARP + arp::TARGET).ok_or(Reason::Truncated)?;
     let asker: V4 = packet.read(ARP + arp::SENDER).ok_or(Reason::Truncated)?;
@@ -56,14 +56,14 @@ fn answer_arp(packet: &mut impl Packet) -> Result<Verdict, Reason> {
     put(packet, ARP + arp::TARGET, asker)?;
     put(packet, ethernet::TARGET, asker_mac)?;
     put(packet, ethernet::SOURCE, Mac::GATEWAY)?;
-    Ok(Verdict::Answer)
+    Ok(())
 }
 
 /// The question must have room for the answer's one option, as it has if it brings its own: the hardware
 /// address of whoever asks. Its checksum is not looked at; nothing but the answer depends on it, and that
 /// goes back to whoever asked.
 #[inline(always)]
-fn answer_solicitation<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<Verdict, Reason> {
+fn answer_solicitation<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), Reason> {
     const IP: usize = ethernet::LENGTH;
     const ICMP: usize = IP + ip::v6::LENGTH;
     if flow.flags != neighbour::SOLICITATION {
@@ -105,7 +105,7 @@ fn answer_solicitation<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> 
     put(packet, ICMP + neighbour::OPTION_MAC, Mac::GATEWAY)?;
     put(packet, ethernet::TARGET, asker_mac)?;
     put(packet, ethernet::SOURCE, Mac::GATEWAY)?;
-    Ok(Verdict::Answer)
+    Ok(())
 }
 
 /// The checksum of the answer, pseudo-header included (RFC 8200, section 8.1): its source is the address

@@ -6,10 +6,10 @@
 //! from_underlay --+  (out of the tunnel first)   +-- to_underlay  (overlay, or masquerade)
 //!                 |        -> route -------------+-- to_host
 //! ```
-//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `close` is
+//! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `refuse` is
 //! the one place that makes a drop of it.
 
-use crate::conntrack::{self, State, Tracked};
+use crate::conntrack::{self, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
@@ -20,49 +20,92 @@ use crate::wire::{Address, Family, Mac, Port, V4, V6};
 use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
 
 /// Where a packet came from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 enum From {
+    #[default]
     Pod,
     Host,
     Tunnel,
     World,
     /// From the world, for a port that stands for a pod.
     Masquerade,
+    /// From whom the node itself sent a packet to, for the node.
+    Peer,
 }
+
+/// What is known of a packet on its way. The engine has room for one.
+///
+/// The parts of a walk are functions of their own and leave here what the next one needs: a program in the
+/// kernel has 512 bytes of stack for a function and all that it calls, and addresses of sixteen bytes soon
+/// fill them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk<A> {
+    flow: Flow<A>,
+    tracked: Tracked<A>,
+    carried: Carried,
+    from: From,
+    /// The way into the tunnel, if that is where it leads.
+    route: Route,
+    /// What the way has room for, if the packet is longer; else 0.
+    room: u32,
+    /// The end of it, once it has come to one.
+    verdict: Option<Verdict>,
+}
+
+impl<A> Walk<A> {
+    /// Ends here.
+    #[inline(always)]
+    fn end(&mut self, verdict: Verdict) -> Part {
+        self.verdict = Some(verdict);
+        Ok(())
+    }
+}
+
+/// What a part of a walk comes to. If it goes well, and to no end, the next part goes on.
+///
+/// Verdicts are not handed back by value: those that name no interface leave their other bytes undefined, and
+/// where the compiler lets a pointer stand there the verifier refuses it ("bitwise operator &= on pointer
+/// prohibited", kernel 6.18). It can go when every program loads without.
+type Part = Result<(), Reason>;
 
 /// A packet that a pod sent.
 #[inline(always)]
 pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
+    walk: &mut Walk<A>,
 ) -> Verdict {
-    let bytes = start(packet, flow);
-    let walked = pod_walk(platform, packet, flow);
-    close(platform, flow.record(Stage::Drop), bytes, walked)
+    let bytes = start(packet, walk, From::Pod);
+    let mut part = pod_enter(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        part = go(platform, packet, walk);
+    }
+    close(platform, walk, bytes, part)
 }
 
-#[inline(always)]
-fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
+#[inline(never)]
+fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-) -> Result<Verdict, Reason> {
+    walk: &mut Walk<A>,
+) -> Part {
+    let flow = &mut walk.flow;
     if let Err(reason) = flow::read(packet, flow) {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
-            return neighbour::answer(packet, flow);
+            neighbour::answer(packet, flow)?;
+            return walk.end(Verdict::Answer);
         }
         return Err(reason);
     }
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
-    fragment::follow(platform, flow)?;
-    fragment::remember(platform, flow)?;
-    let tracked = enter(platform, packet, flow)?;
-    if tracked.state as u8 == State::New as u8 && !policy::is_itself(flow) {
-        policy::judge(platform, flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
+    walk.carried.identity = pod.identity;
+    enter(platform, packet, walk)?;
+    if walk.tracked.is_new() && !policy::is_itself(&walk.flow) {
+        policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
     }
-    leave(platform, packet, flow, &tracked, (From::Pod, pod.identity))
+    Ok(())
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -70,34 +113,36 @@ fn pod_walk<A: Address, P: Platform<A>, K: Packet>(
 pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
+    walk: &mut Walk<A>,
 ) -> Verdict {
-    let bytes = start(packet, flow);
-    let walked = host_walk(platform, packet, flow);
-    close(platform, flow.record(Stage::Drop), bytes, walked)
+    let bytes = start(packet, walk, From::Host);
+    let mut part = host_enter(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        part = go(platform, packet, walk);
+    }
+    close(platform, walk, bytes, part)
 }
 
-#[inline(always)]
-fn host_walk<A: Address, P: Platform<A>, K: Packet>(
+#[inline(never)]
+fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-) -> Result<Verdict, Reason> {
-    flow::read(packet, flow)?;
-    head(platform, packet, flow, Stage::FromHost);
-    fragment::follow(platform, flow)?;
-    fragment::remember(platform, flow)?;
-    let tracked = enter(platform, packet, flow)?;
-    leave(platform, packet, flow, &tracked, (From::Host, Identity::REMOTE_NODE))
+    walk: &mut Walk<A>,
+) -> Part {
+    flow::read(packet, &mut walk.flow)?;
+    head(platform, packet, &walk.flow, Stage::FromHost);
+    walk.carried.identity = Identity::REMOTE_NODE;
+    enter(platform, packet, walk)?;
+    Ok(())
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
 /// underlay, whose family may be another one inside. Then [`from_underlay`].
 ///
 /// # Errors
-/// The verdict on what is refused here.
+/// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Verdict> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
@@ -110,10 +155,8 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
     }
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
-    match overlay::unwrap(platform, packet, &outer) {
-        Ok(carried) => Ok(carried),
-        Err(reason) => Err(close(platform, outer.record(Stage::Drop), outer.length, Err(reason))),
-    }
+    overlay::unwrap(platform, packet, &outer)
+        .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -122,61 +165,72 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
 pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
+    walk: &mut Walk<A>,
     carried: &Carried,
 ) -> Verdict {
-    let mut bytes = start(packet, flow);
+    let mut bytes = start(packet, walk, From::World);
+    walk.carried = *carried;
     if carried.is_some() {
         bytes = carried.length;
+        walk.from = From::Tunnel;
     }
-    let walked = underlay_walk(platform, packet, flow, carried);
-    close(platform, flow.record(Stage::Drop), bytes, walked)
+    let mut part = underlay_enter(platform, packet, walk);
+    if part.is_ok() && walk.from == From::Tunnel {
+        part = fit_segments(platform, packet, walk);
+    }
+    if part.is_ok() && walk.verdict.is_none() {
+        part = arrive(platform, packet, walk);
+    }
+    close(platform, walk, bytes, part)
 }
 
-#[inline(always)]
-fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
+#[inline(never)]
+fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-    carried: &Carried,
-) -> Result<Verdict, Reason> {
-    let mut from = From::World;
-    if carried.is_some() {
-        from = From::Tunnel;
+    walk: &mut Walk<A>,
+) -> Part {
+    let flow = &mut walk.flow;
+    if walk.from == From::Tunnel {
         flow::read(packet, flow)?;
         fragment::follow(platform, flow)?;
         fragment::remember(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
-            return Ok(Verdict::Stack);
+            return walk.end(Verdict::Stack);
         }
         let target = flow::target(packet)?;
         if !route::is_here(platform, target) {
-            return Ok(Verdict::Stack);
+            return walk.end(Verdict::Stack);
         }
         let for_node = target == platform.address();
         if let Err(reason) = flow::read(packet, flow) {
-            return if for_node { Ok(Verdict::Stack) } else { Err(reason) };
+            return if for_node { walk.end(Verdict::Stack) } else { Err(reason) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
         if let Err(reason) = fragment::follow(platform, flow) {
-            return if for_node { to_host(platform, flow) } else { Err(reason) };
+            return if for_node { to_host(platform, walk) } else { Err(reason) };
         }
-        let pod = nat::stands_for(platform, flow);
-        if pod.is_none() && for_node {
-            return to_host(platform, flow);
+        let behind = nat::stands_for(platform, flow);
+        let masqueraded = behind.pod != A::default();
+        if for_node && !masqueraded {
+            // What answers a packet that the node sent through here came from where that went.
+            if !conntrack::knows(platform, flow) {
+                return to_host(platform, walk);
+            }
+            walk.from = From::Peer;
         }
         fragment::remember(platform, flow)?;
-        if let Some(pod) = pod {
-            nat::restore(platform, packet, flow, &pod)?;
-            from = From::Masquerade;
+        if masqueraded {
+            nat::restore(platform, packet, flow, &behind)?;
+            walk.from = From::Masquerade;
         }
     }
-    let tracked = conntrack::track(platform, flow)?;
-    if tracked.state as u8 == State::New as u8 {
-        match from {
+    conntrack::track(platform, flow, &mut walk.tracked)?;
+    if walk.tracked.is_new() {
+        match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
-            From::Tunnel if !route::is_of(platform, flow.source, carried.node) => {
+            From::Tunnel if !route::is_of(platform, flow.source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
             From::World if route::is_inside(platform, flow.source) => {
@@ -185,20 +239,30 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
             _ => {}
         }
     }
-    if !tracked.original {
-        nat::from_frontend(platform, packet, flow, &tracked.connection)?;
+    if !walk.tracked.original {
+        nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
     }
-    if let Some(pod) = route::local(platform, flow)? {
-        return to_pod(platform, packet, flow, &tracked, (pod, from, carried.identity));
+    Ok(())
+}
+
+/// To whom it is for, on this node.
+#[inline(never)]
+fn arrive<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if let Some(pod) = route::local(platform, &walk.flow)? {
+        return to_pod(platform, packet, walk, &pod);
     }
-    if route::next_hop(platform, flow)?.kind != Route::HOST {
+    if route::next_hop(platform, &walk.flow)?.kind != Route::HOST {
         return Err(Reason::NotLocal);
     }
     // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
-    if tracked.state as u8 == State::New as u8 {
-        conntrack::open(platform, flow, Port::default())?;
+    if walk.tracked.is_new() {
+        conntrack::open(platform, &walk.flow, Port::default())?;
     }
-    to_host(platform, flow)
+    to_host(platform, walk)
 }
 
 /// What every packet of the node's own pods and processes goes through first: Service, then flow.
@@ -206,53 +270,89 @@ fn underlay_walk<A: Address, P: Platform<A>, K: Packet>(
 fn enter<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-) -> Result<Tracked<A>, Reason> {
+    walk: &mut Walk<A>,
+) -> Result<(), Reason> {
+    let flow = &mut walk.flow;
+    fragment::follow(platform, flow)?;
+    fragment::remember(platform, flow)?;
     if let Some(backend) = service::choose(platform, flow)? {
         nat::to_backend(packet, flow, &backend)?;
     }
-    let tracked = conntrack::track(platform, flow)?;
-    if !tracked.original {
-        nat::from_frontend(platform, packet, flow, &tracked.connection)?;
+    conntrack::track(platform, flow, &mut walk.tracked)?;
+    if !walk.tracked.original {
+        nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
     }
-    Ok(tracked)
+    Ok(())
 }
 
-/// What it goes through last: route, then the tail that the route names. `identity` is what other nodes take
-/// the sender for.
+/// What it goes through last.
 #[inline(always)]
+fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
+    leave(platform, packet, walk)?;
+    if walk.verdict.is_some() {
+        return Ok(());
+    }
+    if walk.room != 0 {
+        return turn_back(platform, packet, walk);
+    }
+    fit_segments(platform, packet, walk)?;
+    to_tunnel(platform, packet, walk)
+}
+
+/// An answer to who sent it, because it is too big.
+#[inline(never)]
+fn turn_back<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    nat::undo(packet, &mut walk.flow)?;
+    reject::too_big(platform, packet, &walk.flow, walk.room)?;
+    walk.end(Verdict::Reject(Reason::TooBig))
+}
+
+/// What a connection through the tunnel may put into one segment.
+#[inline(never)]
+fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let room = overlay::room(&platform.node(), Route::REMOTE);
+    mss::lower(platform, packet, &walk.flow, room)
+}
+
+/// Route, then the tail that the route names.
+#[inline(never)]
 fn leave<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-    tracked: &Tracked<A>,
-    (from, identity): (From, Identity),
-) -> Result<Verdict, Reason> {
-    let new = tracked.state as u8 == State::New as u8;
-    if let Some(pod) = route::local(platform, flow)? {
-        return to_pod(platform, packet, flow, tracked, (pod, from, identity));
+    walk: &mut Walk<A>,
+) -> Part {
+    if let Some(pod) = route::local(platform, &walk.flow)? {
+        return to_pod(platform, packet, walk, &pod);
     }
+    let Walk { flow, tracked, .. } = walk;
+    let new = tracked.is_new();
     let route = route::next_hop(platform, flow)?;
     let room = overlay::room(&platform.node(), route.kind);
     if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
-        nat::undo(packet, flow)?;
-        return reject::too_big(platform, packet, flow, room);
+        walk.room = room;
+        return Ok(());
     }
     match route.kind {
         Route::HOST => {
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            to_host(platform, flow)
+            to_host(platform, walk)
         }
         Route::REMOTE => {
-            mss::lower(platform, packet, flow, room)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
-            route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
-            overlay::wrap(platform, packet, flow, &route, identity)?;
-            to_underlay(platform, flow)
+            walk.route = route;
+            Ok(())
         }
         Route::WORLD => {
             let mut port = tracked.connection.masquerade_port;
@@ -269,7 +369,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 nat::masquerade(platform, packet, flow, port)?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
         // Route::ROUTED, Route::NATIVE.
         _ => {
@@ -277,7 +377,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
                 conntrack::open(platform, flow, Port::default())?;
             }
             route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, flow)
+            to_underlay(platform, walk)
         }
     }
 }
@@ -287,39 +387,48 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
 fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
-    flow: &mut Flow<A>,
-    tracked: &Tracked<A>,
-    (pod, from, identity): (Endpoint, From, Identity),
-) -> Result<Verdict, Reason> {
-    if tracked.state as u8 == State::New as u8 {
-        if from == From::Host || (from == From::Pod && policy::is_itself(flow)) {
-            policy::waive(platform, flow, &pod);
+    walk: &mut Walk<A>,
+    pod: &Endpoint,
+) -> Part {
+    let Walk { flow, tracked, carried, from, .. } = walk;
+    if tracked.is_new() {
+        if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
+            policy::waive(platform, flow, pod);
         } else {
-            policy::judge(platform, flow, &pod, (Endpoint::INGRESS, identity))?;
+            policy::judge(platform, flow, pod, (Endpoint::INGRESS, carried.identity))?;
         }
         conntrack::open(platform, flow, Port::default())?;
     }
-    if from as u8 == From::Tunnel as u8 {
-        let room = overlay::room(&platform.node(), Route::REMOTE);
-        mss::lower(platform, packet, flow, room)?;
-    }
     route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
-    Ok(Verdict::Deliver(pod.interface))
+    walk.end(Verdict::Deliver(pod.interface))
+}
+
+/// To another node, through the tunnel.
+#[inline(never)]
+fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, route, carried, .. } = walk;
+    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
+    overlay::wrap(platform, packet, flow, route, carried.identity)?;
+    to_underlay(platform, walk)
 }
 
 /// To the underlay: the frame is addressed already.
 #[inline(always)]
-fn to_underlay<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
-    trace::step(platform, || flow.record(Stage::ToUnderlay));
-    Ok(Verdict::Forward(platform.node().uplink))
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+    walk.end(Verdict::Forward(platform.node().uplink))
 }
 
 /// To the node's own stack.
 #[inline(always)]
-fn to_host<A: Address, P: Machine>(platform: &mut P, flow: &Flow<A>) -> Result<Verdict, Reason> {
-    trace::step(platform, || flow.record(Stage::ToHost));
-    Ok(Verdict::Stack)
+fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToHost));
+    walk.end(Verdict::Stack)
 }
 
 /// The head's line in the trace.
@@ -329,29 +438,42 @@ fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
 }
 
-/// Begins with a flow of which nothing is known. The length the frame arrives with.
+/// Begins a walk of which nothing is known but where it begins. The length the frame arrives with.
 #[inline(always)]
-fn start<A: Address>(packet: &impl Packet, flow: &mut Flow<A>) -> u32 {
+fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u32 {
     let bytes = packet.length();
-    *flow = Flow { length: bytes, ..Flow::default() };
+    walk.flow = Flow { length: bytes, ..Flow::default() };
+    walk.from = from;
+    walk.room = 0;
+    walk.verdict = None;
     bytes
 }
 
-/// Makes a walk's end a verdict, and counts it.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
 #[inline(always)]
-fn close(
-    platform: &mut impl Machine,
-    record: Record,
-    bytes: u32,
-    walked: Result<Verdict, Reason>,
-) -> Verdict {
-    let verdict = match walked {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason),
-    };
-    if let Verdict::Reject(reason) | Verdict::Drop(reason) = verdict {
-        platform.report(&Record { detail: reason as u8, ..record });
+fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+    if let Err(reason) = part {
+        drop(platform, &walk.flow, bytes, reason);
+        return Verdict::Drop(reason);
+    }
+    let verdict = walk.verdict.unwrap_or(Verdict::Stack);
+    if let Verdict::Reject(reason) = verdict {
+        drop(platform, &walk.flow, bytes, reason);
+        return verdict;
     }
     platform.count(verdict, bytes);
     verdict
+}
+
+/// [`refuse`], for a packet whose flow is known.
+#[inline(never)]
+fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
+    refuse(platform, flow.record(Stage::Drop), bytes, reason);
+}
+
+/// The one place that makes a drop of a reason.
+#[inline(always)]
+fn refuse(platform: &mut impl Machine, record: Record, bytes: u32, reason: Reason) {
+    platform.report(&Record { detail: reason as u8, ..record });
+    platform.count(Verdict::Drop(reason), bytes);
 }

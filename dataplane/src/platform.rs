@@ -66,6 +66,23 @@ pub trait Machine: Holds<Nodes> {
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
+    /// Makes up to `times` attempts, numbered from 0, until one gives another number than 0: that number; 0
+    /// if none does. For more attempts than a verifier would follow one by one.
+    #[inline(always)]
+    fn first_of(&mut self, times: u32, mut attempt: impl FnMut(&mut Self, u32) -> u32) -> u32
+    where
+        Self: Sized,
+    {
+        let mut number = 0;
+        while number < times {
+            let found = attempt(self, number);
+            if found != 0 {
+                return found;
+            }
+            number += 1;
+        }
+        0
+    }
 }
 
 /// An engine, for one node and one address family.

@@ -366,7 +366,7 @@ pub struct Masqueraded<A> {
 }
 
 /// Row of [`Routes`]: the next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Route {
     /// The node's end of the tunnel, for [`Route::REMOTE`] ([`Address::to_v6`]); else zero.

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
-use dataplane::flow::Flow;
+use dataplane::path::Walk;
 use dataplane::tables::{
     Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, Maglev, Masquerades, Nodes,
     NotAdded, Policy, PolicyKey, Routes, Table, Writes,
@@ -229,10 +229,10 @@ pub(crate) fn fixed_clock_s() -> u32 {
     CLOCK.get(0).copied().unwrap_or(0)
 }
 
-/// The families, each with room on every CPU for what the path knows of a packet.
+/// The families, each with room on every CPU for a walk.
 pub(crate) trait Room: Address {
     /// That room. There is always some: only the verifier cannot know it.
-    fn flow() -> Option<*mut Flow<Self>>;
+    fn room() -> Option<*mut Walk<Self>>;
 }
 
 /// Declares that room.
@@ -240,16 +240,16 @@ macro_rules! room {
     ($($family:ident $name:literal;)+) => { $(
         impl Room for $family {
             #[inline(always)]
-            fn flow() -> Option<*mut Flow<Self>> {
+            fn room() -> Option<*mut Walk<Self>> {
                 #[map(name = $name)]
-                static FLOW: PerCpuArray<Flow<$family>> = PerCpuArray::with_max_entries(1, 0);
-                FLOW.get_ptr_mut(0)
+                static WALK: PerCpuArray<Walk<$family>> = PerCpuArray::with_max_entries(1, 0);
+                WALK.get_ptr_mut(0)
             }
         }
     )+ };
 }
 
 room! {
-    V4 "flow";
-    V6 "flow_v6";
+    V4 "walk";
+    V6 "walk_v6";
 }

@@ -1,6 +1,7 @@
 //! What `dataplane::platform` asks of an engine, answered by the kernel.
 
 use core::arch::asm;
+use core::ffi::c_void;
 use core::intrinsics::is_val_statically_known;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::write_volatile;
@@ -12,7 +13,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_ktime_get_coarse_ns, bpf_loop, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
@@ -173,10 +174,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn pull(&mut self, length: u32) {
         let (start, end) = self.span();
-        if end - start < length as usize {
-            let whole = self.length();
+        let whole = self.length();
+        let wanted = if whole < length { whole } else { length };
+        // Most packets lie in one piece, and no call is made for them.
+        if end - start < wanted as usize {
             // SAFETY: the helper checks the length. If it fails, the reads that follow find nothing.
-            unsafe { bpf_skb_pull_data(self.skb, if whole < length { whole } else { length }) };
+            unsafe { bpf_skb_pull_data(self.skb, wanted) };
         }
     }
 
@@ -384,6 +387,16 @@ impl Machine for Kernel {
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         maps::count(verdict, bytes);
     }
+
+    /// By the kernel's own loop, whose body the verifier follows once instead of every time (Linux 5.17).
+    #[inline(always)]
+    fn first_of(&mut self, times: u32, attempt: impl FnMut(&mut Self, u32) -> u32) -> u32 {
+        let mut search = Search { attempt, found: 0 };
+        let body = next_of(&search);
+        // SAFETY: the body is called before the helper returns, and with this very search.
+        unsafe { bpf_loop(times, body as *const () as *mut c_void, (&raw mut search).cast(), 0) };
+        search.found
+    }
 }
 
 impl Platform<V4> for Kernel {
@@ -398,4 +411,24 @@ impl Platform<V6> for Kernel {
     fn address(&self) -> V6 {
         ADDRESS_V6.load()
     }
+}
+
+/// What [`Kernel::first_of`] looks for, and has found.
+struct Search<F> {
+    attempt: F,
+    found: u32,
+}
+
+/// One attempt, as the kernel's loop calls it: it goes on for as long as that gives 0.
+unsafe extern "C" fn attempt<F: FnMut(&mut Kernel, u32) -> u32>(number: u32, search: *mut Search<F>) -> i64 {
+    // SAFETY: the loop hands on what it was given: see `Kernel::first_of`.
+    let search = unsafe { &mut *search };
+    search.found = (search.attempt)(&mut Kernel, number);
+    if search.found == 0 { 0 } else { 1 }
+}
+
+/// The [`attempt`] for the closure of this search, whose type has no name.
+#[inline(always)]
+fn next_of<F: FnMut(&mut Kernel, u32) -> u32>(_: &Search<F>) -> unsafe extern "C" fn(u32, *mut Search<F>) -> i64 {
+    attempt::<F>
 }

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use dataplane::trace::Record;
 use userspace::agent::{Desired, Reply, Request};
-use userspace::model::Cluster;
+use userspace::engine::kernel::Pins;
+use userspace::model::{Cluster, Node};
 use userspace::observe::walk::{Event, Names, Step};
 
 use crate::dataplane::{self as dataplanes, Name, ebpf};
-use crate::netns::{Netns, Part};
+use crate::netns::{Netns, Part, fnv1a};
 use crate::state;
 use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
 
@@ -67,6 +68,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// There is no agent: it never was, or has ended.
+    fn is_absence(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Ask { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
+    }
+}
+
 /// Starts an agent for each node, one after the other, and waits until packets pass. `note` gets each
 /// process's number before the process does anything. The agents outlive us.
 ///
@@ -76,18 +85,17 @@ pub fn start(
     cluster: &Cluster,
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    (0..cluster.nodes.len()).try_for_each(|place| start_one(cluster, place, &mut note))
+    cluster.nodes.iter().try_for_each(|node| start_one(cluster, node, &mut note))
 }
 
-/// Starts the agent of the node at this place of the cluster.
+/// Starts the agent of a node.
 fn start_one(
     cluster: &Cluster,
-    place: usize,
+    node: &Node,
     note: &mut impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    let node = &cluster.nodes[place];
     let program = std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM);
-    let socket = socket(&cluster.name, place);
+    let socket = socket(&cluster.name, &node.name);
     let log = socket.with_extension("log");
     let failed =
         |source| Error::Start { node: node.name.clone(), program: program.clone(), source, log: log.clone() };
@@ -106,7 +114,7 @@ fn start_one(
     let mut child = command.spawn().map_err(failed)?;
     // Our copy of its output ends here, so that its end is the end of ours.
     drop(command);
-    let told = note(format!("agent of {}", node.name), child.id()).map_err(Error::from).and_then(|()| {
+    let told = note(role(&node.name), child.id()).map_err(Error::from).and_then(|()| {
         let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         let request = Request::Apply(Box::new(desired(cluster, &node.name)));
         converse(&mut input, ours, &request).map_err(failed)
@@ -118,8 +126,8 @@ fn start_one(
     })
 }
 
-/// Brings every node to another state of the cluster. An agent that is no more is started again: its node's
-/// programs went on without it, and its flows are taken over.
+/// Brings every node to another state of the cluster. A node that is new, or whose agent is no more, gets an
+/// agent: the programs went on without it, and its flows are taken over.
 ///
 /// # Errors
 /// The first that cannot be brought there.
@@ -127,15 +135,31 @@ pub fn apply(
     cluster: &Cluster,
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    for (place, node) in cluster.nodes.iter().enumerate() {
-        match ask(cluster, place, &Request::Apply(Box::new(desired(cluster, &node.name)))) {
-            Err(Error::Ask { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused => {
-                start_one(cluster, place, &mut note)?;
-            }
+    for node in &cluster.nodes {
+        match ask(&cluster.name, &node.name, &Request::Apply(Box::new(desired(cluster, &node.name)))) {
+            Err(error) if error.is_absence() => start_one(cluster, node, &mut note)?,
             asked => drop(asked?),
         }
     }
     Ok(())
+}
+
+/// Takes everything off a node, and ends its agent. What one that is no more has left is removed.
+///
+/// # Errors
+/// It cannot.
+pub fn stop(cluster: &str, node: &str) -> Result<(), Error> {
+    match ask(cluster, node, &Request::Stop) {
+        Err(error) if error.is_absence() => {
+            Ok(Pins::of(cluster, node).remove().map_err(|source| dataplanes::Error::Ebpf(source.into()))?)
+        }
+        asked => asked.map(drop),
+    }
+}
+
+/// What the agent of a node is called among the processes of a cluster.
+pub fn role(node: &str) -> String {
+    format!("agent of {node}")
 }
 
 /// Lets every stage on every node report, or only what must be known of any packet.
@@ -180,19 +204,17 @@ pub fn names(cluster: &Cluster) -> Result<Names, Error> {
 
 /// The replies of all, in the order of the nodes.
 fn ask_all(cluster: &Cluster, request: impl Fn(&str) -> Request) -> Result<Vec<Reply>, Error> {
-    let nodes = cluster.nodes.iter().enumerate();
-    nodes.map(|(place, node)| ask(cluster, place, &request(&node.name))).collect()
+    cluster.nodes.iter().map(|node| ask(&cluster.name, &node.name, &request(&node.name))).collect()
 }
 
-/// The reply of the agent of the node at this place of the cluster.
-fn ask(cluster: &Cluster, place: usize, request: &Request) -> Result<Reply, Error> {
-    let node = &cluster.nodes[place].name;
+/// The reply of the agent of a node.
+fn ask(cluster: &str, node: &str, request: &Request) -> Result<Reply, Error> {
     let asked = || -> io::Result<Reply> {
-        let stream = UnixStream::connect(socket(&cluster.name, place))?;
+        let stream = UnixStream::connect(socket(cluster, node))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         converse(&mut stream.try_clone()?, stream, request)
     };
-    done(node, asked().map_err(|source| Error::Ask { node: node.clone(), source })?)
+    done(node, asked().map_err(|source| Error::Ask { node: node.to_owned(), source })?)
 }
 
 fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
@@ -222,7 +244,7 @@ fn desired(cluster: &Cluster, node: &str) -> Desired {
     Desired { cluster: cluster.clone(), interfaces }
 }
 
-/// Where the agent of a node is asked. By number: a socket's path is shorter than a node's name may be.
-fn socket(cluster: &str, place: usize) -> PathBuf {
-    state::directory(cluster).join(format!("agent-{place}.sock"))
+/// Where the agent of a node is asked. A socket's path is shorter than a node's name may be.
+fn socket(cluster: &str, node: &str) -> PathBuf {
+    state::directory(cluster).join(format!("agent-{:016x}.sock", fnv1a(node.as_bytes())))
 }

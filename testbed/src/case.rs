@@ -264,6 +264,10 @@ impl<E: Engine + Clock> Run<'_, E> {
                 self.network.wait(*seconds)?;
                 Ok((String::new(), None))
             }
+            Step::Sweep => {
+                self.network.sweep()?;
+                Ok((String::new(), None))
+            }
             Step::Apply(text) => {
                 let mut objects = self.case.objects.clone();
                 objects.apply(Objects::parse("apply", text).map_err(|why| why.to_string())?);

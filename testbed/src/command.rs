@@ -18,9 +18,14 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
+pub(crate) mod fabric;
 pub(crate) mod get;
+pub(crate) mod link;
+pub(crate) mod plan;
+pub(crate) mod roster;
 pub(crate) mod serve;
 pub(crate) mod up;
+pub(crate) mod upgrade;
 
 use dataplane::Dataplane;
 

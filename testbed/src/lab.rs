@@ -6,19 +6,24 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
-use userspace::model::{Cluster, Pod};
+use userspace::model::{Cluster, External, Node, Pod};
 
 use crate::agents;
+use crate::control;
 use crate::dataplane::Name;
+use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
+use crate::netns::Netns;
 use crate::probe::live::standing;
 use crate::state::{self, Lock, Process, State};
 use crate::topology::{self, Layout, Topology, pod_netns};
+use crate::witness::Watch;
 
 /// Connections that a cluster's listeners hold at one time, 16 KiB each.
 const MOST_CONNECTIONS: usize = 4096;
@@ -41,7 +46,7 @@ pub enum Error {
     Fixed {
         /// The cluster.
         cluster: String,
-        /// `its nodes` and the like.
+        /// The field, and of which object.
         what: &'static str,
     },
     /// There is no such dataplane to build on.
@@ -56,6 +61,9 @@ pub enum Error {
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
+    /// The emulated fabric could not be started, or told.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
     /// The listeners could not be started.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -122,62 +130,110 @@ impl Lab {
         Ok(Self { lock, state })
     }
 
-    /// Brings it to another state: pods come and go, listeners with them, and the dataplane follows.
+    /// Brings it to another state: nodes, hosts outside and pods come and go, listeners with them, and the
+    /// dataplane follows.
     ///
     /// # Errors
     /// [`Error::Fixed`] if something would have to change that cannot while the cluster is up; then
     /// nothing was changed. Or what went wrong on the way; what was changed by then is kept in the state.
     pub fn change(&mut self, objects: Vec<Value>, mut cluster: Cluster) -> Result<(), Error> {
-        // Nodes are numbered by their places, whatever the order in which objects now speak of them.
+        // What stays is in the same order, whatever the order in which objects now speak of it.
         let old = &self.state.cluster.nodes;
-        cluster.nodes.sort_by_key(|node| old.iter().position(|one| one.name == node.name));
+        let place = |node: &Node| old.iter().position(|one| one.name == node.name).unwrap_or(usize::MAX);
+        cluster.nodes.sort_by_key(place);
         check_fixed(&self.state.cluster, &cluster)?;
         let layout =
             layout(&self.state.dataplane).ok_or_else(|| Error::Dataplane(self.state.dataplane.clone()))?;
         let (before, after) = (standing(&self.state.cluster), standing(&cluster));
         let mut topology = Topology::existing(self.state.cluster.clone(), layout);
-        let moved = Self::move_pods(&mut topology, &cluster, &before);
-        self.state.cluster.pods.clone_from(&topology.cluster().pods);
+        let moved = self.rebuild(&mut topology, &cluster, &before);
+        let built = topology.cluster();
+        self.state.cluster.nodes.clone_from(&built.nodes);
+        self.state.cluster.externals.clone_from(&built.externals);
+        self.state.cluster.pods.clone_from(&built.pods);
         if let Err(error) = moved {
             self.lock.save(&self.state)?;
             return Err(error);
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
-        if self.state.dataplane == "ebpf" {
+        self.tell_fabric()?;
+        if self.has_agents() {
             let cluster = self.state.cluster.clone();
             agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
         }
-        let listeners = listeners(&self.state.cluster.name);
-        listeners.remove(before.difference(&after).cloned().collect())?;
-        let answer = listeners.add(after.into_iter().collect())?;
-        if answer.failed.is_empty() { Ok(()) } else { Err(Error::Listeners(answer.failed)) }
+        self.lead_listeners(&before, after)
     }
 
-    /// Removes the pods that are not wanted as they are, and adds those that are missing.
-    fn move_pods(
+    /// Lets those listen who are to, and watches for the cluster as it is now.
+    fn lead_listeners(&self, before: &HashSet<Listener>, after: HashSet<Listener>) -> Result<(), Error> {
+        let listeners = listeners(&self.state.cluster.name);
+        listeners.remove(before.difference(&after).cloned().collect())?;
+        let mut failed = listeners.add(after.into_iter().collect())?.failed;
+        failed.extend(listeners.watch(Watch::over(&self.state.cluster))?.failed);
+        if failed.is_empty() { Ok(()) } else { Err(Error::Listeners(failed)) }
+    }
+
+    /// Removes what is not wanted as it is, and adds what is missing: first whoever makes room goes, pods
+    /// before their nodes; then nodes come before their pods.
+    fn rebuild(
+        &mut self,
         topology: &mut Topology,
         cluster: &Cluster,
         before: &HashSet<Listener>,
     ) -> Result<(), Error> {
-        let same = |one: &Pod, other: &Pod| {
-            one.id() == other.id()
-                && one.node == other.node
-                && one.address() == other.address()
-                && one.host_network == other.host_network
+        let own = listeners(&cluster.name);
+        // Sockets would keep a namespace alive; and would stay there, were it made anew.
+        let silence = |netns: &Netns, address: Option<IpAddr>| {
+            let there = before.iter().filter(|one| one.netns == netns.name());
+            let there = there.filter(|one| address.is_none_or(|address| address == one.address));
+            own.remove(there.cloned().collect()).map(drop)
         };
-        let old = topology.cluster().pods.clone();
-        for pod in old.iter().filter(|pod| !cluster.pods.iter().any(|other| same(pod, other))) {
-            // Its sockets would keep its namespace alive; and would stay there, were it made anew.
-            let netns = pod_netns(&cluster.name, pod);
-            let own = before.iter().filter(|one| !pod.host_network && one.netns == netns.name());
-            listeners(&cluster.name).remove(own.cloned().collect())?;
+        let old = topology.cluster().clone();
+        for pod in old.pods.iter().filter(|pod| !pod_stays(pod, cluster)) {
+            if !pod.host_network {
+                silence(&pod_netns(&cluster.name, pod), None)?;
+            }
             topology.remove_pod(&pod.namespace, &pod.name)?;
         }
-        for pod in cluster.pods.iter().filter(|pod| !old.iter().any(|other| same(pod, other))) {
+        for node in old.nodes.iter().filter(|node| !stays(node, cluster)) {
+            silence(&topology.node(&node.name), None)?;
+            if self.has_agents() {
+                self.stop_agent(&node.name)?;
+            }
+            topology.remove_node(&node.name)?;
+        }
+        for external in old.externals.iter().filter(|external| !external_stays(external, cluster)) {
+            silence(&topology.world(), Some(external.address))?;
+            topology.remove_external(&external.name)?;
+        }
+        let there = topology.cluster().clone();
+        for node in cluster.nodes.iter().filter(|node| there.node(&node.name).is_none()) {
+            topology.add_node(node)?;
+        }
+        for external in cluster.externals.iter().filter(|one| there.external(&one.name).is_none()) {
+            topology.add_external(external)?;
+        }
+        for pod in cluster.pods.iter().filter(|pod| there.pod(&pod.id()).is_none()) {
             topology.add_pod(pod)?;
         }
         Ok(())
+    }
+
+    /// The agent of a node takes everything off it and ends; one that is no more has left that to others.
+    fn stop_agent(&mut self, node: &str) -> Result<(), Error> {
+        agents::stop(&self.state.cluster.name, node)?;
+        let role = agents::role(node);
+        for process in self.state.processes.iter().filter(|process| process.role == role) {
+            process.end()?;
+        }
+        self.state.processes.retain(|process| process.role != role);
+        Ok(self.lock.save(&self.state)?)
+    }
+
+    /// Whether its nodes have agents.
+    fn has_agents(&self) -> bool {
+        self.state.dataplane == "ebpf"
     }
 
     /// What is known of it.
@@ -196,14 +252,42 @@ impl Lab {
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
+        self.start_fabric()?;
+        interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
-        if self.state.dataplane == "ebpf" {
+        if self.has_agents() {
             let cluster = self.state.cluster.clone();
             agents::start(&cluster, |role, pid| self.note(&role, pid))?;
         }
         interrupt.check()?;
         Ok(())
+    }
+
+    fn start_fabric(&mut self) -> Result<(), Error> {
+        let cluster = self.state.cluster.clone();
+        if !fabric::is_emulated(&cluster) {
+            return Ok(());
+        }
+        let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
+        command.arg("fabric");
+        let client = fabric::Client::of(&cluster, "start the fabric of")?;
+        Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
+    }
+
+    /// An emulated fabric goes on with the cluster as it is now; one that is no more is started again.
+    fn tell_fabric(&mut self) -> Result<(), Error> {
+        if !fabric::is_emulated(&self.state.cluster) {
+            return Ok(());
+        }
+        match fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster) {
+            Err(fabric::Error::Control(control::Error::Ask { source, .. }))
+                if source.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                self.start_fabric()
+            }
+            told => Ok(told?),
+        }
     }
 
     fn start_listeners(&mut self) -> Result<(), Error> {
@@ -212,6 +296,7 @@ impl Lab {
             control: control(&cluster.name),
             most_connections: MOST_CONNECTIONS,
             listeners: standing(cluster).into_iter().collect(),
+            watch: self.has_agents().then(|| Watch::over(cluster)),
         };
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
         command.arg("serve");
@@ -226,26 +311,59 @@ impl Lab {
     }
 }
 
-/// Nodes, externals and settings are built once.
+/// Whether a node goes on as it is.
+fn stays(node: &Node, after: &Cluster) -> bool {
+    after.node(&node.name).is_some_and(|other| {
+        other.addresses == node.addresses && other.pod_cidrs == node.pod_cidrs
+    })
+}
+
+/// Whether a pod goes on as it is, and on a node that does.
+fn pod_stays(pod: &Pod, after: &Cluster) -> bool {
+    after.pod(&pod.id()).is_some_and(|other| {
+        other.node == pod.node && other.addresses == pod.addresses && other.host_network == pod.host_network
+    })
+}
+
+/// Whether a host outside goes on as it is.
+fn external_stays(external: &External, after: &Cluster) -> bool {
+    after.external(&external.name).is_some_and(|other| other.address == external.address)
+}
+
+/// What links and programs are built upon is settled when the cluster comes up; the rest may change.
 fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
-    let nodes = |cluster: &Cluster| -> Vec<_> {
-        cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect()
-    };
-    let externals = |cluster: &Cluster| -> Vec<_> {
-        cluster.externals.iter().map(|external| (external.name.clone(), external.address)).collect()
-    };
-    let what = if before.name != after.name {
-        "its name"
-    } else if before.settings != after.settings {
-        "its Testbed's settings"
-    } else if nodes(before) != nodes(after) {
-        "its nodes"
-    } else if externals(before) != externals(after) {
-        "its externals"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Fixed { cluster: before.name.clone(), what })
+    let fixed = |what: &'static str| Err(Error::Fixed { cluster: before.name.clone(), what });
+    if before.name != after.name {
+        return fixed("metadata.name of its Testbed");
+    }
+    // Of a node that goes on, nothing may be different; with pods on it, it cannot be made anew.
+    for node in &before.nodes {
+        if after.node(&node.name).is_some() && !stays(node, after) {
+            return fixed("a node's addresses or podCIDRs");
+        }
+    }
+    let (old, new) = (&before.settings, &after.settings);
+    // What an emulated fabric does can change; that there is one cannot. A bridge does nothing.
+    let emulated = fabric::is_emulated(before);
+    let differ = [
+        ("spec.model of its Testbed", old.model != new.model),
+        ("spec.encapsulation of its Testbed", old.encapsulation != new.encapsulation),
+        ("the tunnel's port in its Testbed", old.tunnel_port != new.tunnel_port),
+        ("the node subnets of its Testbed", old.node_subnets != new.node_subnets),
+        ("the pod ranges of its Testbed", old.pod_cidrs != new.pod_cidrs),
+        ("the Service ranges of its Testbed", old.service_cidrs != new.service_cidrs),
+        ("the virtual network's ranges in its Testbed", old.vnet_cidrs != new.vnet_cidrs),
+        ("spec.maxPods of its Testbed", old.max_pods != new.max_pods),
+        ("spec.mtu of its Testbed", old.mtu != new.mtu),
+        ("the masquerade's ports in its Testbed", old.masquerade_ports != new.masquerade_ports),
+        ("spec.fabric.kind of its Testbed", old.fabric.kind != new.fabric.kind),
+        ("spec.fabric of its Testbed", !emulated && old.fabric != new.fabric),
+        ("spec.loadBalancer of its Testbed", !emulated && old.load_balancer != new.load_balancer),
+    ];
+    match differ.iter().find(|(_, differs)| *differs) {
+        Some((what, _)) => fixed(what),
+        None => Ok(()),
+    }
 }
 
 /// What a dataplane wants of its links; `None` for one that has none.

@@ -2,8 +2,10 @@
 
 pub mod agents;
 pub mod case;
+pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod fabric;
 pub mod interrupt;
 pub mod lab;
 pub mod link;
@@ -16,3 +18,4 @@ pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod traffic;
+pub mod witness;

@@ -8,13 +8,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::wire::Mac;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
@@ -22,11 +22,12 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -101,40 +102,44 @@ pub enum Next<'a> {
     /// Straight on to the link of that name.
     Link(&'a str),
     /// To a neighbour on the link of that name, whether or not a route leads to the neighbour.
-    Via(Ipv4Addr, &'a str),
+    Via(IpAddr, &'a str),
     /// Nowhere, without an answer.
     Blackhole,
 }
 
-/// A row of the kernel's main routing table.
+/// A row of the kernel's main routing table of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
     /// The destinations.
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// The next hop.
     pub next: Next<'a>,
     /// What a socket without an address takes as its own.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
 }
 
 impl<'a> Route<'a> {
     /// To the one address `to`.
-    pub fn host(to: Ipv4Addr, next: Next<'a>) -> Self {
-        Self::net(Ipv4Net::from(to), next)
+    pub fn host(to: IpAddr, next: Next<'a>) -> Self {
+        Self::net(IpNet::from(to), next)
     }
 
     /// To the range `to`.
-    pub fn net(to: Ipv4Net, next: Next<'a>) -> Self {
+    pub fn net(to: IpNet, next: Next<'a>) -> Self {
         Self { to, next, source: None }
     }
 
-    /// To wherever no other route leads.
-    pub fn default(next: Next<'a>) -> Self {
-        Self::net(Ipv4Net::default(), next)
+    /// To wherever no other route of the gateway's family leads.
+    pub fn default(gateway: IpAddr, link: &'a str) -> Self {
+        let all = match gateway {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+        };
+        Self::net(all, Next::Via(gateway, link))
     }
 
     /// The same, with a source address for the namespace's own sockets.
-    pub fn source(self, source: Ipv4Addr) -> Self {
+    pub fn source(self, source: IpAddr) -> Self {
         Self { source: Some(source), ..self }
     }
 }
@@ -241,15 +246,34 @@ impl Links {
         }
     }
 
-    /// Gives the link an address; a prefix shorter than 32 bits brings a route along.
+    /// Gives the link an address; a prefix that is not the whole address brings a route along. Nobody is
+    /// asked whether somebody else has it.
     ///
     /// # Errors
     /// [`Error::Missing`], it has that address, or the kernel's reason.
-    pub fn address(&mut self, link: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
+    pub fn address(&mut self, link: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
         let tried = format!("give {link} the address {address}/{prefix}");
         let index = self.index(&tried, link)?;
-        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix).build();
+        let mut message = address_on(index, address, prefix);
+        if address.is_ipv6() {
+            message.header.flags |= AddressHeaderFlags::Nodad;
+        }
         self.add(&tried, Message::NewAddress(message))
+    }
+
+    /// Takes an address off the link, and the routes that came along with it. To take one that it does not
+    /// have succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], or the kernel's reason.
+    pub fn unaddress(&mut self, link: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
+        let tried = format!("take the address {address}/{prefix} off {link}");
+        let index = self.index(&tried, link)?;
+        let message = address_on(index, address, prefix);
+        match self.request(&tried, Message::DelAddress(message), 0) {
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            taken => taken.map(drop),
+        }
     }
 
     /// Sets a route, in place of one to the same destinations.
@@ -266,12 +290,10 @@ impl Links {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn unroute(&mut self, to: Ipv4Net) -> Result<(), Error> {
-        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(to.network(), to.prefix_len())
-            .scope(RouteScope::NoWhere)
-            .build();
-        // Any kind will do.
+    pub fn unroute(&mut self, to: IpNet) -> Result<(), Error> {
+        let mut message = toward(to);
+        // Any kind and any scope will do.
+        message.header.scope = RouteScope::NoWhere;
         message.header.kind = RouteType::Unspec;
         match self.request(&format!("delete the route to {to}"), Message::DelRoute(message), 0) {
             Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -283,16 +305,11 @@ impl Links {
     ///
     /// # Errors
     /// [`Error::Missing`], or the kernel's reason.
-    pub fn neighbour(&mut self, link: &str, address: Ipv4Addr, mac: Mac) -> Result<(), Error> {
+    pub fn neighbour(&mut self, link: &str, address: IpAddr, mac: Mac) -> Result<(), Error> {
         let tried = format!("add the neighbour {address} on {link}");
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = self.index(&tried, link)?;
+        let mut message = neighbour_on(self.index(&tried, link)?, address);
         message.header.state = NeighbourState::Permanent;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
-            NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
-        ];
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         self.request(&tried, Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
@@ -300,12 +317,9 @@ impl Links {
     ///
     /// # Errors
     /// [`Error::Missing`] if there is no such link, or the kernel's reason.
-    pub fn forget(&mut self, link: &str, address: Ipv4Addr) -> Result<(), Error> {
+    pub fn forget(&mut self, link: &str, address: IpAddr) -> Result<(), Error> {
         let tried = format!("delete the neighbour {address} on {link}");
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = self.index(&tried, link)?;
-        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+        let message = neighbour_on(self.index(&tried, link)?, address);
         match self.request(&tried, Message::DelNeighbour(message), 0) {
             Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             forgotten => forgotten.map(drop),
@@ -359,21 +373,19 @@ impl Links {
 
     /// A route as a message.
     fn row(&mut self, tried: &str, route: Route<'_>) -> Result<RouteMessage, Error> {
-        let mut row = RouteMessageBuilder::<Ipv4Addr>::new();
+        let mut row = RouteMessageBuilder::<IpAddr>::new();
+        *row.get_mut() = toward(route.to);
         row = match route.next {
             Next::Link(link) => row.output_interface(self.index(tried, link)?).scope(RouteScope::Link),
-            Next::Via(gateway, link) => {
-                row.output_interface(self.index(tried, link)?).gateway(gateway).onlink()
-            }
+            Next::Via(_, link) => row.output_interface(self.index(tried, link)?).onlink(),
             Next::Blackhole => row.kind(RouteType::BlackHole),
         };
-        if route.to.prefix_len() > 0 {
-            row = row.destination_prefix(route.to.network(), route.to.prefix_len());
+        let mut row = row.build();
+        if let Next::Via(gateway, _) = route.next {
+            row.attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
-        if let Some(source) = route.source {
-            row = row.pref_source(source);
-        }
-        Ok(row.build())
+        row.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        Ok(row)
     }
 
     /// Adds what must not exist yet.
@@ -474,6 +486,45 @@ pub fn pair(near: &End<'_>, far: &End<'_>) -> Result<(), Error> {
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
     let message: LinkMessage = with_properties(veth, near).build();
     Links::open(near.netns)?.add(&tried, Message::NewLink(message))
+}
+
+/// An address on the link of that number.
+fn address_on(link: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    match address {
+        IpAddr::V4(address) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(link).address(address, prefix).build()
+        }
+        IpAddr::V6(address) => {
+            AddressMessageBuilder::<Ipv6Addr>::new().index(link).address(address, prefix).build()
+        }
+    }
+}
+
+/// A route to a range of addresses, that leads nowhere yet.
+fn toward(to: IpNet) -> RouteMessage {
+    let mut row = RouteMessageBuilder::<IpAddr>::new().build();
+    row.header.address_family = match to {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    row.header.destination_prefix_length = to.prefix_len();
+    if to.prefix_len() > 0 {
+        row.attributes.push(RouteAttribute::Destination(to.network().into()));
+    }
+    row
+}
+
+/// A neighbour on the link of that number, of which nothing is said yet.
+fn neighbour_on(link: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    let (family, address) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    message.header.family = family;
+    message.header.ifindex = link;
+    message.attributes = vec![NeighbourAttribute::Destination(address)];
+    message
 }
 
 /// What either end of a pair is made with.

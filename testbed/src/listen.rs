@@ -4,24 +4,20 @@
 //! thread. What is not listened on is answered by the kernel, as it would be in a container: with a
 //! reset, or with ICMP.
 //!
-//! The process is told what to do in lines of JSON: a [`Spec`] as the first line of its input, then
-//! [`Request`]s over a unix socket. It answers each with an [`Answer`] when it is done, and not before:
-//! who has the answer can dial. Without a first line it ends, so that it never runs when whoever
-//! started it was killed before noting it ([`crate::state`]).
+//! The process is told what to do in lines of JSON ([`crate::control`]): a [`Spec`] as the first line of
+//! its input, then [`Request`]s over a unix socket. It answers each with an [`Answer`] when it is done, and
+//! not before: who has the answer can dial.
 //!
 //! **Invariant:** memory is bounded. There are at most [`Spec::most_connections`] connections, of 16 KiB
 //! each; those that come later wait, one per listener and the rest in the kernel's queue. Silence ends a connection.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,16 +33,16 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use userspace::model::{Cluster, ContainerPort, Protocol};
 
+use crate::control::{self, Control, read_line, write_line};
 use crate::netns::{Netns, Part};
 use crate::state;
 use crate::topology::pod_netns;
+use crate::witness::{Seen, Watch, Watching};
 
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(300);
 /// How long the kernel's queues are, for bursts of connections.
 const BACKLOG: i32 = 4096;
-/// How long a server may take to open its sockets, thousands of them.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that one connection reads at a time.
 const READ: usize = 16 * 1024;
 /// The longest UDP payload.
@@ -55,25 +51,9 @@ const DATAGRAM: usize = 65_535;
 /// Why there is nobody to talk to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The process could not be noted.
+    /// The process could not be started, or does not answer.
     #[error(transparent)]
-    State(#[from] state::Error),
-    /// The process could not be started, or ended at once.
-    #[error("cannot start the listeners: {source}; see {}", log.display())]
-    Start {
-        /// Why not.
-        source: io::Error,
-        /// Where the process writes what it has to say.
-        log: PathBuf,
-    },
-    /// The process does not answer, or not in its language.
-    #[error("cannot ask the listeners at {}: {source}; is the cluster up?", control.display())]
-    Ask {
-        /// The socket.
-        control: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Control(#[from] control::Error),
     /// The process itself cannot go on.
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
@@ -101,6 +81,8 @@ pub struct Spec {
     pub most_connections: usize,
     /// What it opens before it answers for the first time.
     pub listeners: Vec<Listener>,
+    /// What it watches beside: see [`crate::witness`].
+    pub watch: Option<Watch>,
 }
 
 /// What a running server can be asked for.
@@ -111,6 +93,10 @@ pub enum Request {
     Add(Vec<Listener>),
     /// Close these, and their connections; one that is not open is fine.
     Remove(Vec<Listener>),
+    /// Go on watching, a cluster that has changed.
+    Watch(Watch),
+    /// Say what was seen.
+    Seen,
     /// Close everything and end.
     Stop,
 }
@@ -124,6 +110,9 @@ pub struct Answer {
     pub unsupported: Vec<Protocol>,
     /// What else could not be opened, a sentence each.
     pub failed: Vec<String>,
+    /// What was seen so far, if that was asked and something is watched.
+    #[serde(default)]
+    pub seen: Option<Seen>,
 }
 
 /// The listeners that a cluster's pods and externals declare, each once.
@@ -133,7 +122,8 @@ pub struct Answer {
 pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     let pods = cluster.pods.iter().flat_map(|pod| {
         let netns = pod_netns(&cluster.name, pod);
-        pod.ports.iter().map(move |port| listener(&netns, pod.address(), port))
+        let ends = pod.addresses.iter().flat_map(|address| pod.ports.iter().map(move |port| (*address, port)));
+        ends.map(move |(address, port)| listener(&netns, address, port))
     });
     let externals = cluster.externals.iter().flat_map(|external| {
         let netns = Netns::of(&cluster.name, Part::World);
@@ -157,7 +147,7 @@ fn listener(netns: &Netns, address: IpAddr, port: &ContainerPort) -> Listener {
 /// Where a running server is asked.
 #[derive(Clone, Debug)]
 pub struct Client {
-    control: PathBuf,
+    control: Control,
 }
 
 impl Client {
@@ -168,47 +158,24 @@ impl Client {
     /// # Errors
     /// It cannot be started or noted, or it does not answer. Then no process is left.
     pub fn start(
-        mut command: Command,
+        command: Command,
         spec: &Spec,
         note: impl FnOnce(u32) -> Result<(), state::Error>,
     ) -> Result<(Self, Answer), Error> {
-        let log = spec.control.with_extension("log");
-        let failed = |source| Error::Start { source, log: log.clone() };
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        command
-            .stdin(Stdio::piped())
-            .stdout(OwnedFd::from(theirs))
-            .stderr(File::create(&log).map_err(failed)?)
-            .current_dir("/")
-            .process_group(0);
-        let mut child = command.spawn().map_err(failed)?;
-        // Our copy of its output ends here, so that its end is the end of ours.
-        drop(command);
-        let started = note(child.id()).map_err(Error::from).and_then(|()| {
-            let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-            write_line(&mut input, spec).map_err(failed)?;
-            read_line(&mut BufReader::new(ours)).map_err(failed)
-        });
-        match started {
-            Ok(answer) => Ok((Self::at(&spec.control), answer)),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
-            }
-        }
+        let client = Self::at(&spec.control);
+        let answer = client.control.start(command, spec, note)?;
+        Ok((client, answer))
     }
 
     /// The server that takes requests there.
     pub fn at(control: &Path) -> Self {
-        Self { control: control.to_owned() }
+        Self { control: Control::new("the listeners", control) }
     }
 
     /// Opens listeners. They can be dialed when this returns.
     ///
     /// # Errors
-    /// [`Error::Ask`]; listeners that cannot be opened are in the answer.
+    /// [`control::Error::Ask`]; listeners that cannot be opened are in the answer.
     pub fn add(&self, listeners: Vec<Listener>) -> Result<Answer, Error> {
         self.ask(&Request::Add(listeners))
     }
@@ -216,44 +183,38 @@ impl Client {
     /// Closes listeners and their connections. They are closed when this returns.
     ///
     /// # Errors
-    /// [`Error::Ask`].
+    /// [`control::Error::Ask`].
     pub fn remove(&self, listeners: Vec<Listener>) -> Result<Answer, Error> {
         self.ask(&Request::Remove(listeners))
+    }
+
+    /// Goes on watching, a cluster that has changed. Nothing happens if nothing was watched.
+    ///
+    /// # Errors
+    /// [`Error::Ask`].
+    pub fn watch(&self, watch: Watch) -> Result<Answer, Error> {
+        self.ask(&Request::Watch(watch))
+    }
+
+    /// What was seen in the world until now; none if nothing is watched.
+    ///
+    /// # Errors
+    /// [`Error::Ask`].
+    pub fn seen(&self) -> Result<Option<Seen>, Error> {
+        Ok(self.ask(&Request::Seen)?.seen)
     }
 
     /// Ends the server. Everything is closed when this returns.
     ///
     /// # Errors
-    /// [`Error::Ask`].
+    /// [`control::Error::Ask`].
     pub fn stop(&self) -> Result<Answer, Error> {
         self.ask(&Request::Stop)
     }
 
     fn ask(&self, request: &Request) -> Result<Answer, Error> {
-        let asked = || -> io::Result<Answer> {
-            let mut stream = UnixStream::connect(&self.control)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            write_line(&mut stream, request)?;
-            read_line(&mut BufReader::new(stream))
-        };
-        asked().map_err(|source| Error::Ask { control: self.control.clone(), source })
+        Ok(self.control.ask(request)?)
     }
-}
-
-fn write_line(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    to.write_all(&line)?;
-    to.flush()
-}
-
-/// One line; none is an end that came too early.
-fn read_line<T: for<'a> Deserialize<'a>>(from: &mut impl BufRead) -> io::Result<T> {
-    let mut line = String::new();
-    if from.read_line(&mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_str(&line)?)
 }
 
 /// Runs a server: reads the [`Spec`] from standard input, writes the first [`Answer`] to standard
@@ -279,7 +240,11 @@ pub fn serve(spec: Spec, ready: impl FnOnce(&Answer) -> io::Result<()>) -> Resul
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut server = Server::new(spec.most_connections);
-        let answer = server.add(spec.listeners).await;
+        let mut answer = server.add(spec.listeners).await;
+        match spec.watch.map(Watching::begin).transpose() {
+            Ok(watching) => server.watching = watching,
+            Err(error) => answer.failed.push(error.to_string()),
+        }
         // One that a killed server left behind.
         let _ = std::fs::remove_file(&spec.control);
         let control = UnixListener::bind(&spec.control)?;
@@ -311,6 +276,8 @@ async fn converse(stream: tokio::net::UnixStream, server: Arc<Mutex<Server>>, st
         let answer = match request {
             Ok(Request::Add(listeners)) => server.add(listeners).await,
             Ok(Request::Remove(listeners)) => server.remove(listeners).await,
+            Ok(Request::Watch(watch)) => server.watch(Some(watch)),
+            Ok(Request::Seen) => server.watch(None),
             Ok(Request::Stop) => {
                 let all = server.open.keys().cloned().collect();
                 server.remove(all).await
@@ -334,6 +301,7 @@ async fn converse(stream: tokio::net::UnixStream, server: Arc<Mutex<Server>>, st
 struct Server {
     open: HashMap<Listener, Served>,
     permits: Arc<Semaphore>,
+    watching: Option<Watching>,
     /// Protocols that were reported as not spoken here.
     reported: HashSet<Protocol>,
 }
@@ -347,7 +315,8 @@ struct Served {
 impl Server {
     fn new(most_connections: usize) -> Self {
         let permits = most_connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self { open: HashMap::new(), permits: Arc::new(Semaphore::new(permits)), reported: HashSet::new() }
+        let (open, reported) = (HashMap::new(), HashSet::new());
+        Self { open, permits: Arc::new(Semaphore::new(permits)), watching: None, reported }
     }
 
     /// Opens what is not open yet.
@@ -381,6 +350,16 @@ impl Server {
         self.answer([], Vec::new())
     }
 
+    /// Has another cluster watched, if one is given, and says what was seen.
+    fn watch(&mut self, watch: Option<Watch>) -> Answer {
+        let Some(watching) = &self.watching else { return self.answer([], Vec::new()) };
+        let seen = watch.map_or(Ok(()), |watch| watching.change(watch)).and_then(|()| watching.seen());
+        match seen {
+            Ok(seen) => Answer { seen: Some(seen), ..self.answer([], Vec::new()) },
+            Err(error) => self.answer([], vec![format!("cannot watch the world: {error}")]),
+        }
+    }
+
     fn answer(&mut self, unsupported: impl IntoIterator<Item = Protocol>, failed: Vec<String>) -> Answer {
         let mut unsupported: Vec<Protocol> = unsupported.into_iter().collect();
         unsupported.sort();
@@ -389,7 +368,7 @@ impl Server {
                 tracing::warn!("this kernel does not speak {protocol}: nobody listens there");
             }
         }
-        Answer { open: self.open.len(), unsupported, failed }
+        Answer { open: self.open.len(), unsupported, failed, seen: None }
     }
 
     /// Starts the task of one listener.
@@ -568,7 +547,7 @@ mod tests {
 
     fn spec(directory: &Path) -> Spec {
         let control = directory.join("listen.sock");
-        Spec { control, most_connections: 4, listeners: Vec::new() }
+        Spec { control, most_connections: 4, listeners: Vec::new(), watch: None }
     }
 
     #[test]
@@ -597,7 +576,7 @@ mod tests {
             Err(state::Error::Busy { cluster: "lab".to_owned() })
         };
         let started = Client::start(shell("read line; sleep 100"), &spec(directory.path()), note);
-        assert!(matches!(started, Err(Error::State(_))));
+        assert!(matches!(started, Err(Error::Control(control::Error::State(_)))));
         assert!(state::Process::running("sh", number).is_err(), "it still runs");
     }
 
@@ -605,7 +584,7 @@ mod tests {
     fn a_server_that_ends_at_once_is_an_error_and_not_a_wait() {
         let directory = tempfile::tempdir().expect("there is room");
         let started = Client::start(shell("exit 1"), &spec(directory.path()), |_| Ok(()));
-        assert!(matches!(started, Err(Error::Start { .. })), "{started:?}");
+        assert!(matches!(started, Err(Error::Control(control::Error::Start { .. }))), "{started:?}");
     }
 
     #[test]

@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 mod command;
 
-use command::{apply, bench, check, delete, demo, doctor, down, exec, explain, get, serve, up};
+use command::{
+    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
+    upgrade,
+};
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
 #[derive(Debug, Parser)]
@@ -25,12 +28,17 @@ enum Command {
     Exec(exec::Args),
     Apply(apply::Args),
     Delete(delete::Args),
+    Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
+    Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Serve(serve::Args),
+    #[command(hide = true)]
+    Fabric(fabric::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,10 +51,14 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Fabric(args) => fabric::run(&args),
     })
 }

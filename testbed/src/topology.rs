@@ -8,36 +8,35 @@
 //!                  (the node's own packets to pods and Services)
 //! ```
 //!
-//! Pods and externals hold one address of 32 bits each and reach everything through a gateway; only the
-//! nodes and the fabric share a subnet. The fabric knows a way to every pod by way of its node, so that
-//! a client outside can dial a pod as if nothing stood between. Hardware addresses follow from IP
+//! Pods and externals hold single addresses, of one family or both, and reach everything through a gateway;
+//! only the nodes and the fabric share a subnet. The fabric knows a way to every pod by way of its node: a
+//! route for each pod, or in `kubenet` one for the range of each node. `flat`, `flat-dynamic` and `kubenet`
+//! live by these; in `overlay` they are there so that a client outside can dial a pod as if nothing stood
+//! between. Hardware addresses follow from IP
 //! addresses ([`Mac::of`]), so that a dataplane knows its neighbours without asking.
 //!
 //! **Invariant:** every link lives in a namespace made here, so deleting these namespaces undoes all.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod ground;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use dataplane::wire::{Mac, V4};
-use ipnet::{IpNet, Ipv4Net};
-use userspace::model::{Cluster, Node, Pod};
+use ipnet::IpNet;
+use userspace::model::{Cluster, External, Node, Pod};
 
+use crate::fabric;
 use crate::link::{self, End, Links, Next, Route, pair};
 use crate::netns::{self, Netns, Part, fnv1a};
+use ground::{gateway_mac, gateways, on_subnets, ways_to_node, ways_to_pod};
 
-/// What encapsulation takes from a packet's length, in bytes: IPv4 20, UDP 8, VXLAN 8, Ethernet 14
-/// (RFC 7348).
-pub const ENCAPSULATION: u32 = 50;
-
-/// The longest packet a socket may hand down uncut, so that it is still an IP packet when wrapped.
-const GSO_MAX_SIZE: u32 = 65_535 - ENCAPSULATION;
-
-/// The shortest MTU that an IPv4 link may have (RFC 791), for pods after encapsulation.
-const SHORTEST_MTU: u32 = 68;
+pub use ground::{gso_max_size, mac, overhead, pod_mtu};
 
 /// The fabric's bridge, in its namespace.
-const BRIDGE: &str = "br0";
+pub const BRIDGE: &str = "br0";
 /// The fabric's side of the link to the world.
-const WORLD: &str = "world0";
+pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
 /// Where a node's own packets to pods and Services leave its sockets.
@@ -49,11 +48,18 @@ pub const HOST_PEER: &str = "podpath1";
 const WORLD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// What the world's hardware address is made of; it is no address of any host.
 const WORLD_SIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
+/// The hardware address of the world's one interface, which stands for all hosts outside.
+pub const WORLD_MAC: Mac = {
+    let [a, b, c, d] = WORLD_SIDE.octets();
+    Mac([0x0a, 0x58, a, b, c, d])
+};
 /// The gateway of every pod.
 const POD_GATEWAY: Ipv4Addr = {
     let [a, b, c, d] = V4::GATEWAY.0;
     Ipv4Addr::new(a, b, c, d)
 };
+/// The gateway of whoever has IPv6, as routers are called by their link-local addresses (RFC 4861).
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Kernel settings of every namespace. No reverse-path filter: packets may come back another way than
 /// they would leave. No redirects: the path is ours. No limit on ICMP errors: who probes many closed ports
@@ -67,6 +73,20 @@ const EVERYWHERE: [(&str, &str); 8] = [
     ("net/ipv4/conf/default/accept_redirects", "0"),
     ("net/ipv4/icmp_ratelimit", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
+];
+
+/// The same for IPv6, where the kernel has it. Links have the addresses that they are given and no others,
+/// at once: none of their own making (`addr_gen_mode`), none from a router, none looked for first.
+const EVERYWHERE_V6: [(&str, &str); 9] = [
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/autoconf", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+    ("net/ipv6/icmp/ratelimit", "0"),
 ];
 
 /// Of nodes. Local ports from 32,768 up belong to the masquerade, those from 30,000 to node ports. The
@@ -84,7 +104,8 @@ const PODS: [(&str, &str); 2] =
 /// What a dataplane wants of the links that it is put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// It answers pods that ask for their gateway (ARP); otherwise pods know it from the start.
+    /// It answers pods that ask for their gateway by ARP; otherwise pods know it from the start, as they
+    /// always do the one for IPv6.
     pub answers_arp: bool,
     /// The kernel forwards between the links of a node.
     pub forwarding: bool,
@@ -115,23 +136,34 @@ pub enum Error {
     /// Something with a link.
     #[error(transparent)]
     Link(#[from] link::Error),
-    /// Links are built for IPv4.
+    /// Too little is left for pods.
     #[error(
-        "cannot give {whose} the address {address}: links are built for IPv4 only; leave IPv6 out of the cluster"
-    )]
-    Family {
-        /// Whose address it is.
-        whose: String,
-        /// The address or range.
-        address: String,
-    },
-    /// Nothing is left for pods.
-    #[error(
-        "cannot build links with an MTU of {mtu}: encapsulation takes 50 of it and IPv4 needs 68; raise `spec.mtu`"
+        "cannot build links with an MTU of {mtu}: encapsulation takes {overhead} of it and pods need {shortest}; raise `spec.mtu`"
     )]
     Mtu {
         /// As it was asked for, in bytes.
         mtu: u32,
+        /// What encapsulation takes.
+        overhead: u32,
+        /// What the cluster's families need.
+        shortest: u32,
+    },
+    /// More nodes than the cloud's route table has rows.
+    #[error(
+        "cannot build the fabric's route table: kubenet needs a route for the pods of each node, {routes} here, and a table takes {}; have fewer nodes, or choose another `spec.model`",
+        ground::MOST_ROUTES
+    )]
+    RouteTable {
+        /// Those that it would take.
+        routes: usize,
+    },
+    /// Something to be taken away is still in use.
+    #[error("cannot remove node {node}: pod {pod} runs on it; remove the pod first")]
+    InUse {
+        /// The node.
+        node: String,
+        /// The first of its pods.
+        pod: String,
     },
     /// The cluster has no such node.
     #[error("cannot place pod {pod}: there is no node {node}")]
@@ -147,7 +179,7 @@ pub enum Error {
         /// The node.
         node: String,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// It failed, and then not all of it could be taken back.
     #[error("{cause}; what was built could not be removed: {}; try `podpath down`", sentences(.left))]
@@ -242,10 +274,10 @@ impl Topology {
             let added = self
                 .build_pod(node, pod, &mut built)
                 .and_then(|()| each(&self.cluster.nodes, |node| self.lead_to_pods(node, &[pod])))
-                .and_then(|()| self.lead_to_pods_from_fabric(&[pod]));
+                .and_then(|()| self.lead_from_fabric(&[], &[pod]));
             if let Err(cause) = added {
                 // A namespace that was there before is not ours to delete.
-                let taken_back = if built.is_empty() { Ok(()) } else { self.remove_links(pod) };
+                let taken_back = if built.is_empty() { Ok(()) } else { self.remove_pod_links(pod) };
                 return Err(undone(cause, std::iter::once(taken_back)));
             }
         }
@@ -262,9 +294,76 @@ impl Topology {
         if let Some(pod) = self.cluster.pods.iter().find(|pod| is_it(pod))
             && !pod.host_network
         {
-            self.remove_links(pod)?;
+            self.remove_pod_links(pod)?;
         }
         self.cluster.pods.retain(|pod| !is_it(pod));
+        Ok(())
+    }
+
+    /// Adds a node: namespace, links, and the ways between it and everybody else. It has no pods yet.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; the node is removed again then.
+    pub fn add_node(&mut self, node: &Node) -> Result<(), Error> {
+        self.cluster.nodes.push(node.clone());
+        let mut built = Vec::new();
+        let pods: Vec<&Pod> = self.linked_pods().collect();
+        let added = ground::check_routes(&self.cluster)
+            .and_then(|()| self.build_node(node, &mut built))
+            .and_then(|()| self.introduce(node, &self.cluster.nodes))
+            .and_then(|()| {
+                let others = self.cluster.nodes.iter().filter(|other| other.name != node.name);
+                others.into_iter().try_for_each(|other| self.introduce(other, [node]))
+            })
+            .and_then(|()| self.lead_to_pods(node, &pods))
+            .and_then(|()| self.lead_from_fabric(&[node], &[]));
+        if let Err(cause) = added {
+            let taken_back = if built.is_empty() { Ok(()) } else { self.remove_node_links(node) };
+            self.cluster.nodes.pop();
+            return Err(undone(cause, std::iter::once(taken_back)));
+        }
+        Ok(())
+    }
+
+    /// Removes a node that has no pods with links any more; those of its own network go with it. To remove
+    /// one that is not there succeeds.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], or everything that went wrong; the node stays in the cluster then, and removing can
+    /// be tried again.
+    pub fn remove_node(&mut self, name: &str) -> Result<(), Error> {
+        if let Some(pod) = self.linked_pods().find(|pod| pod.node == name) {
+            return Err(Error::InUse { node: name.to_owned(), pod: pod.id() });
+        }
+        if let Some(node) = self.cluster.nodes.iter().find(|node| node.name == name) {
+            self.remove_node_links(node)?;
+        }
+        self.cluster.nodes.retain(|node| node.name != name);
+        self.cluster.pods.retain(|pod| pod.node != name);
+        Ok(())
+    }
+
+    /// Adds a host outside.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; what was made by then is removed again.
+    pub fn add_external(&mut self, external: &External) -> Result<(), Error> {
+        if let Err(cause) = self.build_external(external) {
+            return Err(undone(cause, std::iter::once(self.remove_external_links(external))));
+        }
+        self.cluster.externals.push(external.clone());
+        Ok(())
+    }
+
+    /// Removes a host outside. To remove one that is not there succeeds.
+    ///
+    /// # Errors
+    /// Everything that went wrong; it stays in the cluster then.
+    pub fn remove_external(&mut self, name: &str) -> Result<(), Error> {
+        if let Some(external) = self.cluster.externals.iter().find(|external| external.name == name) {
+            self.remove_external_links(external)?;
+        }
+        self.cluster.externals.retain(|external| external.name != name);
         Ok(())
     }
 
@@ -278,113 +377,170 @@ impl Topology {
 
     /// [`Self::build`] without the way back: `built` has the namespaces that were made.
     fn build_all(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
+        pod_mtu(&self.cluster)?;
+        ground::check_routes(&self.cluster)?;
         self.build_fabric(built)?;
         self.build_world(built)?;
-        for (number, node) in self.cluster.nodes.iter().enumerate() {
-            self.build_node(number, node, built)?;
+        for node in &self.cluster.nodes {
+            self.build_node(node, built)?;
         }
-        if !self.cluster.nodes.is_empty() {
+        if !self.cluster.nodes.is_empty() && !fabric::is_emulated(&self.cluster) {
             // A bridge is up as soon as one of its ports is.
             Links::open(&self.fabric())?.wait_up(BRIDGE)?;
         }
-        let pods: Vec<&Pod> = self.cluster.pods.iter().filter(|pod| !pod.host_network).collect();
+        each(&self.cluster.nodes, |node| self.introduce(node, &self.cluster.nodes))?;
+        let pods: Vec<&Pod> = self.linked_pods().collect();
         for pod in &pods {
             self.build_pod(self.node_of(pod)?, pod, built)?;
         }
         each(&self.cluster.nodes, |node| self.lead_to_pods(node, &pods))?;
-        self.lead_to_pods_from_fabric(&pods)
+        let nodes: Vec<&Node> = self.cluster.nodes.iter().collect();
+        self.lead_from_fabric(&nodes, &pods)
     }
 
     /// The network between the nodes: one bridge, which is also their gateway.
     fn build_fabric(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
-        let fabric = create(self.fabric(), built)?;
-        fabric.set(&EVERYWHERE)?;
-        fabric.set(&[("net/ipv4/ip_forward", "1")])?;
-        // Where the bridge hands its frames to iptables, it would cost time in every measurement.
-        let filter = "net/bridge/bridge-nf-call-iptables";
-        if fabric.run(|| std::path::Path::new("/proc/sys").join(filter).exists())? {
-            fabric.set(&[(filter, "0")])?;
+        let fabric = noted(self.fabric(), built)?;
+        if fabric::is_emulated(&self.cluster) {
+            // The kernel has no part in it.
+            return forward(&fabric, false);
         }
-        let (gateway, subnet) = (self.gateway()?, self.node_subnet()?);
+        forward(&fabric, true)?;
+        // Where the bridge hands its frames to iptables, it would cost time in every measurement.
+        for filter in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+            if has_setting(&fabric, filter)? {
+                fabric.set(&[(filter, "0")])?;
+            }
+        }
+        let settings = &self.cluster.settings;
         let mut links = Links::open(&fabric)?;
-        links.bridge(BRIDGE, mac(gateway), self.mtu()?)?;
-        links.address(BRIDGE, gateway, subnet.prefix_len())?;
+        links.bridge(BRIDGE, gateway_mac(settings), settings.mtu)?;
         links.up(BRIDGE)?;
+        for (gateway, subnet) in gateways(settings) {
+            links.address(BRIDGE, gateway, subnet.prefix_len())?;
+        }
         Ok(())
     }
 
     /// Everything outside: one namespace that has all externals' addresses, behind the fabric.
     fn build_world(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
-        let (fabric, world) = (self.fabric(), create(self.world(), built)?);
-        world.set(&EVERYWHERE)?;
-        let (near_mac, far_mac) = (mac(WORLD_GATEWAY), mac(WORLD_SIDE));
-        let near = self.end(&fabric, WORLD, Some(near_mac), self.mtu()?);
-        let far = self.end(&world, UPLINK, Some(far_mac), self.mtu()?);
+        let (fabric, world) = (self.fabric(), noted(self.world(), built)?);
+        let (near_mac, mtu) = (mac(WORLD_GATEWAY.into()), self.cluster.settings.mtu);
+        let near = self.end(&fabric, WORLD, Some(near_mac), mtu);
+        let far = self.end(&world, UPLINK, Some(WORLD_MAC), mtu);
         let (mut inside, mut outside) = self.linked(&near, &far)?;
-        inside.address(WORLD, WORLD_GATEWAY, 32)?;
-        outside.neighbour(UPLINK, WORLD_GATEWAY, near_mac)?;
-        outside.route(Route::default(Next::Via(WORLD_GATEWAY, UPLINK)))?;
-        for external in &self.cluster.externals {
-            let address = v4(external.address, || format!("external {}", external.name))?;
-            outside.address(UPLINK, address, 32)?;
-            inside.neighbour(WORLD, address, far_mac)?;
-            inside.route(Route::host(address, Next::Link(WORLD)))?;
+        if !fabric::is_emulated(&self.cluster) {
+            inside.address(WORLD, WORLD_GATEWAY.into(), 32)?;
+        }
+        let v6 = has_v6(&world)?.then_some(GATEWAY_V6.into());
+        for gateway in v6.into_iter().chain([WORLD_GATEWAY.into()]) {
+            outside.neighbour(UPLINK, gateway, near_mac)?;
+            outside.route(Route::default(gateway, UPLINK))?;
+        }
+        each(&self.cluster.externals, |external| self.build_external(external))
+    }
+
+    /// A host outside: an address of the world, and the fabric's way to it.
+    fn build_external(&self, external: &External) -> Result<(), Error> {
+        let address = external.address;
+        let whole = IpNet::from(address);
+        Links::open(&self.world())?.address(UPLINK, address, whole.prefix_len())?;
+        if fabric::is_emulated(&self.cluster) {
+            return Ok(());
+        }
+        let mut inside = Links::open(&self.fabric())?;
+        inside.neighbour(WORLD, address, WORLD_MAC)?;
+        inside.route(Route::net(whole, Next::Link(WORLD)))?;
+        Ok(())
+    }
+
+    fn remove_external_links(&self, external: &External) -> Result<(), Error> {
+        let whole = IpNet::from(external.address);
+        let mut inside = Links::open(&self.fabric())?;
+        inside.unroute(whole)?;
+        inside.forget(WORLD, external.address)?;
+        Ok(Links::open(&self.world())?.unaddress(UPLINK, external.address, whole.prefix_len())?)
+    }
+
+    /// A node: its uplink, and where its own packets to pods and Services go.
+    fn build_node(&self, node: &Node, built: &mut Vec<Netns>) -> Result<(), Error> {
+        let settings = &self.cluster.settings;
+        if let Some((address, _)) = gateways(settings).find(|(gateway, _)| node.addresses.contains(gateway)) {
+            return Err(Error::Gateway { node: node.name.clone(), address });
+        }
+        let (fabric, netns) = (self.fabric(), noted(self.node(&node.name), built)?);
+        netns.set(&NODES)?;
+        forward(&netns, self.layout.forwarding)?;
+        let (port, own_mac) = (fabric_side(&node.name), mac(node.address()));
+        let near = self.end(&fabric, &port, None, settings.mtu);
+        let far = self.end(&netns, UPLINK, Some(own_mac), settings.mtu);
+        let (mut inside, mut uplink) = self.linked(&near, &far)?;
+        let bridged = !fabric::is_emulated(&self.cluster);
+        if bridged {
+            inside.join(&port, BRIDGE)?;
+        }
+        for (address, prefix) in on_subnets(settings, node) {
+            if bridged {
+                inside.neighbour(BRIDGE, address, own_mac)?;
+            }
+            uplink.address(UPLINK, address, prefix)?;
+        }
+        for (gateway, _) in gateways(settings).filter(|(it, _)| node.address_like(*it).is_some()) {
+            uplink.neighbour(UPLINK, gateway, gateway_mac(settings))?;
+            uplink.route(Route::default(gateway, UPLINK))?;
+        }
+        if self.layout.kernel_routes {
+            return Ok(());
+        }
+        let mtu = pod_mtu(&self.cluster)?;
+        let near = self.end(&netns, HOST, Some(own_mac), mtu);
+        let far = self.end(&netns, HOST_PEER, Some(Mac::GATEWAY), mtu);
+        self.linked(&near, &far)?;
+        for address in &node.addresses {
+            uplink.address(HOST, *address, IpNet::from(*address).prefix_len())?;
+            // All pods are behind one neighbour, as they are for a pod: nothing is asked for.
+            uplink.neighbour(HOST, pod_gateway(*address), Mac::GATEWAY)?;
+        }
+        for range in ground::ranges(settings) {
+            if let Some(address) = node.address_like(range.addr()) {
+                let next = Next::Via(pod_gateway(address), HOST);
+                uplink.route(Route::net(*range, next).source(address))?;
+            }
         }
         Ok(())
     }
 
-    /// A node: its uplink, and where its own packets to pods and Services go.
-    fn build_node(&self, number: usize, node: &Node, built: &mut Vec<Netns>) -> Result<(), Error> {
-        let (gateway, address) = (self.gateway()?, node_address(node)?);
-        if address == gateway {
-            return Err(Error::Gateway { node: node.name.clone(), address });
-        }
-        let (fabric, netns) = (self.fabric(), create(self.node(&node.name), built)?);
-        netns.set(&EVERYWHERE)?;
-        netns.set(&NODES)?;
-        netns.set(&[("net/ipv4/ip_forward", if self.layout.forwarding { "1" } else { "0" })])?;
-        let port = format!("n{number}");
-        let near = self.end(&fabric, &port, None, self.mtu()?);
-        let far = self.end(&netns, UPLINK, Some(mac(address)), self.mtu()?);
-        let (mut inside, mut uplink) = self.linked(&near, &far)?;
-        inside.join(&port, BRIDGE)?;
-        inside.neighbour(BRIDGE, address, mac(address))?;
-        uplink.address(UPLINK, address, self.node_subnet()?.prefix_len())?;
-        uplink.neighbour(UPLINK, gateway, mac(gateway))?;
-        uplink.route(Route::default(Next::Via(gateway, UPLINK)))?;
-        if self.layout.kernel_routes {
-            return Ok(());
-        }
-        let near = self.end(&netns, HOST, Some(mac(address)), self.pod_mtu()?);
-        let far = self.end(&netns, HOST_PEER, Some(Mac::GATEWAY), self.pod_mtu()?);
-        self.linked(&near, &far)?;
-        uplink.address(HOST, address, 32)?;
-        // All pods are behind one neighbour, as they are for a pod: nothing is asked for.
-        uplink.neighbour(HOST, POD_GATEWAY, Mac::GATEWAY)?;
-        for range in [self.pod_cidr()?, self.service_cidr()?] {
-            uplink.route(Route::net(range, Next::Via(POD_GATEWAY, HOST)).source(address))?;
+    /// Tells a node of others, so that it need not ask for their hardware addresses.
+    fn introduce<'a>(&self, node: &Node, others: impl IntoIterator<Item = &'a Node>) -> Result<(), Error> {
+        let mut links = Links::open(&self.node(&node.name))?;
+        for other in others.into_iter().filter(|other| other.name != node.name) {
+            for address in &other.addresses {
+                links.neighbour(UPLINK, *address, mac(other.address()))?;
+            }
         }
         Ok(())
     }
 
     /// A pod: its namespace, its link to the node, and its one way out.
     fn build_pod(&self, node: &Node, pod: &Pod, built: &mut Vec<Netns>) -> Result<(), Error> {
-        let (address, host_side) = (pod_address(pod)?, host_side(pod));
-        let (node_netns, netns) = (self.node(&node.name), create(self.pod(pod), built)?);
-        netns.set(&EVERYWHERE)?;
+        let (host_side, own_mac, mtu) = (host_side(pod), mac(pod.address()), pod_mtu(&self.cluster)?);
+        let (node_netns, netns) = (self.node(&node.name), noted(self.pod(pod), built)?);
         netns.set(&PODS)?;
-        let near = self.end(&node_netns, &host_side, Some(Mac::GATEWAY), self.pod_mtu()?);
-        let far = self.end(&netns, UPLINK, Some(mac(address)), self.pod_mtu()?);
+        let near = self.end(&node_netns, &host_side, Some(Mac::GATEWAY), mtu);
+        let far = self.end(&netns, UPLINK, Some(own_mac), mtu);
         let (mut inside, mut links) = self.linked(&near, &far)?;
-        links.address(UPLINK, address, 32)?;
-        links.route(Route::default(Next::Via(POD_GATEWAY, UPLINK)))?;
-        if !self.layout.answers_arp {
-            links.neighbour(UPLINK, POD_GATEWAY, Mac::GATEWAY)?;
-        }
-        if self.layout.kernel_routes {
-            inside.neighbour(&host_side, address, mac(address))?;
-            let source = node_address(node)?;
-            inside.route(Route::host(address, Next::Link(&host_side)).source(source))?;
+        for address in pod.addresses.iter().copied() {
+            let gateway = pod_gateway(address);
+            links.address(UPLINK, address, IpNet::from(address).prefix_len())?;
+            links.route(Route::default(gateway, UPLINK))?;
+            if !self.layout.answers_arp || gateway.is_ipv6() {
+                links.neighbour(UPLINK, gateway, Mac::GATEWAY)?;
+            }
+            if self.layout.kernel_routes {
+                inside.neighbour(&host_side, address, own_mac)?;
+                let route = Route::host(address, Next::Link(&host_side));
+                inside.route(Route { source: node.address_like(address), ..route })?;
+            }
         }
         Ok(())
     }
@@ -392,45 +548,77 @@ impl Topology {
     /// Routes on a node to those of `pods` that its general routes do not lead to.
     fn lead_to_pods(&self, node: &Node, pods: &[&Pod]) -> Result<(), Error> {
         let mut links = Links::open(&self.node(&node.name))?;
-        let source = node_address(node)?;
         for pod in pods {
-            let address = pod_address(pod)?;
-            if !self.layout.kernel_routes {
-                if !self.pod_cidr()?.contains(&address) {
-                    links.route(Route::host(address, Next::Via(POD_GATEWAY, HOST)).source(source))?;
+            for address in pod.addresses.iter().copied() {
+                let Some(source) = node.address_like(address) else { continue };
+                if !self.layout.kernel_routes {
+                    if !self.cluster.settings.pod_cidrs.iter().any(|range| range.contains(&address)) {
+                        let next = Next::Via(pod_gateway(address), HOST);
+                        links.route(Route::host(address, next).source(source))?;
+                    }
+                } else if pod.node != node.name
+                    && let Some(next) = self.node_of(pod)?.address_like(address)
+                {
+                    links.route(Route::host(address, Next::Via(next, UPLINK)))?;
                 }
-            } else if pod.node != node.name {
-                let next = node_address(self.node_of(pod)?)?;
-                links.route(Route::host(address, Next::Via(next, UPLINK)))?;
             }
         }
         Ok(())
     }
 
-    /// Routes on the fabric to `pods`, by way of their nodes.
-    fn lead_to_pods_from_fabric(&self, pods: &[&Pod]) -> Result<(), Error> {
-        let mut links = Links::open(&self.fabric())?;
+    /// Routes on the fabric to what of `nodes` and `pods` it must know a way to.
+    fn lead_from_fabric(&self, nodes: &[&Node], pods: &[&Pod]) -> Result<(), Error> {
+        if fabric::is_emulated(&self.cluster) {
+            return Ok(());
+        }
+        let (mut links, settings) = (Links::open(&self.fabric())?, &self.cluster.settings);
+        let mut ways: Vec<_> = nodes.iter().flat_map(|node| ways_to_node(settings, node)).collect();
         for pod in pods {
-            let next = node_address(self.node_of(pod)?)?;
-            links.route(Route::host(pod_address(pod)?, Next::Via(next, BRIDGE)))?;
+            ways.extend(ways_to_pod(settings, self.node_of(pod)?, pod));
+        }
+        for (to, next) in ways {
+            links.route(Route::net(to, Next::Via(next, BRIDGE)))?;
         }
         Ok(())
     }
 
     /// Takes back what [`Self::add_pod`] made, and goes on where something fails.
-    fn remove_links(&self, pod: &Pod) -> Result<(), Error> {
-        let to = Ipv4Net::from(pod_address(pod)?);
+    fn remove_pod_links(&self, pod: &Pod) -> Result<(), Error> {
         let mut errors = Vec::new();
         let places = self.cluster.nodes.iter().map(|node| self.node(&node.name)).chain([self.fabric()]);
         for netns in places {
             // The pod's own node loses the link, and the route to it with the link.
             let removed = Links::open(&netns).and_then(|mut links| {
                 links.delete(&host_side(pod))?;
-                links.unroute(to)
+                pod.addresses.iter().try_for_each(|address| links.unroute(IpNet::from(*address)))
             });
             errors.extend(removed.err().map(Error::from));
         }
         errors.extend(self.pod(pod).delete().err().map(Error::from));
+        collected(errors)
+    }
+
+    /// Takes back what [`Self::add_node`] made, and goes on where something fails.
+    fn remove_node_links(&self, node: &Node) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        let removed = Links::open(&self.fabric()).and_then(|mut links| {
+            links.delete(&fabric_side(&node.name))?;
+            for (to, _) in ways_to_node(&self.cluster.settings, node) {
+                links.unroute(to)?;
+            }
+            if fabric::is_emulated(&self.cluster) {
+                return Ok(());
+            }
+            node.addresses.iter().try_for_each(|address| links.forget(BRIDGE, *address))
+        });
+        errors.extend(removed.err().map(Error::from));
+        for other in self.cluster.nodes.iter().filter(|other| other.name != node.name) {
+            let forgotten = Links::open(&self.node(&other.name)).and_then(|mut links| {
+                node.addresses.iter().try_for_each(|address| links.forget(UPLINK, *address))
+            });
+            errors.extend(forgotten.err().map(Error::from));
+        }
+        errors.extend(self.node(&node.name).delete().err().map(Error::from));
         collected(errors)
     }
 
@@ -439,7 +627,8 @@ impl Topology {
         pair(near, far)?;
         let mut both = (Links::open(near.netns)?, Links::open(far.netns)?);
         for (links, end) in [(&mut both.0, near), (&mut both.1, far)] {
-            if !self.layout.offload {
+            // What reads frames in userspace wants them as they would stand on a real wire.
+            if !self.layout.offload || fabric::is_emulated(&self.cluster) {
                 links.offload(end.name, false)?;
             }
             links.up(end.name)?;
@@ -450,7 +639,7 @@ impl Topology {
     }
 
     fn end<'a>(&self, netns: &'a Netns, name: &'a str, mac: Option<Mac>, mtu: u32) -> End<'a> {
-        End { netns, name, mac, mtu, gso_max_size: GSO_MAX_SIZE }
+        End { netns, name, mac, mtu, gso_max_size: gso_max_size(&self.cluster.settings) }
     }
 
     fn node_of(&self, pod: &Pod) -> Result<&Node, Error> {
@@ -458,32 +647,17 @@ impl Topology {
         found.ok_or_else(|| Error::Node { pod: pod.id(), node: pod.node.clone() })
     }
 
-    fn mtu(&self) -> Result<u32, Error> {
-        Ok(self.pod_mtu()? + ENCAPSULATION)
+    /// The pods that have links of their own.
+    fn linked_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.cluster.pods.iter().filter(|pod| !pod.host_network)
     }
+}
 
-    fn pod_mtu(&self) -> Result<u32, Error> {
-        let mtu = self.cluster.settings.mtu;
-        let left = mtu.checked_sub(ENCAPSULATION).filter(|left| *left >= SHORTEST_MTU);
-        left.ok_or(Error::Mtu { mtu })
-    }
-
-    fn node_subnet(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.node_subnets[0], "the node subnet")
-    }
-
-    fn pod_cidr(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.pod_cidrs[0], "the pods")
-    }
-
-    fn service_cidr(&self) -> Result<Ipv4Net, Error> {
-        v4_net(self.cluster.settings.service_cidrs[0], "Services")
-    }
-
-    /// The fabric's own address: the first usable one of the node subnet.
-    fn gateway(&self) -> Result<Ipv4Addr, Error> {
-        let subnet = self.node_subnet()?;
-        Ok(subnet.hosts().next().unwrap_or(subnet.addr()))
+/// The gateway of a pod, or of a node on its way to pods, for the family of this address.
+pub fn pod_gateway(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => POD_GATEWAY.into(),
+        IpAddr::V6(_) => GATEWAY_V6.into(),
     }
 }
 
@@ -508,17 +682,60 @@ pub fn pod_netns(cluster: &str, pod: &Pod) -> Netns {
 /// The name of the link in the node's namespace that leads to the pod: `pp` and eleven letters or
 /// digits that follow from namespace and name, 13 bytes of the 15 that Linux allows.
 pub fn host_side(pod: &Pod) -> String {
-    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let hash = fnv1a(pod.id().as_bytes());
-    let digit = |at: u32| char::from(DIGITS[(hash >> (5 * at)) as usize % DIGITS.len()]);
-    "pp".chars().chain((0..11).map(digit)).collect()
+    link_name("pp", &pod.id())
 }
 
-/// Makes the namespace and notes that it is made.
-fn create(netns: Netns, built: &mut Vec<Netns>) -> Result<Netns, Error> {
-    let netns = Netns::create(netns.name())?;
+/// The name of the link in the fabric's namespace that leads to the node of this name: as [`host_side`] makes
+/// it, but for its first letters.
+pub fn fabric_side(node: &str) -> String {
+    link_name("pn", node)
+}
+
+/// Two letters, and eleven letters or digits that follow from a name.
+fn link_name(kind: &str, name: &str) -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let hash = fnv1a(name.as_bytes());
+    let digit = |at: u32| char::from(DIGITS[(hash >> (5 * at)) as usize % DIGITS.len()]);
+    kind.chars().chain((0..11).map(digit)).collect()
+}
+
+/// Makes a namespace with the settings of all.
+///
+/// # Errors
+/// It is there, or cannot be made.
+pub fn create(netns: Netns) -> Result<Netns, Error> {
+    let netns = Netns::create(netns.name())?.guarded();
+    netns.set(&EVERYWHERE)?;
+    if has_v6(&netns)? {
+        netns.set(&EVERYWHERE_V6)?;
+    }
+    Ok(netns.keep())
+}
+
+/// The same, noted as made.
+fn noted(netns: Netns, built: &mut Vec<Netns>) -> Result<Netns, Error> {
+    let netns = create(netns)?;
     built.push(netns.clone());
     Ok(netns)
+}
+
+/// Lets the kernel forward between the links of a namespace, or not.
+fn forward(netns: &Netns, on: bool) -> Result<(), Error> {
+    let value = if on { "1" } else { "0" };
+    netns.set(&[("net/ipv4/ip_forward", value)])?;
+    if has_v6(netns)? {
+        netns.set(&[("net/ipv6/conf/all/forwarding", value)])?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel speaks IPv6.
+fn has_v6(netns: &Netns) -> Result<bool, Error> {
+    has_setting(netns, "net/ipv6/conf/default")
+}
+
+fn has_setting(netns: &Netns, key: &str) -> Result<bool, Error> {
+    Ok(netns.run(|| Path::new("/proc/sys").join(key).exists())?)
 }
 
 /// Calls `work` for each, up to the first error.
@@ -530,32 +747,6 @@ fn each<T>(all: &[T], work: impl FnMut(&T) -> Result<(), Error>) -> Result<(), E
 fn undone(cause: Error, steps: impl Iterator<Item = Result<(), Error>>) -> Error {
     let left: Vec<Error> = steps.filter_map(Result::err).collect();
     if left.is_empty() { cause } else { Error::Undo { cause: Box::new(cause), left } }
-}
-
-fn mac(address: Ipv4Addr) -> Mac {
-    Mac::of(V4(address.octets()))
-}
-
-fn v4(address: IpAddr, whose: impl FnOnce() -> String) -> Result<Ipv4Addr, Error> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(Error::Family { whose: whose(), address: address.to_string() }),
-    }
-}
-
-fn v4_net(range: IpNet, whose: &str) -> Result<Ipv4Net, Error> {
-    match range {
-        IpNet::V4(range) => Ok(range),
-        IpNet::V6(range) => Err(Error::Family { whose: whose.to_owned(), address: range.to_string() }),
-    }
-}
-
-fn node_address(node: &Node) -> Result<Ipv4Addr, Error> {
-    v4(node.address(), || format!("node {}", node.name))
-}
-
-fn pod_address(pod: &Pod) -> Result<Ipv4Addr, Error> {
-    v4(pod.address(), || format!("pod {}", pod.id()))
 }
 
 #[cfg(test)]
@@ -591,7 +782,7 @@ mod tests {
 
     #[test]
     fn an_undo_that_fails_names_the_cause_and_what_is_left() {
-        let cause = Error::Mtu { mtu: 60 };
+        let cause = Error::Mtu { mtu: 60, overhead: 50, shortest: 68 };
         let left = Error::Node { pod: "a/b".to_owned(), node: "n9".to_owned() };
         let message = undone(cause, std::iter::once(Err(left))).to_string();
         assert!(message.contains("MTU of 60") && message.contains("no node n9"), "{message}");

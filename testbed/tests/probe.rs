@@ -29,12 +29,12 @@ fn wire(name: &str) -> (Guard, Guard) {
     pair(&end(&sender), &end(&target)).expect("the names are free");
     for (netns, address) in [(&sender, SENDER), (&target, TARGET)] {
         let mut links = Links::open(netns).expect("it was just made");
-        links.address("eth0", address, 24).expect("the link is there");
+        links.address("eth0", address.into(), 24).expect("the link is there");
         links.up("eth0").expect("the link is there");
     }
     let mut links = Links::open(&sender).expect("it was just made");
     links.wait_up("eth0").expect("both ends are up");
-    links.neighbour("eth0", NOBODY, Mac([2, 0, 0, 0, 0, 9])).expect("the link is there");
+    links.neighbour("eth0", NOBODY.into(), Mac([2, 0, 0, 0, 0, 9])).expect("the link is there");
     (sender, target)
 }
 
@@ -58,7 +58,8 @@ impl Echo {
             protocol: *protocol,
             port: *port,
         });
-        let spec = Spec { control: control.clone(), most_connections: 2048, listeners: listeners.collect() };
+        let listeners = listeners.collect();
+        let spec = Spec { control: control.clone(), most_connections: 2048, listeners, watch: None };
         let (sender, ready) = std::sync::mpsc::channel();
         let server = std::thread::spawn(move || {
             let told = |answer: &listen::Answer| {

@@ -200,6 +200,11 @@ impl Agent {
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
         let places: Vec<_> = pods.chain(own).collect();
         if let Some(running) = &mut self.running {
+            if running.node.node != node.node {
+                // What holds for all packets is part of the programs.
+                let trace = running.kernel.tracing();
+                running.kernel.reload(&node, trace)?;
+            }
             running.kernel.apply(&node.rows)?;
             running.kernel.attach(&places)?;
             (running.plan, running.node) = (plan, node);

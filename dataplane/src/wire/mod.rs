@@ -1,8 +1,9 @@
 //! Bytes and fields: what stands on the wire, in wire order, and nothing of what it means.
 //!
 //! Wire order is a type here ([`Be16`], [`Be32`], the address types); a bare `u16` or `u32` is host
-//! order. Every type is plain bytes without padding or alignment, so it can be read from any offset of
-//! a frame and used as it is in a table key.
+//! order. Every type is plain bytes without padding, so it can be read from any offset of a frame and used
+//! as it is in a table key. Addresses lie at multiples of four there, so that the compiler may take whole
+//! words of them.
 
 pub mod checksum;
 pub mod ethernet;
@@ -174,7 +175,7 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
 
 /// An IPv4 address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct V4(pub [u8; 4]);
 
 impl V4 {
@@ -222,7 +223,7 @@ impl Address for V4 {
 
 /// An IPv6 address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct V6(pub [u8; 16]);
 
 impl V6 {

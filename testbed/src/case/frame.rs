@@ -4,14 +4,14 @@ use std::net::Ipv4Addr;
 
 use dataplane::tables::Identity;
 use dataplane::wire::V4;
-use etherparse::{Ipv4Header, Ipv4HeaderSlice};
+use etherparse::{IpFragOffset, Ipv4Header};
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of};
 use userspace::engine::emulator::message::{Arp, Body, Flags, Message, PORT_UNREACHABLE, Segment};
 use userspace::engine::emulator::network::{Heard, Network, Place};
 use userspace::engine::{Clock, Engine};
 use userspace::model::{Cluster, Endpoint, Protocol, Who};
 
-use super::script::{Kind, Reply, Send, Tunnel};
+use super::script::{Cut, Kind, Reply, Send, Tunnel};
 use super::{Failure, v4};
 
 /// The first byte of an IP packet in a frame.
@@ -61,8 +61,8 @@ pub(super) fn make<E: Engine + Clock>(
             }
         }
     };
-    if send.fragment {
-        fragment(&mut frame)?;
+    if let Some(cut) = send.fragment {
+        frame = fragment(&frame, cut)?;
     }
     for (offset, bytes) in &send.set {
         let room = frame.get_mut(*offset..offset + bytes.len());
@@ -231,14 +231,20 @@ fn wrap<E: Engine + Clock>(
     Ok(network.framed(from, Outgoing { target: to, body })?)
 }
 
-/// Makes the packet of a frame the first fragment of a longer one.
-fn fragment(frame: &mut [u8]) -> Result<(), String> {
-    let packet = frame.get(PACKET..).unwrap_or_default();
-    let header = Ipv4HeaderSlice::from_slice(packet).map_err(|why| format!("fragment: {why}"))?;
-    let mut header = header.to_header();
-    (header.dont_fragment, header.more_fragments) = (false, true);
+/// Cuts a fragment out of the packet of a frame.
+fn fragment(frame: &[u8], cut: Cut) -> Result<Vec<u8>, String> {
+    let (mut header, payload) = Ipv4Header::from_slice(frame.get(PACKET..).unwrap_or_default())
+        .map_err(|why| format!("fragment: {why}"))?;
+    let end = cut.offset + cut.length;
+    let piece = payload
+        .get(usize::from(cut.offset)..usize::from(end))
+        .ok_or_else(|| format!("fragment: the packet has {} bytes of payload only", payload.len()))?;
+    header.identification = cut.identification;
+    header.dont_fragment = false;
+    header.more_fragments = usize::from(end) < payload.len();
+    header.fragment_offset =
+        IpFragOffset::try_new(cut.offset / 8).map_err(|why| format!("fragment: {why}"))?;
+    header.set_payload_len(piece.len()).map_err(|why| format!("fragment: {why}"))?;
     header.header_checksum = header.calc_header_checksum();
-    let bytes = header.to_bytes();
-    frame[PACKET..PACKET + bytes.len()].copy_from_slice(&bytes);
-    Ok(())
+    Ok([&frame[..PACKET], &header.to_bytes(), piece].concat())
 }

@@ -38,8 +38,8 @@ enum Include {
 }
 
 /// A step as it is written. It is one of: a frame that is sent (`from`), the answer to the frame that was
-/// received last (`reply: true`), a whole conversation (`connect: true`), time (`wait`), other objects
-/// (`apply`).
+/// received last (`reply: true`), a whole conversation (`connect: true`), time (`wait`), the agents' sweep
+/// (`sweep: true`), other objects (`apply`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
@@ -59,9 +59,10 @@ pub struct Line {
     ttl: Option<u8>,
     /// Bytes of payload.
     size: Option<usize>,
-    /// The packet is the first fragment of a longer one.
-    #[serde(default)]
-    fragment: bool,
+    /// Only this fragment of the packet: its first byte of payload, a plus, and how many (`1480+1480`).
+    fragment: Option<String>,
+    /// The packet's number, which its fragments share; 1 if left out.
+    identification: Option<u16>,
     /// The packet stands in a tunnel's packet, which `from` sends.
     tunnel: Option<Tunnel>,
     /// Bytes that are replaced afterwards.
@@ -79,6 +80,9 @@ pub struct Line {
     connect: bool,
     /// Seconds that pass: `61s`.
     wait: Option<String>,
+    /// The agents remove what is of no more use.
+    #[serde(default)]
+    sweep: bool,
     /// Kubernetes objects that replace those of the same name, or are new.
     apply: Option<String>,
 }
@@ -122,6 +126,7 @@ pub(super) enum Step {
     Reply(Reply),
     Connect { from: String, to: String },
     Wait { seconds: u32 },
+    Sweep,
     Apply(String),
 }
 
@@ -135,7 +140,7 @@ pub(super) struct Send {
     pub(super) source_port: u16,
     pub(super) ttl: u8,
     pub(super) size: usize,
-    pub(super) fragment: bool,
+    pub(super) fragment: Option<Cut>,
     pub(super) tunnel: Option<Tunnel>,
     pub(super) set: Vec<(usize, Vec<u8>)>,
     pub(super) cut: Option<usize>,
@@ -149,6 +154,30 @@ pub(super) struct Reply {
     pub(super) kind: Option<Kind>,
     pub(super) ttl: u8,
     pub(super) size: usize,
+}
+
+/// A fragment that is cut out of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// The packet's number.
+    pub(super) identification: u16,
+    /// The first byte of the packet's payload that is in it.
+    pub(super) offset: u16,
+    /// How many are.
+    pub(super) length: u16,
+}
+
+impl Cut {
+    fn read(text: &str, identification: u16) -> Result<Self, String> {
+        let numbers = text
+            .split_once('+')
+            .and_then(|(offset, length)| Some((offset.trim().parse().ok()?, length.trim().parse().ok()?)));
+        let (offset, length) =
+            numbers.filter(|(offset, _)| u16::is_multiple_of(*offset, 8)).ok_or_else(|| {
+                format!("cannot cut {text:?}: expected a multiple of 8 and a length, as in 1480+1480")
+            })?;
+        Ok(Self { identification, offset, length })
+    }
 }
 
 /// What a packet is.
@@ -237,6 +266,9 @@ impl Line {
                 seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
             return Ok(Step::Wait { seconds });
         }
+        if self.sweep {
+            return Ok(Step::Sweep);
+        }
         if let Some(objects) = self.apply {
             return Ok(Step::Apply(objects));
         }
@@ -246,11 +278,13 @@ impl Line {
         if self.reply {
             return Ok(Step::Reply(Reply { kind, ttl, size }));
         }
-        let from = self.from.ok_or("nobody sends: expected from, reply, wait or apply")?;
+        let from = self.from.ok_or("nobody sends: expected from, reply, wait, sweep or apply")?;
         if self.connect {
             let to = self.to.ok_or("nobody is connected to: expected to")?;
             return Ok(Step::Connect { from, to });
         }
+        let identification = self.identification.unwrap_or(1);
+        let fragment = self.fragment.as_deref().map(|cut| Cut::read(cut, identification));
         let patches = self.set.iter().map(|patch| Ok((patch.offset, hex(&patch.bytes)?)));
         Ok(Step::Send(Send {
             from,
@@ -260,7 +294,7 @@ impl Line {
             source_port: self.source_port.unwrap_or(40_000),
             ttl,
             size,
-            fragment: self.fragment,
+            fragment: fragment.transpose()?,
             tunnel: self.tunnel,
             set: patches.collect::<Result<_, String>>()?,
             cut: self.cut,

@@ -8,7 +8,7 @@ use testbed::output;
 use testbed::progress::Progress;
 use userspace::model::{Change, Objects};
 
-use super::{Answer, chosen, kubectl_name, recalled, stored};
+use super::{Answer, chosen, kubectl_name, recalled, roster, stored};
 
 /// Put objects into a cluster that is up, each in the place of the one with its name
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let wanted = Objects::read(&args.files)?;
     let mut lab = Lab::open(&chosen(args.cluster.as_deref())?)?;
     let mut objects = recalled(lab.state())?;
+    roster::state_nodes(&mut objects, &lab.state().cluster, &wanted)?;
     let changes = objects.apply(wanted);
     let cluster = objects.resolve(Some(&lab.state().cluster))?;
     // From here on a change is seen through: half of it would be no cluster that anybody asked for.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
-use testbed::dataplane::Name;
+use testbed::dataplane::{Name, chains};
 use testbed::dataplane::emulator::Emulated;
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
@@ -14,6 +14,7 @@ use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, Prober, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
+use testbed::witness::Seen;
 use userspace::model::Cluster;
 
 use super::dataplane::Dataplane;
@@ -63,9 +64,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Some(path) => read_flows(path, cluster)?,
         None => every_flow(cluster),
     };
-    let mut grids = Vec::new();
+    let (mut grids, mut leaked) = (Vec::new(), false);
     for dataplane in chosen(args.dataplane, &subject)? {
-        grids.push(measure(&subject, dataplane, flows.clone())?);
+        let (grid, seen) = measure(&subject, dataplane, flows.clone())?;
+        leaked |= tell(&seen);
+        grids.push(grid);
     }
     let document = match grids.as_slice() {
         [one] => args.output.document(one)?,
@@ -75,16 +78,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let tables = || grids.iter().map(|grid| table(grid, as_lines)).collect::<Vec<_>>().join("\n");
     output::print(&document.unwrap_or_else(tables))?;
     let agree = grids.iter().all(|grid| grid.differences == 0);
-    Ok(if agree { Answer::Yes } else { Answer::No })
+    Ok(if agree && !leaked { Answer::Yes } else { Answer::No })
 }
 
 /// What was asked for; else what the cluster runs on; else the best there is.
 fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Dataplane>> {
     Ok(match asked {
-        Some(Asked::All) => COMPLETE.to_vec(),
+        Some(Asked::All) => COMPLETE.into_iter().filter(|one| is_able(*one, subject.cluster())).collect(),
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
         None => vec![subject.runs_on().unwrap_or_else(Dataplane::best)],
     })
+}
+
+/// Whether a dataplane knows all that the cluster asks of it; says why if not.
+fn is_able(dataplane: Dataplane, cluster: &Cluster) -> bool {
+    if dataplane != Dataplane::Chains {
+        return true;
+    }
+    let checked = chains::check(cluster);
+    if let Err(why) = &checked {
+        eprintln!("note: left out chains: {why}");
+    }
+    checked.is_ok()
 }
 
 /// All pairs.
@@ -98,7 +113,7 @@ fn every_flow(cluster: &Cluster) -> Vec<Flow> {
     flows
 }
 
-fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
+fn measure(subject: &Subject, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<(Grid, Seen)> {
     match subject {
         Subject::Live(state) if subject.runs_on() == Some(dataplane) => {
             let (cluster, interrupt) = (&state.cluster, Interrupt::watch()?);
@@ -117,20 +132,22 @@ pub(crate) fn measure_described(
     cluster: &Cluster,
     dataplane: Dataplane,
     flows: Vec<Flow>,
-) -> anyhow::Result<Grid> {
+) -> anyhow::Result<(Grid, Seen)> {
     if dataplane == Dataplane::Emulator {
         let _progress = Progress::start(format!("measuring {} flows on {dataplane}", flows.len()));
-        return Grid::measure(cluster, flows, &mut Emulated::new(cluster)?);
+        return Ok((Grid::measure(cluster, flows, &mut Emulated::new(cluster)?)?, Seen::default()));
     }
     measure_for_once(cluster, dataplane, flows)
 }
 
 /// On a cluster of its own, removed again: also on errors, and when the user has enough of it.
-fn measure_for_once(cluster: &Cluster, dataplane: Dataplane, flows: Vec<Flow>) -> anyhow::Result<Grid> {
+fn measure_for_once(
+    cluster: &Cluster,
+    dataplane: Dataplane,
+    flows: Vec<Flow>,
+) -> anyhow::Result<(Grid, Seen)> {
     let interrupt = Interrupt::watch()?;
-    let mut twin = Cluster { name: for_once(&cluster.name), ..cluster.clone() };
-    // Links are built for IPv4; hosts outside that have none are nobody there.
-    twin.externals.retain(|external| external.address.is_ipv4());
+    let twin = Cluster { name: for_once(&cluster.name), ..cluster.clone() };
     let building = Progress::start(format!("bringing up {} pods on {dataplane}", twin.pods.len()));
     let lab = Lab::up(Vec::new(), twin.clone(), dataplane.word(), &interrupt)?;
     drop(building);
@@ -151,9 +168,9 @@ fn with_prober(
     dataplane: Dataplane,
     interrupt: &Interrupt,
     ask: impl FnOnce(&mut dyn Prober) -> anyhow::Result<Grid>,
-) -> anyhow::Result<Grid> {
+) -> anyhow::Result<(Grid, Seen)> {
     let mut prober = Live::new(cluster, dataplane.word(), lab::listeners(&cluster.name), interrupt);
-    match dataplane {
+    let grid = match dataplane {
         Dataplane::Ebpf => {
             let names = agents::names(cluster)?;
             let reports = || {
@@ -177,7 +194,26 @@ fn with_prober(
         }
         // Routes are part of the links.
         _ => ask(&mut prober),
+    }?;
+    Ok((grid, lab::listeners(&cluster.name).seen()?.unwrap_or_default()))
+}
+
+/// Says what the witness in the world saw that must not be; whether there was anything.
+pub(crate) fn tell(seen: &Seen) -> bool {
+    if seen.missed > 0 {
+        eprintln!("note: the witness in the world did not hear {} packets", seen.missed);
     }
+    if seen.leaked == 0 {
+        return false;
+    }
+    let paint = Paint::stderr();
+    eprintln!(
+        "{} {} packets came to the world with a pod's address, where a node's must stand",
+        paint.bad("error:"),
+        seen.leaked
+    );
+    seen.leaks.iter().for_each(|leak| eprintln!("    {leak}"));
+    true
 }
 
 /// A name for a throw-away twin of a cluster: at most 40 bytes, and nobody else's.

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     };
     let cluster = resolved(&Objects::parse(FILE, EXAMPLE)?)?;
     output::print(&format!("$ podpath check -f {FILE} --dataplane {dataplane}\n"))?;
-    let grid = check::measure_described(&cluster, dataplane, all_pairs(&cluster))?;
+    let (grid, seen) = check::measure_described(&cluster, dataplane, all_pairs(&cluster))?;
     output::print(&check::table(&grid, false))?;
     for (from, to) in WALKS {
         output::print(&format!("\n$ podpath explain {from} {to} -f {FILE}\n"))?;
@@ -40,5 +40,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         output::print("\n$ podpath bench quick\n")?;
         bench::compare("quick")?;
     }
-    Ok(if grid.differences == 0 { Answer::Yes } else { Answer::No })
+    let leaked = check::tell(&seen);
+    Ok(if grid.differences == 0 && !leaked { Answer::Yes } else { Answer::No })
 }

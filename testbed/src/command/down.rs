@@ -1,7 +1,8 @@
 //! Removes clusters, whatever is left of them.
 
-use testbed::state;
+use testbed::{lab, state};
 
+use super::check::tell;
 use super::{Answer, chosen};
 
 /// Remove a cluster that is up
@@ -17,8 +18,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let names = if args.all { state::list()? } else { vec![chosen(args.name.as_deref())?] };
-    let mut failed = Vec::new();
+    let (mut failed, mut leaked) = (Vec::new(), false);
     for name in &names {
+        // Whoever could say so may be gone already: then nobody saw anything.
+        leaked |= lab::listeners(name).seen().is_ok_and(|seen| tell(&seen.unwrap_or_default()));
         match state::down(name) {
             Ok(()) => eprintln!("cluster {name} is down"),
             Err(error) => failed.push(error.to_string()),
@@ -28,5 +31,5 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     if names.is_empty() {
         eprintln!("no cluster is up");
     }
-    Ok(Answer::Yes)
+    Ok(if leaked { Answer::No } else { Answer::Yes })
 }

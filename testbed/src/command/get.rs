@@ -9,6 +9,8 @@ use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod, Serv
 
 use super::{Answer, Source};
 
+mod fabric;
+
 /// Show what a cluster is made of
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -42,6 +44,8 @@ enum Kind {
     Policies,
     #[value(aliases = ["external", "ext"])]
     Externals,
+    /// What the emulated fabric of a cluster that is up did so far
+    Fabric,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Kind::Services => show(args.output, &cluster.services, || services(&cluster.services, args.output))?,
         Kind::Policies => show(args.output, &cluster.policies, || policies(&cluster, args.output))?,
         Kind::Externals => show(args.output, &cluster.externals, || externals(&cluster.externals))?,
+        Kind::Fabric => return fabric::run(&subject, args.output),
     };
     output::print(&text)?;
     Ok(Answer::Yes)

@@ -4,11 +4,12 @@
 //! One thread keeps what is loaded: it sweeps what is over, and applies changes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dataplane::tables::IfIndex;
+use dataplane::tables::{IfIndex, Node};
 use nix::net::if_::if_nametoindex;
 use userspace::engine::kernel::{Kernel, Options, Sweeper};
 use userspace::engine::{Engine, Hook};
@@ -40,6 +41,8 @@ type Order = (Vec<Planned>, mpsc::Sender<Result<(), userspace::error::Error>>);
 /// A node's plan, and where its programs belong.
 #[derive(Debug)]
 struct Planned {
+    node: String,
+    netns: PathBuf,
     plan: NodePlan,
     places: Vec<(Hook, String)>,
 }
@@ -55,14 +58,8 @@ impl Dataplane for Ebpf {
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
         let (planned, _) = planned(topology)?;
-        let mut nodes = Vec::new();
-        for (node, Planned { plan, places }) in topology.cluster().nodes.iter().zip(planned) {
-            let netns = Some(topology.node(&node.name).path());
-            let options = Options { netns, ..Options::default() };
-            let mut kernel = Kernel::load(&plan, options)?;
-            kernel.attach(&places).map_err(userspace::error::Error::from)?;
-            nodes.push((kernel, Sweeper::default()));
-        }
+        let mut nodes = BTreeMap::new();
+        apply(&mut nodes, planned)?;
         let (orders, received) = mpsc::channel();
         let thread = std::thread::spawn(move || keep(nodes, &received));
         self.running = Some(Running { orders, thread });
@@ -115,7 +112,7 @@ fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
         let ends = [(Hook::FromUnderlay, UPLINK.to_owned()), (Hook::FromHost, HOST_PEER.to_owned())];
         let places = sides.into_values().map(|side| (Hook::FromPod, side)).chain(ends).collect();
         let plan = plan.node(&node.name, &numbered).map_err(userspace::error::Error::from)?;
-        planned.push(Planned { plan, places });
+        planned.push(Planned { node: node.name.clone(), netns: netns.path(), plan, places });
         links.push(numbered);
     }
     let plans = planned.iter().map(|one| one.plan.clone());
@@ -123,36 +120,57 @@ fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
     Ok((planned, names))
 }
 
+/// What is loaded on a node, and what it was loaded with.
+#[derive(Debug)]
+struct Loaded {
+    kernel: Kernel,
+    sweeper: Sweeper,
+    /// What holds for all packets, and is part of the programs.
+    constants: Node,
+}
+
+/// By the nodes' names.
+type Nodes = BTreeMap<String, Loaded>;
+
 /// The thread: ends, and takes everything off, when nobody can give orders any more.
-fn keep(
-    mut nodes: Vec<(Kernel, Sweeper)>,
-    orders: &mpsc::Receiver<Order>,
-) -> Result<(), userspace::error::Error> {
+fn keep(mut nodes: Nodes, orders: &mpsc::Receiver<Order>) -> Result<(), userspace::error::Error> {
     let mut swept = Instant::now();
     loop {
         match orders.recv_timeout(GLANCE) {
             // Nobody waits for the answer any more if it cannot be sent.
-            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, &planned))),
+            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, planned))),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        for (kernel, sweeper) in &mut nodes {
+        for Loaded { kernel, sweeper, .. } in nodes.values_mut() {
             if swept.elapsed() >= sweeper.interval() {
                 sweeper.sweep(kernel)?;
                 swept = Instant::now();
             }
         }
     }
-    for (kernel, _) in nodes {
-        kernel.remove()?;
-    }
-    Ok(())
+    nodes.into_values().try_for_each(|loaded| Ok(loaded.kernel.remove()?))
 }
 
-fn apply(nodes: &mut [(Kernel, Sweeper)], planned: &[Planned]) -> Result<(), userspace::error::Error> {
-    for ((kernel, _), Planned { plan, places }) in nodes.iter_mut().zip(planned) {
-        kernel.apply(&plan.rows)?;
-        kernel.attach(places)?;
+/// Brings every node to its plan: those that are new too. Those that are no more go with their links.
+fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::error::Error> {
+    nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
+    for Planned { node, netns, plan, places } in planned {
+        let constants = plan.node;
+        if let Some(loaded) = nodes.get_mut(&node) {
+            if loaded.constants != constants {
+                let trace = loaded.kernel.tracing();
+                loaded.kernel.reload(&plan, trace)?;
+                loaded.constants = constants;
+            }
+            loaded.kernel.apply(&plan.rows)?;
+            loaded.kernel.attach(&places)?;
+            continue;
+        }
+        let options = Options { netns: Some(netns), ..Options::default() };
+        let mut kernel = Kernel::load(&plan, options)?;
+        kernel.attach(&places)?;
+        nodes.insert(node, Loaded { kernel, sweeper: Sweeper::default(), constants });
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use userspace::model::Cluster;
 
 use crate::topology::{self, Layout, Topology};
-use crate::{link, netns};
+use crate::{fabric, link, netns};
 
 pub mod chains;
 pub mod ebpf;
@@ -95,6 +95,9 @@ pub enum Error {
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
+    /// The emulated fabric between the nodes.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
     /// `ebpf` itself.
     #[error(transparent)]
     Ebpf(#[from] userspace::error::Error),
@@ -194,12 +197,13 @@ impl<P: live::Path> Dataplane for InProcess<P> {
 /// went well.
 pub struct Up {
     topology: Topology,
+    fabric: Option<fabric::Live>,
     dataplane: Box<dyn Dataplane>,
     down: bool,
 }
 
 impl Up {
-    /// Builds the cluster's links and starts the dataplane on them.
+    /// Builds the cluster's links and starts the dataplane on them, and the fabric if it is not the kernel's.
     ///
     /// # Errors
     /// The first thing that went wrong; nothing is left then.
@@ -207,7 +211,10 @@ impl Up {
         let dataplane = name.dataplane();
         let topology = dataplane.build(cluster)?;
         // From here on whatever goes wrong takes the links away again.
-        let mut up = Self { topology, dataplane, down: false };
+        let mut up = Self { topology, fabric: None, dataplane, down: false };
+        if fabric::is_emulated(cluster) {
+            up.fabric = Some(fabric::Live::start(cluster)?);
+        }
         up.dataplane.start(&up.topology)?;
         Ok(up)
     }
@@ -215,6 +222,11 @@ impl Up {
     /// The links.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// The fabric, if it is not the kernel's.
+    pub fn fabric(&self) -> Option<&fabric::Live> {
+        self.fabric.as_ref()
     }
 
     /// The dataplane's name.
@@ -233,6 +245,7 @@ impl Up {
     fn remove(&mut self) -> Result<(), Error> {
         self.down = true;
         let stopped = self.dataplane.stop();
+        self.fabric = None;
         self.topology.delete()?;
         stopped
     }

@@ -2,15 +2,16 @@
 //!
 //! It joins the first two pods of the cluster that have links, wherever they run; there is nothing else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ::dataplane::wire::{Mac, V4};
+use ::dataplane::wire::Mac;
+use ipnet::IpNet;
 use userspace::model::{Cluster, Pod};
 
 use super::{Dataplane, Error, Name};
 use crate::link::{End, Links, Next, Route, pair};
-use crate::netns::{Guard, Netns};
-use crate::topology::{self, ENCAPSULATION, Layout, Topology, UPLINK, pod_netns};
+use crate::netns::Guard;
+use crate::topology::{Layout, Topology, UPLINK, create, gso_max_size, mac, pod_mtu, pod_netns};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,7 @@ impl Dataplane for Wire {
         };
         // Guards take away what is made, if the rest fails.
         let (near, far) = (Side::new(cluster, one)?, Side::new(cluster, other)?);
-        pair(&near.end(cluster), &far.end(cluster))?;
+        pair(&near.end(cluster)?, &far.end(cluster)?)?;
         near.lead_to(&far)?;
         far.lead_to(&near)?;
         for side in [&near, &far] {
@@ -61,33 +62,32 @@ impl Dataplane for Wire {
 /// One end of the cable.
 struct Side {
     netns: Guard,
-    address: Ipv4Addr,
+    addresses: Vec<IpAddr>,
     mac: Mac,
 }
 
 impl Side {
     fn new(cluster: &Cluster, pod: &Pod) -> Result<Self, Error> {
-        let IpAddr::V4(address) = pod.address() else {
-            let (whose, address) = (format!("pod {}", pod.id()), pod.address().to_string());
-            return Err(topology::Error::Family { whose, address }.into());
-        };
-        let netns = Netns::create(pod_netns(&cluster.name, pod).name())?.guarded();
-        Ok(Self { netns, address, mac: Mac::of(V4(address.octets())) })
+        let netns = create(pod_netns(&cluster.name, pod))?.guarded();
+        Ok(Self { netns, addresses: pod.addresses.clone(), mac: mac(pod.address()) })
     }
 
     /// As a pod's link is on every other dataplane, its MTU too.
-    fn end(&self, cluster: &Cluster) -> End<'_> {
-        let mtu = cluster.settings.mtu.saturating_sub(ENCAPSULATION);
-        let gso_max_size = u32::from(u16::MAX) - ENCAPSULATION;
-        End { netns: &self.netns, name: UPLINK, mac: Some(self.mac), mtu, gso_max_size }
+    fn end(&self, cluster: &Cluster) -> Result<End<'_>, Error> {
+        let (mtu, gso_max_size) = (pod_mtu(cluster)?, gso_max_size(&cluster.settings));
+        Ok(End { netns: &self.netns, name: UPLINK, mac: Some(self.mac), mtu, gso_max_size })
     }
 
     fn lead_to(&self, other: &Self) -> Result<(), Error> {
         let mut links = Links::open(&self.netns)?;
-        links.address(UPLINK, self.address, 32)?;
         links.up(UPLINK)?;
-        links.neighbour(UPLINK, other.address, other.mac)?;
-        links.route(Route::host(other.address, Next::Link(UPLINK)))?;
+        for address in &self.addresses {
+            links.address(UPLINK, *address, IpNet::from(*address).prefix_len())?;
+        }
+        for address in &other.addresses {
+            links.neighbour(UPLINK, *address, other.mac)?;
+            links.route(Route::host(*address, Next::Link(UPLINK)))?;
+        }
         Ok(())
     }
 

@@ -129,6 +129,11 @@ impl Clock for Twins {
         self.emulator.wait(seconds)?;
         self.kernel.wait(seconds)
     }
+
+    fn sweep(&mut self) -> Result<(), Error> {
+        self.emulator.sweep()?;
+        self.kernel.sweep()
+    }
 }
 
 /// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with an IPv4 header

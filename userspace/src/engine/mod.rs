@@ -105,4 +105,9 @@ pub trait Clock {
     /// # Errors
     /// The engine could not change its clock, or its rows.
     fn wait(&mut self, seconds: u32) -> Result<(), Error>;
+    /// Removes what the path has written and is of no more use, as the agent does now and then.
+    ///
+    /// # Errors
+    /// The engine could not read or change its rows.
+    fn sweep(&mut self) -> Result<(), Error>;
 }

@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::wire::Mac;
+
 use crate::model::{Cluster, LinkQuality};
 
 use flows::Flows;
@@ -328,6 +330,15 @@ impl Fabric {
     /// When [`Self::due`] has something next; none if nothing is under way. It may be past.
     pub fn next_due_ns(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse(flight)| flight.due_ns)
+    }
+
+    /// The hardware address to which a host on the nodes' network sends packets for `address`: a node's, or the
+    /// gateway's.
+    pub fn neighbour(&self, address: IpAddr) -> Mac {
+        match self.seats.host(address) {
+            Some(port @ Port::Node(_)) => self.seats.mac(port),
+            _ => self.seats.gateway_mac(),
+        }
     }
 
     /// The port of the host outside that a frame from the world is of, by its source address: for whoever

@@ -3,7 +3,7 @@
 //! Every node's interface has the same group. Its rules are asked in the order of their priorities, and the
 //! first that matches decides; for a flow's first packet only: what belongs to a flow that was let through,
 //! in either direction, passes, and so do ICMP errors about it ([`super::flows`]). A rule that names ports
-//! matches protocols that have them.
+//! matches protocols that have them, and one for ICMP matches ICMPv6, too.
 //!
 //! A group with no rule of the user's lets everything through, and remembers nothing. With one, these come
 //! last, as they do in the cloud:
@@ -14,8 +14,8 @@
 //! | 65001 | `AllowAzureLoadBalancerInBound`: health probes | `AllowInternetOutBound`: everything else |
 //! | 65500 | `DenyAllInBound` | `DenyAllOutBound` |
 //!
-//! The virtual network is its ranges, the node subnets, `kubenet`'s pod ranges, and the prefixes of
-//! user-defined routes, the default route's excepted.
+//! The virtual network is its ranges, `kubenet`'s pod range, and the prefixes of user-defined routes: with a
+//! default route among these it is everything, in the cloud as here.
 //!
 //! Source: Microsoft Learn, "Network security groups" and "Virtual network service tags".
 
@@ -24,8 +24,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::RuleReport;
-use super::packet::Tuple;
-use crate::model::{Cluster, Direction, Model, SecurityRule};
+use super::packet::{ICMP, ICMPV6, Tuple};
+use crate::model::{Cluster, Direction, SecurityRule, virtual_network};
 
 /// Where the cloud's load balancer probes from (Microsoft Learn, "What is IP address 168.63.129.16?").
 const PROBES: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
@@ -89,7 +89,8 @@ fn matches(rule: &SecurityRule, flow: &Tuple) -> bool {
         ranges.is_empty()
             || flow.has_ports() && ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
     };
-    rule.protocol.is_none_or(|protocol| protocol == flow.protocol)
+    let protocol = if flow.protocol == ICMPV6 { ICMP } else { flow.protocol };
+    rule.protocol.is_none_or(|one| one == protocol || one == flow.protocol)
         && address(&rule.sources, flow.source.0)
         && address(&rule.targets, flow.target.0)
         && port(&rule.source_ports, flow.source.1)
@@ -110,7 +111,7 @@ fn defaults(cluster: &Cluster) -> [SecurityRule; 6] {
         targets: ends[1].to_vec(),
         target_ports: Vec::new(),
     };
-    let network = virtual_network(cluster);
+    let network = virtual_network(&cluster.settings);
     let (inside, any): ([&[IpNet]; 2], [&[IpNet]; 2]) = ([&network, &network], [&[], &[]]);
     [
         rule("AllowVnetOutBound", 65000, Outbound, true, inside),
@@ -120,16 +121,4 @@ fn defaults(cluster: &Cluster) -> [SecurityRule; 6] {
         rule("AllowAzureLoadBalancerInBound", 65001, Inbound, true, [&[PROBES.into()], &[]]),
         rule("DenyAllInBound", 65500, Inbound, false, any),
     ]
-}
-
-/// What the tag `VirtualNetwork` stands for.
-fn virtual_network(cluster: &Cluster) -> Vec<IpNet> {
-    let settings = &cluster.settings;
-    let routes = settings.fabric.routes.iter().map(|route| route.prefix);
-    let mut ranges: Vec<IpNet> = settings.vnet_cidrs.iter().chain(&settings.node_subnets).copied().collect();
-    ranges.extend(routes.filter(|prefix| prefix.prefix_len() > 0));
-    if settings.model == Model::Kubenet {
-        ranges.extend(cluster.nodes.iter().flat_map(|node| &node.pod_cidrs));
-    }
-    ranges
 }

@@ -58,20 +58,15 @@ struct Block {
     name: String,
     /// Which block it is, counted from 0.
     number: u32,
-    destinations: HashMap<Destination, Uses>,
+    /// Where the search for the next port begins, counted in the block.
+    next: u32,
+    /// Ports in use towards each.
+    destinations: HashMap<Destination, u32>,
     exhausted: u64,
 }
 
 /// Address, port and protocol of a host outside.
 type Destination = (IpAddr, u16, u8);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Uses {
-    /// Ports in use.
-    used: u32,
-    /// Where the search for the next one begins, counted in the block.
-    next: u32,
-}
 
 /// A flow as the world sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +93,7 @@ enum State {
 }
 
 impl Outbound {
-    /// The rule of a cluster. With the same rule as before, nodes keep their blocks, and flows their ports.
+    /// Whether the rule of a cluster is possible.
     ///
     /// # Errors
     /// [`Error::SnatPorts`].
@@ -138,13 +133,13 @@ impl Outbound {
                 node,
                 name: name.to_owned(),
                 number: free.next().unwrap_or_default(),
+                next: 0,
                 destinations: HashMap::new(),
                 exhausted: 0,
             }));
         }
         self.claims.retain(|_, claim| seats.has(claim.node));
-        let claims = &self.claims;
-        self.ports.retain(|_, port| claims.keys().any(|outside| outside.port == *port));
+        self.ports = self.claims.iter().map(|(outside, claim)| (claim.inside, outside.port)).collect();
     }
 
     /// The public address, if there is a rule.
@@ -208,8 +203,8 @@ impl Outbound {
         let remote = (inside.target.0, inside.target.1, inside.protocol);
         let place = self.blocks.iter().position(|block| block.node == node).ok_or(Loss::SnatNoFlow)?;
         let block = &mut self.blocks[place];
-        let (first, uses) = (block.first(rule.each), *block.destinations.entry(remote).or_default());
-        let found = (0..rule.each).map(|step| (uses.next + step) % rule.each).find(|offset| {
+        let (first, next) = (block.first(rule.each), block.next);
+        let found = (0..rule.each).map(|step| (next + step) % rule.each).find(|offset| {
             let outside = Outside { port: first + *offset as u16, remote };
             self.claims.get(&outside).is_none_or(|claim| claim.free_ns <= now_ns)
         });
@@ -217,10 +212,10 @@ impl Outbound {
             block.exhausted += 1;
             return Err(Loss::SnatPortsExhausted);
         };
+        block.next = (offset + 1) % rule.each;
+        *block.destinations.entry(remote).or_default() += 1;
         let outside = Outside { port: first + offset as u16, remote };
         self.release(outside);
-        let uses = self.blocks[place].destinations.entry(remote).or_default();
-        *uses = Uses { used: uses.used + 1, next: (offset + 1) % rule.each };
         self.ports.insert(inside, outside.port);
         let claim = Claim { node, inside, state: State::Open, free_ns: now_ns };
         self.claims.insert(outside, claim);
@@ -232,8 +227,8 @@ impl Outbound {
         let Some(claim) = self.claims.remove(&outside) else { return };
         self.ports.remove(&claim.inside);
         let block = self.blocks.iter_mut().find(|block| block.node == claim.node);
-        if let Some(uses) = block.and_then(|block| block.destinations.get_mut(&outside.remote)) {
-            uses.used -= 1;
+        if let Some(used) = block.and_then(|block| block.destinations.get_mut(&outside.remote)) {
+            *used -= 1;
         }
     }
 
@@ -244,7 +239,7 @@ impl Outbound {
             self.release(outside);
         }
         for block in &mut self.blocks {
-            block.destinations.retain(|_, uses| uses.used > 0);
+            block.destinations.retain(|_, used| *used > 0);
         }
     }
 
@@ -266,11 +261,11 @@ impl Block {
         let mut destinations: Vec<SnatDestination> = self
             .destinations
             .iter()
-            .filter(|(_, uses)| uses.used > 0)
-            .map(|((address, port, protocol), uses)| SnatDestination {
+            .filter(|(_, used)| **used > 0)
+            .map(|((address, port, protocol), used)| SnatDestination {
                 remote: SocketAddr::new(*address, *port),
                 protocol: *protocol,
-                used: uses.used,
+                used: *used,
             })
             .collect();
         destinations.sort_by_key(|one| (std::cmp::Reverse(one.used), one.remote, one.protocol));

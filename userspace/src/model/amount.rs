@@ -13,7 +13,10 @@ const UNITS: [(&str, u64); 7] = [
 const SECOND: u64 = 1_000_000_000;
 
 /// `30m`, `1h30m`, `1.5s`: nanoseconds.
-pub(super) fn duration(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What it must be like, to follow the name of a field.
+pub fn duration(text: &str) -> Result<u64, String> {
     parse_duration(text).ok_or_else(|| format!("must be a duration like 20ms, 60s or 1h30m, not {text:?}"))
 }
 
@@ -70,14 +73,20 @@ pub(super) fn spell(seconds: u32) -> String {
 }
 
 /// `1%`, `0.05%`: parts of a million.
-pub(super) fn percentage(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// What it must be like, to follow the name of a field.
+pub fn percentage(text: &str) -> Result<u32, String> {
     let parts = text.strip_suffix('%').and_then(|number| scaled(number, 10_000));
     let parts = parts.and_then(|parts| u32::try_from(parts).ok()).filter(|parts| *parts <= 1_000_000);
     parts.ok_or_else(|| format!("must be a percentage between 0% and 100%, like 1% or 0.05%, not {text:?}"))
 }
 
 /// `100mbit`: bits per second. Source: tc(8), whose units are decimal.
-pub(super) fn rate(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What it must be like, to follow the name of a field.
+pub fn rate(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 4] =
         [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000), ("bit", 1)];
     let parsed = UNITS.iter().find_map(|(unit, scale)| scaled(text.strip_suffix(unit)?, *scale));

@@ -7,8 +7,9 @@
 
 use std::path::PathBuf;
 
-mod amount;
+pub mod amount;
 mod assign;
+pub mod capacity;
 mod choice;
 pub mod cluster;
 mod endpoint;
@@ -32,6 +33,7 @@ mod workload;
 pub use cluster::*;
 pub use endpoint::{Endpoint, EndpointError, Found, Port, Who};
 pub use error::{Error, Origin};
+pub(crate) use fabric::inside as virtual_network;
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
 

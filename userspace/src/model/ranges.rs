@@ -362,10 +362,10 @@ pub(super) fn choose(choice: Choice<'_>, notes: &mut Vec<String>) -> Result<Rang
         let mut list = stated.of(purpose).to_vec();
         if list.is_empty() {
             let kept = kept.of(purpose);
-            let families = match kept {
-                [] => families.clone(),
-                kept => kept.iter().map(|range| IpFamily::of_range(*range)).collect(),
-            };
+            // A family that the cluster gets now joins those that it has.
+            let had: Vec<IpFamily> = kept.iter().map(|range| IpFamily::of_range(*range)).collect();
+            let new = families.iter().filter(|family| !had.contains(family));
+            let families: Vec<IpFamily> = had.iter().chain(new).copied().collect();
             for family in families {
                 let default = family.pick(kept).unwrap_or(purpose.default(family));
                 let range = one(&choice, (purpose, default), &chosen)?;
@@ -405,10 +405,10 @@ fn one(
     for other in Purpose::ALL.into_iter().filter(|other| *other != purpose) {
         avoid.extend(same(stated.of(other)));
         avoid.extend(same(chosen.of(other)));
-        // Service ranges are chosen last, and around everybody else.
-        if !(flat_nodes && other == Purpose::Pods)
-            && !(purpose == Purpose::Services && other == Purpose::Nodes)
-        {
+        // Pods of flat are to be inside. Service ranges are chosen last, when nodes are in their subnet.
+        let inside =
+            flat_nodes && other == Purpose::Pods || purpose == Purpose::Services && other == Purpose::Nodes;
+        if !inside {
             avoid.extend(same(given.of(other)));
         }
     }

@@ -331,3 +331,28 @@ fn ranges_of_six_run_out_as_others_do() {
             .contains("subnet fd00:2::/125 has 3 usable (8 less the 5 that the platform takes)")
     );
 }
+
+#[test]
+fn a_cluster_that_is_up_gets_a_second_family_and_keeps_what_it_has() {
+    let objects = |spec: &str| {
+        Objects::parse("live.yaml", &(testbed(spec) + &pod_text("a", "", "n1") + &service("x", "")))
+            .expect("sound")
+    };
+    for model in ["overlay", "kubenet"] {
+        let before = objects(&format!("model: {model}")).resolve(None).expect("there is room");
+        let after =
+            objects(&format!("model: {model}, {DUAL}")).resolve(Some(&before)).expect("there is room");
+        assert_eq!(texts(&after.nodes[1].addresses), ["10.240.0.5", "fd00:10:240::5"]);
+        assert_eq!(texts(&after.pods[0].addresses), ["10.244.0.2", "fd00:10:244::2"]);
+        assert_eq!(after.services[0].addresses, before.services[0].addresses);
+        assert_eq!(after.settings.service_cidrs.len(), 2);
+    }
+}
+
+#[test]
+fn an_address_of_four_written_as_one_of_six_is_refused() {
+    assert_eq!(
+        fault(&pod_ips("a", &["::ffff:10.244.0.2"])),
+        "Pod default/a: status.podIP: must not be an IPv4-mapped IPv6 address, as \"::ffff:10.244.0.2\" is"
+    );
+}

@@ -7,7 +7,7 @@
 //! **Invariant:** nothing here uses the `dataplane` crate, nor the agent's planner: whoever agrees with this
 //! does not do so because both call the same code.
 //!
-//! What it leaves out: fragments are dropped, not put together; IPv4 only.
+//! What it leaves out: fragments are dropped, not put together; IPv4 only; `overlay` with VXLAN only.
 
 pub mod conntrack;
 pub mod frame;
@@ -21,8 +21,9 @@ pub mod rules;
 
 pub use network::{Network, Sent, Stop};
 pub use node::{Node, Pushed, Refused};
-pub use plan::{Error, Hop, Plan};
+pub use plan::{Error, Hop, Plan, check};
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use userspace::model::Cluster;
@@ -46,7 +47,9 @@ impl Path for Node {
         let link = match at {
             Wire::Uplink => Link::Uplink,
             Wire::Host => Link::Host,
-            Wire::Pod(address) => Link::Pod(address),
+            Wire::Pod(IpAddr::V4(address)) => Link::Pod(address),
+            // Plans are for IPv4 only.
+            Wire::Pod(IpAddr::V6(_)) => return Vec::new(),
         };
         let pushed = self.push(link, frame, now);
         if let Some(why) = &pushed.refused {
@@ -55,7 +58,7 @@ impl Path for Node {
         let wire = |(link, frame)| match link {
             Link::Uplink | Link::Tunnel => (Wire::Uplink, frame),
             Link::Host => (Wire::Host, frame),
-            Link::Pod(address) => (Wire::Pod(address), frame),
+            Link::Pod(address) => (Wire::Pod(address.into()), frame),
         };
         pushed.frames.into_iter().map(wire).collect()
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use userspace::model::Cluster;
+use userspace::model::{Cluster, Encapsulation, Model};
 
 use super::frame::{Mac, VXLAN_OVERHEAD};
 use super::rules::Table;
@@ -20,6 +20,12 @@ pub enum Error {
         whose: String,
         /// The address or range.
         address: String,
+    },
+    /// Rules are written for one way between nodes.
+    #[error("cannot write rules for {what}: `chains` knows the overlay model with VXLAN only; choose `ebpf` or `emulator`")]
+    Model {
+        /// The field, and what it says.
+        what: String,
     },
     /// The cluster has no such node.
     #[error("cannot write rules for node {node}: the cluster has none of that name")]
@@ -38,6 +44,31 @@ pub enum Error {
     /// Rules that never end.
     #[error(transparent)]
     Rules(#[from] rules::Error),
+}
+
+/// Checks that a cluster is one that rules can be written for: `overlay`, VXLAN, IPv4.
+///
+/// # Errors
+/// [`Error::Model`], [`Error::Family`].
+pub fn check(cluster: &Cluster) -> Result<(), Error> {
+    let settings = &cluster.settings;
+    match (settings.model, settings.encapsulation) {
+        (Model::Overlay, Encapsulation::Vxlan) => {}
+        (Model::Overlay, Encapsulation::Geneve) => {
+            return Err(Error::Model { what: "encapsulation geneve".to_owned() });
+        }
+        (Model::Flat, _) => return Err(Error::Model { what: "model flat".to_owned() }),
+        (Model::FlatDynamic, _) => return Err(Error::Model { what: "model flat-dynamic".to_owned() }),
+        (Model::Kubenet, _) => return Err(Error::Model { what: "model kubenet".to_owned() }),
+    }
+    let nodes = cluster.nodes.iter().map(|node| (format!("node {}", node.name), &node.addresses));
+    let pods = cluster.pods.iter().map(|pod| (format!("pod {}", pod.id()), &pod.addresses));
+    let services =
+        cluster.services.iter().map(|service| (format!("service {}", service.id()), &service.addresses));
+    for (whose, addresses) in nodes.chain(pods).chain(services) {
+        addresses.iter().try_for_each(|address| v4(*address, || whose.clone()).map(drop))?;
+    }
+    Ok(())
 }
 
 /// Where a packet goes next.
@@ -83,6 +114,7 @@ impl Plan {
     /// # Errors
     /// The cluster has no such node, or something that is not IPv4.
     pub fn new(cluster: &Cluster, node: &str) -> Result<Self, Error> {
+        check(cluster)?;
         let settings = &cluster.settings;
         let own = cluster.nodes.iter().find(|own| own.name == node);
         let own = own.ok_or_else(|| Error::Node { node: node.to_owned() })?;

@@ -1,8 +1,8 @@
 //! Keeps a node's own stack from seeing what a packet path in userspace already sees.
 //!
 //! A packet socket gets a copy; the stack gets the packet all the same, and would answer it: with a reset,
-//! for a connection that it knows nothing of. So IPv4 packets that arrive at a link are dropped behind the
-//! packet sockets, at the kernel's first hook after them, by the smallest program that can. ARP passes.
+//! for a connection that it knows nothing of. So IP packets that arrive at a link are dropped behind the packet
+//! sockets, at the kernel's first hook after them, by the smallest program that can. ARP passes.
 //!
 //! The hook is gone when its [`Deaf`] is: whatever ends the process, nothing is left on the link.
 //!
@@ -12,7 +12,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// A link whose IPv4 packets reach packet sockets only.
+/// A link whose IP packets reach packet sockets only.
 #[derive(Debug)]
 pub(super) struct Deaf {
     _hook: OwnedFd,
@@ -33,9 +33,10 @@ const fn instruction(code: u8, registers: u8, offset: i16, value: i32) -> Instru
 }
 
 /// `__sk_buff.protocol` is at byte 16, in network order; 2 drops, -1 leaves it to the next hook.
-const DROP_IPV4: [Instruction; 6] = [
+const DROP_IP: [Instruction; 7] = [
     instruction(0x61, 0x10, 16, 0),
-    instruction(0x15, 0x00, 2, 0x0800_u16.to_be() as i32),
+    instruction(0x15, 0x00, 3, 0x0800_u16.to_be() as i32),
+    instruction(0x15, 0x00, 2, 0x86dd_u16.to_be() as i32),
     instruction(0xb7, 0x00, 0, -1),
     instruction(0x95, 0x00, 0, 0),
     instruction(0xb7, 0x00, 0, 2),
@@ -76,8 +77,8 @@ impl Deaf {
         let license = c"GPL";
         let load = Load {
             kind: PROGRAM_KIND,
-            count: DROP_IPV4.len() as u32,
-            instructions: DROP_IPV4.as_ptr() as u64,
+            count: DROP_IP.len() as u32,
+            instructions: DROP_IP.as_ptr() as u64,
             license: license.as_ptr() as u64,
         };
         let program = bpf(PROG_LOAD, &load)?;

@@ -2,7 +2,7 @@
 //! kernel, at the price of `chains`' way in and out: the fair opponent of `chains`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ::dataplane::Verdict;
@@ -27,7 +27,7 @@ pub struct Node {
     emulator: Emulator,
     mac: Mac,
     /// Numbers that the path knows pods' links by; one is never given twice.
-    numbers: BTreeMap<Ipv4Addr, IfIndex>,
+    numbers: BTreeMap<IpAddr, IfIndex>,
     next: u32,
     /// How far the path's clock was moved.
     clock: Duration,
@@ -96,15 +96,15 @@ impl Node {
         }
     }
 
-    fn pod(&self, number: IfIndex) -> Option<Ipv4Addr> {
+    fn pod(&self, number: IfIndex) -> Option<IpAddr> {
         self.numbers.iter().find(|(_, own)| **own == number).map(|(address, _)| *address)
     }
 
     /// Up to the node's own stack: by the link that leads there, addressed to its end. ARP has reached the
     /// stack already, and what came from there does not go back.
     fn to_host(&self, from: Wire, frame: &[u8]) -> Vec<(Wire, Vec<u8>)> {
-        const IPV4: [u8; 2] = [8, 0];
-        if from == Wire::Host || frame.get(12..14) != Some(&IPV4) {
+        const IP: [[u8; 2]; 2] = [[8, 0], [0x86, 0xdd]];
+        if from == Wire::Host || !IP.iter().any(|family| frame.get(12..14) == Some(family)) {
             return Vec::new();
         }
         let mut frame = frame.to_vec();
@@ -117,13 +117,12 @@ impl Node {
 fn numbered(
     cluster: &Cluster,
     node: &str,
-    numbers: &mut BTreeMap<Ipv4Addr, IfIndex>,
+    numbers: &mut BTreeMap<IpAddr, IfIndex>,
     next: &mut u32,
 ) -> Links {
     let mut links = Links { uplink: UPLINK, pods: BTreeMap::new() };
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        let IpAddr::V4(address) = pod.address() else { continue };
-        let number = *numbers.entry(address).or_insert_with(|| {
+        let number = *numbers.entry(pod.address()).or_insert_with(|| {
             *next += 1;
             IfIndex(*next)
         });

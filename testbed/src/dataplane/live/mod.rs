@@ -7,34 +7,23 @@
 
 mod deaf;
 pub mod emulator;
+pub(crate) mod socket;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{setsockopt, sockopt};
-use pnet_datalink::{
-    Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
-};
 use userspace::model::Cluster;
 
 use self::deaf::Deaf;
-use crate::link::{self, Links, Next, Route};
+use self::socket::{Receiver, Sender};
 use crate::netns::{self, Netns};
-use crate::topology::{HOST, HOST_PEER, Topology, UPLINK, host_side};
-
-/// How long a thread waits for a frame before it looks whether it is to stop.
-const TURN: Duration = Duration::from_millis(100);
-
-/// The longest frame.
-const FRAME: usize = 65_536;
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,8 +32,8 @@ pub enum Wire {
     Uplink,
     /// To the node's own stack.
     Host,
-    /// To the pod with this address.
-    Pod(Ipv4Addr),
+    /// To the pod with this address as its first.
+    Pod(IpAddr),
 }
 
 /// Why a path cannot be made of a cluster.
@@ -77,9 +66,6 @@ pub enum Error {
     /// A namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
-    /// A route could not be set.
-    #[error(transparent)]
-    Link(#[from] link::Error),
     /// No packet socket.
     #[error("cannot {tried} link {link} in network namespace {netns}: {source}")]
     Socket {
@@ -118,7 +104,7 @@ struct Port {
 
 struct Shared<P> {
     path: Mutex<P>,
-    senders: RwLock<HashMap<Wire, Mutex<Box<dyn DataLinkSender>>>>,
+    senders: RwLock<HashMap<Wire, Mutex<Sender>>>,
     start: Instant,
 }
 
@@ -135,28 +121,30 @@ impl<P: Path> Live<P> {
     /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.
     pub fn start(topology: &Topology) -> Result<Self, Error> {
         let mut live = Self { nodes: BTreeMap::new() };
-        for node in &topology.cluster().nodes {
-            let shared = Shared {
-                path: Mutex::new(P::new(topology.cluster(), &node.name)?),
-                senders: RwLock::default(),
-                start: Instant::now(),
-            };
-            let netns = topology.node(&node.name);
-            lead_services_to_host_link(topology, &netns, node.address())?;
-            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
-            live.nodes.insert(node.name.clone(), station);
-        }
-        live.open_links(topology)?;
+        live.apply(topology)?;
         Ok(live)
     }
 
-    /// Goes on with a cluster whose pods, Services or policies have changed; connections go on.
+    /// Goes on with a cluster whose nodes, pods, Services or policies have changed; connections go on.
     ///
     /// # Errors
     /// As [`Self::start`]; what did not fail is applied.
     pub fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        for (name, station) in &self.nodes {
-            lock(&station.shared.path).apply(topology.cluster(), name)?;
+        let cluster = topology.cluster();
+        self.nodes.retain(|name, _| cluster.node(name).is_some());
+        for node in &cluster.nodes {
+            if let Some(station) = self.nodes.get(&node.name) {
+                lock(&station.shared.path).apply(cluster, &node.name)?;
+                continue;
+            }
+            let shared = Shared {
+                path: Mutex::new(P::new(cluster, &node.name)?),
+                senders: RwLock::default(),
+                start: Instant::now(),
+            };
+            let netns = topology.node(&node.name);
+            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
+            self.nodes.insert(node.name.clone(), station);
         }
         self.open_links(topology)
     }
@@ -194,7 +182,7 @@ impl<P: Path> Station<P> {
             let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
             Ok::<_, Error>((
                 deaf,
-                packet_socket(interface, index).map_err(failed("open a packet socket on"))?,
+                socket::open(interface, index).map_err(failed("open a packet socket on"))?,
             ))
         })??;
         write(&self.shared.senders).insert(link, Mutex::new(sender));
@@ -231,13 +219,11 @@ impl<P> Drop for Live<P> {
 
 impl<P: Path> Shared<P> {
     /// Pushes every frame of a link, until told to stop or the link is gone.
-    fn read(&self, link: Wire, mut receiver: Box<dyn DataLinkReceiver>, running: &AtomicBool) {
+    fn read(&self, link: Wire, mut receiver: Receiver, running: &AtomicBool) {
         while running.load(Ordering::Relaxed) {
             let frame = match receiver.next() {
-                Ok(frame) => frame,
-                Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) => {
-                    continue;
-                }
+                Ok(Some(frame)) => frame,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::debug!("{link:?} is no longer read: {error}");
                     return;
@@ -254,7 +240,7 @@ impl<P: Path> Shared<P> {
     fn send(&self, to: Wire, frame: &[u8]) {
         let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = senders.get(&to)
-            && let Some(Err(error)) = lock(sender).send_to(frame, None)
+            && let Err(error) = lock(sender).send(frame)
         {
             tracing::debug!("lost a frame to {to:?}: {error}");
         }
@@ -265,71 +251,9 @@ impl<P: Path> Shared<P> {
 fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
     let mut links = HashMap::from([(Wire::Uplink, UPLINK.to_owned()), (Wire::Host, HOST_PEER.to_owned())]);
     for pod in topology.cluster().pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
-        if let IpAddr::V4(address) = pod.address() {
-            links.insert(Wire::Pod(address), host_side(pod));
-        }
+        links.insert(Wire::Pod(pod.address()), host_side(pod));
     }
     links
-}
-
-/// The node's own packets to Services come the way that those to pods come.
-fn lead_services_to_host_link(topology: &Topology, netns: &Netns, node: IpAddr) -> Result<(), Error> {
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-    if let (IpNet::V4(services), IpAddr::V4(node)) = (topology.cluster().settings.service_cidrs[0], node) {
-        Links::open(netns)?.route(Route::net(services, Next::Via(GATEWAY, HOST)).source(node))?;
-    }
-    Ok(())
-}
-
-/// A packet socket that hears what arrives, and not what it sends itself.
-fn packet_socket(
-    interface: &str,
-    index: u32,
-) -> io::Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)> {
-    const IGNORE_OUTGOING: libc::c_int = 23;
-    // Protocol 0 hears nothing yet: the rest is set before the first frame.
-    // SAFETY: a system call without pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and ours alone.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let yes: libc::c_int = 1;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads one int, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, IGNORE_OUTGOING, (&raw const yes).cast(), size)
-    };
-    if set < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Bursts are as long as a sender's window. With less room they are lost, and show as loss.
-    let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
-    let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
-    let interface = NetworkInterface {
-        name: interface.to_owned(),
-        description: String::new(),
-        index,
-        mac: None,
-        ips: Vec::new(),
-        flags: 0,
-    };
-    let config = Config {
-        write_buffer_size: FRAME,
-        read_buffer_size: FRAME,
-        read_timeout: Some(TURN),
-        write_timeout: Some(TURN),
-        channel_type: ChannelType::Layer2,
-        promiscuous: false,
-        // From here on the descriptor is the channel's, also if it fails.
-        socket_fd: Some(socket.into_raw_fd()),
-        ..Config::default()
-    };
-    match linux::channel(&interface, linux::Config::from(&config))? {
-        Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
-        _ => Err(io::Error::other("the channel is not of Ethernet frames")),
-    }
 }
 
 /// A panic elsewhere leaves nothing half done: what is locked is changed whole or not at all.

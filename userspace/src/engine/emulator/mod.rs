@@ -9,6 +9,7 @@ pub mod host;
 pub mod message;
 pub mod network;
 pub mod node;
+mod pieces;
 mod tables;
 pub mod topology;
 

@@ -16,6 +16,7 @@ use super::Emulator;
 use super::fabric::{Port, Undelivered};
 use super::host::{Host, Listeners, Outgoing, Refusal};
 use super::message::{Arp, Ether, Message, TTL};
+use super::pieces::{Joined, Pieces};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
 use crate::engine::{Claims, Clock, Engine, Flows, Hook};
 use crate::error::Error;
@@ -49,6 +50,7 @@ pub struct Network<E> {
     steps: Vec<Step>,
     quiet: bool,
     heard: Option<Heard>,
+    pieces: Pieces,
 }
 
 /// What became of the frames that hosts sent.
@@ -131,8 +133,7 @@ impl Network<Emulator> {
             .map(|it| it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s))
             .max();
         self.wait(longest_s.unwrap_or(0))?;
-        self.engines.iter_mut().for_each(|(_, engine)| engine.sweep());
-        Ok(())
+        self.sweep()
     }
 }
 
@@ -159,6 +160,7 @@ impl<E: Engine + Clock> Network<E> {
             steps: Vec::new(),
             quiet: false,
             heard: None,
+            pieces: Pieces::default(),
         };
         network.apply(cluster)?;
         Ok(network)
@@ -278,6 +280,14 @@ impl<E: Engine + Clock> Network<E> {
     pub fn wait(&mut self, seconds: u32) -> Result<(), Error> {
         self.now_ns += u64::from(seconds) * SECOND_NS;
         self.engines.iter_mut().try_for_each(|(_, engine)| engine.wait(seconds))
+    }
+
+    /// Lets the nodes' agents sweep away what is of no more use.
+    ///
+    /// # Errors
+    /// As [`Clock::sweep`].
+    pub fn sweep(&mut self) -> Result<(), Error> {
+        self.engines.iter_mut().try_for_each(|(_, engine)| engine.sweep())
     }
 
     /// Hosts only receive from now on (`true`), or answer as well.
@@ -440,7 +450,9 @@ impl<E: Engine + Clock> Network<E> {
                 self.count(Loss::Path(reason));
                 self.tally.sent += 1;
                 let place = match hook {
-                    Hook::FromPod => self.topology.pods.get(&(node, interface)).map(|host| Place::Host(*host)),
+                    Hook::FromPod => {
+                        self.topology.pods.get(&(node, interface)).map(|host| Place::Host(*host))
+                    }
                     Hook::FromHost => Some(Place::Host(self.topology.stacks[node])),
                     Hook::FromUnderlay => Some(Place::Fabric),
                 };
@@ -476,6 +488,14 @@ impl<E: Engine + Clock> Network<E> {
             self.heard = Some(Heard { host, frame });
             return Ok(());
         }
+        let frame = match self.pieces.join(host, frame.clone()) {
+            Joined::Whole(frame) => frame,
+            Joined::Waiting => {
+                self.tally.delivered += 1;
+                self.heard = Some(Heard { host, frame });
+                return Ok(());
+            }
+        };
         let receiver = &mut self.topology.hosts[host].0;
         let taken =
             if self.quiet { receiver.read(&frame).map(|_| Vec::new()) } else { receiver.receive(&frame) };

@@ -1,6 +1,5 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
-use dataplane::{conntrack, fragment};
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
@@ -11,6 +10,7 @@ use dataplane::tables::{
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
 use dataplane::{Machine, Platform, Verdict, path};
+use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
@@ -151,24 +151,24 @@ impl Emulator {
     pub fn run(&mut self, hook: Hook, frame: &mut Frame) -> Verdict {
         match hook {
             Hook::FromPod => match flow::family(frame) {
-                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut Flow::default()),
-                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut Flow::default()),
+                Family::V4 => path::from_pod::<V4, _, _>(self, frame, &mut path::Walk::default()),
+                Family::V6 => path::from_pod::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromHost => match flow::family(frame) {
-                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut Flow::default()),
-                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut Flow::default()),
+                Family::V4 => path::from_host::<V4, _, _>(self, frame, &mut path::Walk::default()),
+                Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
                 let carried = match path::from_tunnel(self, frame) {
                     Ok(carried) => carried,
-                    Err(verdict) => return verdict,
+                    Err(reason) => return Verdict::Drop(reason),
                 };
                 match flow::family(frame) {
                     Family::V4 => {
-                        path::from_underlay::<V4, _, _>(self, frame, &mut Flow::default(), &carried)
+                        path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)
                     }
                     Family::V6 => {
-                        path::from_underlay::<V6, _, _>(self, frame, &mut Flow::default(), &carried)
+                        path::from_underlay::<V6, _, _>(self, frame, &mut path::Walk::default(), &carried)
                     }
                 }
             }
@@ -178,13 +178,6 @@ impl Emulator {
     /// The reports since the last time, in order.
     pub fn take_records(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
-    }
-
-    /// Removes flows that are of no more use, and the claims to source ports of flows that are gone: what the
-    /// agent does now and then.
-    pub fn sweep(&mut self) {
-        self.v4.sweep(self.clock_s, &self.node.timeouts);
-        self.v6.sweep(self.clock_s, &self.node.timeouts);
     }
 
     /// Reports that could not be kept, because nobody took the earlier ones.
@@ -224,6 +217,12 @@ impl Clock for Emulator {
 
     fn wait(&mut self, seconds: u32) -> Result<(), Error> {
         self.clock_s = self.clock_s.saturating_add(seconds);
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), Error> {
+        self.v4.sweep(self.clock_s, &self.node.timeouts);
+        self.v6.sweep(self.clock_s, &self.node.timeouts);
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
     Backends, Connection, Connections, Endpoints, Fragmented, Fragments, Frontends, Identities, IfIndex,
-    Maglev, Masquerades, Nodes, Policy, Routes, Table,
+    Maglev, Masquerades, Nodes, Policy, Routes, Table, Timeouts,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -87,6 +87,8 @@ pub struct Options {
 pub struct Kernel {
     ebpf: Ebpf,
     options: Options,
+    /// How long flows are remembered.
+    timeouts: Timeouts,
     netns: Option<Netns>,
     /// The rows that the tables hold which the agent writes to.
     rows: NodeRows,
@@ -138,6 +140,7 @@ impl Kernel {
             ebpf,
             netns,
             options,
+            timeouts: plan.node.timeouts,
             rows: NodeRows::default(),
             flush_log,
             hooked: BTreeMap::new(),
@@ -424,6 +427,13 @@ impl Clock for Kernel {
         }
         self.hasten::<V4>(seconds)?;
         Ok(self.hasten::<V6>(seconds)?)
+    }
+
+    fn sweep(&mut self) -> Result<(), crate::error::Error> {
+        let mut sweeper = Sweeper::default();
+        // A source port goes only when it is seen without a flow a second time.
+        sweeper.sweep(self)?;
+        sweeper.sweep(self).map(|_| ())
     }
 }
 

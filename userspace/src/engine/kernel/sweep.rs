@@ -1,6 +1,6 @@
 //! What is over, out of the tables: the path takes no row away itself.
 //!
-//! 1. A flow whose time is over is removed.
+//! 1. A flow that is of no more use is removed: see `conntrack::is_spent`.
 //! 2. A source port that no flow has any more is removed when that was so twice in a row: between the claim
 //!    of a port and the row of its flow lies a moment in which the port is nobody's.
 //!
@@ -10,9 +10,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use dataplane::conntrack::{OPENED_BY_HIGH, is_over};
+use dataplane::conntrack::OPENED_BY_HIGH;
 use dataplane::tables::{Connection, Masquerade, Tuple};
 use dataplane::wire::{Address, Be16, V4, V6};
+use dataplane::{conntrack, fragment};
 
 use super::{Family, Kernel};
 use crate::engine::Clock;
@@ -78,14 +79,17 @@ fn sweep_family<A: Family>(
     swept: &mut Swept,
     now_s: u32,
 ) -> Result<(), Error> {
+    let timeouts = kernel.timeouts;
+    let is_spent =
+        |row: &Connection<A>, tuple: &Tuple<A>| conntrack::is_spent(row, tuple.protocol, now_s, &timeouts);
     let tables = A::tables_mut(kernel);
     let mut named = HashSet::new();
     // 1.
     for (tuple, row) in tables.connections.sorted()? {
         // It may have begun anew since the table was read.
         let still_over =
-            || Ok::<_, Error>(tables.connections.row(&tuple)?.is_some_and(|row| is_over(&row, now_s)));
-        if is_over(&row, now_s) && still_over()? {
+            || Ok::<_, Error>(tables.connections.row(&tuple)?.is_some_and(|row| is_spent(&row, &tuple)));
+        if is_spent(&row, &tuple) && still_over()? {
             tables.connections.set(&tuple, None)?;
             swept.connections += 1;
             continue;
@@ -94,7 +98,7 @@ fn sweep_family<A: Family>(
         named.extend(masquerade(&tuple, &row));
     }
     for (key, row) in tables.fragments.sorted()? {
-        if row.expires_s <= now_s {
+        if fragment::is_over(&row, now_s) {
             tables.fragments.set(&key, None)?;
         }
     }

@@ -1,0 +1,230 @@
+//! The fabric of a live cluster whose Testbed asks for `fabric: {kind: emulator}`: [`userspace::fabric`] on
+//! packet sockets, in real time, instead of the kernel's bridge and routes.
+//!
+//! [`Live`] runs it in this process, [`serve_from_stdin`] in one of its own, for a cluster that stays up: that
+//! one is told what to do in lines of JSON ([`crate::control`]), a [`Spec`] first, then [`Request`]s.
+
+mod live;
+
+use std::io::{self, BufReader};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use userspace::fabric::{self, Report};
+use userspace::model::{Cluster, FabricKind, LinkQuality};
+
+pub use live::Live;
+
+use crate::control::{self, Control, read_line, write_line};
+use crate::netns;
+use crate::state;
+
+/// Why there is no fabric.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster asks for something that no fabric has.
+    #[error(transparent)]
+    Fabric(#[from] fabric::Error),
+    /// The fabric's namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The process could not be started, or does not answer.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// It answered that it could not.
+    #[error("{0}")]
+    Refused(String),
+    /// No packet socket.
+    #[error("cannot {tried} link {link} in network namespace {netns}: {source}")]
+    Socket {
+        /// What was tried.
+        tried: &'static str,
+        /// The link's name.
+        link: String,
+        /// The fabric's namespace.
+        netns: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The cluster has a bridge.
+    #[error(
+        "cannot {tried} cluster {cluster}: its fabric is the kernel's bridge, which knows nothing of it; bring it up with `fabric: {{kind: emulator}}` in its Testbed"
+    )]
+    Bridge {
+        /// What was tried.
+        tried: &'static str,
+        /// The cluster.
+        cluster: String,
+    },
+    /// The process itself cannot go on.
+    #[error("cannot run the fabric: {0}")]
+    Serve(#[from] io::Error),
+}
+
+/// Whether a cluster's frames are carried by [`userspace::fabric`], not by a bridge.
+pub fn is_emulated(cluster: &Cluster) -> bool {
+    cluster.settings.fabric.kind == FabricKind::Emulator
+}
+
+/// What the process is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Where it takes requests: the path of a unix socket, which it makes.
+    pub control: PathBuf,
+    /// The cluster, whose links are there.
+    pub cluster: Cluster,
+}
+
+/// What a running fabric can be asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Go on with this cluster.
+    Apply(Box<Cluster>),
+    /// Make these the links' qualities, and every other link perfect.
+    Links(Vec<LinkQuality>),
+    /// Say what happened so far.
+    Report,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// What happened so far.
+    Report(Box<Report>),
+    /// It is not done, and why.
+    Failed(String),
+}
+
+/// Where a running fabric is asked.
+#[derive(Clone, Debug)]
+pub struct Client {
+    control: Control,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The fabric of a cluster that is up.
+    ///
+    /// # Errors
+    /// [`Error::Bridge`]: it has none that could be asked.
+    pub fn of(cluster: &Cluster, tried: &'static str) -> Result<Self, Error> {
+        if !is_emulated(cluster) {
+            return Err(Error::Bridge { tried, cluster: cluster.name.clone() });
+        }
+        Ok(Self::at(&state::directory(&cluster.name).join("fabric.sock")))
+    }
+
+    /// The fabric that takes requests there.
+    pub fn at(socket: &Path) -> Self {
+        Self { control: Control::new("the fabric", socket), socket: socket.to_owned() }
+    }
+
+    /// Starts it on links that are there, with `command`, which is to run [`serve_from_stdin`]. Frames pass
+    /// when this returns. The process outlives us.
+    ///
+    /// # Errors
+    /// It cannot be started or noted, or a link cannot be read. Then no process is left.
+    pub fn start(
+        &self,
+        command: Command,
+        cluster: &Cluster,
+        note: impl FnOnce(u32) -> Result<(), state::Error>,
+    ) -> Result<(), Error> {
+        let spec = Spec { control: self.socket.clone(), cluster: cluster.clone() };
+        done(self.control.start(command, &spec, note)?).map(drop)
+    }
+
+    /// Goes on with a cluster that has changed, its links with it.
+    ///
+    /// # Errors
+    /// It does not answer, or cannot.
+    pub fn apply(&self, cluster: &Cluster) -> Result<(), Error> {
+        self.ask(&Request::Apply(Box::new(cluster.clone()))).map(drop)
+    }
+
+    /// Makes these the links' qualities, and every other link perfect.
+    ///
+    /// # Errors
+    /// It does not answer, or there is no such link.
+    pub fn set_links(&self, links: Vec<LinkQuality>) -> Result<(), Error> {
+        self.ask(&Request::Links(links)).map(drop)
+    }
+
+    /// What happened so far.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn report(&self) -> Result<Report, Error> {
+        match self.ask(&Request::Report)? {
+            Answer::Report(report) => Ok(*report),
+            other => Err(Error::Refused(format!("cannot read the fabric's report: it said {other:?}"))),
+        }
+    }
+
+    fn ask(&self, request: &Request) -> Result<Answer, Error> {
+        done(self.control.ask(request)?)
+    }
+}
+
+fn done(answer: Answer) -> Result<Answer, Error> {
+    match answer {
+        Answer::Failed(why) => Err(Error::Refused(why)),
+        answer => Ok(answer),
+    }
+}
+
+/// Runs a fabric in this process until it is killed: reads the [`Spec`] from standard input, and writes the
+/// first [`Answer`] to standard output when frames pass. Ends at once if the input ends without a spec.
+///
+/// # Errors
+/// The input is no spec, the control socket cannot be made, or the fabric cannot run; whoever started it is
+/// told that, too.
+pub fn serve_from_stdin() -> Result<(), Error> {
+    let spec = match read_line::<Spec>(&mut io::stdin().lock()) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        spec => spec?,
+    };
+    // One that a killed process left behind.
+    let _ = std::fs::remove_file(&spec.control);
+    let control = UnixListener::bind(&spec.control)?;
+    let mut live = match Live::start(&spec.cluster) {
+        Ok(live) => live,
+        Err(error) => {
+            write_line(&mut io::stdout().lock(), &Answer::Failed(error.to_string()))?;
+            return Err(error);
+        }
+    };
+    write_line(&mut io::stdout().lock(), &Answer::Done)?;
+    for stream in control.incoming() {
+        // Whoever asked may be gone; the next one may not.
+        if let Err(error) = stream.and_then(|stream| converse(&mut live, stream)) {
+            tracing::debug!("a conversation ended: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Answers the requests of one connection, in order.
+fn converse(live: &mut Live, mut stream: UnixStream) -> io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?);
+    loop {
+        let answer = match read_line::<Request>(&mut lines) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => Answer::Failed(format!("cannot read the request: {error}")),
+            Ok(Request::Report) => Answer::Report(Box::new(live.report())),
+            Ok(Request::Apply(cluster)) => said(live.apply(&cluster)),
+            Ok(Request::Links(links)) => said(live.set_links(&links)),
+        };
+        write_line(&mut stream, &answer)?;
+    }
+}
+
+fn said(done: Result<(), Error>) -> Answer {
+    done.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
+}

@@ -1,0 +1,168 @@
+//! Clusters of every model between real namespaces, with real sockets: who reaches whom, and under which
+//! address. What no packet may do, a witness in the world watches all the while.
+
+mod clusters;
+
+use std::net::{IpAddr, SocketAddr};
+
+use clusters::sockets::{ask, ask_by_udp, ping, pour};
+use clusters::{Families, PEER, Site, WORLD, WORLD_V6, capture, cluster};
+use testbed::dataplane::Name;
+use userspace::model::{Encapsulation, Model};
+
+/// Everybody asks everybody, in each family that the cluster has.
+fn all_is_reached(site: &Site) {
+    for v6 in site.families() {
+        pods_are_reached(site, v6);
+        services_are_reached(site, v6);
+        nodes_reach_pods(site, v6);
+        the_world_is_reached(site, v6);
+        the_world_reaches_pods(site, v6);
+    }
+}
+
+/// Pod to pod, on the same node and across, by TCP, UDP and ping, under their own addresses.
+fn pods_are_reached(site: &Site, v6: bool) {
+    let (web, source) = site.pod("web", v6);
+    for other in ["near", "api"] {
+        let (netns, address) = site.pod(other, v6);
+        let target = SocketAddr::new(address, 8080);
+        assert_eq!(ask((&web, source), (&netns, target), target), source, "web to {other} by TCP");
+        assert_eq!(ask_by_udp((&web, source), (&netns, target), target), source, "web to {other} by UDP");
+        ping(&web, address);
+    }
+}
+
+/// The Service's one endpoint is on the other node.
+fn services_are_reached(site: &Site, v6: bool) {
+    let ((web, source), (api, address)) = (site.pod("web", v6), site.pod("api", v6));
+    let (dialled, listening) = (SocketAddr::new(site.service(v6), 80), SocketAddr::new(address, 8080));
+    assert_eq!(ask((&web, source), (&api, listening), dialled), source);
+    assert_eq!(ask_by_udp((&web, source), (&api, listening), dialled), source);
+}
+
+/// Nodes reach their own pods, those of others, and Services.
+fn nodes_reach_pods(site: &Site, v6: bool) {
+    let (node, source) = site.node("n1", v6);
+    for pod in ["web", "api"] {
+        let (netns, address) = site.pod(pod, v6);
+        let target = SocketAddr::new(address, 8080);
+        assert_eq!(ask((&node, source), (&netns, target), target), source, "n1 to {pod}");
+        ping(&node, address);
+    }
+    let (api, address) = site.pod("api", v6);
+    let (dialled, listening) = (SocketAddr::new(site.service(v6), 80), SocketAddr::new(address, 8080));
+    assert_eq!(ask((&node, source), (&api, listening), dialled), source);
+    let (web, from) = site.pod("web", v6);
+    let target = SocketAddr::new(source, 22);
+    assert_eq!(ask((&web, from), (&node, target), target), from, "a pod reaches its node");
+}
+
+/// The world sees the node's address; what belongs to the virtual network of a flat model sees the pod's.
+fn the_world_is_reached(site: &Site, v6: bool) {
+    let ((web, own), (_, node)) = (site.pod("web", v6), site.node("n1", v6));
+    let world: IpAddr = if v6 { WORLD_V6.into() } else { WORLD.into() };
+    let target = SocketAddr::new(world, 80);
+    assert_eq!(ask((&web, own), (&site.world(), target), target), node);
+    assert_eq!(ask_by_udp((&web, own), (&site.world(), target), target), node);
+    ping(&web, world);
+    if site.is_flat() && !v6 {
+        let target = SocketAddr::new(PEER.into(), 80);
+        assert_eq!(ask((&web, own), (&site.world(), target), target), own);
+        ping(&web, PEER.into());
+    }
+}
+
+/// Who is dialled from outside answers under its own address.
+fn the_world_reaches_pods(site: &Site, v6: bool) {
+    let (api, address) = site.pod("api", v6);
+    let world: IpAddr = if v6 { WORLD_V6.into() } else { WORLD.into() };
+    let target = SocketAddr::new(address, 8080);
+    assert_eq!(ask((&site.world(), world), (&api, target), target), world);
+    assert_eq!(ask_by_udp((&site.world(), world), (&api, target), target), world);
+}
+
+/// Much data, in packets as long as the kernel likes: every checksum is right where they arrive.
+fn checksums_are_right(site: &Site) {
+    for v6 in site.families() {
+        let ((web, own), (api, address)) = (site.pod("web", v6), site.pod("api", v6));
+        let world: IpAddr = if v6 { WORLD_V6.into() } else { WORLD.into() };
+        for (netns, address) in [(api, address), (site.world(), world)] {
+            let heard = capture::at(&netns, "eth0");
+            pour((&web, own), (&netns, SocketAddr::new(address, 8081)));
+            let checked = heard.check();
+            assert!(checked > 10, "{checked} packets with checksums came to {address}");
+        }
+    }
+}
+
+macro_rules! models {
+    ($($name:ident: $model:expr, $encapsulation:expr, $families:expr;)+) => { $(
+        mod $name {
+            use super::*;
+
+            fn up(dataplane: Name, which: &str) -> Site {
+                let name = format!("{}-{which}", stringify!($name).replace('_', "-"));
+                Site::up(cluster(&name, $model, $encapsulation, $families), dataplane)
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn all_is_reached_under_the_right_addresses() {
+                all_is_reached(&up(Name::Ebpf, "ebpf"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn all_is_reached_under_the_right_addresses_over_the_emulator() {
+                all_is_reached(&up(Name::Emulator, "emulator"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn pods_are_reached_over_plain_routing_and_over_a_cable() {
+                let site = up(Name::Routed, "routed");
+                for v6 in site.families() {
+                    pods_are_reached(&site, v6);
+                    the_world_reaches_pods(&site, v6);
+                }
+                drop(site);
+                let site = up(Name::Wire, "wire");
+                for v6 in site.families() {
+                    let ((web, own), (near, address)) = (site.pod("web", v6), site.pod("near", v6));
+                    pour((&web, own), (&near, SocketAddr::new(address, 8081)));
+                }
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn checksums_are_right_over_the_emulator() {
+                checksums_are_right(&up(Name::Emulator, "sums"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn checksums_are_right_with_offload() {
+                checksums_are_right(&up(Name::Ebpf, "offload"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn checksums_are_right_without_offload() {
+                let site = up(Name::Ebpf, "plain");
+                site.turn_offload_off();
+                checksums_are_right(&site);
+            }
+        }
+    )+ };
+}
+
+models! {
+    overlay_vxlan: Model::Overlay, Encapsulation::Vxlan, Families::V4;
+    overlay_geneve: Model::Overlay, Encapsulation::Geneve, Families::V4;
+    flat: Model::Flat, Encapsulation::Vxlan, Families::V4;
+    flat_dynamic: Model::FlatDynamic, Encapsulation::Vxlan, Families::V4;
+    kubenet: Model::Kubenet, Encapsulation::Vxlan, Families::V4;
+    dual_stack: Model::Overlay, Encapsulation::Vxlan, Families::Both;
+    underlay_v6: Model::Overlay, Encapsulation::Vxlan, Families::V6First;
+}
