@@ -54,6 +54,10 @@ pub struct Flow<A> {
     pub frontend: A,
     /// Belongs to `frontend`.
     pub frontend_port: Port,
+    /// What answered, if a Service's address took its place; else zero.
+    pub backend: A,
+    /// Belongs to `backend`.
+    pub backend_port: Port,
     /// Of the flow: for an ICMP error, that of the quoted packet.
     pub protocol: u8,
     /// Which piece of its packet it is.

@@ -90,6 +90,8 @@ pub fn from_frontend<A: Address>(
         rewrite(packet, flow, Side::Target, flow.source, flow.target_port)?;
     }
     note(platform, flow, Change::Frontend, (connection.frontend, connection.frontend_port));
+    flow.backend = flow.source;
+    flow.backend_port = flow.source_port;
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
 }
 
@@ -102,6 +104,22 @@ pub fn from_frontend<A: Address>(
 pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
     if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
         return Err(Reason::UnknownIcmp);
+    }
+    Ok(())
+}
+
+/// Makes a packet what it was before [`to_backend`] or [`from_frontend`], for an error about it: who sent it must
+/// know it again. Not for a pod that met itself.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn undo<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    if flow.frontend != A::default() {
+        rewrite(packet, flow, Side::Target, flow.frontend, flow.frontend_port)?;
+    }
+    if flow.backend != A::default() {
+        rewrite(packet, flow, Side::Source, flow.backend, flow.backend_port)?;
     }
     Ok(())
 }

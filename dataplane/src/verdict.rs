@@ -73,6 +73,7 @@ reasons! {
     OwnAddressAsked = 23, "own-address-asked", "A question about the asker's own address (ARP or neighbour discovery): silence says that it is free.";
     FragmentsFull = 30, "fragments-full", "The table of packets in fragments is full.";
     ExtensionHeader = 25, "extension-header", "IPv6 extension headers that the path does not walk: too many, too long, encrypted, signed, or routed by the sender.";
+    CongestionLost = 27, "congestion-lost", "The underlay marked congestion on the tunnel, and the sender inside knows no such mark.";
     NeedsNoAnswer = 26, "needs-no-answer", "Talk on the link alone that needs no answer: a router solicitation, a multicast report, an advertisement.";
 }
 
