@@ -358,6 +358,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
+                nat::lends(flow)?;
                 port = nat::claim(platform, flow, port)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
