@@ -73,13 +73,11 @@ const fn header(outer: Family) -> usize {
 #[inline(always)]
 pub fn room(node: &Node, kind: u8) -> u32 {
     // 1.
-    if kind == Route::REMOTE { node.mtu.saturating_sub(around(node.underlay.family())) } else { node.mtu }
-}
-
-/// What encapsulation adds to an IP packet.
-#[inline(always)]
-const fn around(outer: Family) -> u32 {
-    (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32
+    if kind == Route::REMOTE {
+        node.mtu.saturating_sub(tunnel::overhead(header(node.underlay.family())) as u32)
+    } else {
+        node.mtu
+    }
 }
 
 /// Encapsulates a packet for another node. `identity` is what its sender is to policies.
@@ -96,7 +94,8 @@ pub fn wrap<A: Address>(
 ) -> Result<(), Reason> {
     let node = platform.node();
     let outer = node.underlay.family();
-    let total = packet.length().wrapping_add(around(outer));
+    let around = (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32;
+    let total = packet.length().wrapping_add(around);
     if total > u16::MAX as u32 {
         return Err(Reason::TooBig);
     }
