@@ -387,7 +387,7 @@ fn answer(bytes: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut frame = Frame::new(bytes, IfIndex(1));
     let mut flow = Flow::<V6>::default();
     assert_eq!(flow::read(&mut frame, &mut flow), Err(Reason::NeedsNoAnswer), "no flow");
-    assert_eq!(neighbour::answer(&mut frame, &flow)?, Verdict::Answer);
+    neighbour::answer(&mut frame, &flow)?;
     Ok(frame.bytes().to_vec())
 }
 
