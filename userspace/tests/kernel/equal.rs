@@ -4,7 +4,7 @@
 //! that end in the middle of a header.
 
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Address, Mac, V6};
+use dataplane::wire::{Address, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
 use userspace::engine::emulator::Emulator;
 use userspace::engine::kernel::{Kernel, Options};
@@ -40,15 +40,13 @@ impl Both {
         Self { kernel, emulator: Emulator::new(&plan).expect("the plan fits") }
     }
 
-    /// What both make of a frame; `None` where the kernel takes no frame so short.
+    /// What both make of a frame; `None` where the kernel does not try: its test run wants a whole IP header
+    /// of the family that the EtherType says (6.18).
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Option<Outcome> {
         let in_process = self.emulator.push(hook, interface, frame).expect("the emulator takes any frame");
         let in_kernel = match self.kernel.push(hook, interface, frame) {
             Ok(outcome) => outcome,
-            Err(why) => {
-                println!("{} bytes: {why}", frame.len());
-                return None;
-            }
+            Err(_) => return None,
         };
         assert_eq!(in_kernel, in_process, "{hook:?}, a frame of {} bytes", frame.len());
         Some(in_kernel)
@@ -62,14 +60,13 @@ fn every_length(of: &str, tunnel: fn(u8) -> V6) {
     let (pod, uplink) = (left.node.interface("pod0"), right.node.interface("eth0"));
     for six in [false, true] {
         let frame = datagram(six);
-        let mut compared = 0;
+        let shortest = 14 + if six { V6::HEADER } else { V4::HEADER };
         for length in 14..frame.len() {
             let cut = sender.push(Hook::FromPod, pod, &frame[..length]);
-            compared += usize::from(cut.is_some());
+            assert!(cut.is_some() || length < shortest, "the kernel takes a frame of {length} bytes");
             let verdict = cut.map_or(Verdict::Drop(Reason::Truncated), |outcome| outcome.verdict);
             assert_eq!(verdict, Verdict::Drop(Reason::Truncated), "{length} bytes");
         }
-        assert!(compared > frame.len() / 2, "{compared} of {} were compared", frame.len());
         let wrapped = sender.push(Hook::FromPod, pod, &frame).expect("the kernel takes a whole frame");
         assert_eq!(wrapped.verdict, Verdict::Forward(left.node.interface("eth0")));
         for length in 14..wrapped.frame.len() {
