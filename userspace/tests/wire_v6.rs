@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use dataplane::flow::{self, EXTENSION_BYTES, Flow, Piece};
 use dataplane::tables::{Backend, IfIndex};
 use dataplane::wire::{Be16, Be32, Mac, V6};
-use dataplane::{Reason, Verdict, nat, neighbour};
+use dataplane::{Reason, nat, neighbour};
 use etherparse::icmpv6::{
     DestUnreachableCode, ParameterProblemCode, ParameterProblemHeader, TimeExceededCode,
 };
