@@ -150,6 +150,24 @@ fn without_a_testbed_the_families_are_those_of_the_input() {
 }
 
 #[test]
+fn nodes_may_have_a_family_that_no_pod_has() {
+    let node = "---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 10.240.0.9}, {type: InternalIP, address: \"fd00:2::9\"}]}
+";
+    let text = node.to_owned()
+        + &pod_ips("a", &["10.244.0.9"])
+        + &pod_text("b", "", "")
+        + &service("web", "ipFamilyPolicy: PreferDualStack");
+    let cluster = cluster(&text);
+    assert_eq!(cluster.settings.node_subnets.len(), 2);
+    assert_eq!(pod(&cluster, "default/b").addresses.len(), 1);
+    assert_eq!(services(&cluster), ["10.96.0.2"]);
+}
+
+#[test]
 fn two_of_one_family_are_refused() {
     assert_eq!(
         fault(&pod_ips("a", &["10.244.0.2", "10.244.0.3"])),
