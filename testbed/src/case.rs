@@ -23,6 +23,7 @@ pub mod script;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use dataplane::wire::{V4, V6};
 use userspace::engine::emulator::network::{Heard, Make, Network};
@@ -32,6 +33,7 @@ use userspace::model::{Cluster, Objects};
 use userspace::observe::walk;
 use userspace::plan::Prefix;
 
+use crate::sound::{Faults, Watched};
 use script::{Over, Script, Step};
 
 /// Why a case could not be read or run.
@@ -85,6 +87,8 @@ pub struct Ran {
     pub rows: String,
     /// After each step: the frame that a host received.
     pub heard: Vec<Option<Heard>>,
+    /// Frames that left a node with a wrong checksum though they came with right ones, in words.
+    pub faults: Vec<String>,
 }
 
 impl Case {
@@ -123,15 +127,17 @@ impl Case {
         let without = self.script.without_routes.iter().copied();
         let without_v4: Vec<_> = without.clone().filter_map(Prefix::<V4>::of).collect();
         let without_v6: Vec<_> = without.filter_map(Prefix::<V6>::of).collect();
-        let make: Make<E> = Box::new(move |plan| {
+        let faults = Faults::default();
+        let list = Rc::clone(&faults);
+        let make: Make<Watched<E>> = Box::new(move |plan| {
             let mut plan = plan.clone();
             plan.rows.v4.routes.retain(|prefix, _| !without_v4.contains(prefix));
             plan.rows.v6.routes.retain(|prefix, _| !without_v6.contains(prefix));
-            make(&plan)
+            Ok(Watched::new(make(&plan)?, &plan, Rc::clone(&list)))
         });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
         let mut run = Run { case: self, network, cluster: self.cluster.clone(), last: None };
-        let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new() };
+        let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new(), faults: Vec::new() };
         for (index, step) in self.script.steps.iter().enumerate() {
             let (text, heard) = run.step(step).map_err(|why| match why {
                 Failure::Engine(why) => self.engine(why),
@@ -144,6 +150,7 @@ impl Case {
             ran.heard.push(heard);
         }
         ran.rows = rows::print(&run.network).map_err(|why| self.engine(why))?;
+        ran.faults.clone_from(&faults.borrow());
         Ok(ran)
     }
 
@@ -167,6 +174,7 @@ impl Case {
         {
             text += &side_by_side("expected rows", rows, "rows", &ran.rows);
         }
+        text += &ran.faults.join("\n");
         (!text.is_empty()).then(|| format!("{}:\n{text}", self.path.display()))
     }
 

@@ -13,8 +13,9 @@ use dataplane::fragment;
 use dataplane::nat::Change;
 use dataplane::overlay;
 use dataplane::policy::Decision;
-use dataplane::tables::{Endpoint, IfIndex, Route};
+use dataplane::tables::{Endpoint, IfIndex, Node, Route};
 use dataplane::trace::{Record, Stage};
+use dataplane::wire::ip::ecn;
 use dataplane::wire::{Address, Port, V6};
 
 use crate::engine::Hook;
@@ -258,9 +259,12 @@ impl Printed {
             Stage::Overlay if record.detail == overlay::WRAPPED => {
                 self.wrapped = true;
                 let (source, target) = (ip(record.source), ip(record.target));
-                format!("vxlan vni {}, {source} -> {target}", record.number)
+                let tunnel = if record.flags == Node::GENEVE { "geneve" } else { "vxlan" };
+                format!("{tunnel} vni {}, {source} -> {target}", record.number)
             }
-            Stage::Overlay => "unwrap".to_owned(),
+            Stage::Overlay => format!("unwrap{}", mark(record.flags)),
+            Stage::Reject => format!("the sender is told that there is room for {} bytes", record.number),
+            Stage::Mss => format!("{} -> {}", record.source_port, record.target_port),
             Stage::ToPod => format!("{}  {}", names.pod_at(node, record.number), self.flow(record)),
             Stage::ToUnderlay if wrapped => return None,
             Stage::ToUnderlay | Stage::ToHost => format!("{}  {}", names.node(node), self.flow(record)),
@@ -269,7 +273,9 @@ impl Printed {
                 format!("{}: {}", reason.slug(), reason.sentence())
             }
             Stage::Arp => String::new(),
-            Stage::Fragment if record.detail == fragment::FIRST => "the first, its ports are remembered".to_owned(),
+            Stage::Fragment if record.detail == fragment::FIRST => {
+                "the first, its ports are remembered".to_owned()
+            }
             Stage::Fragment => format!("from byte {}, goes with the first", record.number),
             // What a flow log says of the flow; of the packet everything is said.
             Stage::Open => return None,
@@ -380,6 +386,15 @@ fn route(node: usize, record: &Record, names: &Names) -> String {
         Route::NATIVE => "world, with the pod's own address".to_owned(),
         Route::BLACKHOLE => "blackhole".to_owned(),
         kind => format!("kind {kind}"),
+    }
+}
+
+/// What the tunnel's outer header added to a packet's ECN.
+fn mark(added: u8) -> &'static str {
+    match added {
+        ecn::EXPERIENCED => ", congestion experienced",
+        ecn::CAPABLE_1 => ", ect(1)",
+        _ => "",
     }
 }
 

@@ -454,7 +454,6 @@ impl<E: Engine + Clock> Network<E> {
             }
             Verdict::Reject(reason) => {
                 self.count(Loss::Path(reason));
-                self.steps.push(Step { packet, event: Event::Answered { node, interface } });
                 self.tally.sent += 1;
                 let place = match hook {
                     Hook::FromPod => {
