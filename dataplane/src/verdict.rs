@@ -3,7 +3,7 @@
 use crate::tables::IfIndex;
 
 /// What a hook does with the packet it was given. Exactly one of these, for every packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// Into the pod behind this host-side interface.
     Deliver(IfIndex),
@@ -12,6 +12,7 @@ pub enum Verdict {
     /// Back out of the interface it came from: an answer the path made itself (ARP, neighbour discovery).
     Answer,
     /// Up to the node's own network stack, unchanged or as the path rewrote it.
+    #[default]
     Stack,
     /// Nowhere; but an error about it, which the path made of the frame, goes back out of the interface it
     /// came from. Counted as a drop, under its reason.

@@ -70,6 +70,11 @@ pub enum Event {
         /// The host's name.
         host: String,
     },
+    /// The fabric did something to it, beside passing it on.
+    Fabric {
+        /// What, for people.
+        says: String,
+    },
     /// It got lost outside of any node's path.
     Lost {
         /// `fabric`, `wire` or `host`.
@@ -235,6 +240,7 @@ impl Printed {
             }
             Event::Ignored { node } => Line("to_host", format!("{}  not for the path", names.node(*node))),
             Event::Loopback { host } => Line("loopback", host.clone()),
+            Event::Fabric { says } => Line("fabric", says.clone()),
             Event::Lost { place, why } => Line(place, why.clone()),
         })
     }
@@ -298,7 +304,8 @@ impl Printed {
         match self.state {
             Some(State::Related) => {
                 let about = kind(&Record { flags: 0, ..*record });
-                let error = kind(&Record { protocol: 1, ..*record });
+                let icmp = if record.source.is_v4() { 1 } else { 58 };
+                let error = kind(&Record { protocol: icmp, ..*record });
                 return format!("{source} -> {target} {error} about {about}");
             }
             Some(State::Reply) => target = ip(record.target).to_string(),
@@ -323,6 +330,15 @@ fn kind(record: &Record) -> String {
             8 => "icmp echo".to_owned(),
             11 => "icmp time exceeded".to_owned(),
             number => format!("icmp type {number}"),
+        },
+        58 => match record.flags {
+            0 => "icmpv6".to_owned(),
+            1 => "icmpv6 unreachable".to_owned(),
+            2 => "icmpv6 too big".to_owned(),
+            3 => "icmpv6 time exceeded".to_owned(),
+            128 => "icmpv6 echo".to_owned(),
+            129 => "icmpv6 echo reply".to_owned(),
+            number => format!("icmpv6 type {number}"),
         },
         number => format!("protocol {number}"),
     }
@@ -362,9 +378,9 @@ fn route(node: usize, record: &Record, names: &Names) -> String {
     match record.detail {
         0 => format!("pod {}", names.pod_at(node, record.number)),
         Route::HOST => "host".to_owned(),
-        Route::REMOTE => {
-            let remote = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
-            format!("remote {remote}")
+        kind @ (Route::REMOTE | Route::ROUTED) => {
+            let node = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
+            format!("{} {node}", if kind == Route::REMOTE { "remote" } else { "routed" })
         }
         Route::WORLD => "world".to_owned(),
         Route::NATIVE => "world, with the pod's own address".to_owned(),

@@ -93,7 +93,9 @@ impl Node {
         }
         if now.saturating_sub(self.swept) >= SWEEP {
             self.swept = now;
-            self.emulator.sweep();
+            if let Err(error) = self.emulator.sweep() {
+                tracing::warn!("what is over stays in the emulator's tables: {error}");
+            }
         }
     }
 
