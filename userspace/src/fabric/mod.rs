@@ -335,15 +335,6 @@ impl Fabric {
         self.counters.duplicated + self.counters.made
     }
 
-    /// The hardware address to which a host on the nodes' network sends packets for `address`: a node's, or the
-    /// gateway's.
-    pub fn neighbour(&self, address: IpAddr) -> Mac {
-        match self.seats.host(address) {
-            Some(port @ Port::Node(_)) => self.seats.mac(port),
-            _ => self.seats.gateway_mac(),
-        }
-    }
-
     /// The port of the host outside that a frame from the world is of, by its source address: for whoever
     /// has one wire for all of them. An appliance outside is taken for any source that is nobody's.
     pub fn world_port(&self, frame: &[u8]) -> Option<Port> {
