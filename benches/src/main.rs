@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use benches::matrix::Suite;
-use benches::measure;
 use benches::report::{self, Table};
+use benches::{masquerade, measure};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -43,6 +43,8 @@ enum Which {
     Quick,
     /// Everything, and longer: minutes.
     Standard,
+    /// How full a masquerade's range gets, and at what cost; in the kernel too, as root.
+    Masquerade,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -73,6 +75,7 @@ fn run(options: Options) -> anyhow::Result<()> {
     let mut suite = match options.suite {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
+        Which::Masquerade => return fill(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -89,6 +92,22 @@ fn run(options: Options) -> anyhow::Result<()> {
         Output::Table => print!("{}", Table(&comparison)),
         Output::Json => println!("{}", report::json(&comparison)?),
         Output::Csv => print!("{}", report::csv(&comparison)),
+    }
+    Ok(())
+}
+
+/// Fills a masquerade's range.
+fn fill(options: &Options) -> anyhow::Result<()> {
+    let rows = masquerade::measure(nix::unistd::geteuid().is_root(), |what| eprintln!("{what}"))?;
+    let json = serde_json::to_string_pretty(&rows)?;
+    if let Some(path) = &options.out {
+        fs::write(path, format!("{json}\n"))
+            .with_context(|| format!("cannot write the result to {}", path.display()))?;
+    }
+    match options.output {
+        Output::Table => print!("{}", masquerade::Beside(&rows)),
+        Output::Json => println!("{json}"),
+        Output::Csv => print!("{}", masquerade::csv(&rows)),
     }
     Ok(())
 }

@@ -111,24 +111,29 @@ pub fn track<A: Address>(
         tracked.connection = *row;
         seen
     });
-    if seen.is_none() {
-        tracked.connection = Connection::default();
-    }
-    tracked.state = State::New;
-    tracked.original = true;
-    let seen = seen.unwrap_or(Seen::Over);
+    // 1.
+    let seen = match seen {
+        None => {
+            tracked.connection = Connection::default();
+            Seen::Over
+        }
+        Some(seen) => seen,
+    };
     if seen as u8 == Seen::Conflict as u8 {
         return Err(Reason::FlowConflict);
     }
-    if seen as u8 != Seen::Over as u8 {
+    if seen as u8 == Seen::Over as u8 {
+        if flow.error {
+            return Err(Reason::UnknownIcmp);
+        }
+        (tracked.state, tracked.original) = (State::New, true);
+    } else {
         tracked.original = is_original(&tracked.connection, from_high);
         // 5.
         tracked.state = if tracked.original { State::Established } else { State::Reply };
         if flow.error {
             tracked.state = State::Related;
         }
-    } else if flow.error {
-        return Err(Reason::UnknownIcmp);
     }
     trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
     Ok(())
@@ -215,9 +220,8 @@ enum Seen {
     Conflict,
 }
 
-/// Moves a row on by a packet. A function of its own in the kernel too: it is there but once, and all that
-/// crosses its border can be described to the kernel, which it would not let pass otherwise.
-#[inline(never)]
+/// Moves a row on by a packet.
+#[inline(always)]
 fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool, now_s: u32) -> Seen {
     // 1.
     if is_over(row, now_s) {

@@ -54,6 +54,10 @@ pub struct Flow<A> {
     pub frontend: A,
     /// Belongs to `frontend`.
     pub frontend_port: Port,
+    /// What answered, if a Service's address took its place; else zero.
+    pub backend: A,
+    /// Belongs to `backend`.
+    pub backend_port: Port,
     /// Of the flow: for an ICMP error, that of the quoted packet.
     pub protocol: u8,
     /// Which piece of its packet it is.
@@ -70,6 +74,8 @@ pub struct Flow<A> {
     pub quoted: usize,
     /// Offset of the quoted transport header of an ICMP error; else 0.
     pub quoted_transport: usize,
+    /// Where the packet ends in the frame, as its IP header says: what follows is padding.
+    pub end: usize,
     /// Length of the whole frame in bytes.
     pub length: u32,
 }
@@ -245,6 +251,7 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         piece: network.piece,
         hops: packet.read(ethernet::LENGTH + A::HOPS).ok_or(Reason::Truncated)?,
         transport: network.transport,
+        end,
         length: packet.length(),
         ..Flow::default()
     };
@@ -252,11 +259,9 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         // 5.
         return later(flow);
     }
-    if flow.piece.more {
-        first(flow, end)?;
-    }
     if flow.protocol == ip::protocol::TCP {
         // 1.
+        holds(flow, flow.transport + tcp::LENGTH)?;
         ports(packet, flow)?;
         // The last byte of the plain header, so that nobody later meets half of one.
         packet.read::<u8>(flow.transport + tcp::LENGTH - 1).ok_or(Reason::Truncated)?;
@@ -264,6 +269,7 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         return Ok(());
     }
     if flow.protocol == ip::protocol::UDP {
+        holds(flow, flow.transport + udp::LENGTH)?;
         ports(packet, flow)?;
         packet.read::<u8>(flow.transport + udp::LENGTH - 1).ok_or(Reason::Truncated)?;
         return Ok(());
@@ -274,12 +280,11 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
     Err(Reason::UnsupportedProtocol)
 }
 
-/// Checks a first fragment, whose packet ends at `end`: the whole transport header must be in it. What seems
-/// to follow in a short frame is padding, or would come in a fragment that nobody judges (RFC 1858).
+/// Checks that the packet, or the first fragment of one, goes on up to `end`: that a header is whole. What
+/// seems to follow in a short frame is padding, or would come in a fragment that nobody judges (RFC 1858).
 #[inline(always)]
-fn first<A>(flow: &Flow<A>, end: usize) -> Result<(), Reason> {
-    let header = if flow.protocol == ip::protocol::TCP { tcp::LENGTH } else { udp::LENGTH };
-    if end < flow.transport + header {
+fn holds<A>(flow: &Flow<A>, end: usize) -> Result<(), Reason> {
+    if flow.end < end {
         return Err(Reason::MalformedHeader);
     }
     Ok(())
@@ -435,6 +440,7 @@ fn ports<A>(packet: &impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
 
 #[inline(always)]
 fn message<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    holds(flow, flow.transport + icmp::LENGTH)?;
     packet.read::<u8>(flow.transport + icmp::LENGTH - 1).ok_or(Reason::Truncated)?;
     flow.flags = packet.read(flow.transport + icmp::TYPE).ok_or(Reason::Truncated)?;
     if flow.flags == A::ICMP.echo {
@@ -467,6 +473,7 @@ fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<()
         return Err(Reason::UnknownIcmp);
     }
     packet.read::<u8>(inside.transport + icmp::QUOTED - 1).ok_or(Reason::Truncated)?;
+    holds(flow, inside.transport + icmp::QUOTED)?;
     // It goes to whoever sent what it is about, or it is no answer to it.
     if inside.source != flow.target {
         return Err(Reason::UnknownIcmp);

@@ -9,6 +9,8 @@ pub mod tables;
 pub mod verdict;
 pub mod wire;
 
+pub mod header;
+
 pub mod flow;
 
 pub mod fragment;
@@ -25,7 +27,11 @@ pub mod route;
 
 pub mod nat;
 
+pub mod mss;
+
 pub mod overlay;
+
+pub mod reject;
 
 pub mod trace;
 

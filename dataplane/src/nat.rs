@@ -1,7 +1,7 @@
 //! Other addresses and ports: of Services, and of pods that speak to the world with their node's address.
 //!
 //! Reads and writes `masquerades`, the frame and the [`Flow`]: both change together, and nobody parses
-//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `Truncated`, `WriteFailed`.
+//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`, `Truncated`, `WriteFailed`.
 //!
 //! A masqueraded flow needs a port of the node's address that no other flow to the same remote end has:
 //! 1. One it already has, from before: kept.
@@ -90,7 +90,38 @@ pub fn from_frontend<A: Address>(
         rewrite(packet, flow, Side::Target, flow.source, flow.target_port)?;
     }
     note(platform, flow, Change::Frontend, (connection.frontend, connection.frontend_port));
+    flow.backend = flow.source;
+    flow.backend_port = flow.source_port;
     rewrite(packet, flow, Side::Source, connection.frontend, connection.frontend_port)
+}
+
+/// Whether a new flow to the world has a port that another may stand for. An echo's answer has none: the
+/// identifier in it is the other end's.
+///
+/// # Errors
+/// `UnknownIcmp`.
+#[inline(always)]
+pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
+    if is_icmp(flow) && flow.flags == A::ICMP.echo_reply {
+        return Err(Reason::UnknownIcmp);
+    }
+    Ok(())
+}
+
+/// Makes a packet what it was before [`to_backend`] or [`from_frontend`], for an error about it: who sent it must
+/// know it again. Not for a pod that met itself.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn undo<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    if flow.frontend != A::default() {
+        rewrite(packet, flow, Side::Target, flow.frontend, flow.frontend_port)?;
+    }
+    if flow.backend != A::default() {
+        rewrite(packet, flow, Side::Source, flow.backend, flow.backend_port)?;
+    }
+    Ok(())
 }
 
 /// Claims a port of the node's address for a new flow to the world. `had` is the port it had when it was
@@ -377,6 +408,9 @@ fn requote<A: Address>(
 #[inline(always)]
 fn mend_quoted<A>(packet: &mut impl Packet, flow: &Flow<A>, delta: u32) -> Result<u32, Reason> {
     let offset = flow.quoted_transport + checksum_offset(flow.protocol);
+    if offset + size_of::<Be16>() > flow.end {
+        return Ok(0);
+    }
     let Some(before) = packet.read::<Be16>(offset) else {
         return Ok(0);
     };

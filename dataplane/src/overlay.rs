@@ -1,24 +1,36 @@
-//! Put on and take off the tunnel: VXLAN, over IPv4 or IPv6.
+//! Put on and take off the tunnel: VXLAN or Geneve, over IPv4 or IPv6.
 //!
 //! Reads `nodes`. Writes the frame. Drops `TooBig`, `UnknownTunnelSource`, `UnknownVni`, `Truncated`,
-//! `MalformedHeader`, `UnsupportedEtherType`, `WriteFailed`.
+//! `MalformedHeader`, `UnsupportedEtherType`, `CongestionLost`, `WriteFailed`.
 //!
-//! 1. What the underlay cannot take in one piece is refused, never cut.
+//! 1. What the underlay takes in one piece includes the tunnel's headers: nothing is cut.
 //! 2. Only nodes of the cluster are believed.
 //! 3. The network identifier says what the sender is to policies, so that the receiver need not know it.
 //! 4. The source port spreads flows over the underlay's paths; replies need not use it.
+//! 5. The outer header repeats the inner one's differentiated services and ECN. When it comes off, a mark of
+//!    congestion goes over to the inner one; the rest of it is the underlay's affair and goes. So are its hops,
+//!    of which the tunnel takes none: to the inner packet it is one link (the pipe model of RFC 2983 and
+//!    RFC 3443).
+//! 6. VXLAN's reserved bits are ignored on receipt. Geneve's options are sent by nobody here: those that may be
+//!    ignored are taken off with the tunnel; a packet with one that must be understood, of another version, or
+//!    for the tunnel's end itself is refused.
 //!
-//! The outer UDP checksum is 0, as VXLAN recommends: the inner packet has its own (RFC 6935 for IPv6).
+//! The outer UDP checksum is 0, as VXLAN and Geneve recommend: the inner packet has its own. Over IPv6 that is the
+//! exception that RFC 6935 makes for tunnels, on the conditions of RFC 6936: the outer addresses are checked on
+//! receipt (2), and what is inside is checked by whoever it is for.
 //!
-//! Source: RFC 7348 sections 4.3 and 5.
+//! Source: RFC 7348 sections 4.3 and 5; RFC 8926 sections 3.3, 3.4 and 4; RFC 6040 section 4 (normal mode).
 
 use crate::Reason;
 use crate::flow::{Datagram, Flow};
+use crate::header::{self, Header};
 use crate::platform::{Machine, Packet};
 use crate::tables::{Identity, Node, Nodes, Route, Table};
 use crate::trace::{self, Record, Stage};
+use crate::wire::ip::ecn;
 use crate::wire::transport::{self, udp};
-use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, checksum, ethernet, ip, tunnel};
+use crate::wire::tunnel::{geneve, vxlan};
+use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, ethernet, ip, tunnel};
 
 /// In the trace: the packet was encapsulated.
 pub const WRAPPED: u8 = 1;
@@ -56,33 +68,24 @@ const fn header(outer: Family) -> usize {
     }
 }
 
-/// Whether the underlay can take the packet once it is encapsulated.
-///
-/// # Errors
-/// `TooBig`.
+/// The longest IP packet that the underlay takes in one piece by a route of this kind, the tunnel's headers not
+/// counted.
 #[inline(always)]
-pub fn fit(platform: &impl Machine, packet: &impl Packet, route: &Route) -> Result<(), Reason> {
+pub fn room(node: &Node, kind: u8) -> u32 {
     // 1.
-    let outer = outer_length(packet, route.node.family());
-    if packet.segment() == 0 && outer > platform.node().mtu {
-        return Err(Reason::TooBig);
-    }
-    if outer > u16::MAX as u32 {
-        return Err(Reason::TooBig);
-    }
-    Ok(())
+    if kind == Route::REMOTE { node.mtu.saturating_sub(around(node.underlay.family())) } else { node.mtu }
 }
 
-/// The length of the outer IP packet around this frame's packet.
+/// What encapsulation adds to an IP packet.
 #[inline(always)]
-fn outer_length(packet: &impl Packet, outer: Family) -> u32 {
-    packet.length().wrapping_add((tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32)
+const fn around(outer: Family) -> u32 {
+    (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32
 }
 
-/// Encapsulates a packet that fits, for another node. `identity` is what its sender is to policies.
+/// Encapsulates a packet for another node. `identity` is what its sender is to policies.
 ///
 /// # Errors
-/// `WriteFailed`, `Truncated`.
+/// `TooBig`: no IP packet can be as long, however it is cut later. `WriteFailed`, `Truncated`.
 #[inline(always)]
 pub fn wrap<A: Address>(
     platform: &mut impl Machine,
@@ -93,25 +96,31 @@ pub fn wrap<A: Address>(
 ) -> Result<(), Reason> {
     let node = platform.node();
     let outer = node.underlay.family();
-    let total = outer_length(packet, outer) as u16;
+    let total = packet.length().wrapping_add(around(outer));
+    if total > u16::MAX as u32 {
+        return Err(Reason::TooBig);
+    }
+    // 5.
+    let class = header::class::<A>(packet, ethernet::LENGTH).ok_or(Reason::Truncated)?;
     packet.open_tunnel(outer).ok_or(Reason::WriteFailed)?;
     let datagram = OUTER_IP + header(outer);
     let inner = datagram + udp::LENGTH + tunnel::LENGTH;
     packet.pull((inner + ethernet::LENGTH) as u32);
     // 4.
     let port = Port::new(0xc000 | (flow.hash(node.seed) & 0x3fff) as u16);
+    let length = (total as u16).wrapping_sub(header(outer) as u16);
     put(packet, ethernet::TARGET, route.mac)?;
     put(packet, ethernet::SOURCE, node.mac)?;
     match outer {
-        Family::V4 => header_v4(packet, (V4::from_v6(node.underlay), V4::from_v6(route.node)), total)?,
-        Family::V6 => header_v6(packet, (node.underlay, route.node), total)?,
+        Family::V4 => around_it::<V4>(packet, &node, route, class, length)?,
+        Family::V6 => around_it::<V6>(packet, &node, route, class, length)?,
     }
-    let length = Be16::new(total.wrapping_sub(header(outer) as u16));
     put(packet, datagram + transport::SOURCE_PORT, port)?;
     put(packet, datagram + transport::TARGET_PORT, node.tunnel_port)?;
-    put(packet, datagram + udp::TOTAL_LENGTH, length)?;
+    put(packet, datagram + udp::TOTAL_LENGTH, Be16::new(length))?;
     put(packet, datagram + udp::CHECKSUM, Be16::new(0))?;
-    put(packet, datagram + udp::LENGTH + tunnel::FLAGS, tunnel::VALID_VNI)?;
+    let flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
+    put(packet, datagram + udp::LENGTH + tunnel::FLAGS, flags)?;
     // 3.
     put(packet, datagram + udp::LENGTH + tunnel::VNI, Be32::new(identity.0 << 8))?;
     put(packet, inner + ethernet::TARGET, route.mac)?;
@@ -119,6 +128,7 @@ pub fn wrap<A: Address>(
     put(packet, inner + ethernet::TYPE, A::ETHERTYPE)?;
     trace::step(platform, || Record {
         detail: WRAPPED,
+        flags: node.encapsulation,
         number: identity.0,
         source: node.underlay,
         source_port: port,
@@ -129,33 +139,18 @@ pub fn wrap<A: Address>(
     Ok(())
 }
 
-/// Writes the outer IPv4 header, its checksum included.
+/// Writes the outer IP header, of the family `O`; `length` is of what follows it.
 #[inline(always)]
-fn header_v4(packet: &mut impl Packet, (from, to): (V4, V4), total: u16) -> Result<(), Reason> {
-    let version_tos = Be16([ip::VERSION_4_PLAIN, 0]);
-    let ttl_protocol = Be16([ip::DEFAULT_TTL, ip::protocol::UDP]);
-    let total = Be16::new(total);
-    put(packet, ethernet::TYPE, ethernet::IPV4)?;
-    put(packet, OUTER_IP + ip::VERSION_LENGTH, version_tos)?;
-    put(packet, OUTER_IP + ip::TOTAL_LENGTH, total)?;
-    put(packet, OUTER_IP + ip::IDENTIFICATION, Be16::new(0))?;
-    put(packet, OUTER_IP + ip::FRAGMENT, ip::DONT_FRAGMENT)?;
-    put(packet, OUTER_IP + ip::TTL, ttl_protocol)?;
-    let words = [version_tos, total, ip::DONT_FRAGMENT, ttl_protocol];
-    put(packet, OUTER_IP + ip::CHECKSUM, checksum::of(words, from.sum() + to.sum()))?;
-    put(packet, OUTER_IP + ip::SOURCE, from)?;
-    put(packet, OUTER_IP + ip::TARGET, to)
-}
-
-/// Writes the outer IPv6 header.
-#[inline(always)]
-fn header_v6(packet: &mut impl Packet, (from, to): (V6, V6), total: u16) -> Result<(), Reason> {
-    put(packet, ethernet::TYPE, ethernet::IPV6)?;
-    put(packet, OUTER_IP + ip::v6::VERSION_CLASS_LABEL, Be32::new(6 << 28))?;
-    put(packet, OUTER_IP + ip::v6::PAYLOAD_LENGTH, Be16::new(total.wrapping_sub(ip::v6::LENGTH as u16)))?;
-    put(packet, OUTER_IP + ip::v6::NEXT_HEADER, Be16([ip::protocol::UDP, ip::DEFAULT_TTL]))?;
-    put(packet, OUTER_IP + ip::v6::SOURCE, from)?;
-    put(packet, OUTER_IP + ip::v6::TARGET, to)
+fn around_it<O: Address>(
+    packet: &mut impl Packet,
+    node: &Node,
+    route: &Route,
+    class: u8,
+    length: u16,
+) -> Result<(), Reason> {
+    let (source, target) = (O::from_v6(node.underlay), O::from_v6(route.node));
+    let header = Header { source, target, protocol: ip::protocol::UDP, class, length };
+    header::write(packet, &header).ok_or(Reason::Truncated)
 }
 
 /// Whether a datagram is one of the tunnel's, for this node.
@@ -169,7 +164,7 @@ pub fn is_tunnel(node: &Node, outer: &Datagram) -> bool {
 /// Takes a packet out of the tunnel that it is in.
 ///
 /// # Errors
-/// `UnknownTunnelSource`, `UnknownVni`, `Truncated`, `MalformedHeader`, `UnsupportedEtherType`,
+/// `UnknownTunnelSource`, `UnknownVni`, `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `CongestionLost`,
 /// `WriteFailed`.
 #[inline(always)]
 pub fn unwrap(
@@ -187,30 +182,83 @@ pub fn unwrap(
     if outer.transport != datagram {
         return Err(Reason::MalformedHeader);
     }
-    let inner = datagram + udp::LENGTH + tunnel::LENGTH;
-    packet.pull((inner + ethernet::LENGTH) as u32);
+    let start = datagram + udp::LENGTH;
+    packet.pull((start + tunnel::LENGTH + ethernet::LENGTH) as u32);
+    let flags: Be32 = packet.read(start + tunnel::FLAGS).ok_or(Reason::Truncated)?;
+    let vni: Be32 = packet.read(start + tunnel::VNI).ok_or(Reason::Truncated)?;
+    let options = options(platform.node().encapsulation, flags)?;
+    let inner = start + tunnel::LENGTH + options;
+    packet.pull((inner + ethernet::LENGTH + ip::v6::LENGTH) as u32);
     let inside: Be16 = packet.read(inner + ethernet::TYPE).ok_or(Reason::Truncated)?;
-    let flags: Be32 = packet.read(datagram + udp::LENGTH + tunnel::FLAGS).ok_or(Reason::Truncated)?;
-    let vni: Be32 = packet.read(datagram + udp::LENGTH + tunnel::VNI).ok_or(Reason::Truncated)?;
-    if flags != tunnel::VALID_VNI {
-        return Err(Reason::MalformedHeader);
-    }
     // 3.
     let identity = Identity(vni.host() >> 8);
     if identity.0 == 0 {
         return Err(Reason::UnknownVni);
     }
-    if inside != ethernet::IPV4 && inside != ethernet::IPV6 {
+    let (said, inner_ecn) = if inside == ethernet::IPV4 {
+        (Family::V4, header::class::<V4>(packet, inner + ethernet::LENGTH))
+    } else if inside == ethernet::IPV6 {
+        (Family::V6, header::class::<V6>(packet, inner + ethernet::LENGTH))
+    } else {
         return Err(Reason::UnsupportedEtherType);
-    }
-    packet.close_tunnel(family).ok_or(Reason::WriteFailed)?;
+    };
+    // 5.
+    let outer_class = match family {
+        Family::V4 => header::class::<V4>(packet, OUTER_IP),
+        Family::V6 => header::class::<V6>(packet, OUTER_IP),
+    };
+    let before = inner_ecn.ok_or(Reason::Truncated)? & ecn::MASK;
+    let after = marked(before, outer_class.ok_or(Reason::Truncated)? & ecn::MASK)?;
+    // An engine may refuse to make a packet of less than its IP header.
+    let first = inner + ethernet::LENGTH;
+    packet.read::<u8>(first + header(said) - 1).ok_or(Reason::Truncated)?;
+    packet.close_tunnel(family, options as u32).ok_or(Reason::WriteFailed)?;
     put(packet, ethernet::TYPE, inside)?;
+    if after != before {
+        match said {
+            Family::V4 => header::mark::<V4>(packet, after).ok_or(Reason::Truncated)?,
+            Family::V6 => header::mark::<V6>(packet, after).ok_or(Reason::Truncated)?,
+        }
+    }
     trace::step(platform, || Record {
         detail: UNWRAPPED,
         number: identity.0,
+        flags: if after == before { 0 } else { after },
         ..outer.record(Stage::Overlay)
     });
     Ok(Carried { identity, node: outer.source, length: outer.length })
+}
+
+/// Length of the options behind the tunnel's header, after a look at its first word.
+///
+/// # Errors
+/// `MalformedHeader`.
+#[inline(always)]
+fn options(encapsulation: u8, flags: Be32) -> Result<usize, Reason> {
+    if encapsulation == Node::GENEVE {
+        // 6.
+        if flags.host() & geneve::FIXED != geneve::PLAIN.host() {
+            return Err(Reason::MalformedHeader);
+        }
+        return Ok((flags.host() >> geneve::OPTIONS_SHIFT & geneve::OPTIONS_WORDS) as usize * 4);
+    }
+    if flags.host() & vxlan::VALID_VNI.host() == 0 {
+        return Err(Reason::MalformedHeader);
+    }
+    Ok(0)
+}
+
+/// The inner packet's ECN after the tunnel (RFC 6040, figure 4), of its own and the outer header's.
+///
+/// # Errors
+/// `CongestionLost`.
+#[inline(always)]
+fn marked(inner: u8, outer: u8) -> Result<u8, Reason> {
+    if outer == ecn::EXPERIENCED {
+        // The mark must not get lost, and a sender that does not know it understands a loss only.
+        return if inner == ecn::NOT_CAPABLE { Err(Reason::CongestionLost) } else { Ok(outer) };
+    }
+    Ok(if outer == ecn::CAPABLE_1 && inner == ecn::CAPABLE_0 { outer } else { inner })
 }
 
 #[inline(always)]

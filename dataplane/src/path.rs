@@ -17,7 +17,7 @@ use crate::route;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, fragment, nat, neighbour, overlay, policy, service};
+use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Walk<A> {
     from: From,
     /// The way into the tunnel, if that is where it leads.
     route: Route,
+    /// What the way has room for, if the packet is longer; else 0.
+    room: u32,
     /// The end of it, once it has come to one.
     verdict: Option<Verdict>,
 }
@@ -77,10 +79,7 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     let bytes = start(packet, walk, From::Pod);
     let mut part = pod_enter(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
-        part = leave(platform, packet, walk);
-    }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = to_tunnel(platform, packet, walk);
+        part = go(platform, packet, walk);
     }
     close(platform, walk, bytes, part)
 }
@@ -119,10 +118,7 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     let bytes = start(packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
-        part = leave(platform, packet, walk);
-    }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = to_tunnel(platform, packet, walk);
+        part = go(platform, packet, walk);
     }
     close(platform, walk, bytes, part)
 }
@@ -179,6 +175,9 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
+    if part.is_ok() && walk.from == From::Tunnel {
+        part = fit_segments(platform, packet, walk);
+    }
     if part.is_ok() && walk.verdict.is_none() {
         part = arrive(platform, packet, walk);
     }
@@ -286,7 +285,44 @@ fn enter<A: Address, P: Platform<A>, K: Packet>(
     Ok(())
 }
 
-/// What it goes through last: route, then the tail that the route names.
+/// What it goes through last.
+#[inline(always)]
+fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
+    leave(platform, packet, walk)?;
+    if walk.verdict.is_some() {
+        return Ok(());
+    }
+    if walk.room != 0 {
+        return turn_back(platform, packet, walk);
+    }
+    fit_segments(platform, packet, walk)?;
+    to_tunnel(platform, packet, walk)
+}
+
+/// An answer to who sent it, because it is too big.
+#[inline(never)]
+fn turn_back<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    nat::undo(packet, &mut walk.flow)?;
+    reject::too_big(platform, packet, &walk.flow, walk.room)?;
+    walk.end(Verdict::Reject(Reason::TooBig))
+}
+
+/// What a connection through the tunnel may put into one segment.
+#[inline(never)]
+fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let room = overlay::room(&platform.node(), Route::REMOTE);
+    mss::lower(platform, packet, &walk.flow, room)
+}
+
+/// Route, then the tail that the route names.
 #[inline(never)]
 fn leave<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
@@ -299,6 +335,11 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     let Walk { flow, tracked, .. } = walk;
     let new = tracked.is_new();
     let route = route::next_hop(platform, flow)?;
+    let room = overlay::room(&platform.node(), route.kind);
+    if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
+        walk.room = room;
+        return Ok(());
+    }
     match route.kind {
         Route::HOST => {
             if new {
@@ -307,7 +348,6 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             to_host(platform, walk)
         }
         Route::REMOTE => {
-            overlay::fit(platform, packet, &route)?;
             if new {
                 conntrack::open(platform, flow, Port::default())?;
             }
@@ -318,6 +358,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
             let mut port = tracked.connection.masquerade_port;
             // A flow may also have been opened while its target was still somewhere else.
             if new || (tracked.original && port == Port::default()) {
+                nat::lends(flow)?;
                 port = nat::claim(platform, flow, port)?;
                 if let Err(reason) = conntrack::open(platform, flow, port) {
                     nat::release(platform, flow, port);
@@ -404,6 +445,7 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     let bytes = packet.length();
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
+    walk.room = 0;
     walk.verdict = None;
     bytes
 }
@@ -416,6 +458,10 @@ fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, pa
         return Verdict::Drop(reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
+    if let Verdict::Reject(reason) = verdict {
+        drop(platform, &walk.flow, bytes, reason);
+        return verdict;
+    }
     platform.count(verdict, bytes);
     verdict
 }

@@ -37,8 +37,8 @@ pub enum Decision {
     Itself = 5,
 }
 
-/// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]).
-/// `carried` is what is known of the peer already; [`Identity::ANY`] if nothing is.
+/// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]):
+/// `asked` is that, and what is known of the peer already; [`Identity::ANY`] if nothing is.
 ///
 /// # Errors
 /// `PolicyDenied`.
@@ -47,8 +47,10 @@ pub fn judge<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
     pod: &Endpoint,
-    (direction, carried): (u8, Identity),
+    asked: (u8, Identity),
 ) -> Result<(), Reason> {
+    // Every parameter of a function of its own has a name: the kernel refuses the description of others.
+    let (direction, carried) = asked;
     // 1.
     if pod.isolated & direction == 0 {
         note(platform, flow, pod, direction, (Decision::NotIsolated, RuleId(0)));

@@ -27,7 +27,9 @@ pub enum Stage {
     Route = 7,
     /// `source` was replaced by `target`: as [`crate::nat::Change`] in `detail` says.
     Nat = 8,
-    /// `detail` 1: wrapped, from `source` to `target` with network identifier `number`; 2: unwrapped.
+    /// `detail` 1: wrapped, from `source` to `target` with network identifier `number`, as the kind of
+    /// [`crate::tables::Node::encapsulation`] in `flags` says; 2: unwrapped, and marked with the ECN in `flags`
+    /// unless that is 0.
     Overlay = 9,
     /// Tail: to the pod behind the interface `number`.
     ToPod = 10,
@@ -43,6 +45,10 @@ pub enum Stage {
     Arp = 15,
     /// `detail` is [`crate::fragment::FIRST`] or [`crate::fragment::LATER`], `number` the place in the packet.
     Fragment = 16,
+    /// The packet was too big: its sender is told that there is room for `number` bytes.
+    Reject = 17,
+    /// A TCP SYN's largest segment was lowered from `source_port` to `target_port` bytes.
+    Mss = 18,
 }
 
 impl Stage {
@@ -64,6 +70,8 @@ impl Stage {
         (Stage::Open, "open"),
         (Stage::Arp, "arp"),
         (Stage::Fragment, "fragment"),
+        (Stage::Reject, "reject"),
+        (Stage::Mss, "mss"),
     ];
 
     /// The stage with this number.

@@ -3,7 +3,7 @@
 use crate::tables::IfIndex;
 
 /// What a hook does with the packet it was given. Exactly one of these, for every packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// Into the pod behind this host-side interface.
     Deliver(IfIndex),
@@ -12,6 +12,7 @@ pub enum Verdict {
     /// Back out of the interface it came from: an answer the path made itself (ARP, neighbour discovery).
     Answer,
     /// Up to the node's own network stack, unchanged or as the path rewrote it.
+    #[default]
     Stack,
     /// Nowhere; but an error about it, which the path made of the frame, goes back out of the interface it
     /// came from. Counted as a drop, under its reason.
@@ -66,13 +67,14 @@ reasons! {
     NotLocal = 17, "not-local", "It arrived over the overlay for an address that is not on this node.";
     TooBig = 18, "too-big", "The packet does not fit the underlay after encapsulation.";
     WriteFailed = 19, "write-failed", "The engine could not change the packet.";
-    UnknownIcmp = 20, "unknown-icmp", "An ICMP error about a flow that nobody here has.";
+    UnknownIcmp = 20, "unknown-icmp", "An ICMP error, or an echo's answer, about a flow that nobody here has.";
     StaleMasquerade = 21, "stale-masquerade", "A reply to a masqueraded flow that has ended.";
     Spoofed = 22, "spoofed", "It arrived outside the overlay, with a source address of the cluster.";
     TunnelSpoofed = 24, "tunnel-spoofed", "It came through the tunnel from a node that its source address is not on.";
     OwnAddressAsked = 23, "own-address-asked", "A question about the asker's own address (ARP or neighbour discovery): silence says that it is free.";
     FragmentsFull = 30, "fragments-full", "The table of packets in fragments is full.";
     ExtensionHeader = 25, "extension-header", "IPv6 extension headers that the path does not walk: too many, too long, encrypted, signed, or routed by the sender.";
+    CongestionLost = 27, "congestion-lost", "The underlay marked congestion on the tunnel, and the sender inside knows no such mark.";
     NeedsNoAnswer = 26, "needs-no-answer", "Talk on the link alone that needs no answer: a router solicitation, a multicast report, an advertisement.";
 }
 

@@ -226,8 +226,8 @@ impl Packet for Frame {
     /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is
     /// another: by then it is written in the last bytes of the room.
     #[inline(always)]
-    fn close_tunnel(&mut self, outer: Family) -> Option<()> {
-        let room = tunnel::overhead(header(outer));
+    fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
+        let room = tunnel::overhead(header(outer)) + options as usize;
         let inside: Be16 = self.read(room + ethernet::TYPE)?;
         let flags = if inside == ethernet::IPV6 {
             BPF_F_ADJ_ROOM_DECAP_L3_IPV6
@@ -252,8 +252,8 @@ impl Packet for Frame {
     }
 }
 
-/// An offset that the verifier knows to be below 1024, behind everything that the path looks into: Ethernet,
-/// the longest IP header, ICMP, the longest quoted IP header and what it quotes.
+/// An offset that the verifier knows to be below 2048, behind everything that the path looks into: Ethernet, an
+/// IP header, ICMP, and the longest packet that it quotes.
 ///
 /// An offset that was itself read from the packet loses its bounds where the compiler moves it through
 /// memory or folds the check into later sums ("math between pkt pointer and register with unbounded min
@@ -262,7 +262,7 @@ impl Packet for Frame {
 fn bounded(mut offset: usize) -> usize {
     if !is_val_statically_known(offset) {
         // SAFETY: it changes nothing but the register.
-        unsafe { asm!("{offset} &= 1023", offset = inout(reg) offset, options(pure, nomem, nostack)) };
+        unsafe { asm!("{offset} &= 2047", offset = inout(reg) offset, options(pure, nomem, nostack)) };
     }
     offset
 }

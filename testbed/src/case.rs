@@ -21,10 +21,11 @@ mod rows;
 pub mod script;
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use dataplane::wire::V4;
+use dataplane::wire::{V4, V6};
 use userspace::engine::emulator::network::{Heard, Make, Network};
 use userspace::engine::emulator::{Answer, Emulator};
 use userspace::engine::{Capacities, Clock, Engine};
@@ -32,7 +33,8 @@ use userspace::model::{Cluster, Objects};
 use userspace::observe::walk;
 use userspace::plan::Prefix;
 
-use script::{Script, Step};
+use crate::sound::{Faults, Watched};
+use script::{Over, Script, Step};
 
 /// Why a case could not be read or run.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,8 @@ pub struct Ran {
     pub rows: String,
     /// After each step: the frame that a host received.
     pub heard: Vec<Option<Heard>>,
+    /// Frames that left a node with a wrong checksum though they came with right ones, in words.
+    pub faults: Vec<String>,
 }
 
 impl Case {
@@ -120,16 +124,20 @@ impl Case {
     /// # Errors
     /// [`Error::Content`] for a name that is not in the cluster, [`Error::Engine`].
     pub fn run<E: Engine + Clock + 'static>(&self, mut make: Make<E>) -> Result<Ran, Error> {
-        let without: Vec<_> =
-            self.script.without_routes.iter().copied().filter_map(Prefix::<V4>::of).collect();
-        let make: Make<E> = Box::new(move |plan| {
+        let without = self.script.without_routes.iter().copied();
+        let without_v4: Vec<_> = without.clone().filter_map(Prefix::<V4>::of).collect();
+        let without_v6: Vec<_> = without.filter_map(Prefix::<V6>::of).collect();
+        let faults = Faults::default();
+        let list = Rc::clone(&faults);
+        let make: Make<Watched<E>> = Box::new(move |plan| {
             let mut plan = plan.clone();
-            plan.rows.v4.routes.retain(|prefix, _| !without.contains(prefix));
-            make(&plan)
+            plan.rows.v4.routes.retain(|prefix, _| !without_v4.contains(prefix));
+            plan.rows.v6.routes.retain(|prefix, _| !without_v6.contains(prefix));
+            Ok(Watched::new(make(&plan)?, &plan, Rc::clone(&list)))
         });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
         let mut run = Run { case: self, network, cluster: self.cluster.clone(), last: None };
-        let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new() };
+        let mut ran = Ran { walk: String::new(), rows: String::new(), heard: Vec::new(), faults: Vec::new() };
         for (index, step) in self.script.steps.iter().enumerate() {
             let (text, heard) = run.step(step).map_err(|why| match why {
                 Failure::Engine(why) => self.engine(why),
@@ -142,6 +150,7 @@ impl Case {
             ran.heard.push(heard);
         }
         ran.rows = rows::print(&run.network).map_err(|why| self.engine(why))?;
+        ran.faults.clone_from(&faults.borrow());
         Ok(ran)
     }
 
@@ -165,6 +174,7 @@ impl Case {
         {
             text += &side_by_side("expected rows", rows, "rows", &ran.rows);
         }
+        text += &ran.faults.join("\n");
         (!text.is_empty()).then(|| format!("{}:\n{text}", self.path.display()))
     }
 
@@ -248,9 +258,9 @@ impl<E: Engine + Clock> Run<'_, E> {
                 self.network.run()?;
                 Ok((self.walked(), self.hear()))
             }
-            Step::Connect { from, to } => {
+            Step::Connect { from, to, over } => {
                 let from = frame::host(&self.network, &self.cluster, from)?;
-                let (address, dial) = frame::dial(&self.cluster, to)?;
+                let (address, dial) = frame::dial(&self.cluster, to, *over)?;
                 let attempt = self.network.connect(from, address, dial)?;
                 let answer = match attempt.answer {
                     Answer::Allow => "allow",
@@ -262,6 +272,10 @@ impl<E: Engine + Clock> Run<'_, E> {
             }
             Step::Wait { seconds } => {
                 self.network.wait(*seconds)?;
+                Ok((String::new(), None))
+            }
+            Step::Sweep => {
+                self.network.sweep()?;
                 Ok((String::new(), None))
             }
             Step::Apply(text) => {
@@ -327,12 +341,14 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// An IPv4 address of the cluster: the emulated network speaks no other.
-fn v4(address: std::net::IpAddr) -> Result<Ipv4Addr, String> {
-    match address {
-        std::net::IpAddr::V4(address) => Ok(address),
-        std::net::IpAddr::V6(address) => Err(format!("{address} is no IPv4 address")),
-    }
+/// The one of somebody's addresses that is of a family; the first, if none is asked for.
+///
+/// # Errors
+/// There is none.
+fn address_over(whose: &str, addresses: &[IpAddr], over: Option<Over>) -> Result<IpAddr, String> {
+    let fits = |address: &&IpAddr| over.is_none_or(|over| address.is_ipv4() == (over == Over::IPv4));
+    let found = addresses.iter().find(fits).copied();
+    found.ok_or_else(|| format!("{whose} has no {} address", over.map_or("", Over::word)))
 }
 
 #[cfg(test)]
@@ -374,7 +390,7 @@ objects: |
     #[test]
     fn blessing_writes_the_walk_and_keeps_everything_else() {
         let text =
-            format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: arp}}]\n");
+            format!("# A comment.\n{POD}expect: |\n  nonsense\nsend: [{{from: default/web, as: who-has}}]\n");
         let (_folder, path) = written(&text);
         let case = Case::read(&path).expect("reads");
         let ran = case.emulate().expect("runs");
@@ -383,7 +399,7 @@ objects: |
         assert_eq!(Case::read(&path).expect("reads").differs(&ran), None);
         let blessed = fs::read_to_string(&path).expect("is there");
         assert!(blessed.starts_with("# A comment.\n"), "{blessed}");
-        assert!(blessed.ends_with("send: [{from: default/web, as: arp}]\n"), "{blessed}");
+        assert!(blessed.ends_with("send: [{from: default/web, as: who-has}]\n"), "{blessed}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::Value;
 use userspace::model::{Cluster, External, Node, Pod};
 
 use crate::agents;
+use crate::control;
 use crate::dataplane::Name;
 use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
@@ -156,9 +157,7 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
-        if fabric::is_emulated(&self.state.cluster) {
-            fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster)?;
-        }
+        self.tell_fabric()?;
         if self.has_agents() {
             let cluster = self.state.cluster.clone();
             agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
@@ -274,6 +273,21 @@ impl Lab {
         command.arg("fabric");
         let client = fabric::Client::of(&cluster, "start the fabric of")?;
         Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
+    }
+
+    /// An emulated fabric goes on with the cluster as it is now; one that is no more is started again.
+    fn tell_fabric(&mut self) -> Result<(), Error> {
+        if !fabric::is_emulated(&self.state.cluster) {
+            return Ok(());
+        }
+        match fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster) {
+            Err(fabric::Error::Control(control::Error::Ask { source, .. }))
+                if source.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                self.start_fabric()
+            }
+            told => Ok(told?),
+        }
     }
 
     fn start_listeners(&mut self) -> Result<(), Error> {

@@ -15,6 +15,7 @@ pub mod oracle;
 pub mod output;
 pub mod probe;
 pub mod progress;
+pub mod sound;
 pub mod state;
 pub mod topology;
 pub mod traffic;

@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 mod command;
 
 use command::{
-    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, serve, up, upgrade,
+    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
+    upgrade,
 };
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
@@ -30,6 +31,7 @@ enum Command {
     Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
     Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

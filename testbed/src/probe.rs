@@ -5,8 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use dataplane::Reason;
+use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
 use userspace::model::{Cluster, ContainerPort, Protocol, Who};
 
@@ -34,6 +36,21 @@ pub struct Flow {
     pub port: u16,
     /// How.
     pub protocol: Protocol,
+    /// Over which family: none if there is one only, or if it does not matter which.
+    #[serde(serialize_with = "as_word", skip_serializing_if = "Option::is_none")]
+    pub over: Option<Family>,
+}
+
+/// A family in Kubernetes' word.
+fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+fn as_word<S: Serializer>(family: &Option<Family>, serializer: S) -> Result<S::Ok, S::Error> {
+    family.map(word).serialize(serializer)
 }
 
 fn as_text<S: Serializer>(who: &Who, serializer: S) -> Result<S::Ok, S::Error> {
@@ -42,7 +59,8 @@ fn as_text<S: Serializer>(who: &Who, serializer: S) -> Result<S::Ok, S::Error> {
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)
+        write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)?;
+        self.over.map_or(Ok(()), |over| write!(f, " over {}", word(over)))
     }
 }
 
@@ -172,21 +190,34 @@ pub struct Grid {
 impl Grid {
     /// Measures flows and sets the oracle's expectations beside them.
     ///
+    /// Between two that have both families a flow is measured and judged over each. Its row tells of both
+    /// where they are alike; else of the one that differs from what is expected, or is not let through.
+    ///
     /// # Errors
     /// The prober's.
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
-        // A socket of one family has no way to an address of the other: it is told so at once.
-        let mut answers = vec![Measured::from(Verdict::Reject); flows.len()];
-        let askable: Vec<usize> = (0..flows.len()).filter(|&at| one_family(cluster, &flows[at])).collect();
-        let asked: Vec<Flow> = askable.iter().map(|&at| flows[at].clone()).collect();
-        for (at, measured) in askable.into_iter().zip(prober.probe(&asked)?) {
-            answers[at] = measured;
-        }
-        let rows: Vec<Row> = (flows.into_iter().zip(answers))
-            .map(|(flow, measured)| {
-                let Flow { from, to, port, protocol } = &flow;
-                let expectation = oracle::expect(cluster, from, to, *port, *protocol);
-                Row { flow, measured, expectation }
+        let seen = [Family::V4, Family::V6].map(|family| seen_over(cluster, family));
+        let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(cluster, flow)).collect();
+        let asked: Vec<Flow> = (flows.iter().zip(&ways))
+            .flat_map(|(flow, ways)| {
+                let several = ways.len() > 1;
+                ways.iter().map(move |way| Flow { over: several.then_some(*way), ..flow.clone() })
+            })
+            .collect();
+        let mut measured = asked.iter().cloned().zip(prober.probe(&asked)?);
+        let rows: Vec<Row> = (flows.into_iter().zip(ways))
+            .map(|(flow, ways)| {
+                let rows = ways.iter().filter_map(|way| {
+                    let (flow, measured) = measured.next()?;
+                    let cluster = &seen[usize::from(*way == Family::V6)];
+                    let expectation = expected(cluster, &flow);
+                    Some(Row { flow, measured, expectation })
+                });
+                united(rows.collect()).unwrap_or_else(|| {
+                    // A socket of one family has no way to an address of the other: it is told so at once.
+                    let expectation = expected(cluster, &flow);
+                    Row { flow, measured: Verdict::Reject.into(), expectation }
+                })
             })
             .collect();
         Ok(Self {
@@ -198,13 +229,61 @@ impl Grid {
     }
 }
 
-/// Whether both ends have addresses of the same family; also if one is not in the cluster at all.
-fn one_family(cluster: &Cluster, flow: &Flow) -> bool {
-    let address = |who| cluster.find(who).map(|found| found.address());
-    match (address(&flow.from), address(&flow.to)) {
-        (Ok(from), Ok(to)) => from.is_ipv4() == to.is_ipv4(),
-        _ => true,
+fn expected(cluster: &Cluster, Flow { from, to, port, protocol, .. }: &Flow) -> Expectation {
+    oracle::expect(cluster, from, to, *port, *protocol)
+}
+
+/// One row for a flow that was measured over each family; none if it was over none.
+fn united(mut rows: Vec<Row>) -> Option<Row> {
+    let alike = rows.windows(2).all(|pair| {
+        pair[0].measured.verdict == pair[1].measured.verdict && pair[0].differs() == pair[1].differs()
+    });
+    let telling = rows
+        .iter()
+        .position(Row::differs)
+        .or_else(|| rows.iter().position(|row| row.measured.verdict != Verdict::Allow));
+    let at = telling.filter(|_| !alike).unwrap_or(0);
+    if rows.is_empty() {
+        return None;
     }
+    let mut row = rows.swap_remove(at);
+    row.flow.over = row.flow.over.filter(|_| !alike);
+    Some(row)
+}
+
+/// The families in which both ends have an address; any if one is not in the cluster at all.
+fn families(cluster: &Cluster, flow: &Flow) -> Vec<Family> {
+    let (Ok(from), Ok(to)) = (cluster.find(&flow.from), cluster.find(&flow.to)) else {
+        return vec![Family::V4];
+    };
+    let has = |addresses: &[IpAddr], family| addresses.iter().any(|address| family_of(*address) == family);
+    let both = [Family::V4, Family::V6].into_iter();
+    both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect()
+}
+
+/// An address' family.
+pub(crate) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// The cluster as one family shows it: everybody who has an address of it has no other.
+fn seen_over(cluster: &Cluster, family: Family) -> Cluster {
+    let mut seen = cluster.clone();
+    let keep = |addresses: &mut Vec<IpAddr>| {
+        if addresses.iter().any(|address| family_of(*address) == family) {
+            addresses.retain(|address| family_of(*address) == family);
+        }
+    };
+    seen.nodes.iter_mut().for_each(|node| keep(&mut node.addresses));
+    seen.pods.iter_mut().for_each(|pod| keep(&mut pod.addresses));
+    for service in &mut seen.services {
+        keep(&mut service.addresses);
+        let only = service.addresses.first().map(|address| family_of(*address));
+        for port in &mut service.ports {
+            port.backends.retain(|backend| Some(family_of(backend.address)) == only);
+        }
+    }
+    seen
 }
 
 /// Every pair at every declared port: from each pod and external, to each port that a pod, a Service or
@@ -224,6 +303,7 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
                 to: to.clone(),
                 port,
                 protocol,
+                over: None,
             }));
         };
         let declared = |port: &ContainerPort| (port.port, port.protocol);
@@ -312,7 +392,7 @@ mod tests {
     }
 
     fn flow(from: &str, to: &str, port: u16, protocol: Protocol) -> Flow {
-        Flow { from: who(from), to: who(to), port, protocol }
+        Flow { from: who(from), to: who(to), port, protocol, over: None }
     }
 
     /// Answers with what it was given.
@@ -392,6 +472,40 @@ mod tests {
         let grid = Grid::measure(&cluster(), flows, &mut Told(vec![Verdict::Deny.into()])).unwrap();
         assert_eq!(grid.differences, 0);
         assert!(serde_json::to_string(&grid).unwrap().contains(r#""expected":null"#));
+    }
+
+    #[test]
+    fn a_flow_between_two_of_both_families_is_measured_over_each_and_told_once() {
+        let mut cluster = cluster();
+        for (pod, address) in cluster.pods.iter_mut().zip(["fd00:1::2", "fd00:1::3"]) {
+            pod.addresses.push(address.parse().unwrap());
+        }
+        let ask = |answers: [Verdict; 2]| {
+            let flows = vec![flow("shop/web", "shop/api", 80, Protocol::Tcp)];
+            let answers = answers.map(Measured::from).to_vec();
+            Grid::measure(&cluster, flows, &mut Told(answers)).unwrap()
+        };
+        let grid = ask([Verdict::Allow, Verdict::Allow]);
+        assert_eq!((grid.rows.len(), grid.rows[0].flow.over, grid.differences), (1, None, 0));
+        for (answers, over) in [
+            ([Verdict::Deny, Verdict::Allow], Family::V4),
+            ([Verdict::Allow, Verdict::Deny], Family::V6),
+        ] {
+            let grid = ask(answers);
+            assert_eq!((grid.rows.len(), grid.rows[0].flow.over, grid.differences), (1, Some(over), 1));
+            assert_eq!(grid.rows[0].measured.verdict, Verdict::Deny);
+            let json = serde_json::to_string(&grid).unwrap();
+            assert!(json.contains(&format!(r#""over":"{}""#, word(over))), "{json}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_family_in_common_is_told_at_once() {
+        let mut cluster = cluster();
+        cluster.externals[0].address = "2001:db8::7".parse().unwrap();
+        let flows = vec![flow("shop/web", "ext:world", 443, Protocol::Tcp)];
+        let grid = Grid::measure(&cluster, flows, &mut Told(Vec::new())).unwrap();
+        assert_eq!(grid.rows[0].measured.verdict, Verdict::Reject);
     }
 
     #[test]

@@ -224,6 +224,38 @@ fn get_shows_what_files_describe() {
 }
 
 #[test]
+fn plan_says_what_fits_before_anything_is_made() {
+    let stage = Stage::new("plan");
+    let file = stage.file("a.yaml", CLUSTER);
+    let file = file.to_str().expect("a readable path");
+    let output = podpath(&["plan", "-f", file]);
+    exits(&output, 0);
+    let text = stdout(&output);
+    assert!(
+        text.contains("\nnodeSubnet    10.240.0.0/16   65536   65531    2          2      65529\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\n* overlay        250        256         254        500        yes    podCIDR"),
+        "{text}"
+    );
+    assert!(text.ends_with("ok: it fits, upgrades included\n"), "{text}");
+    let output = podpath(&["plan", "-f", file, "--nodes", "256", "--max-surge", "1%", "-o", "json"]);
+    exits(&output, 1);
+    let plan = json(&output);
+    assert_eq!((plan["fits"].as_bool(), plan["surge"].as_u64()), (Some(false), Some(3)));
+    assert_eq!(plan["models"][0]["model"], "overlay");
+    assert!(plan["problems"][0].as_str().is_some_and(|why| why.contains("256 fit in overlay")), "{plan}");
+    exits(&podpath(&["plan", "-f", file, "--peered", "10.244.3.0/24"]), 1);
+    exits(&podpath(&["plan", "-f", file, "--peered", "nowhere"]), 2);
+    let bad =
+        stage.file("b.yaml", &CLUSTER.replace("nodes: 2", "podCIDR: 10.0.0.0/16, serviceCIDR: 10.0.0.0/24"));
+    let output = podpath(&["plan", "-f", bad.to_str().expect("a readable path")]);
+    exits(&output, 2);
+    assert!(stderr(&output).contains("spec.serviceCIDR: 10.0.0.0/24 overlaps podCIDR 10.0.0.0/16"));
+}
+
+#[test]
 fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
     let stage = Stage::new("explain");
     let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());

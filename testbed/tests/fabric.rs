@@ -9,12 +9,14 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use serde_json::Value;
 use testbed::dataplane::{Name, Up};
 use testbed::netns::{Netns, Part};
 use userspace::fabric::{Loss, Report};
-use userspace::model::{self, Cluster, Direction, FabricKind, LinkQuality, SecurityRule};
+use userspace::model::{self, Cluster, Direction, FabricKind, LinkQuality, NextHop, SecurityRule, UserRoute};
 
 const CLUSTER: &str = r#"
 apiVersion: podpath.dev/v1alpha1
@@ -158,24 +160,39 @@ fn datagrams(up: &Up, count: u32) -> Vec<u32> {
     receiving.join().expect("no panic")
 }
 
+/// Pods, nodes and the world meet, and the fabric finds nothing wrong with what the dataplane sends.
+fn all_meet_on(name: Name) {
+    let up = Up::new(&cluster(&format!("meet-{name}")), name).unwrap_or_else(|error| panic!("{error}"));
+    let topology = up.topology();
+    let (web, world) = (pod(&up, "web"), topology.world());
+    carries(&web, &pod(&up, "api"), (API, 8080), 300_000);
+    carries(&web, &world, (WORLD, 8080), 300_000);
+    carries(&topology.node("n1"), &topology.node("n2"), (OTHER, 8081), 1000);
+    carries(&world, &pod(&up, "api"), (API, 8082), 1000);
+    let report = report(&up);
+    assert!(report.departed > 300, "frames of an MTU: {report:?}");
+    for loss in [Loss::Spoofed, Loss::Unreadable, Loss::TooBig, Loss::NoRoute, Loss::NoNeighbour] {
+        assert_eq!(report.lost.get(loss.slug()), None, "{name}: {report:?}");
+    }
+    up.down().expect("it goes");
+}
+
 #[test]
 #[ignore = "needs root: make test"]
-fn sockets_of_pods_nodes_and_the_world_meet_over_the_emulated_fabric() {
-    for name in [Name::Routed, Name::Emulator] {
-        let up = Up::new(&cluster(&format!("meet-{name}")), name).unwrap_or_else(|error| panic!("{error}"));
-        let topology = up.topology();
-        let (web, world) = (pod(&up, "web"), topology.world());
-        carries(&web, &pod(&up, "api"), (API, 8080), 300_000);
-        carries(&web, &world, (WORLD, 8080), 300_000);
-        carries(&topology.node("n1"), &topology.node("n2"), (OTHER, 8081), 1000);
-        carries(&world, &pod(&up, "api"), (API, 8082), 1000);
-        let report = report(&up);
-        assert!(report.departed > 300, "frames of an MTU: {report:?}");
-        for loss in [Loss::Spoofed, Loss::Unreadable, Loss::TooBig, Loss::NoRoute, Loss::NoNeighbour] {
-            assert_eq!(report.lost.get(loss.slug()), None, "{name}: {report:?}");
-        }
-        up.down().expect("it goes");
-    }
+fn sockets_meet_over_the_emulated_fabric_on_routed() {
+    all_meet_on(Name::Routed);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn sockets_meet_over_the_emulated_fabric_on_the_emulator() {
+    all_meet_on(Name::Emulator);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn sockets_meet_over_the_emulated_fabric_on_ebpf() {
+    all_meet_on(Name::Ebpf);
 }
 
 #[test]
@@ -247,6 +264,25 @@ fn a_security_rule_denies_a_real_connection_and_replies_pass() {
     let hits = |name: &str| report.rules.iter().find(|rule| rule.name == name).map(|rule| rule.hits);
     assert_eq!(hits("allow-80"), Some(1));
     assert!(hits("DenyAllInBound") >= Some(1), "{report:?}");
+    up.down().expect("it goes");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn an_appliance_passes_on_what_a_route_leads_to_it() {
+    let up = up("appliance", |cluster| {
+        cluster.settings.fabric.routes = vec![UserRoute {
+            name: "firewall".to_owned(),
+            prefix: "0.0.0.0/0".parse().expect("a range"),
+            next_hop: NextHop::VirtualAppliance(OTHER.into()),
+        }];
+    });
+    // A link that is perfect, and said to be, is counted.
+    set(&up, &[quality("node:n2", |_| {})]);
+    let (node, world) = (up.topology().node("n1"), up.topology().world());
+    carries(&node, &world, (WORLD, 8080), 50_000);
+    let link = report(&up).links.remove(0);
+    assert!(link.passed_out >= 35 && link.passed_in >= 35, "all of it goes by way of n2: {link:?}");
     up.down().expect("it goes");
 }
 
@@ -364,6 +400,18 @@ fn links_of_a_cluster_that_is_up_are_changed_by_command_and_the_fabric_ends_with
         assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(said.contains(why), "{said}");
     }
+    // A fabric that was ended is started again by the next apply.
+    let state: Value = serde_json::from_slice(
+        &std::fs::read(format!("/run/podpath/{}/state.json", stage.name)).expect("the cluster is up"),
+    )
+    .expect("it is JSON");
+    let processes = state["processes"].as_array().expect("a list");
+    let fabric = processes.iter().find(|process| process["role"] == "fabric").expect("it was noted");
+    let pid = i32::try_from(fabric["pid"].as_i64().expect("a number")).expect("a process's number");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    assert!(!reached(REFUSED));
+    succeeded(&stage.run(&["apply", "-f", file]));
+    assert!(reached(PATIENCE));
     // A rule of the Testbed can change while the cluster is up.
     let denying = CLUSTER.replace(
         "{kind: emulator}",

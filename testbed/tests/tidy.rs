@@ -332,3 +332,14 @@ fn the_readme_lists_every_reason() {
         .collect::<Vec<_>>();
     assert_none("rows missing from the README's table of drop reasons", &missing);
 }
+
+#[test]
+fn the_readme_lists_every_loss_of_the_fabric() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
+    let missing = userspace::fabric::Loss::ALL
+        .iter()
+        .map(|loss| format!("| `{}` | {} |", loss.slug(), loss.sentence()))
+        .filter(|row| !readme.contains(row))
+        .collect::<Vec<_>>();
+    assert_none("rows missing from the README's table of the fabric's losses", &missing);
+}

@@ -25,16 +25,30 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
-    /// Something in memory has an address of a family that its engine does not speak.
-    #[error(
-        "cannot give {who} the address {address}: this packet path speaks IPv4 only: give it an IPv4 address"
-    )]
-    WrongFamily {
-        /// A pod, a node, a host outside.
-        who: String,
-        /// Its address.
-        address: std::net::IpAddr,
+    /// A host has no address from which it could send there.
+    #[error("cannot send from {host} to {target}: it has no address of that family; give it one, or dial another")]
+    NoAddress {
+        /// Who was to send.
+        host: String,
+        /// Where to.
+        target: std::net::IpAddr,
     },
+    /// A node told the world the address of a pod.
+    #[error(
+        "the path of node {node} told {target}, which is outside of the cluster, the address {pod} of a pod: \
+         this is a mistake in the path; please report it with the cluster's objects"
+    )]
+    Leaked {
+        /// The node.
+        node: String,
+        /// The pod's address.
+        pod: std::net::IpAddr,
+        /// Who got to know it.
+        target: std::net::IpAddr,
+    },
+    /// What lies between the nodes.
+    #[error(transparent)]
+    Fabric(#[from] crate::fabric::Error),
     /// An agent is asked about a path that it has not brought up.
     #[error("cannot say anything of node {node}: its agent has no cluster yet; send it one first")]
     Idle {

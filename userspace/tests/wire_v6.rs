@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use dataplane::flow::{self, EXTENSION_BYTES, Flow, Piece};
 use dataplane::tables::{Backend, IfIndex};
 use dataplane::wire::{Be16, Be32, Mac, V6};
-use dataplane::{Reason, Verdict, nat, neighbour};
+use dataplane::{Reason, nat, neighbour};
 use etherparse::icmpv6::{
     DestUnreachableCode, ParameterProblemCode, ParameterProblemHeader, TimeExceededCode,
 };
@@ -387,7 +387,7 @@ fn answer(bytes: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut frame = Frame::new(bytes, IfIndex(1));
     let mut flow = Flow::<V6>::default();
     assert_eq!(flow::read(&mut frame, &mut flow), Err(Reason::NeedsNoAnswer), "no flow");
-    assert_eq!(neighbour::answer(&mut frame, &flow)?, Verdict::Answer);
+    neighbour::answer(&mut frame, &flow)?;
     Ok(frame.bytes().to_vec())
 }
 

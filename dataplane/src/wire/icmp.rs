@@ -11,6 +11,9 @@ pub const CODE: usize = 1;
 pub const CHECKSUM: usize = 2;
 /// Offset of an echo's identifier.
 pub const IDENTIFIER: usize = 4;
+/// Offset of what there is room for, in an error about a packet that was too big (RFC 4443, section 3.2); in
+/// IPv4 the low 16 bits of it (RFC 1191, section 4).
+pub const MTU: usize = 4;
 /// Length of the header; an error's quoted packet follows it.
 pub const LENGTH: usize = 8;
 /// Bytes of its transport header that an error quotes at least.
@@ -18,8 +21,10 @@ pub const QUOTED: usize = 8;
 
 /// Answer to [`ECHO`].
 pub const ECHO_REPLY: u8 = 0;
-/// Could not be delivered; code 4 asks for smaller packets (RFC 1191).
+/// Could not be delivered.
 pub const UNREACHABLE: u8 = 3;
+/// The code of [`UNREACHABLE`] that asks for smaller packets (RFC 1191).
+pub const FRAGMENTATION_NEEDED: u8 = 4;
 /// Asks for an answer.
 pub const ECHO: u8 = 8;
 /// The time to live ran out.

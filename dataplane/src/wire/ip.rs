@@ -33,6 +33,8 @@ pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// In [`FRAGMENT`], host order: where the fragment starts.
 pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// In [`TOS`]: what the network says about itself (RFC 4594, section 3.1).
+pub const NETWORK_CONTROL: u8 = 0xc0;
 /// The time to live of packets that the path makes itself (IANA's recommendation).
 pub const DEFAULT_TTL: u8 = 64;
 
@@ -75,6 +77,20 @@ pub mod extension {
     pub const IDENTIFICATION: usize = 4;
     /// Length of a fragment's header.
     pub const FRAGMENT_LENGTH: usize = 8;
+}
+
+/// The last two bits of [`TOS`], and of IPv6's traffic class (RFC 3168, section 5).
+pub mod ecn {
+    /// Which bits they are.
+    pub const MASK: u8 = 3;
+    /// The sender does not know such marks.
+    pub const NOT_CAPABLE: u8 = 0;
+    /// It does: the second of two ways to say so (RFC 8311).
+    pub const CAPABLE_1: u8 = 1;
+    /// It does.
+    pub const CAPABLE_0: u8 = 2;
+    /// A queue on the way was congested.
+    pub const EXPERIENCED: u8 = 3;
 }
 
 /// Protocol numbers (IANA).

@@ -24,6 +24,20 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// The acknowledgment number counts.
     pub const ACK: u8 = 0x10;
+
+    /// What may follow the header without options: a type each, and, but for the first two, a length of the whole.
+    pub mod option {
+        /// No more follow.
+        pub const END: u8 = 0;
+        /// A byte of nothing.
+        pub const NOTHING: u8 = 1;
+        /// The longest segment that its sender takes, in 16 bits.
+        pub const MAXIMUM_SEGMENT: u8 = 2;
+        /// Its length.
+        pub const MAXIMUM_SEGMENT_LENGTH: usize = 4;
+        /// How many there may be: of a byte each.
+        pub const MOST: u32 = 40;
+    }
 }
 
 /// UDP.

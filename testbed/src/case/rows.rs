@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use dataplane::conntrack::{ANSWERED, OPENED_BY_HIGH, OPENER_FINISHED, OTHER_FINISHED, RESET, SETTLED};
 use dataplane::tables::{Connection, Masquerade, Masqueraded, Tuple};
-use dataplane::wire::{Port, V4};
+use dataplane::wire::{Address, Port, V4, V6};
 use userspace::engine::emulator::Network;
-use userspace::engine::{Clock, Engine};
+use userspace::engine::{Clock, Engine, Tracks};
 use userspace::error::Error;
 
 const FLAGS: [(u8, &str); 5] = [
@@ -22,22 +22,33 @@ pub(super) fn print<E: Engine + Clock>(network: &Network<E>) -> Result<String, E
     let mut text = String::new();
     for node in 0..network.nodes() {
         let name = network.names().nodes.get(node).map_or("?", |names| &names.name);
-        let now_s = network.now_s(node)?;
-        for (key, row) in network.connections(node)? {
-            writeln!(text, "{name}  conntrack    {}", connection(&key, &row, now_s)).expect("a String");
-        }
-        for (key, row) in network.masquerades(node)? {
-            writeln!(text, "{name}  masquerades  {}", masquerade(&key, &row)).expect("a String");
-        }
+        family::<V4, E>(network, node, name, &mut text)?;
+        family::<V6, E>(network, node, name, &mut text)?;
     }
     Ok(text)
 }
 
-fn connection(key: &Tuple<V4>, row: &Connection<V4>, now_s: u32) -> String {
+fn family<A: Address, E: Engine + Clock + Tracks<A>>(
+    network: &Network<E>,
+    node: usize,
+    name: &str,
+    text: &mut String,
+) -> Result<(), Error> {
+    let now_s = network.now_s(node)?;
+    for (key, row) in network.connections::<A>(node)? {
+        writeln!(text, "{name}  conntrack    {}", connection(&key, &row, now_s)).expect("a String");
+    }
+    for (key, row) in network.masquerades::<A>(node)? {
+        writeln!(text, "{name}  masquerades  {}", masquerade(&key, &row)).expect("a String");
+    }
+    Ok(())
+}
+
+fn connection<A: Address>(key: &Tuple<A>, row: &Connection<A>, now_s: u32) -> String {
     let (low, high) = (end(key.low, key.low_port), end(key.high, key.high_port));
     let (opener, other) = if row.flags & OPENED_BY_HIGH != 0 { (high, low) } else { (low, high) };
     let mut text = format!("{} {opener} -> {other}", protocol(key.protocol));
-    if row.frontend != V4::default() {
+    if row.frontend != A::default() {
         write!(text, ", frontend {}", end(row.frontend, row.frontend_port)).expect("a String");
     }
     if row.masquerade_port != Port::default() {
@@ -51,13 +62,19 @@ fn connection(key: &Tuple<V4>, row: &Connection<V4>, now_s: u32) -> String {
     format!("{text}, {}s left", row.expires_s.saturating_sub(now_s))
 }
 
-fn masquerade(key: &Masquerade<V4>, row: &Masqueraded<V4>) -> String {
+fn masquerade<A: Address>(key: &Masquerade<A>, row: &Masqueraded<A>) -> String {
     let (remote, pod) = (end(key.remote, key.remote_port), end(row.pod, row.pod_port));
     format!("{} port {} towards {remote}: {pod}", protocol(key.protocol), key.port)
 }
 
-fn end(address: V4, port: Port) -> String {
-    if port == Port::default() { address.to_string() } else { format!("{address}:{port}") }
+fn end<A: Address>(address: A, port: Port) -> String {
+    if port == Port::default() {
+        address.to_string()
+    } else if A::VERSION == 4 {
+        format!("{address}:{port}")
+    } else {
+        format!("[{address}]:{port}")
+    }
 }
 
 fn protocol(number: u8) -> String {
@@ -65,6 +82,7 @@ fn protocol(number: u8) -> String {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
         number => format!("protocol {number}"),
     }
 }

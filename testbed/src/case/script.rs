@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use userspace::engine::emulator::message::Fault;
 
 /// A case as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,8 +39,8 @@ enum Include {
 }
 
 /// A step as it is written. It is one of: a frame that is sent (`from`), the answer to the frame that was
-/// received last (`reply: true`), a whole conversation (`connect: true`), time (`wait`), other objects
-/// (`apply`).
+/// received last (`reply: true`), a whole conversation (`connect: true`), time (`wait`), the agents' sweep
+/// (`sweep: true`), other objects (`apply`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
@@ -47,8 +48,12 @@ pub struct Line {
     from: Option<String>,
     /// Whom: as `from`, or `svc:namespace/name`, or an address; with `:port/protocol`.
     to: Option<String>,
-    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `arp`, `sctp`; for a reply also
-    /// `unreachable`. Left out: what opens a flow to `to`, or what answers the last frame.
+    /// Over which family, `IPv4` or `IPv6`, where `to` has both; its first address if left out.
+    over: Option<Over>,
+    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `sctp`; `who-has` (who has the
+    /// address `to`, the gateway's if left out: ARP or neighbour discovery) and, in IPv6,
+    /// `router-solicitation` and `listener-report`; for a reply also the ICMP errors `unreachable`,
+    /// `too-big` and `time-exceeded`. Left out: what opens a flow to `to`, or what answers the last frame.
     #[serde(rename = "as")]
     kind: Option<String>,
     /// The source address, if it is not the sender's own: a name or an address.
@@ -59,11 +64,18 @@ pub struct Line {
     ttl: Option<u8>,
     /// Bytes of payload.
     size: Option<usize>,
-    /// The packet is the first fragment of a longer one.
+    /// Only this fragment of the packet: its first byte of payload, a plus, and how many (`1480+1480`).
+    fragment: Option<String>,
+    /// The packet's number, which its fragments share; 1 if left out.
+    identification: Option<u16>,
+    /// Numbers of IPv6 extension headers before the transport's, eight bytes of padding each.
     #[serde(default)]
-    fragment: bool,
+    extensions: Vec<u8>,
     /// The packet stands in a tunnel's packet, which `from` sends.
     tunnel: Option<Tunnel>,
+    /// The node, `node:name`, at which it comes out of the fabric as it is: what the fabric itself would make
+    /// of it does not matter.
+    at: Option<String>,
     /// Bytes that are replaced afterwards.
     #[serde(default)]
     set: Vec<Patch>,
@@ -79,8 +91,27 @@ pub struct Line {
     connect: bool,
     /// Seconds that pass: `61s`.
     wait: Option<String>,
+    /// The agents remove what is of no more use.
+    #[serde(default)]
+    sweep: bool,
     /// Kubernetes objects that replace those of the same name, or are new.
     apply: Option<String>,
+}
+
+/// A family, in Kubernetes' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Over {
+    IPv4,
+    IPv6,
+}
+
+impl Over {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::IPv4 => "IPv4",
+            Self::IPv6 => "IPv6",
+        }
+    }
 }
 
 /// A tunnel's outer packet.
@@ -120,8 +151,9 @@ pub(super) struct Script {
 pub(super) enum Step {
     Send(Send),
     Reply(Reply),
-    Connect { from: String, to: String },
+    Connect { from: String, to: String, over: Option<Over> },
     Wait { seconds: u32 },
+    Sweep,
     Apply(String),
 }
 
@@ -130,13 +162,16 @@ pub(super) enum Step {
 pub(super) struct Send {
     pub(super) from: String,
     pub(super) to: Option<String>,
+    pub(super) over: Option<Over>,
     pub(super) kind: Option<Kind>,
     pub(super) source: Option<String>,
     pub(super) source_port: u16,
     pub(super) ttl: u8,
     pub(super) size: usize,
-    pub(super) fragment: bool,
+    pub(super) fragment: Option<Cut>,
+    pub(super) extensions: Vec<u8>,
     pub(super) tunnel: Option<Tunnel>,
+    pub(super) at: Option<String>,
     pub(super) set: Vec<(usize, Vec<u8>)>,
     pub(super) cut: Option<usize>,
     pub(super) raw: Option<Vec<u8>>,
@@ -151,6 +186,30 @@ pub(super) struct Reply {
     pub(super) size: usize,
 }
 
+/// A fragment that is cut out of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// The packet's number.
+    pub(super) identification: u16,
+    /// The first byte of the packet's payload that is in it.
+    pub(super) offset: u16,
+    /// How many are.
+    pub(super) length: u16,
+}
+
+impl Cut {
+    fn read(text: &str, identification: u16) -> Result<Self, String> {
+        let numbers = text
+            .split_once('+')
+            .and_then(|(offset, length)| Some((offset.trim().parse().ok()?, length.trim().parse().ok()?)));
+        let (offset, length) =
+            numbers.filter(|(offset, _)| u16::is_multiple_of(*offset, 8)).ok_or_else(|| {
+                format!("cannot cut {text:?}: expected a multiple of 8 and a length, as in 1480+1480")
+            })?;
+        Ok(Self { identification, offset, length })
+    }
+}
+
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -158,9 +217,11 @@ pub(super) enum Kind {
     Tcp(u8),
     Udp,
     Ping,
-    Arp,
     Sctp,
-    Unreachable,
+    WhoHas,
+    RouterSolicitation,
+    ListenerReport,
+    Error(Fault),
 }
 
 impl Kind {
@@ -172,12 +233,17 @@ impl Kind {
             }
             Some("udp") => Self::Udp,
             Some("ping") => Self::Ping,
-            Some("arp") => Self::Arp,
             Some("sctp") => Self::Sctp,
-            Some("unreachable") => Self::Unreachable,
+            Some("who-has") => Self::WhoHas,
+            Some("router-solicitation") => Self::RouterSolicitation,
+            Some("listener-report") => Self::ListenerReport,
+            Some("unreachable") => Self::Error(Fault::Port),
+            Some("too-big") => Self::Error(Fault::TooBig(1280)),
+            Some("time-exceeded") => Self::Error(Fault::TimeExceeded),
             _ => {
                 return Err(format!(
-                    "cannot send {text:?}: expected tcp, udp, ping, arp, sctp or unreachable"
+                    "cannot send {text:?}: expected tcp, udp, ping, sctp, who-has, router-solicitation, \
+                     listener-report, unreachable, too-big or time-exceeded"
                 ));
             }
         };
@@ -237,6 +303,9 @@ impl Line {
                 seconds.ok_or_else(|| format!("cannot wait {wait:?}: expected seconds, as in 61s"))?;
             return Ok(Step::Wait { seconds });
         }
+        if self.sweep {
+            return Ok(Step::Sweep);
+        }
         if let Some(objects) = self.apply {
             return Ok(Step::Apply(objects));
         }
@@ -246,22 +315,27 @@ impl Line {
         if self.reply {
             return Ok(Step::Reply(Reply { kind, ttl, size }));
         }
-        let from = self.from.ok_or("nobody sends: expected from, reply, wait or apply")?;
+        let from = self.from.ok_or("nobody sends: expected from, reply, wait, sweep or apply")?;
         if self.connect {
             let to = self.to.ok_or("nobody is connected to: expected to")?;
-            return Ok(Step::Connect { from, to });
+            return Ok(Step::Connect { from, to, over: self.over });
         }
+        let identification = self.identification.unwrap_or(1);
+        let fragment = self.fragment.as_deref().map(|cut| Cut::read(cut, identification));
         let patches = self.set.iter().map(|patch| Ok((patch.offset, hex(&patch.bytes)?)));
         Ok(Step::Send(Send {
             from,
             to: self.to,
+            over: self.over,
             kind,
             source: self.source,
             source_port: self.source_port.unwrap_or(40_000),
             ttl,
             size,
-            fragment: self.fragment,
+            fragment: fragment.transpose()?,
+            extensions: self.extensions,
             tunnel: self.tunnel,
+            at: self.at,
             set: patches.collect::<Result<_, String>>()?,
             cut: self.cut,
             raw: self.raw.as_deref().map(hex).transpose()?,

@@ -97,7 +97,7 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     };
     let port = to.port.map_or_else(|| only_port(&cluster.find(&to.who)?), Ok)?;
     let flow =
-        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol };
+        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol, over: None };
     let (interrupt, names) = (Interrupt::watch()?, agents::names(cluster)?);
     let mut reported = Vec::new();
     let reports = || {
@@ -138,20 +138,13 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
     }
     let target = cluster.find(&to.who)?;
     let port = to.port.map_or_else(|| only_port(&target), Ok)?;
-    let IpAddr::V4(address) = target.address() else {
-        anyhow::bail!(
-            "cannot explain {to}: its address is not IPv4, and the emulated path speaks nothing else"
-        );
-    };
-    // Hosts of a family that the path does not speak are nobody to it.
-    let mut spoken = cluster.clone();
-    spoken.externals.retain(|external| external.address.is_ipv4());
-    let mut network = Network::new(&spoken, SEED)?;
+    let mut network = Network::new(cluster, SEED)?;
     if matches!(target, Found::Pod(_) | Found::Node(_)) {
         let host = network.host(&to.who.to_string())?;
         network.listen(host, port.protocol, port.number);
     }
     let host = network.host(&from.who.to_string())?;
+    let address = target.address_from(&network.host_at(host).addresses);
     let attempt = network.connect(host, address, Dial::Port(port.protocol, port.number))?;
     let text = walk::print(&attempt.walk, network.names());
     let packets = text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect();

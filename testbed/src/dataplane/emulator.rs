@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::model::{Cluster, Who};
 
-use crate::probe::{Flow, Measured, Prober, Verdict};
+use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
 const SEED: u32 = 1;
@@ -25,21 +25,17 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        // Hosts of a family that the path does not speak are nobody to it.
-        let mut spoken = cluster.clone();
-        spoken.externals.retain(|external| external.address.is_ipv4());
-        Ok(Self { cluster, network: Network::new(&spoken, SEED)? })
+        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
-        let target = self.cluster.find(&flow.to)?.address();
-        let IpAddr::V4(target) = target else {
-            anyhow::bail!(
-                "cannot ask {flow}: {target} is not IPv4, and the emulated path speaks nothing else"
-            );
-        };
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
+        let target = self.cluster.find(&flow.to)?;
+        let own = &self.network.host_at(from).addresses;
+        let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
+        let target =
+            target.addresses().iter().find(over).copied().unwrap_or_else(|| target.address_from(own));
         let dial = Dial::Port(flow.protocol, flow.port);
         let attempt = self.network.connect(from, target, dial)?;
         Ok(Measured {

@@ -95,7 +95,7 @@ fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, Strin
         let why = format!(r#"expected "TCP", "UDP" or "SCTP", found {protocol}"#);
         ("protocol", why)
     })?;
-    Ok(Flow { from, to, port, protocol })
+    Ok(Flow { from, to, port, protocol, over: None })
 }
 
 fn protocol_of(name: &str) -> Option<Protocol> {

@@ -10,7 +10,7 @@ use userspace::model::{Backend, Cluster, Protocol, ServicePort, Who};
 use userspace::observe::walk::{Event, Names, Step};
 
 use super::sockets::{Dial, Dialled, dial_all};
-use super::{Flow, Measured, Prober};
+use super::{Flow, Measured, Prober, family_of};
 use crate::interrupt::Interrupt;
 use crate::listen::{self, Client, Listener};
 use crate::netns::{Netns, Part};
@@ -85,11 +85,17 @@ impl<'a> Live<'a> {
 
     /// The flow as the sender's socket sees it.
     fn dial(&self, flow: &Flow) -> Option<Dial> {
-        let (netns, source) = place(self.cluster, &flow.from)?;
+        let (netns, own) = place(self.cluster, &flow.from)?;
         let target = match &flow.to {
-            Who::Service(id) => self.cluster.services.iter().find(|service| service.id() == *id)?.address(),
+            Who::Service(id) => {
+                &self.cluster.services.iter().find(|service| service.id() == *id)?.addresses[..]
+            }
             end => place(self.cluster, end)?.1,
         };
+        let from = |target: &IpAddr| own.iter().copied().find(|own| own.is_ipv4() == target.is_ipv4());
+        let mut ways = target.iter().filter_map(|target| Some((from(target)?, *target)));
+        let (source, target) =
+            ways.find(|(_, target)| flow.over.is_none_or(|over| family_of(*target) == over))?;
         Some(Dial { netns, source, target: SocketAddr::new(target, flow.port), protocol: flow.protocol })
     }
 
@@ -106,11 +112,8 @@ impl<'a> Live<'a> {
             // Where an external says where it listens, it listens nowhere else.
             Who::External(name) if declares_ports(self.cluster, name) => Vec::new(),
             end => {
-                let place = place(self.cluster, end);
-                place
-                    .map(|(netns, address)| listener(&netns, address, *protocol, *port))
-                    .into_iter()
-                    .collect()
+                let Some((netns, addresses)) = place(self.cluster, end) else { return Vec::new() };
+                addresses.iter().map(|address| listener(&netns, *address, *protocol, *port)).collect()
             }
         }
     }
@@ -207,20 +210,20 @@ fn declares_ports(cluster: &Cluster, external: &str) -> bool {
     cluster.externals.iter().any(|one| one.name == external && !one.ports.is_empty())
 }
 
-/// Where an end lives, and its address there. Services live nowhere.
-fn place(cluster: &Cluster, end: &Who) -> Option<(Netns, IpAddr)> {
+/// Where an end lives, and its addresses there. Services live nowhere.
+fn place<'a>(cluster: &'a Cluster, end: &Who) -> Option<(Netns, &'a [IpAddr])> {
     match end {
         Who::Pod(id) => {
             let pod = cluster.pods.iter().find(|pod| pod.id() == *id)?;
-            Some((pod_netns(&cluster.name, pod), pod.address()))
+            Some((pod_netns(&cluster.name, pod), &pod.addresses))
         }
         Who::Node(name) => {
             let node = cluster.nodes.iter().find(|node| node.name == *name)?;
-            Some((Netns::of(&cluster.name, Part::Node(&node.name)), node.address()))
+            Some((Netns::of(&cluster.name, Part::Node(&node.name)), &node.addresses))
         }
         Who::External(name) => {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
-            Some((Netns::of(&cluster.name, Part::World), external.address))
+            Some((Netns::of(&cluster.name, Part::World), std::slice::from_ref(&external.address)))
         }
         Who::Service(_) => None,
     }
@@ -228,10 +231,10 @@ fn place(cluster: &Cluster, end: &Who) -> Option<(Netns, IpAddr)> {
 
 /// The namespace that has the address, if it is one of the cluster's or an external's.
 fn owner(cluster: &Cluster, address: IpAddr) -> Option<Netns> {
-    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address() == address) {
+    if let Some(pod) = cluster.pods.iter().find(|pod| pod.addresses.contains(&address)) {
         return Some(pod_netns(&cluster.name, pod));
     }
-    if let Some(node) = cluster.nodes.iter().find(|node| node.address() == address) {
+    if let Some(node) = cluster.nodes.iter().find(|node| node.addresses.contains(&address)) {
         return Some(Netns::of(&cluster.name, Part::Node(&node.name)));
     }
     let external = cluster.externals.iter().find(|external| external.address == address)?;

@@ -2,31 +2,37 @@
 //! every frame of every case, and of a seeded random run. A run that differs is shrunk to the frames that
 //! it takes, and written to `target/differential/`.
 
+mod bytes;
 mod draw;
+mod kinds;
+mod packet;
+mod scene;
 mod twins;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use testbed::case::{self, Case};
-use testbed::link::Links;
 use testbed::netns::{Guard, Netns};
 use userspace::engine::Capacities;
+use userspace::engine::emulator::topology::Interfaces;
 use userspace::model::load_text;
+use userspace::plan::{Links, NodePlan, Plan};
 
+use kinds::Kinds;
+use scene::Scene;
 use twins::{Act, Cluster, Differences, Twins};
 
-/// Frames of the random run, all seeds together.
-const PACKETS: usize = 12_000;
-const SEEDS: u64 = 12;
 /// More than any cluster here has interfaces on a node: test runs name the interface a frame came in by.
 const INTERFACES: usize = 48;
 
 /// A namespace with interfaces 2 to [`INTERFACES`], which test runs may name.
-fn interfaces() -> Guard {
-    let netns = Netns::create(format!("podpath-test-{}-twins", std::process::id())).expect("a namespace");
-    let mut links = Links::open(&netns).expect("netlink");
+fn interfaces(purpose: &str) -> Guard {
+    let name = format!("podpath-test-{}-{purpose}", std::process::id());
+    let netns = Netns::create(name).expect("a namespace");
+    let mut links = testbed::link::Links::open(&netns).expect("netlink");
     for index in 2..=INTERFACES {
         links.bridge(&format!("t{index}"), dataplane::wire::Mac::GATEWAY, 1500).expect("an interface");
     }
@@ -36,7 +42,7 @@ fn interfaces() -> Guard {
 #[test]
 #[ignore = "needs root: make test"]
 fn every_case_is_the_same_in_both_engines() {
-    let guard = interfaces();
+    let guard = interfaces("cases");
     let told = guard.run(|| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
         let paths = case::all(&folder).expect("the cases can be listed");
@@ -69,47 +75,125 @@ fn case_differs(path: &Path) -> Option<String> {
 #[test]
 #[ignore = "needs root: make test"]
 fn random_clusters_and_packets_are_the_same_in_both_engines() {
-    let guard = interfaces();
-    let told = guard.run(|| (1..=SEEDS).map(random_run).collect::<Vec<_>>());
-    let told = told.expect("the namespace can be entered");
-    let packets: usize = told.iter().map(|(packets, ..)| packets).sum();
-    let kinds = told.iter().fold(twins::Kinds::default(), |sum, (_, kinds, _)| sum.and(kinds));
-    println!("{packets} packets, verdicts: {kinds}");
-    let differences: Vec<_> = told.iter().filter_map(|(.., difference)| difference.clone()).collect();
-    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
-    assert!(packets >= 10_000, "only {packets} packets");
-    assert!(kinds.are_varied(), "a run that never gets anywhere shows nothing: {kinds}");
+    let length = Length::asked_for();
+    let guard = interfaces("random");
+    let told = guard.run(|| random_runs(&length)).expect("the namespace can be entered");
+    println!("{} packets, from seed {} on:\n{}", told.packets, length.seed, told.kinds);
+    assert!(told.differences.is_empty(), "{}", told.differences.join("\n\n"));
+    assert_eq!(told.packets, length.clusters * length.each, "packets were left out");
+    assert!(told.kinds.missing().is_empty(), "never seen: {}", told.kinds.missing().join(", "));
+}
+
+/// How long a random run is, and where it starts.
+struct Length {
+    seed: u64,
+    clusters: usize,
+    /// Packets for each.
+    each: usize,
+}
+
+impl Length {
+    /// What `make test` runs; or what the environment asks for: `PODPATH_DIFFERENTIAL_PACKETS`, at least
+    /// that many, and `PODPATH_DIFFERENTIAL_SEED`, the first cluster's.
+    fn asked_for() -> Self {
+        let number = |name: &str| {
+            let text = std::env::var(name).ok()?;
+            Some(text.parse::<u64>().unwrap_or_else(|why| panic!("{name}={text}: {why}")))
+        };
+        let seed = number("PODPATH_DIFFERENTIAL_SEED").unwrap_or(1);
+        match number("PODPATH_DIFFERENTIAL_PACKETS") {
+            None => Self { seed, clusters: draw::ROUND as usize, each: 1250 },
+            // Making a cluster takes as long as thousands of packets.
+            Some(packets) => Self { seed, clusters: packets.div_ceil(5000) as usize, each: 5000 },
+        }
+    }
+}
+
+/// What came of random runs.
+#[derive(Default)]
+struct Told {
+    packets: usize,
+    kinds: Kinds,
+    differences: Vec<String>,
+}
+
+/// More differences are not looked for: each takes a while to shrink.
+const ENOUGH: usize = 4;
+
+fn random_runs(length: &Length) -> Told {
+    let mut told = Told::default();
+    let (start, mut said) = (Instant::now(), Instant::now());
+    for (done, seed) in (length.seed..).take(length.clusters).enumerate() {
+        random_run(seed, length.each, &mut told);
+        if told.differences.len() >= ENOUGH {
+            break;
+        }
+        if said.elapsed() > Duration::from_secs(10) {
+            said = Instant::now();
+            let rate = told.packets as f64 / start.elapsed().as_secs_f64();
+            println!(
+                "{} of {} clusters, {} packets, {rate:.0} a second",
+                done + 1,
+                length.clusters,
+                told.packets
+            );
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{seconds:.0} s, {:.0} packets a second", told.packets as f64 / seconds);
+    told
+}
+
+/// A drawn cluster, planned.
+struct Drawn {
+    objects: String,
+    capacities: Capacities,
+    nodes: Vec<(NodePlan, Links)>,
 }
 
 /// Draws a cluster and packets, and runs them through both engines.
-fn random_run(seed: u64) -> (usize, twins::Kinds, Option<String>) {
+fn random_run(seed: u64, packets: usize, told: &mut Told) {
     let mut draw = draw::Draw::new(seed);
-    let objects = draw.objects();
-    let model = load_text(&format!("seed {seed}"), &objects).expect("drawn objects are sound");
-    let mut capacities = Capacities::default();
-    if draw.one_in(3) {
-        capacities.set("conntrack", 24).expect("a table");
-        capacities.set("masquerades", 12).expect("a table");
-    }
-    let mut cluster = Cluster::new(&model, &capacities).expect("engines for the cluster");
-    let mut acts = Vec::new();
-    let packets = PACKETS / SEEDS as usize;
-    for _ in 0..packets {
-        let act = draw.act(&model, &cluster);
-        acts.push(act.clone());
-        if let Some(difference) = cluster.perform(&act, false) {
-            let shrunk = shrink(acts, |acts| differs(&model, &capacities, acts));
-            return (packets, cluster.kinds(), Some(keep(seed, &objects, &shrunk, &difference)));
+    let objects = draw.objects(seed);
+    let model = load_text(&format!("seed {seed}"), &objects)
+        .unwrap_or_else(|why| panic!("drawn objects are sound: {why}\n{objects}"));
+    let capacities = draw.capacities();
+    let plan = Plan::of(&model).expect("drawn clusters can be planned");
+    let mut interfaces = Interfaces::default();
+    let nodes = model.nodes.iter().map(|node| {
+        let links = interfaces.of(&model, &node.name);
+        (plan.node(&node.name, &links).expect("every node is planned"), links)
+    });
+    let drawn = Drawn { objects, capacities, nodes: nodes.collect() };
+    let mut cluster = Cluster::new(&drawn.nodes, &drawn.capacities).expect("engines for the cluster");
+    let mut scene = Scene::new(&model, &drawn.nodes);
+    let (mut acts, mut sent) = (Vec::new(), 0);
+    while sent < packets && cluster.difference().is_none() {
+        let act = draw.act(&mut scene);
+        if let Some(outcome) = cluster.perform(&act, false) {
+            sent += 1;
+            scene.note(&act, outcome.verdict, &outcome.frame);
         }
+        acts.push(act);
     }
-    let last = cluster.compare_rows();
-    (packets, cluster.kinds(), last.map(|difference| keep(seed, &objects, &acts, &difference)))
+    cluster.compare_rows();
+    told.packets += sent;
+    told.kinds = std::mem::take(&mut told.kinds).and(cluster.kinds());
+    if let Some(difference) = cluster.difference() {
+        drop(cluster);
+        let shrunk = shrink(acts, |acts| differs(&drawn, acts).is_some());
+        let difference = differs(&drawn, &shrunk).unwrap_or(difference);
+        told.differences.push(keep(seed, &drawn.objects, &shrunk, &difference));
+    }
 }
 
-/// Whether these acts, on fresh engines, end in a difference.
-fn differs(model: &userspace::model::Cluster, capacities: &Capacities, acts: &[Act]) -> bool {
-    let mut cluster = Cluster::new(model, capacities).expect("engines for the cluster");
-    acts.iter().any(|act| cluster.perform(act, true).is_some())
+/// What differs when these acts are done on fresh engines.
+fn differs(drawn: &Drawn, acts: &[Act]) -> Option<String> {
+    let mut cluster = Cluster::new(&drawn.nodes, &drawn.capacities).expect("engines for the cluster");
+    acts.iter().find_map(|act| {
+        cluster.perform(act, true);
+        cluster.difference()
+    })
 }
 
 /// Leaves out what is not needed for a difference: halves, quarters, and so on down to single acts, as

@@ -1,22 +1,21 @@
 //! Two engines in step: whatever one is given, the other is given, and they must agree.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use dataplane::Verdict;
-use dataplane::tables::IfIndex;
+use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Nodes, Table};
 use dataplane::wire::{Address, V4, V6};
+use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
-use userspace::engine::emulator::topology::Interfaces;
 use userspace::engine::kernel::{Kernel, Options};
 use userspace::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use userspace::error::Error;
-use userspace::model;
-use userspace::plan::{NodePlan, NodeRows, Plan};
+use userspace::plan::{Links, NodePlan, NodeRows, Rows};
+
+use super::kinds::Kinds;
 
 /// What was found to differ, in words, shared by all nodes of a cluster.
-pub(crate) type Differences = Rc<RefCell<Vec<String>>>;
+pub(crate) type Differences = Faults;
 
 /// The emulator and the kernel as one engine: it answers what the emulator answers.
 pub(crate) struct Twins {
@@ -41,10 +40,13 @@ impl Twins {
 
     fn compare<T: PartialEq + fmt::Debug>(&self, what: &str, emulator: &T, kernel: &T) {
         if emulator != kernel {
-            self.differences
-                .borrow_mut()
-                .push(format!("{what} differ\n  emulator: {emulator:?}\n  kernel:   {kernel:?}"));
+            self.note(what, &format!("{emulator:?}"), &format!("{kernel:?}"));
         }
+    }
+
+    fn note(&self, what: &str, emulator: &str, kernel: &str) {
+        let text = format!("{what} differ\n  emulator: {emulator}\n  kernel:   {kernel}");
+        self.differences.borrow_mut().push(text);
     }
 
     /// Compares every row that the path writes, and every counter.
@@ -81,7 +83,9 @@ impl Engine for Twins {
         }
         let kernel = self.kernel.push(hook, interface, frame)?;
         self.compare("verdicts", &emulator.verdict, &kernel.verdict);
-        self.compare("bytes", &hex(&emulator.frame), &hex(&kernel.frame));
+        if emulator.frame != kernel.frame {
+            self.note("bytes", &hex(&emulator.frame), &hex(&kernel.frame));
+        }
         self.compare("reports", &emulator.records, &kernel.records);
         Ok(emulator)
     }
@@ -136,15 +140,14 @@ impl Clock for Twins {
     }
 }
 
-/// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with an IPv4 header
-/// if it says that it has one (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
+/// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with the IP header
+/// that it says it has (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
 pub(crate) fn shortest(frame: &[u8]) -> usize {
-    let ipv4 = frame.get(12..14).is_some_and(|kind| kind == [8, 0]);
-    if ipv4 { 14 + 20 } else { 14 }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14,
+    }
 }
 
 /// One thing that is done to a cluster.
@@ -154,6 +157,8 @@ pub(crate) enum Act {
     Frame { node: usize, hook: Hook, interface: IfIndex, frame: Vec<u8> },
     /// Seconds pass.
     Wait(u32),
+    /// The agents remove what is over.
+    Sweep,
 }
 
 impl fmt::Display for Act {
@@ -163,124 +168,96 @@ impl fmt::Display for Act {
                 write!(f, "node {node} {hook:?} interface {}: {}", interface.0, hex(frame))
             }
             Self::Wait(seconds) => write!(f, "wait {seconds}s"),
+            Self::Sweep => f.write_str("sweep"),
         }
     }
 }
 
-/// How many frames came to which kind of verdict.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Kinds {
-    delivered: usize,
-    forwarded: usize,
-    answered: usize,
-    stack: usize,
-    dropped: std::collections::BTreeMap<&'static str, usize>,
-}
-
-impl Kinds {
-    fn note(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Deliver(_) => self.delivered += 1,
-            Verdict::Forward(_) => self.forwarded += 1,
-            Verdict::Answer => self.answered += 1,
-            Verdict::Stack => self.stack += 1,
-            Verdict::Reject(reason) | Verdict::Drop(reason) => {
-                *self.dropped.entry(reason.slug()).or_default() += 1
-            }
-        }
-    }
-
-    pub(crate) fn and(mut self, other: &Self) -> Self {
-        self.delivered += other.delivered;
-        self.forwarded += other.forwarded;
-        self.answered += other.answered;
-        self.stack += other.stack;
-        for (reason, count) in &other.dropped {
-            *self.dropped.entry(reason).or_default() += count;
-        }
-        self
-    }
-
-    /// Enough of everything that a path is for, and most of what it refuses.
-    pub(crate) fn are_varied(&self) -> bool {
-        let enough = [self.delivered, self.forwarded, self.stack].into_iter().all(|count| count >= 300);
-        enough && self.answered >= 10 && self.dropped.len() >= 12
-    }
-}
-
-impl fmt::Display for Kinds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { delivered, forwarded, answered, stack, dropped } = self;
-        write!(f, "{delivered} delivered, {forwarded} forwarded, {answered} answered, {stack} to the stack")?;
-        dropped.iter().try_for_each(|(reason, count)| write!(f, ", {count} {reason}"))
-    }
-}
+/// After how many frames of a node its rows and counters are compared, unless they are after each.
+const INTERVAL: usize = 100;
 
 /// The nodes of a drawn cluster, each with both engines.
 pub(crate) struct Cluster {
-    pub(crate) nodes: Vec<(Twins, Vec<IfIndex>)>,
-    /// Frames that came out of a node, as they were: what may enter the next.
-    pub(crate) flying: Vec<Vec<u8>>,
+    nodes: Vec<Watched<Twins>>,
     differences: Differences,
     kinds: Kinds,
     performed: usize,
 }
 
 impl Cluster {
-    pub(crate) fn new(cluster: &model::Cluster, capacities: &Capacities) -> Result<Self, Error> {
+    pub(crate) fn new(nodes: &[(NodePlan, Links)], capacities: &Capacities) -> Result<Self, Error> {
         let differences: Differences = Rc::default();
-        let mut interfaces = Interfaces::default();
-        let plan = Plan::of(cluster)?;
-        let mut nodes = Vec::new();
-        for node in &cluster.nodes {
-            let links = interfaces.of(cluster, &node.name);
-            let twins = Twins::new(&plan.node(&node.name, &links)?, capacities, Rc::clone(&differences))?;
-            nodes.push((twins, links.pods.values().copied().collect()));
-        }
-        Ok(Self { nodes, flying: Vec::new(), differences, kinds: Kinds::default(), performed: 0 })
+        let nodes = nodes.iter().map(|(plan, _)| {
+            let twins = Twins::new(plan, &fitting(plan, capacities), Rc::clone(&differences))?;
+            Ok(Watched::new(twins, plan, Rc::clone(&differences)))
+        });
+        let nodes = nodes.collect::<Result<_, Error>>()?;
+        Ok(Self { nodes, differences, kinds: Kinds::default(), performed: 0 })
     }
 
-    pub(crate) fn kinds(&self) -> Kinds {
-        self.kinds.clone()
+    pub(crate) fn kinds(&self) -> &Kinds {
+        &self.kinds
     }
 
-    /// Does it, and tells what differed. Rows are compared now and then, or every time.
-    pub(crate) fn perform(&mut self, act: &Act, always: bool) -> Option<String> {
+    /// Does it: what became of the frame, if it was one. Rows are compared now and then, or every time.
+    pub(crate) fn perform(&mut self, act: &Act, always: bool) -> Option<Outcome> {
         self.performed += 1;
         match act {
             Act::Wait(seconds) => {
-                for (twins, _) in &mut self.nodes {
-                    twins.wait(*seconds).expect("clocks can be set");
+                for node in &mut self.nodes {
+                    node.wait(*seconds).expect("clocks can be set");
                 }
+                None
+            }
+            Act::Sweep => {
+                for node in &mut self.nodes {
+                    node.sweep().expect("tables can be swept");
+                    node.engine.compare_rows().expect("tables can be read");
+                }
+                None
             }
             Act::Frame { node, hook, interface, frame } => {
-                let (twins, _) = &mut self.nodes[*node];
-                let outcome = twins.push(*hook, *interface, frame).expect("both engines take frames");
-                self.kinds.note(outcome.verdict);
-                if matches!(outcome.verdict, Verdict::Forward(_) | Verdict::Deliver(_)) {
-                    self.flying.push(outcome.frame);
-                    if self.flying.len() > 64 {
-                        self.flying.remove(0);
-                    }
+                let node = &mut self.nodes[*node];
+                let outcome = node.push(*hook, *interface, frame).expect("both engines take frames");
+                self.kinds.note(frame, outcome.verdict);
+                if always || self.performed.is_multiple_of(INTERVAL) {
+                    node.engine.compare_rows().expect("tables can be read");
                 }
-                if always || self.performed.is_multiple_of(8) {
-                    twins.compare_rows().expect("tables can be read");
-                }
+                Some(outcome)
             }
         }
-        self.difference()
     }
 
     /// Compares every row of every node.
-    pub(crate) fn compare_rows(&self) -> Option<String> {
-        for (twins, _) in &self.nodes {
-            twins.compare_rows().expect("tables can be read");
+    pub(crate) fn compare_rows(&self) {
+        for node in &self.nodes {
+            node.engine.compare_rows().expect("tables can be read");
         }
-        self.difference()
     }
 
-    fn difference(&self) -> Option<String> {
+    /// What was found to differ, or not to be sound, so far.
+    pub(crate) fn difference(&self) -> Option<String> {
         let differences = self.differences.borrow();
         (!differences.is_empty()).then(|| differences.join("\n"))
     }
+}
+
+/// Tables just large enough for what the agent writes: to make large ones takes longer than to use them.
+fn fitting(plan: &NodePlan, capacities: &Capacities) -> Capacities {
+    fn of<A: Address>(rows: &Rows<A>, capacities: &mut Capacities) {
+        let used = [
+            (Endpoints::<A>::NAME, rows.endpoints.len()),
+            (Frontends::<A>::NAME, rows.frontends.len()),
+            (Maglev::<A>::NAME, rows.maglev.len()),
+            (Backends::<A>::NAME, rows.backends.len()),
+        ];
+        for (table, rows) in used {
+            capacities.set(table, rows.max(1) as u32).expect("there is such a table");
+        }
+    }
+    let mut capacities = capacities.clone();
+    of(&plan.rows.v4, &mut capacities);
+    of(&plan.rows.v6, &mut capacities);
+    capacities.set(Nodes::NAME, plan.rows.nodes.len().max(1) as u32).expect("there is such a table");
+    capacities
 }

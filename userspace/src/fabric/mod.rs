@@ -297,8 +297,8 @@ impl Fabric {
         self.check();
     }
 
-    /// The next thing that has happened until `now_ns`, in the order in which it happened; none if nothing
-    /// has any more. To be called until then.
+    /// The next thing that has happened until `now_ns`, which is the present: in the order in which it
+    /// happened; none if nothing has any more. To be called until then.
     pub fn due(&mut self, now_ns: u64) -> Option<Outcome> {
         self.sweep(now_ns);
         while self.next_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
@@ -328,6 +328,11 @@ impl Fabric {
     /// When [`Self::due`] has something next; none if nothing is under way. It may be past.
     pub fn next_due_ns(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse(flight)| flight.due_ns)
+    }
+
+    /// Frames so far that nobody sent: copies that links made, and what the gateway had to say.
+    pub fn added(&self) -> u64 {
+        self.counters.duplicated + self.counters.made
     }
 
     /// The port of the host outside that a frame from the world is of, by its source address: for whoever

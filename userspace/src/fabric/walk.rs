@@ -11,6 +11,8 @@ use crate::model::Direction;
 
 /// Where a packet goes.
 struct Hop {
+    /// Where it came in.
+    from: Port,
     port: Port,
     /// The gateway passes it on.
     routed: bool,
@@ -39,7 +41,7 @@ impl Fabric {
         }
     }
 
-    /// 8. A frame goes over the link of the port that it leaves by.
+    /// Step 8: a frame goes over the link of the port that it leaves by.
     fn leave(&mut self, mut flight: Flight, port: Port) {
         flight.step = Step::Leave(port);
         self.cross_link(flight, port, Way::Out);
@@ -80,7 +82,7 @@ impl Fabric {
             (Some(hop), None) => hop.port,
             // 5. to 7.
             (Some(hop), Some(flow)) => {
-                self.judge_and_translate(from, &hop, flow, &mut packet, flight)?;
+                self.judge_and_translate(&hop, flow, &mut packet, flight)?;
                 hop.port
             }
             // 6., undone.
@@ -95,7 +97,7 @@ impl Fabric {
         Ok(port)
     }
 
-    /// 4. Where a packet goes.
+    /// Step 4: where a packet goes.
     fn hop(&self, from: Port, packet: &Packet, flight: &mut Flight) -> Result<Hop, Loss> {
         let addressed = match from {
             Port::Node(_) => {
@@ -113,13 +115,13 @@ impl Fabric {
             let way = way?;
             flight.notes.push(way.note);
             let routed = addressed != Some(way.port);
-            return Ok(Hop { port: way.port, routed, passes_through: way.passes_through });
+            return Ok(Hop { from, port: way.port, routed, passes_through: way.passes_through });
         }
         match addressed {
-            Some(port) => Ok(Hop { port, routed: false, passes_through: false }),
+            Some(port) => Ok(Hop { from, port, routed: false, passes_through: false }),
             None => {
                 let port = self.routes.system_port(packet.target, &self.seats)?;
-                Ok(Hop { port, routed: true, passes_through: false })
+                Ok(Hop { from, port, routed: true, passes_through: false })
             }
         }
     }
@@ -135,16 +137,15 @@ impl Fabric {
         Ok(Some(Flow { own, quoted }))
     }
 
-    /// 5. to 7.
+    /// Steps 5 to 7.
     fn judge_and_translate(
         &mut self,
-        from: Port,
         hop: &Hop,
         flow: Flow,
         packet: &mut Packet,
         flight: &mut Flight,
     ) -> Result<(), Loss> {
-        if let Port::Node(place) = from {
+        if let Port::Node(place) = hop.from {
             // 5.
             let began = self.judge(place, Direction::Outbound, flow, flight)?;
             let to_world = matches!(hop.port, Port::External(_)) && !hop.passes_through;
@@ -187,7 +188,7 @@ impl Fabric {
         Ok(direction)
     }
 
-    /// 6. Gives a packet from a node the outbound rule's address. What pods send from their own addresses is
+    /// Step 6: gives a packet from a node the outbound rule's address. What pods send from their own addresses is
     /// none of the rule's: it is a reply, or was meant to keep its address.
     fn translate(&mut self, flow: Flow, packet: &mut Packet, flight: &mut Flight) -> Result<(), Loss> {
         let alike = self.outbound.address().is_some_and(|one| one.is_ipv4() == packet.source.is_ipv4());
@@ -207,7 +208,7 @@ impl Fabric {
         Ok(())
     }
 
-    /// 6. Gives a packet from the world to the outbound rule's address back to its node. It is a reply: the
+    /// Step 6, undone: gives a packet from the world to the outbound rule's address back to its node. It is a reply: the
     /// node's security group lets it pass.
     fn restore(&mut self, flow: Flow, packet: &mut Packet, flight: &mut Flight) -> Result<Port, Loss> {
         let to = match flow.quoted {

@@ -1,4 +1,4 @@
-//! What runs out, with the arithmetic of it.
+//! What runs out, with the arithmetic of it. What ran out is small enough to be counted in 64 bits.
 
 use ipnet::IpNet;
 
@@ -17,9 +17,9 @@ pub enum Error {
         /// Where nodes get their addresses.
         subnet: IpNet,
         /// Addresses in it.
-        size: u128,
+        size: u64,
         /// Those that a node can have.
-        usable: u128,
+        usable: u64,
     },
     /// What is left of the node subnet is less than a node of `flat` reserves.
     #[error(
@@ -31,13 +31,13 @@ pub enum Error {
         /// Where nodes and pods get their addresses.
         subnet: IpNet,
         /// Those that hosts can have.
-        usable: u128,
+        usable: u64,
         /// Those that are no longer to be had.
-        reserved: u128,
+        reserved: u64,
         /// One for the node, and one for each pod it may run.
         each: u32,
         /// Nodes that can join an empty subnet.
-        fit: u128,
+        fit: u64,
     },
     /// Every pod range belongs to a node.
     #[error(
@@ -51,7 +51,7 @@ pub enum Error {
         /// Of each of them.
         prefix: u8,
         /// How many there are.
-        ranges: u128,
+        ranges: u64,
     },
     /// The route table of `kubenet` has no room for the node's pod range.
     #[error(
@@ -79,9 +79,9 @@ pub enum Error {
         /// That node's range.
         range: IpNet,
         /// Addresses in it.
-        size: u128,
+        size: u64,
         /// Those that a pod can have.
-        usable: u128,
+        usable: u64,
     },
     /// All of what a node of `flat` has reserved is in use.
     #[error(
@@ -107,13 +107,13 @@ pub enum Error {
         /// Where pods get their addresses.
         subnet: IpNet,
         /// Those that hosts can have.
-        usable: u128,
+        usable: u64,
         /// Those in no batch.
-        left: u128,
+        left: u64,
         /// Pods that have one.
-        running: u128,
+        running: u64,
         /// Those that other nodes have and don't need now.
-        elsewhere: u128,
+        elsewhere: u64,
     },
     /// A node of `flat-dynamic` has as many addresses as pods it takes.
     #[error(
@@ -151,7 +151,7 @@ pub enum Error {
         /// Where Services get their addresses.
         range: IpNet,
         /// Addresses in it.
-        size: u128,
+        size: u64,
     },
     /// No range could be found that holds what the input states and overlaps nothing else.
     #[error(

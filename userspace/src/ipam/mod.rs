@@ -20,7 +20,7 @@
 //!
 //! Source: AKS, "IP address planning" of each model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -38,6 +38,8 @@ pub use pool::{Batches, Draws, Join, Pool};
 pub const MAX_PODS: u32 = 250;
 /// Nodes that a cluster may have.
 pub const MAX_NODES: u32 = 5000;
+/// The Service that is the cluster's DNS.
+pub const DNS: &str = "kube-system/kube-dns";
 /// By convention the address of the cluster's DNS: the tenth after the first of the service range.
 pub const DNS_OFFSET: u128 = 10;
 /// Addresses of every subnet that the platform takes: the first four and the last.
@@ -119,7 +121,7 @@ impl fmt::Display for IpFamily {
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
     taken: HashSet<IpAddr>,
-    pod_ranges: Vec<IpNet>,
+    pod_ranges: Disjoint<()>,
     next: HashMap<IpNet, u128>,
 }
 
@@ -131,7 +133,7 @@ impl Ipam {
 
     /// Marks a range as some node's pod range.
     pub fn reserve_pod_range(&mut self, range: IpNet) {
-        self.pod_ranges.push(range);
+        self.pod_ranges.insert(range, ());
     }
 
     /// An address for a node.
@@ -142,8 +144,8 @@ impl Ipam {
         self.first_free(subnet, FIRST_IN_SUBNET, 1).ok_or_else(|| Error::NodeSubnetFull {
             node: node.into(),
             subnet,
-            size: size(subnet),
-            usable: usable(subnet),
+            size: few(size(subnet)),
+            usable: few(usable(subnet)),
         })
     }
 
@@ -160,13 +162,12 @@ impl Ipam {
             let first = nth(pod_cidr, index * span).expect("the index is below the number of ranges");
             let range = IpNet::new(first, prefix).expect("a prefix of its family");
             index += 1;
-            if !self.pod_ranges.iter().any(|taken| overlap(*taken, range)) {
+            if self.pod_ranges.insert(range, ()).is_none() {
                 self.next.insert(pod_cidr, index);
-                self.pod_ranges.push(range);
                 return Ok(range);
             }
         }
-        Err(Error::PodRangesUsed { node: node.into(), pod_cidr, prefix, ranges })
+        Err(Error::PodRangesUsed { node: node.into(), pod_cidr, prefix, ranges: few(ranges) })
     }
 
     /// An address for a pod, out of its node's range.
@@ -178,8 +179,8 @@ impl Ipam {
             pod: pod.into(),
             node: node.into(),
             range,
-            size: size(range),
-            usable: size(range).saturating_sub(RANGE_TAKES),
+            size: few(size(range)),
+            usable: few(size(range).saturating_sub(RANGE_TAKES)),
         })
     }
 
@@ -189,7 +190,7 @@ impl Ipam {
     /// All are in use.
     pub fn service(&mut self, range: IpNet, service: &str) -> Result<IpAddr, Error> {
         let dns = nth(range, DNS_OFFSET);
-        if service == "kube-system/kube-dns"
+        if service == DNS
             && let Some(address) = dns.filter(|address| self.taken.insert(*address))
         {
             return Ok(address);
@@ -203,7 +204,8 @@ impl Ipam {
                 self.taken.remove(&kept);
             }
         }
-        address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size: size(range) })
+        let size = few(size(range));
+        address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size })
     }
 
     /// The lowest free address of a range, and takes it. `first` addresses at its beginning and `last` at its
@@ -233,6 +235,23 @@ impl Ipam {
     }
 }
 
+/// Ranges no two of which overlap, and whose they are.
+#[derive(Clone, Debug, Default)]
+pub struct Disjoint<T>(BTreeMap<IpAddr, (IpNet, T)>);
+
+impl<T: Clone> Disjoint<T> {
+    /// Puts a range in, unless it overlaps one that is there: then that one comes back.
+    pub fn insert(&mut self, range: IpNet, owner: T) -> Option<(IpNet, T)> {
+        // Of ranges that don't overlap the last that begins before this one's end reaches farthest.
+        let nearest = self.0.range(..=range.broadcast()).next_back().map(|(_, found)| found);
+        if let Some(found) = nearest.filter(|(other, _)| overlap(*other, range)) {
+            return Some(found.clone());
+        }
+        self.0.insert(range.network(), (range, owner));
+        None
+    }
+}
+
 /// They have an address in common.
 pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
@@ -241,6 +260,11 @@ pub fn overlap(a: IpNet, b: IpNet) -> bool {
 /// Addresses of a range; the most that can be said of one that holds every address.
 pub fn size(range: IpNet) -> u128 {
     size_of_prefix(IpFamily::of_range(range).bits() - range.prefix_len())
+}
+
+/// A count of what ran out, which is never large.
+fn few(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn size_of_prefix(free_bits: u8) -> u128 {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{BATCH, Error, FIRST_IN_SUBNET, Ipam, LOW_WATER, nth, offset_in, size, usable};
+use super::{BATCH, Error, FIRST_IN_SUBNET, Ipam, LOW_WATER, few, nth, offset_in, size, usable};
 
 /// What a node of `flat` has reserved for its pods.
 #[derive(Clone, Debug, Default)]
@@ -71,10 +71,10 @@ impl Ipam {
         Error::ReservationTooLarge {
             node: join.node.into(),
             subnet,
-            usable: usable(subnet),
-            reserved: self.in_use(subnet),
+            usable: few(usable(subnet)),
+            reserved: few(self.in_use(subnet)),
             each,
-            fit: usable(subnet) / u128::from(each),
+            fit: few(usable(subnet) / u128::from(each)),
         }
     }
 
@@ -120,10 +120,10 @@ impl Ipam {
                 pod: pod.into(),
                 node: name.into(),
                 subnet: batches.subnet,
-                usable: usable(batches.subnet),
-                left,
-                running: batches.draws.running(),
-                elsewhere: batches.draws.spare(),
+                usable: few(usable(batches.subnet)),
+                left: few(left),
+                running: few(batches.draws.running()),
+                elsewhere: few(batches.draws.spare()),
             });
         }
         let address = batches.free[node].pop_front().expect("the node had a free address to give");

@@ -18,9 +18,9 @@ pub(super) fn addresses(
 ) -> Result<(), Error> {
     let mut places = Places::new(settings, nodes, pods);
     match settings.model {
-        Model::Overlay | Model::Kubenet => places.from_node_ranges(ipam)?,
-        Model::Flat => places.from_reservations(ipam)?,
-        Model::FlatDynamic => places.from_batches(ipam)?,
+        Model::Overlay | Model::Kubenet => places.give_out_node_ranges(ipam)?,
+        Model::Flat => places.give_out_reservations(ipam)?,
+        Model::FlatDynamic => places.give_out_batches(ipam)?,
     }
     places.share_with_host_network();
     Ok(())
@@ -53,7 +53,7 @@ impl<'a, 'n> Places<'a, 'n> {
     }
 
     /// Of `overlay` and `kubenet`.
-    fn from_node_ranges(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
+    fn give_out_node_ranges(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
         for range in self.nodes.iter().flat_map(|node| &node.pod_ranges) {
             ipam.reserve_pod_range(*range);
         }
@@ -116,7 +116,7 @@ impl<'a, 'n> Places<'a, 'n> {
     }
 
     /// Of `flat`.
-    fn from_reservations(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
+    fn give_out_reservations(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
         for subnet in &self.settings.node_subnets {
             let family = IpFamily::of_range(*subnet);
             let running = self.running(*subnet);
@@ -144,7 +144,7 @@ impl<'a, 'n> Places<'a, 'n> {
     }
 
     /// Of `flat-dynamic`.
-    fn from_batches(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
+    fn give_out_batches(&mut self, ipam: &mut Ipam) -> Result<(), Error> {
         for place in 0..self.nodes.len() {
             self.node_addresses(ipam, place)?;
         }

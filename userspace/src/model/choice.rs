@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::amount;
 use super::cluster::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
 use super::error::Fields;
@@ -243,66 +245,60 @@ fn load_balancer(spec: Option<&LoadBalancerSpec>, fields: &mut Fields<'_>) -> Lo
     }
 }
 
-/// What a Testbed object can't say of a cluster once its ranges and nodes are known: the field, and why.
-pub(super) fn contradictions(
-    spec: &TestbedSpec,
-    settings: &Settings,
-    nodes: &[(String, Vec<IpAddr>)],
-    externals: &[(String, IpAddr)],
-) -> Vec<(String, String)> {
+/// What a Testbed object can't say of a cluster once its ranges are known: the field, and why.
+pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let vnet = &settings.vnet_cidrs;
     let mut inside = vec![("nodeSubnet", &settings.node_subnets)];
     if settings.model == Model::FlatDynamic {
         inside.push(("podSubnet", &settings.pod_cidrs));
     }
     for (name, subnet) in inside.iter().flat_map(|(name, list)| list.iter().map(move |one| (name, one))) {
-        if !vnet.iter().any(|range| range.contains(subnet)) {
+        if !settings.vnet_cidrs.iter().any(|range| range.contains(subnet)) {
             found.push(("spec.vnetCIDRs".into(), format!("must hold {name} {subnet}")));
         }
     }
     // The least that IPv6 links must carry (RFC 8200), after encapsulation.
-    let six = |ranges: &[ipnet::IpNet]| IpFamily::V6.pick(ranges).is_some();
-    let outer_is_six =
-        settings.node_subnets.first().is_some_and(|range| IpFamily::of_range(*range) == IpFamily::V6);
-    let overhead = match settings.model {
-        Model::Overlay if outer_is_six => 70,
-        Model::Overlay => 50,
-        Model::Flat | Model::FlatDynamic | Model::Kubenet => 0,
+    let six = |ranges: &[IpNet]| IpFamily::V6.pick(ranges).is_some();
+    let outer = settings.node_subnets.first().map(|range| IpFamily::of_range(*range));
+    let overhead = match (settings.model, outer) {
+        (Model::Overlay, Some(IpFamily::V6)) => 70,
+        (Model::Overlay, _) => 50,
+        _ => 0,
     };
     if (six(&settings.pod_cidrs) || six(&settings.node_subnets)) && settings.mtu < 1280 + overhead {
         let why = format!("must be at least {} for IPv6, not {}", 1280 + overhead, settings.mtu);
         found.push(("spec.mtu".into(), why));
     }
     if let Some(outbound) = settings.load_balancer.outbound {
-        found.extend(outbound_contradictions(outbound, settings, nodes.len(), externals));
+        let path = || "spec.loadBalancer.outboundAddress".to_owned();
+        let ranges = Ranges::settled(settings);
+        let mut named: Vec<_> = ranges.named(settings.model).collect();
+        named.extend(ranges.vnet.iter().map(|range| ("vnetCIDRs", *range)));
+        if let Some((name, range)) = named.iter().find(|(_, range)| range.contains(&outbound)) {
+            let why = format!("{outbound} is inside {name} {range}: nodes have it in the world only");
+            found.push((path(), why));
+        }
+        if let Some((name, _)) = externals.iter().find(|(_, address)| *address == outbound) {
+            found.push((path(), format!("{outbound} is the address of External {name} already")));
+        }
     }
-    found.extend(fabric::contradictions(spec, &settings.fabric, nodes, externals));
     found
 }
 
-fn outbound_contradictions(
-    outbound: IpAddr,
+/// What it can't say of one once its nodes are known.
+pub(super) fn node_contradictions(
+    spec: &TestbedSpec,
     settings: &Settings,
-    nodes: usize,
+    nodes: &[(String, Vec<IpAddr>)],
     externals: &[(String, IpAddr)],
 ) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let path = || "spec.loadBalancer.outboundAddress".to_owned();
-    let ranges = Ranges::settled(settings);
-    let mut named: Vec<_> = ranges.named(settings.model).collect();
-    named.extend(ranges.vnet.iter().map(|range| ("vnetCIDRs", *range)));
-    if let Some((name, range)) = named.iter().find(|(_, range)| range.contains(&outbound)) {
-        found.push((path(), format!("{outbound} is inside {name} {range}: nodes have it in the world only")));
-    }
-    if let Some((name, _)) = externals.iter().find(|(_, address)| *address == outbound) {
-        found.push((path(), format!("{outbound} is the address of External {name} already")));
-    }
+    let mut found = fabric::contradictions(spec, &settings.fabric, nodes, externals);
     let each = settings.load_balancer.snat_ports_per_node;
     let fit = (SNAT_PORTS / each) as usize;
-    if nodes > fit {
+    if let Some(outbound) = settings.load_balancer.outbound.filter(|_| nodes.len() > fit) {
         let why = format!(
-            "{each} for each of {nodes} nodes is more than the {SNAT_PORTS} ports of outboundAddress {outbound}: {fit} nodes fit"
+            "{each} for each of {} nodes is more than the {SNAT_PORTS} ports of outboundAddress {outbound}: {fit} nodes fit",
+            nodes.len()
         );
         found.push(("spec.loadBalancer.snatPortsPerNode".into(), why));
     }

@@ -434,6 +434,8 @@ pub struct Demand {
     pub name: String,
     /// With the ranges that were chosen.
     pub settings: Settings,
+    /// Pods a node takes, if the input says so.
+    pub max_pods: Option<u32>,
     /// Nodes that there are.
     pub nodes: u64,
     /// Pods with addresses of their own, except for those of DaemonSets.
@@ -444,7 +446,7 @@ pub struct Demand {
     pub daemons: u64,
     /// Pods with the node's address that each node has because of DaemonSets.
     pub host_daemons: u64,
-    /// Services with an IPv4 address, and with an IPv6 address.
+    /// Services with an IPv4 address, and with an IPv6 address; not the cluster's DNS, which has one of its own.
     pub services: (u64, u64),
     /// As [`Cluster::notes`].
     pub notes: Vec<String>,
@@ -456,6 +458,7 @@ impl Demand {
         Self {
             name: "lab".into(),
             settings,
+            max_pods: None,
             nodes: 0,
             pods: 0,
             host_pods: 0,

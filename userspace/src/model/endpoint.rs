@@ -172,6 +172,23 @@ impl Found<'_> {
         }
     }
 
+    /// Where it is reached, in each family it has.
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Pod(pod) => &pod.addresses,
+            Self::External(external) => std::slice::from_ref(&external.address),
+            Self::Node(node) => &node.addresses,
+            Self::Service(service) => &service.addresses,
+        }
+    }
+
+    /// Where it is reached from somebody with these addresses: at the first of a family that both have, or
+    /// at the first of all if there is none.
+    pub fn address_from(&self, own: &[IpAddr]) -> IpAddr {
+        let reached = |to: &&IpAddr| own.iter().any(|from| from.is_ipv4() == to.is_ipv4());
+        self.addresses().iter().find(reached).copied().unwrap_or_else(|| self.address())
+    }
+
     /// Its name as on the command line.
     pub fn who(&self) -> Who {
         match self {

@@ -55,14 +55,15 @@ pub(super) fn read(spec: &TestbedSpec, inside: &[IpNet], fields: &mut Fields<'_>
     Fabric { kind, routes, security_rules, links }
 }
 
-/// What the tag `VirtualNetwork` stands for: the virtual network, and the prefixes of route tables.
-/// Source: Azure, "Virtual network service tags".
+/// What the tag `VirtualNetwork` stands for: the virtual network, and the prefixes of route tables, the default
+/// route's excepted. Source: Azure, "Virtual network service tags".
 pub(crate) fn inside(settings: &Settings) -> Vec<IpNet> {
     let mut inside = settings.vnet_cidrs.clone();
     if settings.model == Model::Kubenet {
         inside.extend(&settings.pod_cidrs);
     }
-    inside.extend(settings.fabric.routes.iter().map(|route| route.prefix));
+    let prefixes = settings.fabric.routes.iter().map(|route| route.prefix);
+    inside.extend(prefixes.filter(|prefix| prefix.prefix_len() > 0));
     inside
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 pub mod amount;
 mod assign;
+pub mod capacity;
 mod choice;
 pub mod cluster;
 mod endpoint;

@@ -15,7 +15,7 @@ use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
 use super::stated::{host_ips, host_network, id, internal_ips, node_name, pod_ips, pod_ranges, ports, ready};
 use super::workload::Source;
-use crate::ipam;
+use crate::ipam::{self, Disjoint};
 
 /// Nodes where neither Node objects nor a Testbed say how many.
 const NODES: i64 = 2;
@@ -179,7 +179,7 @@ pub(super) fn state_node_addresses(
             known.entry(node).or_insert(addresses);
         }
     }
-    let mut ranges: Vec<(&str, IpNet)> = Vec::new();
+    let mut ranges: Disjoint<&str> = Disjoint::default();
     let mut ignored = Vec::new();
     for node in nodes {
         let (origin, object, address_field) = &node.blame;
@@ -213,12 +213,11 @@ pub(super) fn state_node_addresses(
             node.pod_ranges.clear();
         }
         for range in &node.pod_ranges {
-            if let Some((other, theirs)) = ranges.iter().find(|(_, other)| ipam::overlap(*other, *range)) {
+            if let Some((theirs, other)) = ranges.insert(*range, node.name.as_str()) {
                 let why = format!("{range} overlaps {theirs} of Node {other}");
                 work.faults.of(origin, object.clone()).wrong("spec.podCIDR", why);
             }
         }
-        ranges.extend(node.pod_ranges.iter().map(|range| (node.name.as_str(), *range)));
     }
     if !ignored.is_empty() {
         work.notes.push(format!(

@@ -320,16 +320,24 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The families there are, in the order of their first appearance.
-    fn families(&self) -> Vec<IpFamily> {
+    /// The families that ranges for a purpose need, in the order of their first appearance: nodes may have
+    /// addresses of a family that no pod has, and Services have those of pods and whatever they state.
+    fn families(&self, purpose: Purpose, chosen: &Ranges) -> Vec<IpFamily> {
         let mut families = Vec::new();
+        let pods = if chosen.pods.is_empty() { &chosen.nodes } else { &chosen.pods };
         for range in self.nodes.iter().chain(&self.pods).chain(&self.services) {
             let family = IpFamily::of_range(*range);
-            if !families.contains(&family) {
+            let stated = self.of(purpose).iter().any(|other| IpFamily::of_range(*other) == family);
+            let needed = match purpose {
+                Purpose::Nodes => true,
+                Purpose::Pods => self.pods.is_empty() || stated,
+                Purpose::Services => stated || family.pick(pods).is_some(),
+            };
+            if needed && !families.contains(&family) {
                 families.push(family);
             }
         }
-        families
+        if families.is_empty() { vec![IpFamily::V4] } else { families }
     }
 
     fn of(&self, purpose: Purpose) -> &[IpNet] {
@@ -355,17 +363,17 @@ pub(super) struct Choice<'a> {
 pub(super) fn choose(choice: Choice<'_>, notes: &mut Vec<String>) -> Result<Ranges, ipam::Error> {
     let Choice { model, stated, previous, given } = &choice;
     let kept = previous.map(Ranges::settled).unwrap_or_default();
-    let families = [stated.families(), kept.families(), given.families()];
-    let families = families.into_iter().find(|list| !list.is_empty()).unwrap_or(vec![IpFamily::V4]);
+    let leading = [stated.families(), kept.families()].into_iter().find(|list| !list.is_empty());
     let mut chosen = Ranges { vnet: stated.vnet.clone(), ..Ranges::default() };
     for purpose in Purpose::ALL.into_iter().filter(|one| *model != Model::Flat || *one != Purpose::Pods) {
         let mut list = stated.of(purpose).to_vec();
         if list.is_empty() {
             let kept = kept.of(purpose);
-            let families = match kept {
-                [] => families.clone(),
-                kept => kept.iter().map(|range| IpFamily::of_range(*range)).collect(),
-            };
+            let families = leading.clone().unwrap_or_else(|| given.families(purpose, &chosen));
+            // A family that the cluster gets now joins those that it has.
+            let had: Vec<IpFamily> = kept.iter().map(|range| IpFamily::of_range(*range)).collect();
+            let new = families.iter().filter(|family| !had.contains(family));
+            let families: Vec<IpFamily> = had.iter().chain(new).copied().collect();
             for family in families {
                 let default = family.pick(kept).unwrap_or(purpose.default(family));
                 let range = one(&choice, (purpose, default), &chosen)?;
@@ -405,10 +413,10 @@ fn one(
     for other in Purpose::ALL.into_iter().filter(|other| *other != purpose) {
         avoid.extend(same(stated.of(other)));
         avoid.extend(same(chosen.of(other)));
-        // Service ranges are chosen last, and around everybody else.
-        if !(flat_nodes && other == Purpose::Pods)
-            && !(purpose == Purpose::Services && other == Purpose::Nodes)
-        {
+        // Pods of flat are to be inside. Service ranges are chosen last, when nodes are in their subnet.
+        let inside =
+            flat_nodes && other == Purpose::Pods || purpose == Purpose::Services && other == Purpose::Nodes;
+        if !inside {
             avoid.extend(same(given.of(other)));
         }
     }

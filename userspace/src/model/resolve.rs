@@ -34,7 +34,11 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     place::spread(&mut pods, &nodes, settings.max_pods)?;
     assign::addresses(&mut ipam, &settings, &mut nodes, &mut pods)?;
     service::choose_addresses(&mut ipam, &mut services, &Ranges::settled(&settings))?;
-    work.check_testbed(testbed, &settings, &nodes, &externals);
+    if let Some((_, object)) = testbed {
+        let known: Vec<_> = nodes.iter().map(|node| (node.name.clone(), node.addresses.clone())).collect();
+        let wrong = choice::node_contradictions(&object.spec, &settings, &known, &addressed(&externals));
+        work.blame_testbed(testbed, wrong);
+    }
     work.stop_if_wrong()?;
 
     // 6.
@@ -57,8 +61,10 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
 /// What the objects ask of the ranges; see [`Objects::demand`].
 pub(super) fn demand(objects: &Objects) -> Result<Demand, Error> {
     let Draft { work, testbed, settings, nodes, pods, services, .. } = Draft::of(objects, None)?;
+    let max_pods = testbed.and_then(|(_, testbed)| testbed.spec.max_pods).map(|_| settings.max_pods);
     let mut demand = Demand {
         name: name(testbed, None),
+        max_pods,
         nodes: nodes.len() as u64,
         notes: work.notes,
         ..Demand::of(settings)
@@ -73,7 +79,8 @@ pub(super) fn demand(objects: &Objects) -> Result<Demand, Error> {
             (true, true) => demand.host_daemons += u64::from(on_first()),
         }
     }
-    for family in services.iter().flat_map(|service| &service.families) {
+    let ordinary = services.iter().filter(|service| !service.is_dns());
+    for family in ordinary.flat_map(|service| &service.families) {
         match family {
             IpFamily::V4 => demand.services.0 += 1,
             IpFamily::V6 => demand.services.1 += 1,
@@ -140,6 +147,7 @@ impl<'a> Draft<'a> {
         work.check_externals(model, &ranges, &externals);
         ranges.settle(&mut settings);
         work.settle_fabric(testbed, &mut settings);
+        work.blame_testbed(testbed, choice::contradictions(&settings, &addressed(&externals)));
         work.stop_if_wrong()?;
         Ok(Self { work, testbed, settings, nodes, pods, services, externals })
     }
@@ -158,6 +166,11 @@ fn policies(objects: &Objects) -> Vec<NetworkPolicy> {
         _ => None,
     };
     objects.iter().filter_map(policy).collect()
+}
+
+/// The names and addresses of hosts outside.
+fn addressed(externals: &[External]) -> Vec<(String, IpAddr)> {
+    externals.iter().map(|external| (external.name.clone(), external.address)).collect()
 }
 
 /// Every address that the input states, by what it is for.
@@ -285,23 +298,13 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What the Testbed says must be true of the cluster that came out.
-    fn check_testbed(
-        &mut self,
-        testbed: Stated<'a>,
-        settings: &Settings,
-        nodes: &[NodeDraft<'_>],
-        externals: &[External],
-    ) {
-        let Some((entry, testbed)) = testbed else {
-            return;
-        };
-        let nodes: Vec<_> = nodes.iter().map(|node| (node.name.clone(), node.addresses.clone())).collect();
-        let externals: Vec<_> =
-            externals.iter().map(|external| (external.name.clone(), external.address)).collect();
-        let mut fields = self.faults.of(&entry.origin, entry.object.key().to_string());
-        for (field, why) in choice::contradictions(&testbed.spec, settings, &nodes, &externals) {
-            fields.wrong(field, why);
+    /// Notes what the Testbed says and can't be.
+    fn blame_testbed(&mut self, testbed: Stated<'a>, contradictions: Vec<(String, String)>) {
+        if let Some((entry, _)) = testbed {
+            let mut fields = self.faults.of(&entry.origin, entry.object.key().to_string());
+            for (field, why) in contradictions {
+                fields.wrong(field, why);
+            }
         }
     }
 

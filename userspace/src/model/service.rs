@@ -117,6 +117,11 @@ fn has_other_ways_in(spec: &core::ServiceSpec) -> bool {
 }
 
 impl ServiceDraft<'_> {
+    /// It is the cluster's DNS.
+    pub(super) fn is_dns(&self) -> bool {
+        self.id == ipam::DNS
+    }
+
     /// The addresses that it asks for.
     fn stated(&self) -> Vec<IpAddr> {
         let Some(spec) = &self.object.spec else {

@@ -159,6 +159,11 @@ pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
         return Err(format!("must be the address of one host, not {text:?}"));
     }
+    if let IpAddr::V6(six) = address
+        && six.to_ipv4_mapped().is_some()
+    {
+        return Err(format!("must not be an IPv4-mapped IPv6 address, as {text:?} is"));
+    }
     Ok(address)
 }
 

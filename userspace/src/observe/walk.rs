@@ -13,8 +13,9 @@ use dataplane::fragment;
 use dataplane::nat::Change;
 use dataplane::overlay;
 use dataplane::policy::Decision;
-use dataplane::tables::{Endpoint, IfIndex, Route};
+use dataplane::tables::{Endpoint, IfIndex, Node, Route};
 use dataplane::trace::{Record, Stage};
+use dataplane::wire::ip::ecn;
 use dataplane::wire::{Address, Port, V6};
 
 use crate::engine::Hook;
@@ -68,6 +69,11 @@ pub enum Event {
     Loopback {
         /// The host's name.
         host: String,
+    },
+    /// The fabric did something to it, beside passing it on.
+    Fabric {
+        /// What, for people.
+        says: String,
     },
     /// It got lost outside of any node's path.
     Lost {
@@ -234,6 +240,7 @@ impl Printed {
             }
             Event::Ignored { node } => Line("to_host", format!("{}  not for the path", names.node(*node))),
             Event::Loopback { host } => Line("loopback", host.clone()),
+            Event::Fabric { says } => Line("fabric", says.clone()),
             Event::Lost { place, why } => Line(place, why.clone()),
         })
     }
@@ -252,9 +259,12 @@ impl Printed {
             Stage::Overlay if record.detail == overlay::WRAPPED => {
                 self.wrapped = true;
                 let (source, target) = (ip(record.source), ip(record.target));
-                format!("vxlan vni {}, {source} -> {target}", record.number)
+                let tunnel = if record.flags == Node::GENEVE { "geneve" } else { "vxlan" };
+                format!("{tunnel} vni {}, {source} -> {target}", record.number)
             }
-            Stage::Overlay => "unwrap".to_owned(),
+            Stage::Overlay => format!("unwrap{}", mark(record.flags)),
+            Stage::Reject => format!("the sender is told that there is room for {} bytes", record.number),
+            Stage::Mss => format!("{} -> {}", record.source_port, record.target_port),
             Stage::ToPod => format!("{}  {}", names.pod_at(node, record.number), self.flow(record)),
             Stage::ToUnderlay if wrapped => return None,
             Stage::ToUnderlay | Stage::ToHost => format!("{}  {}", names.node(node), self.flow(record)),
@@ -263,7 +273,9 @@ impl Printed {
                 format!("{}: {}", reason.slug(), reason.sentence())
             }
             Stage::Arp => String::new(),
-            Stage::Fragment if record.detail == fragment::FIRST => "the first, its ports are remembered".to_owned(),
+            Stage::Fragment if record.detail == fragment::FIRST => {
+                "the first, its ports are remembered".to_owned()
+            }
             Stage::Fragment => format!("from byte {}, goes with the first", record.number),
             // What a flow log says of the flow; of the packet everything is said.
             Stage::Open => return None,
@@ -292,7 +304,8 @@ impl Printed {
         match self.state {
             Some(State::Related) => {
                 let about = kind(&Record { flags: 0, ..*record });
-                let error = kind(&Record { protocol: 1, ..*record });
+                let icmp = if record.source.is_v4() { 1 } else { 58 };
+                let error = kind(&Record { protocol: icmp, ..*record });
                 return format!("{source} -> {target} {error} about {about}");
             }
             Some(State::Reply) => target = ip(record.target).to_string(),
@@ -317,6 +330,15 @@ fn kind(record: &Record) -> String {
             8 => "icmp echo".to_owned(),
             11 => "icmp time exceeded".to_owned(),
             number => format!("icmp type {number}"),
+        },
+        58 => match record.flags {
+            0 => "icmpv6".to_owned(),
+            1 => "icmpv6 unreachable".to_owned(),
+            2 => "icmpv6 too big".to_owned(),
+            3 => "icmpv6 time exceeded".to_owned(),
+            128 => "icmpv6 echo".to_owned(),
+            129 => "icmpv6 echo reply".to_owned(),
+            number => format!("icmpv6 type {number}"),
         },
         number => format!("protocol {number}"),
     }
@@ -356,14 +378,23 @@ fn route(node: usize, record: &Record, names: &Names) -> String {
     match record.detail {
         0 => format!("pod {}", names.pod_at(node, record.number)),
         Route::HOST => "host".to_owned(),
-        Route::REMOTE => {
-            let remote = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
-            format!("remote {remote}")
+        kind @ (Route::REMOTE | Route::ROUTED) => {
+            let node = (record.number as usize).checked_sub(1).map_or("unknown", |index| names.node(index));
+            format!("{} {node}", if kind == Route::REMOTE { "remote" } else { "routed" })
         }
         Route::WORLD => "world".to_owned(),
         Route::NATIVE => "world, with the pod's own address".to_owned(),
         Route::BLACKHOLE => "blackhole".to_owned(),
         kind => format!("kind {kind}"),
+    }
+}
+
+/// What the tunnel's outer header added to a packet's ECN.
+fn mark(added: u8) -> &'static str {
+    match added {
+        ecn::EXPERIENCED => ", congestion experienced",
+        ecn::CAPABLE_1 => ", ect(1)",
+        _ => "",
     }
 }
 

@@ -66,6 +66,16 @@ fn a_nodes_own_pod_range_is_honoured_and_no_other_node_gets_it() {
 }
 
 #[test]
+fn pod_ranges_of_other_sizes_are_kept_clear_of() {
+    let text = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\n".to_owned()
+        + "---\napiVersion: v1\nkind: Node\nmetadata: {name: n2}\nspec: {podCIDR: 10.244.0.0/23}\n"
+        + "---\napiVersion: v1\nkind: Node\nmetadata: {name: n3}\nspec: {podCIDR: 10.244.2.128/25}\n"
+        + "---\napiVersion: v1\nkind: Node\nmetadata: {name: n4}\n";
+    let ranges: Vec<String> = cluster(&text).nodes.iter().map(|node| node.pod_cidrs[0].to_string()).collect();
+    assert_eq!(ranges, ["10.244.3.0/24", "10.244.0.0/23", "10.244.2.128/25", "10.244.4.0/24"]);
+}
+
+#[test]
 fn two_with_one_address_are_refused() {
     assert_eq!(
         fault(&(pod_at("a", "10.244.0.9") + &pod_at("b", "10.244.0.9"))),

@@ -150,6 +150,24 @@ fn without_a_testbed_the_families_are_those_of_the_input() {
 }
 
 #[test]
+fn nodes_may_have_a_family_that_no_pod_has() {
+    let node = "---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 10.240.0.9}, {type: InternalIP, address: \"fd00:2::9\"}]}
+";
+    let text = node.to_owned()
+        + &pod_ips("a", &["10.244.0.9"])
+        + &pod_text("b", "", "")
+        + &service("web", "ipFamilyPolicy: PreferDualStack");
+    let cluster = cluster(&text);
+    assert_eq!(cluster.settings.node_subnets.len(), 2);
+    assert_eq!(pod(&cluster, "default/b").addresses.len(), 1);
+    assert_eq!(services(&cluster), ["10.96.0.2"]);
+}
+
+#[test]
 fn two_of_one_family_are_refused() {
     assert_eq!(
         fault(&pod_ips("a", &["10.244.0.2", "10.244.0.3"])),
@@ -329,5 +347,30 @@ fn ranges_of_six_run_out_as_others_do() {
     assert!(
         wrong(&testbed("podCIDR: \"fd00:1::/48\", nodeSubnet: \"fd00:2::/125\", nodes: 4"))[0]
             .contains("subnet fd00:2::/125 has 3 usable (8 less the 5 that the platform takes)")
+    );
+}
+
+#[test]
+fn a_cluster_that_is_up_gets_a_second_family_and_keeps_what_it_has() {
+    let objects = |spec: &str| {
+        Objects::parse("live.yaml", &(testbed(spec) + &pod_text("a", "", "n1") + &service("x", "")))
+            .expect("sound")
+    };
+    for model in ["overlay", "kubenet"] {
+        let before = objects(&format!("model: {model}")).resolve(None).expect("there is room");
+        let after =
+            objects(&format!("model: {model}, {DUAL}")).resolve(Some(&before)).expect("there is room");
+        assert_eq!(texts(&after.nodes[1].addresses), ["10.240.0.5", "fd00:10:240::5"]);
+        assert_eq!(texts(&after.pods[0].addresses), ["10.244.0.2", "fd00:10:244::2"]);
+        assert_eq!(after.services[0].addresses, before.services[0].addresses);
+        assert_eq!(after.settings.service_cidrs.len(), 2);
+    }
+}
+
+#[test]
+fn an_address_of_four_written_as_one_of_six_is_refused() {
+    assert_eq!(
+        fault(&pod_ips("a", &["::ffff:10.244.0.2"])),
+        "Pod default/a: status.podIP: must not be an IPv4-mapped IPv6 address, as \"::ffff:10.244.0.2\" is"
     );
 }

@@ -1,6 +1,7 @@
 //! Kubernetes objects in, a cluster out, or an error that says what to mend.
 
 mod addresses;
+mod capacity;
 mod dump;
 mod families;
 mod live;

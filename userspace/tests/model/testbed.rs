@@ -1,7 +1,7 @@
 //! The Testbed object: every field, its default and its bounds.
 
 use userspace::model::{
-    Direction, Encapsulation, FabricKind, LinkQuality, Model, NextHop, Timeouts, load_text,
+    Direction, Encapsulation, FabricKind, LinkQuality, Model, NextHop, Objects, Timeouts, load_text,
 };
 
 use crate::{cluster, external_at, fault, node_at, testbed, wrong};
@@ -310,12 +310,24 @@ fn security_rules_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn everything_is_inside_a_network_with_a_default_route_so_nothing_is_internet() {
-    let text = "fabric: {routes: [{name: a, prefix: 0.0.0.0/0, nextHopType: None}, {name: b, prefix: \"::/0\", nextHopType: None}], securityRules: [{name: r, priority: 100, direction: Inbound, access: Allow, sourceAddressPrefixes: [Internet]}]}";
-    assert_eq!(
-        refused(text),
-        "spec.fabric.securityRules[0].sourceAddressPrefixes[0]: nothing is left for Internet: vnetCIDRs and fabric.routes, which are VirtualNetwork, cover every address"
-    );
+fn prefixes_of_routes_are_of_the_virtual_network_except_for_the_default_routes() {
+    let route =
+        |name: &str, prefix: &str| format!("{{name: {name}, prefix: \"{prefix}\", nextHopType: None}}");
+    let text = |routes: &[String]| {
+        let rule =
+            "{name: r, priority: 100, direction: Inbound, access: Allow, sourceAddressPrefixes: [Internet]}";
+        testbed(&format!("fabric: {{routes: [{}], securityRules: [{rule}]}}", routes.join(", ")))
+    };
+    let sources =
+        |routes: &[String]| cluster(&text(routes)).settings.fabric.security_rules[0].sources.clone();
+    assert_eq!(sources(&[route("all", "0.0.0.0/0")]), sources(&[]));
+    let six = sources(&[route("low", "0.0.0.0/1"), route("high", "128.0.0.0/1")]);
+    assert_eq!(six.iter().map(ToString::to_string).collect::<Vec<_>>(), ["::/0"]);
+    let halves = [("a", "0.0.0.0/1"), ("b", "128.0.0.0/1"), ("c", "::/1"), ("d", "8000::/1")];
+    let halves = halves.map(|(name, prefix)| route(name, prefix));
+    assert!(fault(&text(&halves)).ends_with(
+        "sourceAddressPrefixes[0]: nothing is left for Internet: vnetCIDRs and fabric.routes, which are VirtualNetwork, cover every address"
+    ));
 }
 
 #[test]
@@ -428,4 +440,24 @@ fn unknown_fields_are_refused_however_deep() {
 fn fields_without_a_value_are_fields_left_out() {
     let spec = "timeouts: , fabric: {routes: , links: }, loadBalancer: , nodeSubnets: , podCIDR: ";
     assert_eq!(cluster(&testbed(spec)).settings, cluster(&testbed("")).settings);
+}
+
+#[test]
+fn a_testbed_survives_being_written_down() {
+    let text = testbed(
+        r#"model: kubenet, encapsulation: geneve, tunnelPort: 1, nodeSubnets: [10.1.0.0/16, "fd00:1::/64"], podCIDRs: [10.2.0.0/16, "fd00:2::/48"],
+          serviceCIDRs: [10.3.0.0/16, "fd00:3::/112"], vnetCIDRs: [10.1.0.0/16, "fd00:1::/48"], maxPods: 9, nodes: 3, mtu: 1400,
+          nonMasqueradeCIDRs: [10.9.0.0/16], masqueradePorts: {first: 1, last: 2}, timeouts: {udp: 1s, quarantine: 0s},
+          fabric: {kind: emulator, routes: [{name: a, prefix: 10.8.0.0/16, nextHopType: VirtualAppliance, nextHopAddress: 10.1.0.4}],
+            securityRules: [{name: a, priority: 100, direction: Inbound, access: Deny, protocol: Tcp, sourceAddressPrefixes: [Internet], destinationPortRanges: [80, 90-99]}],
+            links: [{link: "node:n1", delay: 2ms, loss: 1%, rate: 1mbit, queue: 3, seed: 4}]},
+          loadBalancer: {probeInterval: 1s, outboundAddress: 20.0.0.1, snatPortsPerNode: 8, idleTimeout: 9s}"#,
+    );
+    let objects = Objects::parse("x.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+    let written = serde_json::to_string(&objects).expect("objects are plain data");
+    let read: Objects = serde_json::from_str(&written).expect("what was written");
+    assert_eq!(read, objects);
+    let settings =
+        |objects: &Objects| objects.resolve(None).unwrap_or_else(|error| panic!("{error}")).settings;
+    assert_eq!(settings(&read), settings(&objects));
 }

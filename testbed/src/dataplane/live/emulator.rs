@@ -88,7 +88,8 @@ impl Node {
         if seconds > 0 {
             self.clock = now;
             // The emulator's clock cannot fail: it is a number.
-            let _ = self.emulator.wait(u32::try_from(seconds).unwrap_or(u32::MAX));
+            let waited = Clock::wait(&mut self.emulator, u32::try_from(seconds).unwrap_or(u32::MAX));
+            waited.expect("it is a number");
         }
         if now.saturating_sub(self.swept) >= SWEEP {
             self.swept = now;

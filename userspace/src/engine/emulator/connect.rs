@@ -1,6 +1,6 @@
 //! Somebody dials somebody: a whole conversation, and what became of it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use dataplane::Reason;
 use dataplane::trace::Stage;
@@ -39,18 +39,24 @@ pub struct Attempt {
 impl<E: Engine + Clock> Network<E> {
     /// Lets a host dial an address, and hosts talk until nobody has more to say.
     ///
-    /// What a host sends to its own address never leaves it.
+    /// What a host sends to its own address never leaves it, and what it has no address for neither.
     ///
     /// # Errors
-    /// An engine failed.
-    pub fn connect(&mut self, from: usize, to: Ipv4Addr, dial: Dial) -> Result<Attempt, Error> {
+    /// [`Error::Leaked`], or an engine failed.
+    pub fn connect(&mut self, from: usize, to: IpAddr, dial: Dial) -> Result<Attempt, Error> {
         self.hush(false);
         self.take_steps();
         let host = self.host_at(from);
-        if host.address == to {
+        let alone = |answer, event| {
+            Ok(Attempt { answer, reason: None, rule: None, walk: vec![Step { packet: 1, event }] })
+        };
+        if host.addresses.contains(&to) {
             let answer = if host.answers(dial) { Answer::Allow } else { Answer::Reject };
-            let event = Event::Loopback { host: host.name.clone() };
-            return Ok(Attempt { answer, reason: None, rule: None, walk: vec![Step { packet: 1, event }] });
+            return alone(answer, Event::Loopback { host: host.name.clone() });
+        }
+        if host.address_like(to).is_none() {
+            let why = format!("{} has no address to dial {to} from", host.name);
+            return alone(Answer::Reject, Event::Lost { place: "host", why });
         }
         let opening = self.host_mut(from).dial(to, dial);
         let (place, frame) = self.framed(from, opening)?;
@@ -77,6 +83,8 @@ fn first_drop(walk: &[Step]) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::wire::V4;
+
     use super::super::Emulator;
     use super::*;
     use crate::model::{self, Protocol};
@@ -139,7 +147,7 @@ spec:
                 for dial in dials {
                     let (from, to) =
                         (network.host(from).expect("is there"), network.host(to).expect("is there"));
-                    let address = network.host_at(to).address;
+                    let address = network.host_at(to).addresses[0];
                     let answers_there = network.host_at(to).answers(dial);
                     let attempt = network.connect(from, address, dial).expect("runs");
                     let expected = if answers_there { Answer::Allow } else { Answer::Reject };
@@ -154,7 +162,7 @@ spec:
     #[test]
     fn a_service_is_reached_from_pods_and_nodes_but_not_from_outside() {
         let (mut network, cluster) = network();
-        let std::net::IpAddr::V4(address) = cluster.services[0].address() else { panic!("an IPv4 Service") };
+        let address = cluster.services[0].address();
         let node = format!("node:{}", cluster.nodes[0].name);
         for (from, expected) in [(node.as_str(), Answer::Allow), ("ext:world", Answer::Deny)] {
             let from = network.host(from).expect("is there");
@@ -169,15 +177,15 @@ spec:
         let (mut network, cluster) = network();
         let from = network.host(&cluster.pods[0].id()).expect("is there");
         let world = network.host("ext:world").expect("is there");
-        let address = network.host_at(world).address;
+        let address = network.host_at(world).addresses[0];
         for _ in 0..2 {
             let attempt = network.connect(from, address, Dial::Port(Protocol::Tcp, 80)).expect("runs");
             assert_eq!(attempt.answer, Answer::Allow);
-            assert_eq!(network.connections(0).expect("in memory").len(), 1);
-            assert_eq!(network.masquerades(0).expect("in memory").len(), 1);
+            assert_eq!(network.connections::<V4>(0).expect("in memory").len(), 1);
+            assert_eq!(network.masquerades::<V4>(0).expect("in memory").len(), 1);
             network.settle().expect("in memory");
-            assert!(network.connections(0).expect("in memory").is_empty());
-            assert!(network.masquerades(0).expect("in memory").is_empty());
+            assert!(network.connections::<V4>(0).expect("in memory").is_empty());
+            assert!(network.masquerades::<V4>(0).expect("in memory").is_empty());
         }
     }
 
@@ -185,7 +193,7 @@ spec:
     fn a_pod_that_is_added_later_is_reached_and_one_that_is_gone_is_not() {
         let (mut network, mut cluster) = network();
         let gone = cluster.pods.pop().expect("there are four");
-        let std::net::IpAddr::V4(address) = gone.address() else { panic!("an IPv4 pod") };
+        let address = gone.address();
         network.apply(&cluster).expect("it fits");
         let from = network.host(&cluster.pods[0].id()).expect("is there");
         assert_eq!(network.connect(from, address, Dial::Ping).expect("runs").answer, Answer::Deny);
@@ -199,7 +207,6 @@ spec:
     fn a_policy_that_arrives_later_is_asked_about_the_next_conversation() {
         let (mut network, cluster) = network();
         let (from, to) = (cluster.pods[0].id(), cluster.pods[1].address());
-        let std::net::IpAddr::V4(to) = to else { panic!("an IPv4 pod") };
         let mut objects = model::Objects::parse("test", CLUSTER).expect("objects");
         let deny = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny}, \
                     spec: {podSelector: {}}}";

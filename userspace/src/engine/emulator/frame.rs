@@ -111,8 +111,8 @@ impl Packet for Frame {
     }
 
     /// As `bpf_skb_adjust_room` does: an IPv4 header at least must be left.
-    fn close_tunnel(&mut self, outer: Family) -> Option<()> {
-        let overhead = tunnel::overhead(header(outer));
+    fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
+        let overhead = tunnel::overhead(header(outer)) + options as usize;
         if self.bytes().len() < ethernet::LENGTH + overhead + ip::LENGTH {
             return None;
         }
@@ -209,15 +209,17 @@ mod tests {
         assert_eq!(frame.bytes()[..14], (0..14).collect::<Vec<u8>>());
         assert_eq!(frame.bytes()[164..], (14..60).collect::<Vec<u8>>());
         for _ in 0..3 {
-            frame.close_tunnel(Family::V4).expect("was opened");
+            frame.close_tunnel(Family::V4, 0).expect("was opened");
         }
         assert_eq!(frame.bytes(), (0..60).collect::<Vec<u8>>());
     }
 
     #[test]
     fn a_tunnel_does_not_close_on_less_than_an_ip_header() {
-        assert_eq!(frame(83).close_tunnel(Family::V4), None);
-        assert_eq!(frame(84).close_tunnel(Family::V4), Some(()));
+        assert_eq!(frame(83).close_tunnel(Family::V4, 0), None);
+        assert_eq!(frame(84).close_tunnel(Family::V4, 0), Some(()));
+        assert_eq!(frame(87).close_tunnel(Family::V4, 4), None);
+        assert_eq!(frame(88).close_tunnel(Family::V4, 4), Some(()));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! A server keeps no state, so whatever it is sent has one answer. A client has one conversation at a time.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use etherparse::Ipv4HeaderSlice;
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 
-use super::message::{Body, Ether, Flags, Message, PORT_UNREACHABLE, Segment, Unreadable};
+use super::message::{Body, Ether, Fault, Flags, Message, Segment, Unreadable};
 use crate::model::Protocol;
 
 /// The sequence number with which every client opens.
@@ -29,9 +30,9 @@ pub const NODE_PORTS: RangeInclusive<u16> = 61_000..=u16::MAX;
 pub struct Host {
     /// `namespace/name` of a pod, `node:name`, `ext:name`.
     pub name: String,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its hardware address.
+    /// Its addresses: one, or one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Its hardware address, which is called after the first.
     pub mac: Ether,
     /// Another hardware address of it: a node is its pods' gateway.
     pub other_mac: Option<Ether>,
@@ -85,7 +86,7 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug)]
 struct Client {
     dial: Dial,
-    remote: Ipv4Addr,
+    remote: IpAddr,
     /// Its own port, or the identifier of its echo.
     port: u16,
     progress: Progress,
@@ -95,7 +96,7 @@ struct Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     /// To whom.
-    pub target: Ipv4Addr,
+    pub target: IpAddr,
     /// What.
     pub body: Body,
 }
@@ -129,18 +130,23 @@ impl std::fmt::Display for Refusal {
 
 impl Host {
     /// A host that has not spoken yet.
-    pub fn new(name: String, address: Ipv4Addr, listeners: Listeners) -> Self {
+    pub fn new(name: String, addresses: Vec<IpAddr>, listeners: Listeners) -> Self {
         let (ports, next_port) = (CLIENT_PORTS, *CLIENT_PORTS.start());
         Self {
             name,
-            address,
-            mac: mac_of(address),
+            mac: addresses.first().copied().map(mac_of).unwrap_or_default(),
+            addresses,
             other_mac: None,
             listeners,
             client: None,
             ports,
             next_port,
         }
+    }
+
+    /// Its address of the same family as `other`.
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
     }
 
     /// Speaks from these ports from now on, first from one that the seed says: runs with other seeds shall
@@ -157,7 +163,7 @@ impl Host {
     }
 
     /// Starts a conversation from the next source port.
-    pub fn dial(&mut self, remote: Ipv4Addr, dial: Dial) -> Outgoing {
+    pub fn dial(&mut self, remote: IpAddr, dial: Dial) -> Outgoing {
         let port = self.next_port;
         self.next_port = if port == *self.ports.end() { *self.ports.start() } else { port + 1 };
         let client = Client { dial, remote, port, progress: Progress::Waiting };
@@ -185,7 +191,7 @@ impl Host {
     pub fn receive(&mut self, frame: &[u8]) -> Result<Vec<Outgoing>, Refusal> {
         let message = self.read(frame)?;
         if let Some(client) = &mut self.client
-            && let Some(bodies) = client.hear(self.address, &message)
+            && let Some(bodies) = client.hear(&message)
         {
             let target = client.remote;
             return Ok(bodies.into_iter().map(|body| Outgoing { target, body }).collect());
@@ -203,10 +209,10 @@ impl Host {
         if message.to != self.mac && Some(message.to) != self.other_mac {
             return Err(Refusal::NotItsMac);
         }
-        if message.target != self.address {
+        if !self.addresses.contains(&message.target) {
             return Err(Refusal::NotItsAddress);
         }
-        if message.source == self.address {
+        if self.addresses.contains(&message.source) {
             return Err(Refusal::Martian);
         }
         Ok(message)
@@ -221,10 +227,7 @@ impl Host {
                     let (source_port, target_port) = (*target_port, *source_port);
                     return Some(Body::Udp { source_port, target_port, data: data.clone() });
                 }
-                // RFC 792: the IP header and eight bytes more.
-                let packet = &frame[14..];
-                let length = usize::from(packet[0] & 0xf) * 4 + 8;
-                Some(Body::Unreachable { code: PORT_UNREACHABLE, quote: packet[..length].to_vec() })
+                Some(Body::Error { fault: Fault::Port, quote: quote(&frame[14..]) })
             }
             Body::Echo { reply: false, identifier, sequence, data } => Some(Body::Echo {
                 reply: true,
@@ -232,7 +235,7 @@ impl Host {
                 sequence: *sequence,
                 data: data.clone(),
             }),
-            Body::Echo { reply: true, .. } | Body::Unreachable { .. } | Body::Other { .. } => None,
+            Body::Echo { reply: true, .. } | Body::Error { .. } | Body::Other { .. } => None,
         }
     }
 
@@ -296,9 +299,9 @@ impl Client {
 
     /// Takes a message that belongs to the conversation, and says what it says next; `None` if it belongs
     /// to another.
-    fn hear(&mut self, own: Ipv4Addr, message: &Message) -> Option<Vec<Body>> {
-        if let Body::Unreachable { quote, .. } = &message.body {
-            if self.quoted(own, quote) {
+    fn hear(&mut self, message: &Message) -> Option<Vec<Body>> {
+        if let Body::Error { quote, .. } = &message.body {
+            if self.quoted(message.target, quote) {
                 self.progress = Progress::Refused;
                 return Some(Vec::new());
             }
@@ -351,30 +354,53 @@ impl Client {
     }
 
     /// Whether an ICMP error quotes the conversation's own packet, exactly as it was sent.
-    fn quoted(&self, own: Ipv4Addr, quote: &[u8]) -> bool {
-        let Ok(header) = Ipv4HeaderSlice::from_slice(quote) else {
+    fn quoted(&self, own: IpAddr, quote: &[u8]) -> bool {
+        let Some((ends, number, rest)) = quoted(quote) else {
             return false;
         };
-        let intact =
-            etherparse::checksum::Sum16BitWords::new().add_slice(header.slice()).ones_complement() == 0;
-        let rest = &quote[header.slice().len()..];
         let Dial::Port(protocol, port) = self.dial else {
             return false;
         };
         let [a, b, c, d, ..] = *rest else {
             return false;
         };
-        intact
-            && header.protocol().0 == protocol.number()
-            && (header.source_addr(), header.destination_addr()) == (own, self.remote)
+        number == protocol.number()
+            && ends == (own, self.remote)
             && (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])) == (self.port, port)
     }
 }
 
-/// The hardware address of the interface that carries `address`: `0a:58` and the address, as the CNI
-/// plugins do.
-pub fn mac_of(address: Ipv4Addr) -> Ether {
-    let [a, b, c, d] = address.octets();
+/// The ends and the protocol of a quoted packet with an intact header, and what follows the header.
+fn quoted(quote: &[u8]) -> Option<((IpAddr, IpAddr), u8, &[u8])> {
+    if let Ok(header) = Ipv4HeaderSlice::from_slice(quote) {
+        let intact = Sum16BitWords::new().add_slice(header.slice()).ones_complement() == 0;
+        let ends = (header.source_addr().into(), header.destination_addr().into());
+        return intact.then_some((ends, header.protocol().0, &quote[header.slice().len()..]));
+    }
+    let header = Ipv6HeaderSlice::from_slice(quote).ok()?;
+    let ends = (header.source_addr().into(), header.destination_addr().into());
+    Some((ends, header.next_header().0, &quote[header.slice().len()..]))
+}
+
+/// As much of a packet as an ICMP error about it quotes: in IPv4 the header and eight bytes more (RFC 792),
+/// in IPv6 all that fits into the smallest packet that every link takes (RFC 4443, section 3.1).
+pub fn quote(packet: &[u8]) -> Vec<u8> {
+    const LONGEST_V6: usize = 1280 - 40 - 8;
+    let length = match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4 + 8,
+        _ => LONGEST_V6,
+    };
+    packet[..length.min(packet.len())].to_vec()
+}
+
+/// The hardware address of the interface that carries `address`: `0a:58` and the address's last four bytes,
+/// as the CNI plugins do.
+pub fn mac_of(address: IpAddr) -> Ether {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let [.., a, b, c, d] = octets;
     [0x0a, 0x58, a, b, c, d]
 }
 
@@ -393,20 +419,26 @@ fn sctp_init(source_port: u16, target_port: u16) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// A host of both families.
     fn host(last: u8, listeners: &[(u8, u16)]) -> Host {
         let listeners = Listeners::Some(listeners.iter().copied().collect());
-        Host::new(format!("h{last}"), Ipv4Addr::new(10, 0, 0, last), listeners)
+        let addresses = vec![
+            IpAddr::V4([10, 0, 0, last].into()),
+            IpAddr::V6([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)].into()),
+        ];
+        Host::new(format!("h{last}"), addresses, listeners)
     }
 
     fn frame(from: &Host, to: &Host, outgoing: &Outgoing) -> Vec<u8> {
-        let (source, target) = (from.address, outgoing.target);
+        let target = outgoing.target;
+        let source = from.address_like(target).expect("it has both families");
         Message { from: from.mac, to: to.mac, source, target, ttl: 64, body: outgoing.body.clone() }
             .to_frame()
     }
 
     /// Lets two hosts speak until neither has more to say; how many frames it took.
-    fn converse(client: &mut Host, server: &mut Host, dial: Dial) -> usize {
-        let mut to_server = vec![client.dial(server.address, dial)];
+    fn converse(client: &mut Host, (server, family): (&mut Host, usize), dial: Dial) -> usize {
+        let mut to_server = vec![client.dial(server.addresses[family], dial)];
         let mut frames = 0;
         while !to_server.is_empty() {
             let mut to_client = Vec::new();
@@ -425,40 +457,58 @@ mod tests {
     #[test]
     fn a_client_talks_to_a_listener() {
         let mut server = host(2, &[(6, 80), (17, 53)]);
-        for (dial, frames) in
-            [(Dial::Port(Protocol::Tcp, 80), 5), (Dial::Port(Protocol::Udp, 53), 2), (Dial::Ping, 2)]
-        {
-            let mut client = host(1, &[]);
-            assert_eq!(converse(&mut client, &mut server, dial), frames);
-            assert_eq!(client.progress(), Progress::Answered, "{dial:?}");
+        for family in [0, 1] {
+            for (dial, frames) in
+                [(Dial::Port(Protocol::Tcp, 80), 5), (Dial::Port(Protocol::Udp, 53), 2), (Dial::Ping, 2)]
+            {
+                let mut client = host(1, &[]);
+                assert_eq!(converse(&mut client, (&mut server, family), dial), frames);
+                assert_eq!(client.progress(), Progress::Answered, "{dial:?}");
+            }
         }
     }
 
     #[test]
     fn where_nobody_listens_the_client_is_refused() {
         let mut server = host(2, &[(6, 80), (17, 53)]);
-        for dial in [Dial::Port(Protocol::Tcp, 53), Dial::Port(Protocol::Udp, 80)] {
-            let mut client = host(1, &[]);
-            assert_eq!(converse(&mut client, &mut server, dial), 2);
-            assert_eq!(client.progress(), Progress::Refused, "{dial:?}");
+        for family in [0, 1] {
+            for dial in [Dial::Port(Protocol::Tcp, 53), Dial::Port(Protocol::Udp, 80)] {
+                let mut client = host(1, &[]);
+                assert_eq!(converse(&mut client, (&mut server, family), dial), 2);
+                assert_eq!(client.progress(), Progress::Refused, "{dial:?}");
+            }
         }
     }
 
     #[test]
     fn nobody_answers_sctp() {
         let (mut client, mut server) = (host(1, &[]), host(2, &[]));
-        assert_eq!(converse(&mut client, &mut server, Dial::Port(Protocol::Sctp, 80)), 1);
+        assert_eq!(converse(&mut client, (&mut server, 0), Dial::Port(Protocol::Sctp, 80)), 1);
         assert_eq!(client.progress(), Progress::Waiting);
     }
 
     #[test]
     fn what_is_for_another_is_not_taken() {
         let (mut client, mut server, other) = (host(1, &[]), host(2, &[]), host(3, &[]));
-        let outgoing = client.dial(other.address, Dial::Ping);
-        assert_eq!(server.receive(&frame(&client, &other, &outgoing)), Err(Refusal::NotItsMac));
-        assert_eq!(server.receive(&frame(&client, &server, &outgoing)), Err(Refusal::NotItsAddress));
-        let itself = server.dial(server.address, Dial::Ping);
-        assert_eq!(server.receive(&frame(&server, &server, &itself)), Err(Refusal::Martian));
+        for family in [0, 1] {
+            let outgoing = client.dial(other.addresses[family], Dial::Ping);
+            assert_eq!(server.receive(&frame(&client, &other, &outgoing)), Err(Refusal::NotItsMac));
+            assert_eq!(server.receive(&frame(&client, &server, &outgoing)), Err(Refusal::NotItsAddress));
+            let itself = server.dial(server.addresses[family], Dial::Ping);
+            assert_eq!(server.receive(&frame(&server, &server, &itself)), Err(Refusal::Martian));
+        }
+    }
+
+    #[test]
+    fn an_error_quotes_what_its_family_asks_for() {
+        let [v4, v6] = [0, 1].map(|family| {
+            let (mut client, server) = (host(1, &[]), host(2, &[]));
+            let outgoing = client.dial(server.addresses[family], Dial::Port(Protocol::Udp, 9));
+            frame(&client, &server, &outgoing)[14..].to_vec()
+        });
+        assert_eq!(quote(&v4), v4[..28]);
+        assert_eq!(quote(&v6), v6, "all of it");
+        assert_eq!(quote(&[&v6[..], &[0; 2000]].concat()).len(), 1232);
     }
 
     #[test]
@@ -466,7 +516,7 @@ mod tests {
         let mut client = host(1, &[]);
         client.speak_from(7..=9, 5);
         let ports: Vec<u16> = (0..3)
-            .map(|_| match client.dial(Ipv4Addr::LOCALHOST, Dial::Port(Protocol::Udp, 1)).body {
+            .map(|_| match client.dial(std::net::Ipv4Addr::LOCALHOST.into(), Dial::Port(Protocol::Udp, 1)).body {
                 Body::Udp { source_port, .. } => source_port,
                 body => panic!("dialled UDP, said {body:?}"),
             })

@@ -1,12 +1,12 @@
 //! The frames that hosts make and read, with `etherparse`: nothing in here knows the path's own reader of
 //! bytes, so that neither can hide a mistake of the other.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv4Type,
-    IpNumber, Ipv4Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice, UdpHeader, icmpv4,
+    EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header, NetSlice,
+    SlicedPacket, TcpHeader, TransportSlice, UdpHeader, icmpv4, icmpv6,
 };
 
 /// The time to live that hosts give their packets.
@@ -15,7 +15,7 @@ pub const TTL: u8 = 64;
 /// An Ethernet address.
 pub type Ether = [u8; 6];
 
-/// An IPv4 packet in an Ethernet frame.
+/// An IP packet in an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The sender on the link.
@@ -23,16 +23,16 @@ pub struct Message {
     /// The receiver on the link.
     pub to: Ether,
     /// Source address.
-    pub source: Ipv4Addr,
-    /// Target address.
-    pub target: Ipv4Addr,
-    /// Time to live.
+    pub source: IpAddr,
+    /// Target address, of the same family.
+    pub target: IpAddr,
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// What the packet carries.
     pub body: Body,
 }
 
-/// What an IPv4 packet carries.
+/// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A TCP segment.
@@ -57,11 +57,11 @@ pub enum Body {
         /// What is to come back.
         data: Vec<u8>,
     },
-    /// An ICMP message: the packet could not be delivered.
-    Unreachable {
-        /// 3: nobody listens on the port.
-        code: u8,
-        /// The start of that packet, from its IP header on.
+    /// An ICMP error.
+    Error {
+        /// What is wrong.
+        fault: Fault,
+        /// The start of the packet that it is wrong with, from its IP header on.
         quote: Vec<u8>,
     },
     /// Anything else.
@@ -71,6 +71,19 @@ pub enum Body {
         /// All of it.
         data: Vec<u8>,
     },
+}
+
+/// What an ICMP error says (RFC 792, RFC 4443).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody listens on the port.
+    Port,
+    /// It could not be delivered, for the reason with this code, which is another's in the other family.
+    Unreachable(u8),
+    /// It is longer than so many bytes, and must not be cut.
+    TooBig(u32),
+    /// No hop was left.
+    TimeExceeded,
 }
 
 /// A TCP segment without options.
@@ -131,32 +144,61 @@ impl std::ops::BitOr for Flags {
 /// Why a host made nothing of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unreadable {
-    /// Not an IPv4 packet, or one whose headers do not add up.
+    /// Not an IP packet, or one whose headers do not add up.
     Malformed,
     /// The IP header's checksum is wrong.
     HeaderChecksum,
-    /// The checksum of TCP, UDP or ICMP is wrong.
+    /// The checksum of TCP, UDP or ICMP is wrong, or absent where it must not be (RFC 8200, section 8.1).
     BodyChecksum,
     /// A piece of a packet.
     Fragment,
 }
 
+/// The two ends of a packet.
+#[derive(Clone, Copy)]
+enum Ends {
+    V4([u8; 4], [u8; 4]),
+    V6([u8; 16], [u8; 16]),
+}
+
+impl Ends {
+    fn of(source: IpAddr, target: IpAddr) -> Self {
+        match (source, target) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => Self::V4(source.octets(), target.octets()),
+            (IpAddr::V6(source), IpAddr::V6(target)) => Self::V6(source.octets(), target.octets()),
+            _ => panic!("{source} and {target} cannot be in one packet: hosts send from an address like the target"),
+        }
+    }
+}
+
 impl Message {
     /// The frame, with all lengths and checksums right.
     pub fn to_frame(&self) -> Vec<u8> {
-        let (source, target) = (self.source.octets(), self.target.octets());
-        let (protocol, body) = self.body.to_bytes(source, target);
-        let ethernet =
-            Ethernet2Header { source: self.from, destination: self.to, ether_type: EtherType::IPV4 };
+        let ends = Ends::of(self.source, self.target);
+        let body = self.body.to_bytes(ends);
+        let protocol = IpNumber(self.body.protocol(self.target));
         let length = u16::try_from(body.len()).expect("hosts send small packets");
-        let mut ip = Ipv4Header::new(length, self.ttl, IpNumber(protocol), source, target)
-            .expect("hosts send packets that fit");
-        ip.header_checksum = ip.calc_header_checksum();
-        let mut frame = Vec::with_capacity(14 + 20 + body.len());
-        frame.extend_from_slice(&ethernet.to_bytes());
-        frame.extend_from_slice(&ip.to_bytes());
-        frame.extend_from_slice(&body);
-        frame
+        let (ether_type, header) = match ends {
+            Ends::V4(source, target) => {
+                let mut ip = Ipv4Header::new(length, self.ttl, protocol, source, target)
+                    .expect("hosts send packets that fit");
+                ip.header_checksum = ip.calc_header_checksum();
+                (EtherType::IPV4, ip.to_bytes().to_vec())
+            }
+            Ends::V6(source, destination) => {
+                let ip = Ipv6Header {
+                    payload_length: length,
+                    next_header: protocol,
+                    hop_limit: self.ttl,
+                    source,
+                    destination,
+                    ..Ipv6Header::default()
+                };
+                (EtherType::IPV6, ip.to_bytes().to_vec())
+            }
+        };
+        let ethernet = Ethernet2Header { source: self.from, destination: self.to, ether_type };
+        [&ethernet.to_bytes()[..], &header, &body].concat()
     }
 
     /// Reads a frame as a host's network stack does, and checks every checksum.
@@ -169,42 +211,56 @@ impl Message {
             Some(etherparse::LinkSlice::Ethernet2(header)) => (header.source(), header.destination()),
             _ => return Err(Unreadable::Malformed),
         };
-        let Some(NetSlice::Ipv4(packet)) = sliced.net else {
-            return Err(Unreadable::Malformed);
+        let (ends, ttl, payload) = match &sliced.net {
+            Some(NetSlice::Ipv4(packet)) => {
+                let header = packet.header();
+                if Sum16BitWords::new().add_slice(header.slice()).ones_complement() != 0 {
+                    return Err(Unreadable::HeaderChecksum);
+                }
+                if header.is_fragmenting_payload() {
+                    return Err(Unreadable::Fragment);
+                }
+                (Ends::V4(header.source(), header.destination()), header.ttl(), packet.payload())
+            }
+            Some(NetSlice::Ipv6(packet)) => {
+                let header = packet.header();
+                // 0 would be a jumbogram's (RFC 2675), which nobody sends here; the reader takes all for it.
+                if header.payload_length() == 0 {
+                    return Err(Unreadable::Malformed);
+                }
+                if packet.is_payload_fragmented() {
+                    return Err(Unreadable::Fragment);
+                }
+                (Ends::V6(header.source(), header.destination()), header.hop_limit(), packet.payload())
+            }
+            _ => return Err(Unreadable::Malformed),
         };
-        let header = packet.header();
-        if Sum16BitWords::new().add_slice(header.slice()).ones_complement() != 0 {
-            return Err(Unreadable::HeaderChecksum);
-        }
-        if header.is_fragmenting_payload() {
-            return Err(Unreadable::Fragment);
-        }
-        let (source, target) = (header.source(), header.destination());
         let body = match sliced.transport {
-            Some(transport) => Body::read(&transport, source, target)?,
-            None => Body::Other {
-                protocol: packet.payload_ip_number().0,
-                data: packet.payload().payload.to_vec(),
-            },
+            Some(transport) => Body::read(&transport, ends)?,
+            None => Body::Other { protocol: payload.ip_number.0, data: payload.payload.to_vec() },
         };
-        Ok(Self { from, to, source: source.into(), target: target.into(), ttl: header.ttl(), body })
+        let (source, target) = match ends {
+            Ends::V4(source, target) => (source.into(), target.into()),
+            Ends::V6(source, target) => (source.into(), target.into()),
+        };
+        Ok(Self { from, to, source, target, ttl, body })
     }
 }
 
 impl Body {
-    /// Number of the protocol in an IP header.
-    pub fn protocol(&self) -> u8 {
+    /// Number of the protocol in an IP header of the target's family.
+    pub fn protocol(&self, target: IpAddr) -> u8 {
         match self {
             Self::Tcp(_) => 6,
             Self::Udp { .. } => 17,
-            Self::Echo { .. } | Self::Unreachable { .. } => 1,
+            Self::Echo { .. } | Self::Error { .. } => icmp(target),
             Self::Other { protocol, .. } => *protocol,
         }
     }
 
-    fn to_bytes(&self, source: [u8; 4], target: [u8; 4]) -> (u8, Vec<u8>) {
-        let bytes = match self {
-            Self::Tcp(segment) => segment.to_bytes(source, target),
+    fn to_bytes(&self, ends: Ends) -> Vec<u8> {
+        match self {
+            Self::Tcp(segment) => segment.to_bytes(ends),
             Self::Udp { source_port, target_port, data } => {
                 let length = u16::try_from(8 + data.len()).expect("hosts send small packets");
                 let mut header = UdpHeader {
@@ -213,31 +269,36 @@ impl Body {
                     length,
                     checksum: 0,
                 };
-                header.checksum =
-                    header.calc_checksum_ipv4_raw(source, target, data).expect("hosts send small packets");
+                header.checksum = match ends {
+                    Ends::V4(source, target) => header.calc_checksum_ipv4_raw(source, target, data),
+                    Ends::V6(source, target) => header.calc_checksum_ipv6_raw(source, target, data),
+                }
+                .expect("hosts send small packets");
                 [&header.to_bytes()[..], data].concat()
             }
             Self::Echo { reply, identifier, sequence, data } => {
                 let header = etherparse::IcmpEchoHeader { id: *identifier, seq: *sequence };
-                let kind =
-                    if *reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
-                control(kind, data)
+                match (ends, *reply) {
+                    (Ends::V4(..), true) => control(Icmpv4Type::EchoReply(header), data),
+                    (Ends::V4(..), false) => control(Icmpv4Type::EchoRequest(header), data),
+                    (Ends::V6(..), true) => control_v6(ends, Icmpv6Type::EchoReply(header), data),
+                    (Ends::V6(..), false) => control_v6(ends, Icmpv6Type::EchoRequest(header), data),
+                }
             }
-            Self::Unreachable { code, quote } => {
-                let kind = Icmpv4Type::Unknown { type_u8: 3, code_u8: *code, bytes5to8: [0; 4] };
-                control(kind, quote)
-            }
+            Self::Error { fault, quote } => fault.to_bytes(ends, quote),
             Self::Other { data, .. } => data.clone(),
-        };
-        (self.protocol(), bytes)
+        }
     }
 
-    fn read(transport: &TransportSlice<'_>, source: [u8; 4], target: [u8; 4]) -> Result<Self, Unreadable> {
+    fn read(transport: &TransportSlice<'_>, ends: Ends) -> Result<Self, Unreadable> {
+        let checked = |sound: bool| if sound { Ok(()) } else { Err(Unreadable::BodyChecksum) };
         match transport {
             TransportSlice::Tcp(segment) => {
-                if segment.calc_checksum_ipv4(source, target) != Ok(segment.checksum()) {
-                    return Err(Unreadable::BodyChecksum);
-                }
+                let sum = match ends {
+                    Ends::V4(source, target) => segment.calc_checksum_ipv4(source, target),
+                    Ends::V6(source, target) => segment.calc_checksum_ipv6(source, target),
+                };
+                checked(sum == Ok(segment.checksum()))?;
                 Ok(Self::Tcp(Segment {
                     source_port: segment.source_port(),
                     target_port: segment.destination_port(),
@@ -249,39 +310,108 @@ impl Body {
             }
             TransportSlice::Udp(datagram) => {
                 let (header, data) = (datagram.to_header(), datagram.payload());
-                let absent = header.checksum == 0;
-                if !absent && header.calc_checksum_ipv4_raw(source, target, data) != Ok(header.checksum) {
-                    return Err(Unreadable::BodyChecksum);
-                }
+                let sound = match ends {
+                    Ends::V4(source, target) => {
+                        header.checksum == 0
+                            || header.calc_checksum_ipv4_raw(source, target, data) == Ok(header.checksum)
+                    }
+                    Ends::V6(source, target) => {
+                        header.calc_checksum_ipv6_raw(source, target, data) == Ok(header.checksum)
+                    }
+                };
+                checked(sound)?;
                 let (source_port, target_port) = (header.source_port, header.destination_port);
                 Ok(Self::Udp { source_port, target_port, data: data.to_vec() })
             }
             TransportSlice::Icmpv4(message) => {
-                if Sum16BitWords::new().add_slice(message.slice()).ones_complement() != 0 {
-                    return Err(Unreadable::BodyChecksum);
-                }
-                let data = message.payload().to_vec();
-                Ok(match message.icmp_type() {
-                    Icmpv4Type::EchoRequest(echo) => {
-                        Self::Echo { reply: false, identifier: echo.id, sequence: echo.seq, data }
-                    }
-                    Icmpv4Type::EchoReply(echo) => {
-                        Self::Echo { reply: true, identifier: echo.id, sequence: echo.seq, data }
-                    }
-                    Icmpv4Type::DestinationUnreachable(kind) => {
-                        Self::Unreachable { code: kind.code_u8(), quote: data }
-                    }
-                    _ => Self::Other { protocol: 1, data: message.slice().to_vec() },
-                })
+                checked(Sum16BitWords::new().add_slice(message.slice()).ones_complement() == 0)?;
+                Ok(control_read(message))
+            }
+            TransportSlice::Icmpv6(message) => {
+                let Ends::V6(source, target) = ends else { return Err(Unreadable::Malformed) };
+                checked(message.is_checksum_valid(source, target))?;
+                Ok(control_v6_read(message))
             }
             TransportSlice::Igmp(message) => Ok(Self::Other { protocol: 2, data: message.slice().to_vec() }),
-            TransportSlice::Icmpv6(_) => Err(Unreadable::Malformed),
         }
     }
 }
 
+/// The number of ICMP in an IP header of this address's family.
+fn icmp(address: IpAddr) -> u8 {
+    if address.is_ipv4() { IpNumber::ICMP.0 } else { IpNumber::IPV6_ICMP.0 }
+}
+
+impl Fault {
+    fn to_bytes(self, ends: Ends, quote: &[u8]) -> Vec<u8> {
+        let (kind, code, rest) = match (ends, self) {
+            (Ends::V4(..), Self::Port) => (3, icmpv4::CODE_DST_UNREACH_PORT, 0),
+            (Ends::V4(..), Self::Unreachable(code)) => (3, code, 0),
+            (Ends::V4(..), Self::TooBig(mtu)) => (3, icmpv4::CODE_DST_UNREACH_NEED_FRAG, mtu),
+            (Ends::V4(..), Self::TimeExceeded) => (11, 0, 0),
+            (Ends::V6(..), Self::Port) => (1, icmpv6::CODE_DST_UNREACH_PORT, 0),
+            (Ends::V6(..), Self::Unreachable(code)) => (1, code, 0),
+            (Ends::V6(..), Self::TooBig(mtu)) => (2, 0, mtu),
+            (Ends::V6(..), Self::TimeExceeded) => (3, 0, 0),
+        };
+        let bytes5to8 = u32::to_be_bytes(rest);
+        match ends {
+            Ends::V4(..) => {
+                control(Icmpv4Type::Unknown { type_u8: kind, code_u8: code, bytes5to8 }, quote)
+            }
+            Ends::V6(..) => {
+                control_v6(ends, Icmpv6Type::Unknown { type_u8: kind, code_u8: code, bytes5to8 }, quote)
+            }
+        }
+    }
+}
+
+fn control_read(message: &etherparse::Icmpv4Slice<'_>) -> Body {
+    let data = message.payload().to_vec();
+    let fault = match (message.type_u8(), message.code_u8()) {
+        (3, icmpv4::CODE_DST_UNREACH_PORT) => Fault::Port,
+        (3, icmpv4::CODE_DST_UNREACH_NEED_FRAG) => Fault::TooBig(u32::from_be_bytes(message.bytes5to8())),
+        (3, code) => Fault::Unreachable(code),
+        (11, 0) => Fault::TimeExceeded,
+        _ => {
+            return match message.icmp_type() {
+                Icmpv4Type::EchoRequest(echo) => {
+                    Body::Echo { reply: false, identifier: echo.id, sequence: echo.seq, data }
+                }
+                Icmpv4Type::EchoReply(echo) => {
+                    Body::Echo { reply: true, identifier: echo.id, sequence: echo.seq, data }
+                }
+                _ => Body::Other { protocol: IpNumber::ICMP.0, data: message.slice().to_vec() },
+            };
+        }
+    };
+    Body::Error { fault, quote: data }
+}
+
+fn control_v6_read(message: &etherparse::Icmpv6Slice<'_>) -> Body {
+    let data = message.payload().to_vec();
+    let fault = match (message.type_u8(), message.code_u8()) {
+        (1, icmpv6::CODE_DST_UNREACH_PORT) => Fault::Port,
+        (1, code) => Fault::Unreachable(code),
+        (2, 0) => Fault::TooBig(u32::from_be_bytes(message.bytes5to8())),
+        (3, 0) => Fault::TimeExceeded,
+        _ => {
+            return match message.icmp_type() {
+                Icmpv6Type::EchoRequest(echo) => {
+                    Body::Echo { reply: false, identifier: echo.id, sequence: echo.seq, data }
+                }
+                Icmpv6Type::EchoReply(echo) => {
+                    Body::Echo { reply: true, identifier: echo.id, sequence: echo.seq, data }
+                }
+                _ => Body::Other { protocol: IpNumber::IPV6_ICMP.0, data: message.slice().to_vec() },
+            };
+        }
+    };
+    Body::Error { fault, quote: data }
+}
+
 impl Segment {
-    fn to_bytes(&self, source: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    fn to_bytes(&self, ends: Ends) -> Vec<u8> {
         let mut header = TcpHeader::new(self.source_port, self.target_port, self.sequence, 64_240);
         header.acknowledgment_number = self.acknowledged;
         header.fin = self.flags.any(Flags::FIN);
@@ -290,8 +420,11 @@ impl Segment {
         header.psh = self.flags.any(Flags::PSH);
         header.ack = self.flags.any(Flags::ACK);
         header.urg = self.flags.any(Flags(0x20));
-        header.checksum =
-            header.calc_checksum_ipv4_raw(source, target, &self.data).expect("hosts send small packets");
+        header.checksum = match ends {
+            Ends::V4(source, target) => header.calc_checksum_ipv4_raw(source, target, &self.data),
+            Ends::V6(source, target) => header.calc_checksum_ipv6_raw(source, target, &self.data),
+        }
+        .expect("hosts send small packets");
         [&header.to_bytes()[..], &self.data].concat()
     }
 }
@@ -301,78 +434,25 @@ fn control(kind: Icmpv4Type, data: &[u8]) -> Vec<u8> {
     [&header.to_bytes()[..], data].concat()
 }
 
-/// The two ends of an ARP question or answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arp {
-    /// This is the answer.
-    pub reply: bool,
-    /// Hardware address of the sender.
-    pub sender_mac: Ether,
-    /// Address of the sender.
-    pub sender: Ipv4Addr,
-    /// Hardware address of the target; zero in a question.
-    pub target_mac: Ether,
-    /// Address of the target.
-    pub target: Ipv4Addr,
+fn control_v6(ends: Ends, kind: Icmpv6Type, data: &[u8]) -> Vec<u8> {
+    let Ends::V6(source, target) = ends else { panic!("ICMPv6 goes between IPv6 addresses") };
+    let header = etherparse::Icmpv6Header::with_checksum(kind, source, target, data)
+        .expect("hosts send small packets");
+    [&header.to_bytes()[..], data].concat()
 }
-
-impl Arp {
-    /// The frame: a question goes to everybody, an answer to who asked.
-    pub fn to_frame(&self) -> Vec<u8> {
-        let operation = if self.reply { ArpOperation::REPLY } else { ArpOperation::REQUEST };
-        let packet: ArpPacket = ArpEthIpv4Packet {
-            operation,
-            sender_mac: self.sender_mac,
-            sender_ipv4: self.sender.octets(),
-            target_mac: self.target_mac,
-            target_ipv4: self.target.octets(),
-        }
-        .into();
-        let destination = if self.reply { self.target_mac } else { [0xff; 6] };
-        let ethernet = Ethernet2Header { source: self.sender_mac, destination, ether_type: EtherType::ARP };
-        [&ethernet.to_bytes()[..], &packet.to_bytes()].concat()
-    }
-
-    /// Reads a frame; `None` if it is no ARP for IPv4 over Ethernet.
-    pub fn read(frame: &[u8]) -> Option<Self> {
-        let Some(NetSlice::Arp(slice)) = SlicedPacket::from_ethernet(frame).ok()?.net else {
-            return None;
-        };
-        let packet = slice.to_packet();
-        if packet.hw_addr_type != ArpHardwareId::ETHERNET {
-            return None;
-        }
-        let packet = packet.try_eth_ipv4().ok()?;
-        Some(Self {
-            reply: packet.operation == ArpOperation::REPLY,
-            sender_mac: packet.sender_mac,
-            sender: packet.sender_ipv4.into(),
-            target_mac: packet.target_mac,
-            target: packet.target_ipv4.into(),
-        })
-    }
-}
-
-/// The code of [`Body::Unreachable`] for a port on which nobody listens.
-pub const PORT_UNREACHABLE: u8 = icmpv4::CODE_DST_UNREACH_PORT;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(body: Body) -> Message {
-        Message {
-            from: [2, 0, 0, 0, 0, 1],
-            to: [2, 0, 0, 0, 0, 2],
-            source: Ipv4Addr::new(10, 0, 0, 1),
-            target: Ipv4Addr::new(10, 0, 0, 2),
-            ttl: 64,
-            body,
-        }
+    fn message(source: &str, target: &str, body: Body) -> Message {
+        let (from, to) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let address = |text: &str| text.parse().expect("an address");
+        Message { from, to, source: address(source), target: address(target), ttl: 64, body }
     }
 
-    fn bodies() -> Vec<Body> {
-        vec![
+    fn messages() -> Vec<Message> {
+        let bodies = vec![
             Body::Tcp(Segment {
                 source_port: 40_000,
                 target_port: 80,
@@ -384,53 +464,63 @@ mod tests {
             Body::Udp { source_port: 40_000, target_port: 53, data: b"question".to_vec() },
             Body::Echo { reply: false, identifier: 5, sequence: 1, data: b"abc".to_vec() },
             Body::Echo { reply: true, identifier: 5, sequence: 1, data: b"abc".to_vec() },
-            Body::Unreachable { code: PORT_UNREACHABLE, quote: vec![0x45; 28] },
+            Body::Error { fault: Fault::Port, quote: vec![0x45; 28] },
+            Body::Error { fault: Fault::Unreachable(0), quote: vec![0x45; 28] },
+            Body::Error { fault: Fault::TooBig(1400), quote: vec![0x45; 28] },
+            Body::Error { fault: Fault::TimeExceeded, quote: vec![0x45; 28] },
             Body::Other { protocol: 132, data: vec![1; 20] },
-        ]
+        ];
+        let both = bodies.into_iter().flat_map(|body| {
+            [message("10.0.0.1", "10.0.0.2", body.clone()), message("fd00::1", "fd00::2", body)]
+        });
+        both.collect()
     }
 
     #[test]
     fn what_was_written_is_what_is_read() {
-        for body in bodies() {
-            let message = message(body);
+        for message in messages() {
             assert_eq!(Message::read(&message.to_frame()), Ok(message));
         }
     }
 
     #[test]
     fn a_flipped_bit_behind_the_ethernet_header_never_reads_as_the_same_message() {
-        for body in bodies() {
-            let message = message(body);
+        // IPv6's traffic class and flow label are covered by no checksum, and hosts do not look at them.
+        let unread = 14 * 8 + 4..18 * 8;
+        for message in messages() {
             let frame = message.to_frame();
             for bit in 14 * 8..frame.len() * 8 {
+                if message.source.is_ipv6() && unread.contains(&bit) {
+                    continue;
+                }
                 let mut broken = frame.clone();
-                broken[bit / 8] ^= 1 << (bit % 8);
-                assert_ne!(Message::read(&broken).as_ref(), Ok(&message), "bit {bit}");
+                broken[bit / 8] ^= 1 << (7 - bit % 8);
+                let read = Message::read(&broken);
+                assert_ne!(read.as_ref(), Ok(&message), "bit {bit} of {message:?}");
             }
         }
     }
 
     #[test]
     fn a_frame_cut_anywhere_is_read_without_panic() {
-        for body in bodies() {
-            let frame = message(body).to_frame();
+        for message in messages() {
+            let frame = message.to_frame();
             for length in 0..frame.len() {
-                assert!(Message::read(&frame[..length]).is_err(), "{length} bytes");
+                assert!(Message::read(&frame[..length]).is_err(), "{length} bytes of {message:?}");
             }
         }
     }
 
     #[test]
-    fn an_arp_question_and_its_answer_read_as_written() {
-        for reply in [false, true] {
-            let arp = Arp {
-                reply,
-                sender_mac: [2; 6],
-                sender: Ipv4Addr::new(10, 0, 0, 1),
-                target_mac: if reply { [3; 6] } else { [0; 6] },
-                target: Ipv4Addr::new(169, 254, 1, 1),
-            };
-            assert_eq!(Arp::read(&arp.to_frame()), Some(arp));
+    fn a_udp_packet_over_ipv6_needs_its_checksum() {
+        let body = Body::Udp { source_port: 1, target_port: 2, data: Vec::new() };
+        for (source, target, checksum, expected) in [
+            ("10.0.0.1", "10.0.0.2", 14 + 20 + 6, None),
+            ("fd00::1", "fd00::2", 14 + 40 + 6, Some(Unreadable::BodyChecksum)),
+        ] {
+            let mut frame = message(source, target, body.clone()).to_frame();
+            frame[checksum..checksum + 2].fill(0);
+            assert_eq!(Message::read(&frame).err(), expected);
         }
     }
 }

@@ -3,9 +3,10 @@
 //! [`Emulator`] is one node; [`Network`] is a cluster of nodes on any engine, with hosts that speak.
 
 pub mod connect;
-pub mod fabric;
+pub mod discovery;
 pub mod frame;
 pub mod host;
+pub mod leak;
 pub mod message;
 pub mod network;
 pub mod node;

@@ -2,24 +2,27 @@
 //! time. Nothing happens by itself: frames fly until none is under way.
 //!
 //! **Invariant:** what hosts sent is what hosts received and what was dropped, for a reason that is counted.
+//! And no pod's address reaches the world that must not: see [`super::leak`].
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
-use dataplane::wire::{Mac, V4};
+use dataplane::wire::{Address, Mac, V4, V6};
 use dataplane::{Machine, Reason, Verdict};
 
 use super::Emulator;
-use super::fabric::{Port, Undelivered};
+use super::discovery::Discovery;
 use super::host::{Host, Listeners, Outgoing, Refusal};
-use super::message::{Arp, Ether, Message, TTL};
+use super::leak::{Leak, Watch};
+use super::message::{Ether, Message, TTL};
 use super::pieces::{Joined, Pieces};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
-use crate::engine::{Claims, Clock, Engine, Flows, Hook};
+use crate::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
 use crate::error::Error;
+use crate::fabric::{self, End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
 use crate::observe::walk::{Event, Names, Step};
 use crate::plan::{NodePlan, Plan};
@@ -41,6 +44,10 @@ pub struct Network<E> {
     interfaces: Interfaces,
     plan: Option<Plan>,
     topology: Topology,
+    fabric: Fabric,
+    /// Frames that the fabric has added to those that hosts sent.
+    added: u64,
+    watch: Watch,
     names: Names,
     queue: BinaryHeap<Reverse<Flight>>,
     now_ns: u64,
@@ -77,7 +84,7 @@ pub enum Loss {
     /// A node's path refused it.
     Path(Reason),
     /// The fabric could not deliver it.
-    Fabric(Undelivered),
+    Fabric(fabric::Loss),
     /// A host would not take it.
     Host(Refusal),
     /// The path sent it where there is nobody.
@@ -106,7 +113,7 @@ pub enum Place {
         interface: IfIndex,
     },
     /// The fabric.
-    Fabric,
+    Fabric(Port),
     /// A host, by its place.
     Host(usize),
 }
@@ -151,6 +158,9 @@ impl<E: Engine + Clock> Network<E> {
             interfaces: Interfaces::default(),
             plan: None,
             topology: Topology::default(),
+            fabric: Fabric::of(cluster, u64::from(seed))?,
+            added: 0,
+            watch: Watch::default(),
             names: Names::default(),
             queue: BinaryHeap::new(),
             now_ns: 0,
@@ -173,7 +183,7 @@ impl<E: Engine + Clock> Network<E> {
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
         let links: Vec<_> =
             cluster.nodes.iter().map(|node| self.interfaces.of(cluster, &node.name)).collect();
-        let mut topology = Topology::of(cluster, &links, self.seed)?;
+        let mut topology = Topology::of(cluster, &links, self.seed);
         topology.inherit(&self.topology);
         let plan = match &self.plan {
             Some(previous) => previous.after(cluster)?,
@@ -185,6 +195,7 @@ impl<E: Engine + Clock> Network<E> {
             plan.node.seed ^= self.seed;
             plans.push(plan);
         }
+        self.fabric.apply(cluster)?;
         let mut made = Vec::new();
         for (node, plan) in cluster.nodes.iter().zip(&plans) {
             match self.engines.iter_mut().find(|(name, _)| *name == node.name) {
@@ -197,6 +208,7 @@ impl<E: Engine + Clock> Network<E> {
         self.engines = kept.collect();
         self.names = Names::of(cluster, &plan, links.iter().zip(plans));
         self.topology = topology;
+        self.watch.apply(cluster);
         self.plan = Some(plan);
         Ok(())
     }
@@ -240,23 +252,35 @@ impl<E: Engine + Clock> Network<E> {
         self.engines.get_mut(node).map(|(_, engine)| engine)
     }
 
-    /// The flows that a node tracks, without those whose time is over: an engine may still hold them.
+    /// What lies between the nodes and the world.
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// The flows of a family that a node tracks, without those whose time is over: an engine may still hold
+    /// them.
     ///
     /// # Errors
     /// The engine could not be read.
-    pub fn connections(&self, node: usize) -> Result<Flows<V4>, Error> {
+    pub fn connections<A: Address>(&self, node: usize) -> Result<Flows<A>, Error>
+    where
+        E: Tracks<A>,
+    {
         let (_, engine) = &self.engines[node];
         let now_s = engine.now_s()?;
-        let mut rows: Flows<V4> = engine.connections()?;
+        let mut rows: Flows<A> = engine.connections()?;
         rows.retain(|(_, row)| !dataplane::conntrack::is_over(row, now_s));
         Ok(rows)
     }
 
-    /// The source ports that a node has claimed.
+    /// The source ports that a node has claimed in a family.
     ///
     /// # Errors
     /// The engine could not be read.
-    pub fn masquerades(&self, node: usize) -> Result<Claims<V4>, Error> {
+    pub fn masquerades<A: Address>(&self, node: usize) -> Result<Claims<A>, Error>
+    where
+        E: Tracks<A>,
+    {
         self.engines[node].1.masquerades()
     }
 
@@ -309,14 +333,14 @@ impl<E: Engine + Clock> Network<E> {
     /// The frame in which a host sends a packet, and where it goes in.
     ///
     /// # Errors
-    /// The engine failed.
+    /// [`Error::NoAddress`], or the engine failed.
     pub fn framed(&mut self, host: usize, outgoing: Outgoing) -> Result<(Place, Vec<u8>), Error> {
         let (place, to) = self.entry(host, outgoing.target)?;
         let sender = self.host_at(host);
         let message = Message {
             from: sender.mac,
             to,
-            source: sender.address,
+            source: address_of(sender, outgoing.target)?,
             target: outgoing.target,
             ttl: TTL,
             body: outgoing.body,
@@ -328,33 +352,33 @@ impl<E: Engine + Clock> Network<E> {
     /// gateway first, if it has not yet; without an answer it sends to nobody's address.
     ///
     /// # Errors
-    /// The engine failed.
-    pub fn entry(&mut self, host: usize, target: Ipv4Addr) -> Result<(Place, Ether), Error> {
+    /// [`Error::NoAddress`], or the engine failed.
+    pub fn entry(&mut self, host: usize, target: IpAddr) -> Result<(Place, Ether), Error> {
         Ok(match self.topology.hosts[host].1 {
-            Seat::Pod { node, interface, gateway } => {
-                let gateway = match gateway {
+            Seat::Pod { node, interface, gateways } => {
+                let gateway = match gateways[family(target)] {
                     Some(gateway) => gateway,
-                    None => self.ask(host)?,
+                    None => self.ask(host, target)?,
                 };
                 (Place::Path { node, hook: Hook::FromPod, interface }, gateway)
             }
             Seat::Node(node) if self.topology.is_inside(target) => {
                 (Place::Path { node, hook: Hook::FromHost, interface: HOST_LINK }, Mac::GATEWAY.0)
             }
-            Seat::Node(_) => (Place::Fabric, self.topology.neighbour(target)),
-            Seat::World => (Place::Fabric, self.topology.fabric.gateway),
+            Seat::Node(node) => (Place::Fabric(Port::Node(node)), self.topology.neighbour(target)),
+            Seat::World(external) => (Place::Fabric(Port::External(external)), self.topology.gateway),
         })
     }
 
-    /// Lets a pod ask for its gateway; nobody's hardware address if there is no answer.
-    fn ask(&mut self, host: usize) -> Result<Ether, Error> {
-        let Host { mac, address, .. } = *self.host_at(host);
-        let question = Arp {
-            reply: false,
-            sender_mac: mac,
-            sender: address,
+    /// Lets a pod ask for its gateway on the way to `target`; nobody's hardware address if there is no answer.
+    fn ask(&mut self, host: usize, target: IpAddr) -> Result<Ether, Error> {
+        let asker = self.host_at(host);
+        let question = Discovery {
+            answer: false,
+            sender_mac: asker.mac,
+            sender: address_of(asker, target)?,
             target_mac: [0; 6],
-            target: V4::GATEWAY.0.into(),
+            target: gateway(target),
         };
         let (steps, packets) = (self.steps.len(), self.packets);
         if let Seat::Pod { node, interface, .. } = self.topology.hosts[host].1 {
@@ -365,8 +389,8 @@ impl<E: Engine + Clock> Network<E> {
         self.steps.truncate(steps);
         self.packets = packets;
         match self.topology.hosts[host].1 {
-            Seat::Pod { gateway: Some(gateway), .. } => Ok(gateway),
-            _ => Ok([0; 6]),
+            Seat::Pod { gateways, .. } => Ok(gateways[family(target)].unwrap_or_default()),
+            Seat::Node(_) | Seat::World(_) => Ok([0; 6]),
         }
     }
 
@@ -386,13 +410,21 @@ impl<E: Engine + Clock> Network<E> {
     /// Lets frames fly until none is under way.
     ///
     /// # Errors
-    /// An engine failed.
+    /// [`Error::Leaked`], or an engine failed.
     pub fn run(&mut self) -> Result<(), Error> {
-        while let Some(Reverse(flight)) = self.queue.pop() {
+        loop {
+            let next_ns = self.queue.peek().map(|Reverse(flight)| flight.due_ns);
+            let fabric_ns = self.fabric.next_due_ns();
+            if let Some(due_ns) = fabric_ns.filter(|due_ns| next_ns.is_none_or(|next_ns| *due_ns <= next_ns)) {
+                self.advance(due_ns)?;
+                self.cross();
+                continue;
+            }
+            let Some(Reverse(flight)) = self.queue.pop() else { break };
             self.advance(flight.due_ns)?;
             match flight.place {
                 Place::Path { node, hook, interface } => self.walk(flight, node, hook, interface)?,
-                Place::Fabric => self.cross(flight),
+                Place::Fabric(port) => self.enter(port, flight)?,
                 Place::Host(host) => self.arrive(host, flight)?,
             }
         }
@@ -403,6 +435,7 @@ impl<E: Engine + Clock> Network<E> {
 
     /// Moves the clock on, and those of the engines by the whole seconds that have passed.
     fn advance(&mut self, now_ns: u64) -> Result<(), Error> {
+        let now_ns = now_ns.max(self.now_ns);
         let seconds = now_ns / SECOND_NS - self.now_ns / SECOND_NS;
         self.now_ns = now_ns;
         if seconds > 0 {
@@ -431,7 +464,9 @@ impl<E: Engine + Clock> Network<E> {
                 Some(host) => self.schedule(LINK_NS, packet, Place::Host(*host), outcome.frame),
                 None => self.lose(packet, Loss::Nowhere),
             },
-            Verdict::Forward(UPLINK) => self.schedule(FABRIC_NS, packet, Place::Fabric, outcome.frame),
+            Verdict::Forward(UPLINK) => {
+                self.schedule(FABRIC_NS, packet, Place::Fabric(Port::Node(node)), outcome.frame);
+            },
             Verdict::Forward(_) => self.lose(packet, Loss::Nowhere),
             Verdict::Answer => match self.topology.pods.get(&(node, interface)) {
                 Some(host) => {
@@ -448,14 +483,13 @@ impl<E: Engine + Clock> Network<E> {
             }
             Verdict::Reject(reason) => {
                 self.count(Loss::Path(reason));
-                self.steps.push(Step { packet, event: Event::Answered { node, interface } });
                 self.tally.sent += 1;
                 let place = match hook {
                     Hook::FromPod => {
                         self.topology.pods.get(&(node, interface)).map(|host| Place::Host(*host))
                     }
                     Hook::FromHost => Some(Place::Host(self.topology.stacks[node])),
-                    Hook::FromUnderlay => Some(Place::Fabric),
+                    Hook::FromUnderlay => Some(Place::Fabric(Port::Node(node))),
                 };
                 match place {
                     Some(place) => self.schedule(LINK_NS, packet, place, outcome.frame),
@@ -467,23 +501,45 @@ impl<E: Engine + Clock> Network<E> {
         Ok(())
     }
 
-    /// A frame crosses the fabric.
-    fn cross(&mut self, flight: Flight) {
-        let Flight { packet, mut frame, .. } = flight;
-        match self.topology.fabric.pass_on(&mut frame) {
-            Ok(Port::Node(node)) => {
-                let place = Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK };
-                self.schedule(FABRIC_NS, packet, place, frame);
-            }
-            Ok(Port::World(host)) => self.schedule(FABRIC_NS, packet, Place::Host(host), frame),
-            Err(why) => self.lose(packet, Loss::Fabric(why)),
+    /// A frame enters the fabric.
+    fn enter(&mut self, port: Port, flight: Flight) -> Result<(), Error> {
+        match port {
+            Port::Node(node) => self.watch.from_node(&flight.frame).map_err(|Leak { pod, target }| {
+                Error::Leaked { node: self.engines[node].0.clone(), pod, target }
+            })?,
+            Port::External(_) => self.watch.from_world(&flight.frame),
         }
+        self.fabric.arrive(port, flight.frame, flight.packet, self.now_ns);
+        Ok(())
+    }
+
+    /// Frames leave the fabric, or are lost in it.
+    fn cross(&mut self) {
+        while let Some(outcome) = self.fabric.due(self.now_ns) {
+            let packet = outcome.tag;
+            let notes = outcome.notes.into_iter().map(|note| Event::Fabric { says: note.to_string() });
+            self.steps.extend(notes.map(|event| Step { packet, event }));
+            match outcome.end {
+                End::Out(Port::Node(node)) => {
+                    let place = Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK };
+                    self.schedule(FABRIC_NS, packet, place, outcome.frame);
+                }
+                End::Out(Port::External(external)) => {
+                    let host = self.topology.world[external];
+                    self.schedule(FABRIC_NS, packet, Place::Host(host), outcome.frame);
+                }
+                End::Lost(loss) => self.lose(packet, Loss::Fabric(loss)),
+            }
+        }
+        let added = self.fabric.added();
+        self.tally.sent += added - self.added;
+        self.added = added;
     }
 
     /// A frame reaches a host.
     fn arrive(&mut self, host: usize, flight: Flight) -> Result<(), Error> {
         let Flight { packet, frame, .. } = flight;
-        if let Some(answer) = Arp::read(&frame) {
+        if let Some(answer) = Discovery::read(&frame) {
             self.tally.delivered += 1;
             self.learn(host, &answer);
             self.heard = Some(Heard { host, frame });
@@ -516,14 +572,14 @@ impl<E: Engine + Clock> Network<E> {
         Ok(())
     }
 
-    fn learn(&mut self, host: usize, answer: &Arp) {
+    fn learn(&mut self, host: usize, answer: &Discovery) {
         let (asker, seat) = &mut self.topology.hosts[host];
-        if let Seat::Pod { gateway, .. } = seat
-            && answer.reply
-            && answer.target == asker.address
-            && answer.sender == Ipv4Addr::from(V4::GATEWAY.0)
+        if let Seat::Pod { gateways, .. } = seat
+            && answer.answer
+            && asker.addresses.contains(&answer.target)
+            && answer.sender == gateway(answer.target)
         {
-            *gateway = Some(answer.sender_mac);
+            gateways[family(answer.target)] = Some(answer.sender_mac);
         }
     }
 
@@ -531,7 +587,7 @@ impl<E: Engine + Clock> Network<E> {
     fn lose(&mut self, packet: u32, loss: Loss) {
         let (place, why) = match loss {
             Loss::Path(reason) => ("drop", reason.slug().to_owned()),
-            Loss::Fabric(why) => ("fabric", why.to_string()),
+            Loss::Fabric(why) => ("fabric", format!("{}: {}", why.slug(), why.sentence())),
             Loss::Host(why) => ("host", format!("refused: {why}")),
             Loss::Nowhere => ("node", "nothing is behind this interface".to_owned()),
         };
@@ -542,4 +598,19 @@ impl<E: Engine + Clock> Network<E> {
     fn count(&mut self, loss: Loss) {
         *self.tally.dropped.entry(loss).or_default() += 1;
     }
+}
+
+/// The place of an address's family among things that are there for both.
+fn family(address: IpAddr) -> usize {
+    usize::from(address.is_ipv6())
+}
+
+/// The gateway of every pod, in the family of this address.
+fn gateway(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { IpAddr::V4(V4::GATEWAY.0.into()) } else { IpAddr::V6(V6::GATEWAY.0.into()) }
+}
+
+/// The address from which a host sends to `target`.
+fn address_of(host: &Host, target: IpAddr) -> Result<IpAddr, Error> {
+    host.address_like(target).ok_or_else(|| Error::NoAddress { host: host.name.clone(), target })
 }

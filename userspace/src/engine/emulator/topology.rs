@@ -1,16 +1,14 @@
 //! Who is in the cluster and how they are connected: from a [`Cluster`] to hosts, interfaces and the fabric.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use dataplane::tables::IfIndex;
 use dataplane::wire::Mac;
 use ipnet::IpNet;
 
-use super::fabric::{Fabric, Port};
 use super::host::{CLIENT_PORTS, Host, Listeners, NODE_PORTS, mac_of};
 use super::message::Ether;
-use crate::error::Error;
 use crate::model::{Cluster, ContainerPort, Pod};
 use crate::plan::Links;
 
@@ -30,13 +28,13 @@ pub enum Seat {
         node: usize,
         /// The node's side of the pod's link.
         interface: IfIndex,
-        /// The gateway's hardware address, once it was asked for.
-        gateway: Option<Ether>,
+        /// The hardware address of the gateway of each family, IPv4's first, once it was asked for.
+        gateways: [Option<Ether>; 2],
     },
-    /// It is a node's own stack.
+    /// It is the stack of a node, counted from 0.
     Node(usize),
-    /// Outside, at the fabric's gateway.
-    World,
+    /// Outside, at the fabric's gateway; counted from 0.
+    World(usize),
 }
 
 /// Interfaces that were given out: a pod keeps its own as long as it keeps its address.
@@ -64,7 +62,7 @@ impl Interfaces {
     }
 }
 
-/// The hosts of a cluster, the fabric between them, and which addresses a node's stack hands to the path.
+/// The hosts of a cluster, and whom a node's stack hands packets to: the path, or the fabric.
 #[derive(Clone, Debug, Default)]
 pub struct Topology {
     /// Pods with an interface, then nodes, then hosts outside.
@@ -75,69 +73,61 @@ pub struct Topology {
     pub stacks: Vec<usize>,
     /// Pods by node and interface.
     pub pods: BTreeMap<(usize, IfIndex), usize>,
-    /// Between the nodes.
-    pub fabric: Fabric,
+    /// Hosts outside, in the cluster's order.
+    pub world: Vec<usize>,
+    /// The hardware address of the fabric's gateway.
+    pub gateway: Ether,
     seed: u32,
     /// Ranges that a node's stack routes into the path.
     inside: Vec<IpNet>,
     /// Pods' addresses, wherever they are from.
-    pod_addresses: BTreeSet<Ipv4Addr>,
+    pod_addresses: BTreeSet<IpAddr>,
+    /// Nodes' addresses.
+    node_addresses: BTreeSet<IpAddr>,
 }
 
 impl Topology {
     /// Lays out a cluster. `links` are each node's, in the order of the cluster's nodes.
-    ///
-    /// # Errors
-    /// [`Error::WrongFamily`].
-    pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Result<Self, Error> {
-        let gateway = gateway_of(&cluster.settings.node_subnets[0])?;
+    pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Self {
+        let settings = &cluster.settings;
         let mut topology = Self {
-            fabric: Fabric {
-                gateway: mac_of(gateway),
-                mtu: cluster.settings.mtu as usize,
-                ..Fabric::default()
-            },
+            gateway: settings.node_subnets.first().map(|subnet| mac_of(gateway_of(subnet))).unwrap_or_default(),
             seed,
-            inside: vec![cluster.settings.pod_cidrs[0], cluster.settings.service_cidrs[0]],
+            inside: settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().collect(),
             ..Self::default()
         };
         let nodes: BTreeMap<&str, usize> =
             cluster.nodes.iter().enumerate().map(|(index, node)| (node.name.as_str(), index)).collect();
         for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
             let node = nodes[pod.node.as_str()];
-            let address = v4(pod.id(), pod.address())?;
-            let node_address = v4(format!("node {}", pod.node), cluster.nodes[node].address())?;
             let interface = links[node].pods[&pod.id()];
-            let host = Host::new(pod.id(), address, pod_listeners(cluster, pod));
-            let place = topology.seat(host, Seat::Pod { node, interface, gateway: None });
+            let host = Host::new(pod.id(), pod.addresses.clone(), pod_listeners(cluster, pod));
+            let place = topology.seat(host, Seat::Pod { node, interface, gateways: [None; 2] });
             topology.pods.insert((node, interface), place);
-            topology.pod_addresses.insert(address);
-            topology.fabric.routes.insert(address, (mac_of(node_address), Port::Node(node)));
+            topology.pod_addresses.extend(&pod.addresses);
         }
         for (index, node) in cluster.nodes.iter().enumerate() {
             let name = format!("node:{}", node.name);
-            let address = v4(name.clone(), node.address())?;
-            let mut host = Host::new(name, address, node_listeners(cluster, &node.name));
+            let mut host = Host::new(name, node.addresses.clone(), node_listeners(cluster, &node.name));
             host.other_mac = Some(Mac::GATEWAY.0);
             let place = topology.seat(host, Seat::Node(index));
             topology.stacks.push(place);
-            topology.fabric.neighbours.insert(mac_of(address), Port::Node(index));
-            topology.fabric.routes.insert(address, (mac_of(address), Port::Node(index)));
+            topology.node_addresses.extend(&node.addresses);
         }
         for pod in cluster.pods.iter().filter(|pod| pod.host_network) {
             topology.by_name.insert(pod.id(), topology.stacks[nodes[pod.node.as_str()]]);
         }
-        for external in &cluster.externals {
+        for (index, external) in cluster.externals.iter().enumerate() {
             let name = format!("ext:{}", external.name);
-            let address = v4(name.clone(), external.address)?;
             let listeners = match external.ports.as_slice() {
                 [] => Listeners::All,
                 ports => Listeners::Some(ports.iter().map(numbers).collect()),
             };
-            let place = topology.seat(Host::new(name, address, listeners), Seat::World);
-            topology.fabric.routes.insert(address, (mac_of(address), Port::World(place)));
+            let host = Host::new(name, vec![external.address], listeners);
+            let place = topology.seat(host, Seat::World(index));
+            topology.world.push(place);
         }
-        Ok(topology)
+        topology
     }
 
     /// Lets hosts that were there before go on with the source ports they had not used yet.
@@ -159,15 +149,13 @@ impl Topology {
     }
 
     /// Whether a node's stack routes packets for this address into the path, rather than out of its uplink.
-    pub fn is_inside(&self, address: Ipv4Addr) -> bool {
-        self.pod_addresses.contains(&address)
-            || self.inside.iter().any(|range| range.contains(&IpAddr::V4(address)))
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        self.pod_addresses.contains(&address) || self.inside.iter().any(|range| range.contains(&address))
     }
 
     /// The hardware address to which a host on the nodes' network sends packets for `address`.
-    pub fn neighbour(&self, address: Ipv4Addr) -> Ether {
-        let mac = mac_of(address);
-        if self.fabric.neighbours.contains_key(&mac) { mac } else { self.fabric.gateway }
+    pub fn neighbour(&self, address: IpAddr) -> Ether {
+        if self.node_addresses.contains(&address) { mac_of(address) } else { self.gateway }
     }
 }
 
@@ -177,7 +165,7 @@ fn pod_listeners(cluster: &Cluster, pod: &Pod) -> Listeners {
         return Listeners::All;
     }
     let mut ports: BTreeSet<_> = pod.ports.iter().map(numbers).collect();
-    ports.extend(backends(cluster, pod.address()));
+    ports.extend(backends(cluster, &pod.addresses));
     Listeners::Some(ports)
 }
 
@@ -187,16 +175,16 @@ fn node_listeners(cluster: &Cluster, node: &str) -> Listeners {
     let mut ports = BTreeSet::new();
     for pod in pods {
         ports.extend(pod.ports.iter().map(numbers));
-        ports.extend(backends(cluster, pod.address()));
+        ports.extend(backends(cluster, &pod.addresses));
     }
     Listeners::Some(ports)
 }
 
-/// Where Services expect somebody at this address.
-fn backends(cluster: &Cluster, address: IpAddr) -> impl Iterator<Item = (u8, u16)> {
+/// Where Services expect somebody at these addresses.
+fn backends<'a>(cluster: &'a Cluster, addresses: &'a [IpAddr]) -> impl Iterator<Item = (u8, u16)> + 'a {
     let ports = cluster.services.iter().flat_map(|service| &service.ports);
     ports.flat_map(move |port| {
-        let here = port.backends.iter().filter(move |backend| backend.address == address);
+        let here = port.backends.iter().filter(move |backend| addresses.contains(&backend.address));
         here.map(|backend| (port.protocol.number(), backend.port))
     })
 }
@@ -206,15 +194,6 @@ fn numbers(port: &ContainerPort) -> (u8, u16) {
 }
 
 /// The gateway of the nodes' network: the first usable address of it.
-fn gateway_of(subnet: &IpNet) -> Result<Ipv4Addr, Error> {
-    let first = subnet.hosts().next().unwrap_or_else(|| subnet.addr());
-    v4("the gateway of the nodes' network".to_owned(), first)
-}
-
-/// An address of the family that the emulated network speaks.
-pub(crate) fn v4(who: String, address: IpAddr) -> Result<Ipv4Addr, Error> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(Error::WrongFamily { who, address }),
-    }
+fn gateway_of(subnet: &IpNet) -> IpAddr {
+    subnet.hosts().next().unwrap_or_else(|| subnet.addr())
 }

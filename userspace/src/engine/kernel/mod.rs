@@ -68,6 +68,24 @@ impl Hook {
     }
 }
 
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// [`Table::NAME`].
+    pub table: &'static str,
+    /// Rows it holds.
+    pub rows: usize,
+    /// Rows it can hold.
+    pub capacity: u32,
+}
+
+impl Pressure {
+    /// Whether there is less room left than is taken.
+    fn is_high(&self) -> bool {
+        self.rows > self.capacity as usize / 2
+    }
+}
+
 /// How a node's packet path is to be loaded.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -87,6 +105,8 @@ pub struct Options {
 pub struct Kernel {
     ebpf: Ebpf,
     options: Options,
+    /// What [`Options::capacities`] came to on this node.
+    capacities: Capacities,
     /// How long flows are remembered.
     timeouts: Timeouts,
     netns: Option<Netns>,
@@ -119,13 +139,14 @@ impl Kernel {
     /// [`Error::NotBuilt`], [`Error::Object`], [`Error::Refused`]; or what [`Engine::apply`] says.
     pub fn load(plan: &NodePlan, options: Options) -> Result<Self, crate::error::Error> {
         let netns = options.netns.as_deref().map(Netns::open).transpose()?;
+        let capacities = sized(plan, &options.capacities)?;
         if let Some(pins) = &options.pins {
             pins.create()?;
-            for layout in lasting(&options.capacities) {
+            for layout in lasting(&capacities) {
                 pins.keep_if_alike(layout)?;
             }
         }
-        let mut ebpf = object(plan, &options)?;
+        let mut ebpf = object(plan, &options, &capacities)?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -140,6 +161,7 @@ impl Kernel {
             ebpf,
             netns,
             options,
+            capacities,
             timeouts: plan.node.timeouts,
             rows: NodeRows::default(),
             flush_log,
@@ -228,6 +250,15 @@ impl Kernel {
         Ok(verified)
     }
 
+    /// How full the tables are that the path fills.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn pressure(&self) -> Result<Vec<Pressure>, Error> {
+        let (v4, v6) = (self.v4.pressure(&self.capacities)?, self.v6.pressure(&self.capacities)?);
+        Ok(v4.into_iter().chain(v6).collect())
+    }
+
     /// The reports since the last time, in order.
     pub fn take_records(&mut self) -> Vec<Record> {
         if let Some(flush) = &mut self.flush_log {
@@ -256,7 +287,7 @@ impl Kernel {
 
     /// Room in a table that was asked for by name.
     fn capacity(&self, table: &'static str, usual: u32) -> u32 {
-        self.options.capacities.named(table).unwrap_or(usual)
+        self.capacities.named(table).unwrap_or(usual)
     }
 
     fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
@@ -287,6 +318,17 @@ struct Tables<A: Address> {
 }
 
 impl<A: Address> Tables<A> {
+    fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 3], Error> {
+        fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
+            Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
+        }
+        Ok([
+            of(&self.connections, capacities)?,
+            of(&self.masquerades, capacities)?,
+            of(&self.fragments, capacities)?,
+        ])
+    }
+
     fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             endpoints: HashTable::new(take(ebpf, Endpoints::<A>::NAME)?)?,
@@ -442,6 +484,27 @@ const CLOCK: &str = "clock";
 const RECORDS: &str = "records";
 const LOST: &str = "lost";
 
+/// The capacities of a node's tables. One without an address of a family has no flows of it, and the tables
+/// for them are the largest that there are.
+fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error::Error> {
+    fn without<A: Address>(capacities: &mut Capacities) -> Result<(), crate::error::Error> {
+        for table in [Connections::<A>::NAME, Masquerades::<A>::NAME] {
+            if capacities.named(table).is_none() {
+                capacities.set(table, 1)?;
+            }
+        }
+        Ok(())
+    }
+    let mut capacities = asked.clone();
+    if plan.addresses.0 == V4::default() {
+        without::<V4>(&mut capacities)?;
+    }
+    if plan.addresses.1 == V6::default() {
+        without::<V6>(&mut capacities)?;
+    }
+    Ok(capacities)
+}
+
 /// The maps that outlive a process: what the path itself has written.
 fn lasting(capacities: &Capacities) -> [Layout; 9] {
     fn of<T: Table>(capacities: &Capacities) -> Layout {
@@ -462,7 +525,7 @@ fn lasting(capacities: &Capacities) -> [Layout; 9] {
 }
 
 /// Makes the maps, and the programs with the node's constants in them.
-fn object(plan: &NodePlan, options: &Options) -> Result<Ebpf, Error> {
+fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
     let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
@@ -476,11 +539,11 @@ fn object(plan: &NodePlan, options: &Options) -> Result<Ebpf, Error> {
     loader.override_global("TRACE", &trace, true);
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
     loader.override_global(aya_log::LEVEL, &log, true);
-    for (table, rows) in options.capacities.all() {
+    for (table, rows) in capacities.all() {
         loader.map_max_entries(table, rows);
     }
     if let Some(pins) = &options.pins {
-        for layout in lasting(&options.capacities) {
+        for layout in lasting(capacities) {
             loader.map_pin_path(layout.name, pins.map(layout.name));
         }
     }

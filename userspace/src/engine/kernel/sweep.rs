@@ -5,7 +5,8 @@
 //!    of a port and the row of its flow lies a moment in which the port is nobody's.
 //!
 //! How long to wait until the next time follows from how many flows were over. Source: the constants of
-//! Cilium's (`pkg/maps/ctmap`), which wait the longer the less there is to do.
+//! Cilium's (`pkg/maps/ctmap`), which wait the longer the less there is to do. While
+//! a table is more than half full, every wait is half of the one before at most.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use dataplane::tables::{Connection, Masquerade, Tuple};
 use dataplane::wire::{Address, Be16, V4, V6};
 use dataplane::{conntrack, fragment};
 
-use super::{Family, Kernel};
+use super::{Family, Kernel, Pressure};
 use crate::engine::Clock;
 use crate::error::Error;
 
@@ -67,7 +68,8 @@ impl Sweeper {
         let mut swept = Swept::default();
         sweep_family(kernel, &mut self.idle_v4, &mut swept, now_s)?;
         sweep_family(kernel, &mut self.idle_v6, &mut swept, now_s)?;
-        self.interval = next(self.interval, swept);
+        let crowded = kernel.pressure()?.iter().any(Pressure::is_high);
+        self.interval = next(self.interval, swept, crowded);
         Ok(swept)
     }
 }
@@ -133,8 +135,8 @@ fn masquerade<A: Address>(tuple: &Tuple<A>, row: &Connection<A>) -> Option<Masqu
 }
 
 /// The interval after a sweep: shorter if more than a quarter of the flows were over, longer if fewer than
-/// one in twenty.
-fn next(interval: Duration, swept: Swept) -> Duration {
+/// one in twenty. In half the time at most, if a table is crowded even so.
+fn next(interval: Duration, swept: Swept, crowded: bool) -> Duration {
     let over = swept.connections as f64 / (swept.connections + swept.kept).max(1) as f64;
     let factor = if over > 0.25 {
         1.0 - over.min(0.9)
@@ -143,6 +145,7 @@ fn next(interval: Duration, swept: Swept) -> Duration {
     } else {
         1.0
     };
+    let factor = if crowded { f64::min(factor, 0.5) } else { factor };
     interval.mul_f64(factor).clamp(SHORTEST, LONGEST)
 }
 
@@ -153,11 +156,13 @@ mod tests {
     #[test]
     fn sweeps_come_sooner_when_there_was_much_to_do_and_later_when_there_was_nothing() {
         let swept = |connections, kept| Swept { connections, masquerades: 0, kept };
-        assert_eq!(next(FIRST, swept(50, 50)), Duration::from_secs(150));
-        assert_eq!(next(FIRST, swept(10, 90)), FIRST);
-        assert_eq!(next(FIRST, swept(0, 0)), Duration::from_secs(450));
-        assert_eq!(next(SHORTEST, swept(99, 1)), SHORTEST);
-        assert_eq!(next(LONGEST, swept(0, 9)), LONGEST);
+        assert_eq!(next(FIRST, swept(50, 50), false), Duration::from_secs(150));
+        assert_eq!(next(FIRST, swept(10, 90), false), FIRST);
+        assert_eq!(next(FIRST, swept(0, 0), false), Duration::from_secs(450));
+        assert_eq!(next(SHORTEST, swept(99, 1), false), SHORTEST);
+        assert_eq!(next(LONGEST, swept(0, 9), false), LONGEST);
+        assert_eq!(next(FIRST, swept(0, 9), true), Duration::from_secs(150), "a table is more than half full");
+        assert_eq!(next(FIRST, swept(90, 10), true), Duration::from_secs(30));
     }
 
     #[test]

@@ -51,6 +51,16 @@ impl<T: Table> HashTable<T> {
         .map_err(failed::<T>("write"))
     }
 
+    /// How many rows there are. Rows that come or go meanwhile may be counted or not.
+    pub(super) fn count(&self) -> Result<usize, Error> {
+        let mut rows = 0;
+        for key in self.0.keys() {
+            key.map_err(failed::<T>("read"))?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
+
     /// Every row, in the order of the keys' bytes. Rows that come or go meanwhile may be in it or not.
     pub(super) fn sorted(&self) -> Result<Vec<(T::Key, T::Row)>, Error> {
         let mut rows = Vec::new();

@@ -155,7 +155,7 @@ fn later_pieces_of_a_packet_follow_the_first_and_are_lost_without_it() {
     let piece = |id: u16, offset: u16, more: bool| {
         let mut frame = udp("203.0.113.7:1000", "10.240.0.4:80");
         frame[18..20].copy_from_slice(&id.to_be_bytes());
-        let flags = offset / 8 | if more { 0x2000 } else { 0 };
+        let flags = (offset / 8) | if more { 0x2000 } else { 0 };
         frame[20..22].copy_from_slice(&flags.to_be_bytes());
         recount(&mut frame);
         frame
