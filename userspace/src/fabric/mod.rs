@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::wire::Mac;
+
 use crate::model::{Cluster, LinkQuality};
 
 use flows::Flows;
