@@ -93,8 +93,7 @@ fn packet<E: Engine + Clock>(
     }
     let body = body(send, source, to, send.source_port.wrapping_add(repetition))?;
     let sender = network.host_at(from).mac;
-    let packet =
-        Message { from: sender, to: [0; 6], source, target: to.address, ttl: send.ttl, body };
+    let packet = Message { from: sender, to: [0; 6], source, target: to.address, ttl: send.ttl, body };
     match &send.tunnel {
         Some(tunnel) => wrap(network, cluster, (from, tunnel), packet),
         None => {
@@ -310,7 +309,8 @@ fn fragment(frame: &[u8], cut: Cut) -> Result<Vec<u8>, String> {
     let piece_of = |payload: &[u8]| {
         let piece = payload.get(usize::from(cut.offset)..usize::from(end)).map(<[u8]>::to_vec);
         let more = usize::from(end) < payload.len();
-        let piece = piece.ok_or_else(|| wrong(format!("the packet has {} bytes of payload only", payload.len())));
+        let piece =
+            piece.ok_or_else(|| wrong(format!("the packet has {} bytes of payload only", payload.len())));
         Ok::<_, String>((piece?, more))
     };
     let offset = IpFragOffset::try_new(cut.offset / 8).map_err(|why| wrong(why.to_string()))?;

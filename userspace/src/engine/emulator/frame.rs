@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Address, Family, Plain, V4, V6, ethernet, icmp, ip, tunnel};
+use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Mend, Packet};
 
 /// Room that a new frame leaves before its first byte: one tunnel's headers and some to spare.
@@ -110,10 +110,12 @@ impl Packet for Frame {
         self.open(tunnel::overhead(header(outer)))
     }
 
-    /// As `bpf_skb_adjust_room` does: an IPv4 header at least must be left.
+    /// As `bpf_skb_adjust_room` does: a header at least of the family inside must be left.
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let overhead = tunnel::overhead(header(outer)) + options as usize;
-        if self.bytes().len() < ethernet::LENGTH + overhead + ip::LENGTH {
+        let inside: Be16 = self.read(overhead + ethernet::TYPE)?;
+        let least = if inside == ethernet::IPV6 { V6::HEADER } else { V4::HEADER };
+        if self.bytes().len() < ethernet::LENGTH + overhead + least {
             return None;
         }
         let from = self.start;
@@ -173,8 +175,6 @@ pub(crate) fn zeroed<T: Plain>() -> T {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::wire::Be16;
-
     use super::*;
 
     fn frame(length: u8) -> Frame {
