@@ -73,13 +73,11 @@ const fn header(outer: Family) -> usize {
 #[inline(always)]
 pub fn room(node: &Node, kind: u8) -> u32 {
     // 1.
-    if kind == Route::REMOTE { node.mtu.saturating_sub(around(node.underlay.family())) } else { node.mtu }
-}
-
-/// What encapsulation adds to an IP packet.
-#[inline(always)]
-const fn around(outer: Family) -> u32 {
-    (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32
+    if kind == Route::REMOTE {
+        node.mtu.saturating_sub(tunnel::overhead(header(node.underlay.family())) as u32)
+    } else {
+        node.mtu
+    }
 }
 
 /// Encapsulates a packet for another node. `identity` is what its sender is to policies.
@@ -96,7 +94,8 @@ pub fn wrap<A: Address>(
 ) -> Result<(), Reason> {
     let node = platform.node();
     let outer = node.underlay.family();
-    let total = packet.length().wrapping_add(around(outer));
+    let around = (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32;
+    let total = packet.length().wrapping_add(around);
     if total > u16::MAX as u32 {
         return Err(Reason::TooBig);
     }
@@ -195,20 +194,19 @@ pub fn unwrap(
     if identity.0 == 0 {
         return Err(Reason::UnknownVni);
     }
-    let (said, inner_ecn) = if inside == ethernet::IPV4 {
-        (Family::V4, header::class::<V4>(packet, inner + ethernet::LENGTH))
+    let said = if inside == ethernet::IPV4 {
+        Family::V4
     } else if inside == ethernet::IPV6 {
-        (Family::V6, header::class::<V6>(packet, inner + ethernet::LENGTH))
+        Family::V6
     } else {
         return Err(Reason::UnsupportedEtherType);
     };
     // 5.
-    let outer_class = match family {
-        Family::V4 => header::class::<V4>(packet, OUTER_IP),
-        Family::V6 => header::class::<V6>(packet, OUTER_IP),
-    };
-    let before = inner_ecn.ok_or(Reason::Truncated)? & ecn::MASK;
-    let after = marked(before, outer_class.ok_or(Reason::Truncated)? & ecn::MASK)?;
+    let before = class(packet, said, inner + ethernet::LENGTH)? & ecn::MASK;
+    let after = marked(before, class(packet, family, OUTER_IP)? & ecn::MASK)?;
+    // An engine may refuse to make a packet of less than its IP header.
+    let first = inner + ethernet::LENGTH;
+    packet.read::<u8>(first + header(said) - 1).ok_or(Reason::Truncated)?;
     packet.close_tunnel(family, options as u32).ok_or(Reason::WriteFailed)?;
     put(packet, ethernet::TYPE, inside)?;
     if after != before {
@@ -224,6 +222,19 @@ pub fn unwrap(
         ..outer.record(Stage::Overlay)
     });
     Ok(Carried { identity, node: outer.source, length: outer.length })
+}
+
+/// The traffic class in the IP header at `offset`. The outcome of each read is asked for at once: kept for
+/// later, what is not there is kept as well, out of a register that holds nothing ("R5 !read_ok", kernel 6.18).
+///
+/// # Errors
+/// `Truncated`.
+#[inline(always)]
+fn class(packet: &impl Packet, family: Family, offset: usize) -> Result<u8, Reason> {
+    match family {
+        Family::V4 => header::class::<V4>(packet, offset).ok_or(Reason::Truncated),
+        Family::V6 => header::class::<V6>(packet, offset).ok_or(Reason::Truncated),
+    }
 }
 
 /// Length of the options behind the tunnel's header, after a look at its first word.

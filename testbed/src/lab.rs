@@ -313,9 +313,9 @@ impl Lab {
 
 /// Whether a node goes on as it is.
 fn stays(node: &Node, after: &Cluster) -> bool {
-    after.node(&node.name).is_some_and(|other| {
-        other.addresses == node.addresses && other.pod_cidrs == node.pod_cidrs
-    })
+    after
+        .node(&node.name)
+        .is_some_and(|other| other.addresses == node.addresses && other.pod_cidrs == node.pod_cidrs)
 }
 
 /// Whether a pod goes on as it is, and on a node that does.

@@ -271,7 +271,9 @@ impl Links {
         let index = self.index(&tried, link)?;
         let message = address_on(index, address, prefix);
         match self.request(&tried, Message::DelAddress(message), 0) {
-            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                Ok(())
+            }
             taken => taken.map(drop),
         }
     }

@@ -122,7 +122,8 @@ pub struct Answer {
 pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     let pods = cluster.pods.iter().flat_map(|pod| {
         let netns = pod_netns(&cluster.name, pod);
-        let ends = pod.addresses.iter().flat_map(|address| pod.ports.iter().map(move |port| (*address, port)));
+        let ends =
+            pod.addresses.iter().flat_map(|address| pod.ports.iter().map(move |port| (*address, port)));
         ends.map(move |(address, port)| listener(&netns, address, port))
     });
     let externals = cluster.externals.iter().flat_map(|external| {

@@ -487,10 +487,9 @@ mod tests {
         };
         let grid = ask([Verdict::Allow, Verdict::Allow]);
         assert_eq!((grid.rows.len(), grid.rows[0].flow.over, grid.differences), (1, None, 0));
-        for (answers, over) in [
-            ([Verdict::Deny, Verdict::Allow], Family::V4),
-            ([Verdict::Allow, Verdict::Deny], Family::V6),
-        ] {
+        for (answers, over) in
+            [([Verdict::Deny, Verdict::Allow], Family::V4), ([Verdict::Allow, Verdict::Deny], Family::V6)]
+        {
             let grid = ask(answers);
             assert_eq!((grid.rows.len(), grid.rows[0].flow.over, grid.differences), (1, Some(over), 1));
             assert_eq!(grid.rows[0].measured.verdict, Verdict::Deny);

@@ -253,12 +253,10 @@ fn quoted(protocol: u8, bytes: &[u8]) -> Option<&[u8]> {
 fn begins(net: &LaxNetSlice<'_>) -> bool {
     match net {
         LaxNetSlice::Ipv4(ip) => ip.header().fragments_offset().value() == 0,
-        LaxNetSlice::Ipv6(ip) => {
-            ip.extensions().clone().into_iter().all(|extension| match extension {
-                etherparse::Ipv6ExtensionSlice::Fragment(part) => part.fragment_offset().value() == 0,
-                _ => true,
-            })
-        }
+        LaxNetSlice::Ipv6(ip) => ip.extensions().clone().into_iter().all(|extension| match extension {
+            etherparse::Ipv6ExtensionSlice::Fragment(part) => part.fragment_offset().value() == 0,
+            _ => true,
+        }),
         LaxNetSlice::Arp(_) => true,
     }
 }
@@ -350,9 +348,8 @@ fn missed(socket: &OwnedFd) -> io::Result<u32> {
     let mut size = size_of_val(&counts) as libc::socklen_t;
     let (level, into) = (libc::SOL_PACKET, (&raw mut counts).cast());
     // SAFETY: getsockopt writes at most the two words, which outlive the call.
-    let asked = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, PACKET_STATISTICS, into, &raw mut size)
-    };
+    let asked =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, PACKET_STATISTICS, into, &raw mut size) };
     if asked < 0 { Err(io::Error::last_os_error()) } else { Ok(counts[1]) }
 }
 
@@ -473,8 +470,12 @@ mod tests {
         let mut witness = witness("");
         let about = udp((WORLD, 4000), (POD, 80));
         let mut error = Vec::new();
-        let unreachable = etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
-        PacketBuilder::ipv4(POD, WORLD, 64).icmpv4(unreachable).write(&mut error, &about).expect("there is room");
+        let unreachable =
+            etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+        PacketBuilder::ipv4(POD, WORLD, 64)
+            .icmpv4(unreachable)
+            .write(&mut error, &about)
+            .expect("there is room");
         assert_eq!(tell(&mut witness, &error, false), 1, "nobody sent what it is about");
         tell(&mut witness, &about, true);
         assert_eq!(tell(&mut witness, &error, false), 1);

@@ -172,7 +172,8 @@ fn an_upgrade_replaces_every_node_and_moves_what_workloads_make_anew() {
     let upgraded = podpath(&["upgrade", &stage.name, "--max-surge", "50%"]);
     exits(&upgraded, 0);
     let steps: Vec<&str> = stdout(&upgraded).lines().collect();
-    for step in ["node n3 joined: 10.240.0.6", "pod default/web went with n1", "node n1 left", "node n2 left"] {
+    for step in ["node n3 joined: 10.240.0.6", "pod default/web went with n1", "node n1 left", "node n2 left"]
+    {
         assert!(steps.contains(&step), "{step}: {steps:?}");
     }
     assert!(steps.iter().any(|step| step.starts_with("pod default/api-") && step.contains(" moved from ")));

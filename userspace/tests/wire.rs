@@ -148,7 +148,7 @@ fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace()
         frame.open_tunnel(outer).expect("room");
         assert_eq!(frame.length() as usize, whole.len() + room);
         assert_eq!(frame.read::<V4>(14 + room + V4::SOURCE), Some(V4(POD)));
-        frame.close_tunnel(outer, Family::V4).expect("room");
+        frame.close_tunnel(outer, 0).expect("room");
         assert_eq!(frame.bytes(), whole);
     }
 }

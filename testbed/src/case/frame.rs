@@ -13,7 +13,7 @@ use userspace::engine::emulator::message::{Body, Flags, Message, Segment};
 use userspace::engine::emulator::network::{Heard, Network, Place};
 use userspace::engine::emulator::topology::UPLINK;
 use userspace::engine::{Clock, Engine, Hook};
-use userspace::model::{Cluster, Endpoint, Protocol, Who};
+use userspace::model::{Cluster, Encapsulation, Endpoint, Protocol, Who};
 
 use super::script::{Cut, Kind, Over, Reply, Send, Tunnel};
 use super::{Failure, address_over};
@@ -93,8 +93,7 @@ fn packet<E: Engine + Clock>(
     }
     let body = body(send, source, to, send.source_port.wrapping_add(repetition))?;
     let sender = network.host_at(from).mac;
-    let packet =
-        Message { from: sender, to: [0; 6], source, target: to.address, ttl: send.ttl, body };
+    let packet = Message { from: sender, to: [0; 6], source, target: to.address, ttl: send.ttl, body };
     match &send.tunnel {
         Some(tunnel) => wrap(network, cluster, (from, tunnel), packet),
         None => {
@@ -278,7 +277,7 @@ fn talk<E: Engine + Clock>(
     Ok(Some((place, frame)))
 }
 
-/// Puts a packet into a tunnel's (RFC 7348), as the node at its other end would send it.
+/// Puts a packet into a tunnel's (RFC 7348, RFC 8926), as the node at its other end would send it.
 fn wrap<E: Engine + Clock>(
     network: &mut Network<E>,
     cluster: &Cluster,
@@ -288,7 +287,12 @@ fn wrap<E: Engine + Clock>(
     let to = target(cluster, &tunnel.to, None)?.address;
     let inside = Message { to: mac_of(to), ..packet }.to_frame();
     let vni = tunnel.vni.unwrap_or(Identity::WORLD.0);
-    let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
+    let options = tunnel.options.as_deref().map(super::script::hex).transpose()?.unwrap_or_default();
+    let start = match cluster.settings.encapsulation {
+        Encapsulation::Vxlan => [8, 0, 0, 0],
+        Encapsulation::Geneve => [(options.len() / 4) as u8, 0, 0x65, 0x58],
+    };
+    let header = [&start, &(vni << 8).to_be_bytes(), &options[..]].concat();
     let body = Body::Udp {
         source_port: 0xc001,
         target_port: cluster.settings.tunnel_port,
@@ -305,7 +309,8 @@ fn fragment(frame: &[u8], cut: Cut) -> Result<Vec<u8>, String> {
     let piece_of = |payload: &[u8]| {
         let piece = payload.get(usize::from(cut.offset)..usize::from(end)).map(<[u8]>::to_vec);
         let more = usize::from(end) < payload.len();
-        let piece = piece.ok_or_else(|| wrong(format!("the packet has {} bytes of payload only", payload.len())));
+        let piece =
+            piece.ok_or_else(|| wrong(format!("the packet has {} bytes of payload only", payload.len())));
         Ok::<_, String>((piece?, more))
     };
     let offset = IpFragOffset::try_new(cut.offset / 8).map_err(|why| wrong(why.to_string()))?;

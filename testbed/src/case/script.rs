@@ -122,6 +122,8 @@ pub struct Tunnel {
     pub to: String,
     /// Its network identifier; that of a sender whom no policy tells from others if left out.
     pub vni: Option<u32>,
+    /// Geneve's options, in hexadecimal digits; none if left out.
+    pub options: Option<String>,
 }
 
 /// Bytes that are replaced.
@@ -344,7 +346,7 @@ impl Line {
     }
 }
 
-fn hex(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn hex(text: &str) -> Result<Vec<u8>, String> {
     let digits: Vec<u8> = text
         .chars()
         .filter(|char| !char.is_whitespace())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
-use testbed::dataplane::{Name, chains};
 use testbed::dataplane::emulator::Emulated;
+use testbed::dataplane::{Name, chains};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;

@@ -29,7 +29,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     roster::state_nodes(&mut objects, &before, &named)?;
     // As in Kubernetes, pods go with their node unless a workload makes them anew.
     let nodes = roster::named(&named);
-    let evicted = roster::evict(&mut objects, &before, &nodes.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let evicted =
+        roster::evict(&mut objects, &before, &nodes.iter().map(String::as_str).collect::<Vec<_>>())?;
     let deleted = objects.delete(&named);
     let cluster = objects.resolve(Some(&lab.state().cluster))?;
     let _interrupt = Interrupt::watch()?;

@@ -96,8 +96,13 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         IpAddr::V6(address) => address,
     };
     let port = to.port.map_or_else(|| only_port(&cluster.find(&to.who)?), Ok)?;
-    let flow =
-        Flow { from: from.who.clone(), to: to.who.clone(), port: port.number, protocol: port.protocol, over: None };
+    let flow = Flow {
+        from: from.who.clone(),
+        to: to.who.clone(),
+        port: port.number,
+        protocol: port.protocol,
+        over: None,
+    };
     let (interrupt, names) = (Interrupt::watch()?, agents::names(cluster)?);
     let mut reported = Vec::new();
     let reports = || {

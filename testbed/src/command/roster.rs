@@ -27,9 +27,7 @@ pub(crate) fn state_nodes(
 /// # Errors
 /// A name that no Node may have; there are none at all.
 pub(crate) fn nodes<'a>(of: impl Iterator<Item = (&'a str, &'a Labels)>) -> Result<Objects, model::Error> {
-    let node = |(name, labels): (&str, &Labels)| {
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
-    };
+    let node = |(name, labels): (&str, &Labels)| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
     listed("nodes", of.map(node).collect())
 }
 

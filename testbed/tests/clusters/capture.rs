@@ -70,9 +70,7 @@ impl Capture {
         let (mut frames, mut bytes) = (Vec::new(), vec![0; 1 << 17]);
         loop {
             // SAFETY: recv writes at most the buffer's length.
-            let length = unsafe {
-                libc::recv(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0)
-            };
+            let length = unsafe { libc::recv(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
             let Ok(length) = usize::try_from(length) else { return frames };
             let mut frame = bytes[HEADER..length].to_vec();
             if bytes[0] & NEEDS_CHECKSUM != 0 {

@@ -59,7 +59,8 @@ pub(crate) fn cluster(name: &str, model: Model, encapsulation: Encapsulation, fa
     let node = |number: u8| {
         let v4 = address(format!("10.240.0.{}", 3 + number));
         let v6 = address(format!("fd00:240::{}", 3 + number));
-        let ranges = [format!("10.244.{number}.0/24"), format!("fd00:244:0:{number}::/64")].map(|it| range(&it));
+        let ranges =
+            [format!("10.244.{number}.0/24"), format!("fd00:244:0:{number}::/64")].map(|it| range(&it));
         let pod_cidrs = if own_ranges { families.pick(ranges[0], ranges[1]) } else { Vec::new() };
         Node {
             name: format!("n{number}"),
@@ -88,18 +89,16 @@ pub(crate) fn cluster(name: &str, model: Model, encapsulation: Encapsulation, fa
     };
     let pods = vec![pod("web", 1, 5), pod("near", 1, 6), pod("api", 2, 7)];
     let backends = pods[2].addresses.iter().map(|address| Backend { address: *address, port: 8080 });
-    let port = |protocol| ServicePort { name: None, port: 80, protocol, backends: backends.clone().collect() };
+    let port =
+        |protocol| ServicePort { name: None, port: 80, protocol, backends: backends.clone().collect() };
     let service = Service {
         namespace: "default".to_owned(),
         name: "api".to_owned(),
         addresses: families.pick(address("10.96.0.10".to_owned()), address("fd00:96::10".to_owned())),
         ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
     };
-    let external = |name: &str, address: IpAddr| External {
-        name: name.to_owned(),
-        address,
-        ports: Vec::new(),
-    };
+    let external =
+        |name: &str, address: IpAddr| External { name: name.to_owned(), address, ports: Vec::new() };
     let mut externals = vec![external("world", WORLD.into()), external("peer", PEER.into())];
     if families != Families::V4 {
         externals.push(external("world6", WORLD_V6.into()));

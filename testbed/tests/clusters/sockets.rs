@@ -81,7 +81,11 @@ pub(crate) fn ask(from: (&Netns, IpAddr), server: (&Netns, SocketAddr), dialled:
 
 /// Sends a datagram until it is answered: the address that the server saw.
 #[track_caller]
-pub(crate) fn ask_by_udp(from: (&Netns, IpAddr), server: (&Netns, SocketAddr), dialled: SocketAddr) -> IpAddr {
+pub(crate) fn ask_by_udp(
+    from: (&Netns, IpAddr),
+    server: (&Netns, SocketAddr),
+    dialled: SocketAddr,
+) -> IpAddr {
     let bound = |netns, address: SocketAddr| {
         let socket = inside(netns, || UdpSocket::bind(address)).expect("the address is there, the port free");
         socket.set_read_timeout(Some(PATIENCE)).expect("it is not zero");

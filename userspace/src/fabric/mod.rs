@@ -30,6 +30,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+
 use crate::model::{Cluster, LinkQuality};
 
 use flows::Flows;

@@ -22,7 +22,9 @@ pub enum Error {
         address: String,
     },
     /// Rules are written for one way between nodes.
-    #[error("cannot write rules for {what}: `chains` knows the overlay model with VXLAN only; choose `ebpf` or `emulator`")]
+    #[error(
+        "cannot write rules for {what}: `chains` knows the overlay model with VXLAN only; choose `ebpf` or `emulator`"
+    )]
     Model {
         /// The field, and what it says.
         what: String,

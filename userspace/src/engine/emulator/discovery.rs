@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_question_in_ipv6_that_a_router_passed_on_is_none() {
-        let (sender, target) = ("fd00::5".parse().expect("an address"), "fe80::1".parse().expect("an address"));
+        let (sender, target) =
+            ("fd00::5".parse().expect("an address"), "fe80::1".parse().expect("an address"));
         let question = Discovery { answer: false, sender_mac: [2; 6], sender, target_mac: [0; 6], target };
         let mut frame = question.to_frame();
         frame[14 + 7] -= 1;

@@ -110,11 +110,11 @@ impl Packet for Frame {
         self.open(tunnel::overhead(header(outer)))
     }
 
-    /// As `bpf_skb_adjust_room` does: the IP header of what is inside must be left, at least.
+    /// As `bpf_skb_adjust_room` does: a header at least of the family inside must be left.
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let overhead = tunnel::overhead(header(outer)) + options as usize;
         let inside: Be16 = self.read(overhead + ethernet::TYPE)?;
-        let least = header(if inside == ethernet::IPV6 { Family::V6 } else { Family::V4 });
+        let least = if inside == ethernet::IPV6 { V6::HEADER } else { V4::HEADER };
         if self.bytes().len() < ethernet::LENGTH + overhead + least {
             return None;
         }
@@ -175,8 +175,6 @@ pub(crate) fn zeroed<T: Plain>() -> T {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::wire::Be16;
-
     use super::*;
 
     fn frame(length: u8) -> Frame {

@@ -516,9 +516,11 @@ mod tests {
         let mut client = host(1, &[]);
         client.speak_from(7..=9, 5);
         let ports: Vec<u16> = (0..3)
-            .map(|_| match client.dial(std::net::Ipv4Addr::LOCALHOST.into(), Dial::Port(Protocol::Udp, 1)).body {
-                Body::Udp { source_port, .. } => source_port,
-                body => panic!("dialled UDP, said {body:?}"),
+            .map(|_| {
+                match client.dial(std::net::Ipv4Addr::LOCALHOST.into(), Dial::Port(Protocol::Udp, 1)).body {
+                    Body::Udp { source_port, .. } => source_port,
+                    body => panic!("dialled UDP, said {body:?}"),
+                }
             })
             .collect();
         assert_eq!(ports, [9, 7, 8]);

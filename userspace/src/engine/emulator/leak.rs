@@ -131,7 +131,9 @@ fn ends(packet: &LaxSlicedPacket<'_>) -> Option<(Ends, Option<Ends>)> {
     let (ports, quoted) = match packet.transport.as_ref() {
         Some(TransportSlice::Tcp(it)) => ((it.source_port(), it.destination_port()), None),
         Some(TransportSlice::Udp(it)) => ((it.source_port(), it.destination_port()), None),
-        Some(TransportSlice::Icmpv4(it)) if matches!(it.type_u8(), 3 | 11 | 12) => ((0, 0), quoted(it.payload())),
+        Some(TransportSlice::Icmpv4(it)) if matches!(it.type_u8(), 3 | 11 | 12) => {
+            ((0, 0), quoted(it.payload()))
+        }
         Some(TransportSlice::Icmpv6(it)) if it.type_u8() < 128 => ((0, 0), quoted(it.payload())),
         Some(TransportSlice::Icmpv4(it)) => (identifier(it.bytes5to8()), None),
         Some(TransportSlice::Icmpv6(it)) => (identifier(it.bytes5to8()), None),
@@ -181,10 +183,11 @@ mod tests {
             assert_eq!(watch().from_node(&udp(pod, world, (1, 2))), Err(leak));
             let fault = Fault::TimeExceeded;
             let about = quote(&udp(world, pod, (2, 1))[14..]);
-            let error = frame(if leak.pod.is_ipv4() { "10.240.0.4" } else { "fd00::4" }, world, Body::Error {
-                fault,
-                quote: about,
-            });
+            let error = frame(
+                if leak.pod.is_ipv4() { "10.240.0.4" } else { "fd00::4" },
+                world,
+                Body::Error { fault, quote: about },
+            );
             assert_eq!(watch().from_node(&error), Err(leak), "an error that quotes it");
             let open = Watch { open: true, ..watch() };
             assert_eq!(open.from_node(&udp(pod, world, (1, 2))), Ok(()));
@@ -199,8 +202,11 @@ mod tests {
         let mut watch = watch();
         let question = udp("203.0.113.7", "10.244.1.5", (40_000, 53));
         let answer = udp("10.244.1.5", "203.0.113.7", (53, 40_000));
-        let wrong =
-            frame("10.244.1.5", "203.0.113.7", Body::Error { fault: Fault::Port, quote: quote(&question[14..]) });
+        let wrong = frame(
+            "10.244.1.5",
+            "203.0.113.7",
+            Body::Error { fault: Fault::Port, quote: quote(&question[14..]) },
+        );
         for frame in [&answer, &wrong] {
             assert!(watch.from_node(frame).is_err(), "nobody asked yet");
         }

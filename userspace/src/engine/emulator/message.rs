@@ -166,7 +166,9 @@ impl Ends {
         match (source, target) {
             (IpAddr::V4(source), IpAddr::V4(target)) => Self::V4(source.octets(), target.octets()),
             (IpAddr::V6(source), IpAddr::V6(target)) => Self::V6(source.octets(), target.octets()),
-            _ => panic!("{source} and {target} cannot be in one packet: hosts send from an address like the target"),
+            _ => panic!(
+                "{source} and {target} cannot be in one packet: hosts send from an address like the target"
+            ),
         }
     }
 }
@@ -356,9 +358,7 @@ impl Fault {
         };
         let bytes5to8 = u32::to_be_bytes(rest);
         match ends {
-            Ends::V4(..) => {
-                control(Icmpv4Type::Unknown { type_u8: kind, code_u8: code, bytes5to8 }, quote)
-            }
+            Ends::V4(..) => control(Icmpv4Type::Unknown { type_u8: kind, code_u8: code, bytes5to8 }, quote),
             Ends::V6(..) => {
                 control_v6(ends, Icmpv6Type::Unknown { type_u8: kind, code_u8: code, bytes5to8 }, quote)
             }

@@ -12,6 +12,7 @@ pub mod network;
 pub mod node;
 mod pieces;
 mod tables;
+pub mod tally;
 pub mod topology;
 
 pub use connect::{Answer, Attempt};

@@ -11,18 +11,19 @@ use std::net::IpAddr;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
 use dataplane::wire::{Address, Mac, V4, V6};
-use dataplane::{Machine, Reason, Verdict};
+use dataplane::{Machine, Verdict};
 
 use super::Emulator;
 use super::discovery::Discovery;
-use super::host::{Host, Listeners, Outgoing, Refusal};
+use super::host::{Host, Listeners, Outgoing};
 use super::leak::{Leak, Watch};
 use super::message::{Ether, Message, TTL};
 use super::pieces::{Joined, Pieces};
+use super::tally::{Loss, Tally};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
 use crate::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
 use crate::error::Error;
-use crate::fabric::{self, End, Fabric, Port};
+use crate::fabric::{End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
 use crate::observe::walk::{Event, Names, Step};
 use crate::plan::{NodePlan, Plan};
@@ -58,37 +59,6 @@ pub struct Network<E> {
     quiet: bool,
     heard: Option<Heard>,
     pieces: Pieces,
-}
-
-/// What became of the frames that hosts sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Frames that hosts sent, or that were put in for them.
-    pub sent: u64,
-    /// Frames that hosts took.
-    pub delivered: u64,
-    /// Frames that ended elsewhere, by why.
-    pub dropped: BTreeMap<Loss, u64>,
-}
-
-impl Tally {
-    /// Frames that ended elsewhere.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.values().sum()
-    }
-}
-
-/// Where and why a frame ended before it reached a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Loss {
-    /// A node's path refused it.
-    Path(Reason),
-    /// The fabric could not deliver it.
-    Fabric(fabric::Loss),
-    /// A host would not take it.
-    Host(Refusal),
-    /// The path sent it where there is nobody.
-    Nowhere,
 }
 
 /// A frame that a host received while the hosts were quiet.
@@ -415,7 +385,8 @@ impl<E: Engine + Clock> Network<E> {
         loop {
             let next_ns = self.queue.peek().map(|Reverse(flight)| flight.due_ns);
             let fabric_ns = self.fabric.next_due_ns();
-            if let Some(due_ns) = fabric_ns.filter(|due_ns| next_ns.is_none_or(|next_ns| *due_ns <= next_ns)) {
+            if let Some(due_ns) = fabric_ns.filter(|due_ns| next_ns.is_none_or(|next_ns| *due_ns <= next_ns))
+            {
                 self.advance(due_ns)?;
                 self.cross();
                 continue;
@@ -466,7 +437,7 @@ impl<E: Engine + Clock> Network<E> {
             },
             Verdict::Forward(UPLINK) => {
                 self.schedule(FABRIC_NS, packet, Place::Fabric(Port::Node(node)), outcome.frame);
-            },
+            }
             Verdict::Forward(_) => self.lose(packet, Loss::Nowhere),
             Verdict::Answer => match self.topology.pods.get(&(node, interface)) {
                 Some(host) => {

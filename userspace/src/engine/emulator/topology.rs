@@ -91,7 +91,11 @@ impl Topology {
     pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Self {
         let settings = &cluster.settings;
         let mut topology = Self {
-            gateway: settings.node_subnets.first().map(|subnet| mac_of(gateway_of(subnet))).unwrap_or_default(),
+            gateway: settings
+                .node_subnets
+                .first()
+                .map(|subnet| mac_of(gateway_of(subnet)))
+                .unwrap_or_default(),
             seed,
             inside: settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().collect(),
             ..Self::default()

@@ -161,7 +161,11 @@ mod tests {
         assert_eq!(next(FIRST, swept(0, 0), false), Duration::from_secs(450));
         assert_eq!(next(SHORTEST, swept(99, 1), false), SHORTEST);
         assert_eq!(next(LONGEST, swept(0, 9), false), LONGEST);
-        assert_eq!(next(FIRST, swept(0, 9), true), Duration::from_secs(150), "a table is more than half full");
+        assert_eq!(
+            next(FIRST, swept(0, 9), true),
+            Duration::from_secs(150),
+            "a table is more than half full"
+        );
         assert_eq!(next(FIRST, swept(90, 10), true), Duration::from_secs(30));
     }
 

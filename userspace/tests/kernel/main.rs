@@ -1,7 +1,10 @@
 //! The engine in the kernel: loads, hooks in, outlives its process, leaves nothing behind.
 
+mod equal;
+mod netns;
+mod tunnels;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -11,6 +14,8 @@ use dataplane::{Reason, Verdict};
 use userspace::engine::kernel::{Kernel, Options, Pins, Sweeper, Way};
 use userspace::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
 use userspace::plan::{NodePlan, NodeRows, Prefix, Rows, Rules};
+
+use netns::Netns;
 
 const POD: V4 = V4([10, 244, 0, 2]);
 const OTHER: V4 = V4([10, 244, 0, 3]);
@@ -25,53 +30,6 @@ const TIMEOUTS: Timeouts = Timeouts {
     quarantine_s: 60,
     fragment_s: 30,
 };
-
-/// A network namespace with interfaces, removed at the end of the test.
-struct Netns {
-    name: String,
-}
-
-impl Netns {
-    fn new(of: &str) -> Self {
-        let name = format!("podpath-test-{}-{of}", std::process::id());
-        ip(&["netns", "add", &name]);
-        let netns = Self { name };
-        for (link, peer) in [("eth0", "far0"), ("pod0", "far1"), ("pod1", "far2")] {
-            netns.ip(&["link", "add", link, "type", "veth", "peer", "name", peer]);
-        }
-        netns
-    }
-
-    fn ip(&self, arguments: &[&str]) {
-        let all: Vec<_> = ["-n", self.name.as_str()].iter().chain(arguments).copied().collect();
-        ip(&all);
-    }
-
-    fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.name)
-    }
-
-    fn interface(&self, link: &str) -> IfIndex {
-        let output = Command::new("ip")
-            .args(["-n", &self.name, "-o", "link", "show", link])
-            .output()
-            .expect("ip is installed");
-        let text = String::from_utf8(output.stdout).expect("ip writes text");
-        let number = text.split(':').next().expect("a line begins with the number");
-        IfIndex(number.trim().parse().unwrap_or_else(|_| panic!("no interface {link}: {text}")))
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        ip(&["netns", "del", &self.name]);
-    }
-}
-
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().expect("ip is installed");
-    assert!(status.success(), "ip {}", arguments.join(" "));
-}
 
 /// Pins that are gone at the end of the test, whatever happens.
 struct Folder(Pins);
@@ -151,7 +109,7 @@ fn traced(netns: &Netns, pins: Option<Pins>) -> Options {
 #[test]
 #[ignore = "needs root: make test"]
 fn every_program_loads_and_says_what_the_verifier_walked() {
-    let netns = Netns::new("loads");
+    let netns = Netns::with_links("loads");
     for trace in [false, true] {
         let options = Options { trace, netns: Some(netns.path()), ..Options::default() };
         let start = Instant::now();
@@ -168,7 +126,7 @@ fn every_program_loads_and_says_what_the_verifier_walked() {
 #[test]
 #[ignore = "needs root: make test"]
 fn a_frame_goes_to_a_pod_to_the_world_or_nowhere() {
-    let netns = Netns::new("push");
+    let netns = Netns::with_links("push");
     let plan = plan(&netns);
     let mut kernel = Kernel::load(&plan, traced(&netns, None)).expect("loads");
     let pod = netns.interface("pod0");
@@ -199,13 +157,17 @@ fn a_frame_goes_to_a_pod_to_the_world_or_nowhere() {
 #[test]
 #[ignore = "needs root: make test"]
 fn what_is_over_is_swept_and_a_source_port_only_at_the_second_sight() {
-    let netns = Netns::new("sweep");
+    let netns = Netns::with_links("sweep");
     let mut kernel = Kernel::load(&plan(&netns), traced(&netns, None)).expect("loads");
     let pod = netns.interface("pod0");
     kernel.push(Hook::FromPod, pod, &datagram(WORLD, 53)).expect("runs");
     let mut sweeper = Sweeper::default();
     let swept = sweeper.sweep(&mut kernel).expect("sweeps");
     assert_eq!((swept.connections, swept.masquerades, swept.kept), (0, 0, 1));
+    let pressure = kernel.pressure().expect("readable");
+    let rows: Vec<_> = pressure.iter().map(|table| (table.table, table.rows)).collect();
+    assert_eq!(rows[..3], [("conntrack", 1), ("masquerades", 1), ("fragments", 0)]);
+    assert_eq!((pressure[0].capacity, pressure[3].capacity), (131_072, 1), "the node has no IPv6 address");
     kernel.wait(61).expect("the clock is ours");
     let swept = sweeper.sweep(&mut kernel).expect("sweeps");
     assert_eq!((swept.connections, swept.masquerades, swept.kept), (1, 0, 0));
@@ -218,7 +180,7 @@ fn what_is_over_is_swept_and_a_source_port_only_at_the_second_sight() {
 #[test]
 #[ignore = "needs root: make test"]
 fn rows_follow_the_plan_and_a_table_too_small_is_named_before_anything_changes() {
-    let netns = Netns::new("apply");
+    let netns = Netns::with_links("apply");
     let plan = plan(&netns);
     let mut options = traced(&netns, None);
     options.capacities.set("endpoints", 2).expect("there is such a table");
@@ -242,7 +204,7 @@ fn rows_follow_the_plan_and_a_table_too_small_is_named_before_anything_changes()
 #[test]
 #[ignore = "needs root: make test"]
 fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
-    let netns = Netns::new("restart");
+    let netns = Netns::with_links("restart");
     let folder = Folder::new("restart");
     let plan = plan(&netns);
     let places = [
@@ -279,7 +241,7 @@ fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
 #[test]
 #[ignore = "needs root: make test"]
 fn a_pinned_table_of_another_size_is_replaced_and_an_interface_of_the_same_name_is_hooked_anew() {
-    let netns = Netns::new("layout");
+    let netns = Netns::with_links("layout");
     let folder = Folder::new("layout");
     let plan = plan(&netns);
     let places = [(Hook::FromPod, "pod0".to_owned())];
@@ -303,12 +265,13 @@ fn a_pinned_table_of_another_size_is_replaced_and_an_interface_of_the_same_name_
 #[test]
 #[ignore = "needs root: make test"]
 fn without_tcx_a_program_is_a_filter() {
-    let netns = Netns::new("clsact");
+    let netns = Netns::with_links("clsact");
     let plan = plan(&netns);
     let places = [(Hook::FromPod, "pod0".to_owned())];
     let filters = || {
-        let output =
-            Command::new("tc").args(["-n", &netns.name, "filter", "show", "dev", "pod0", "ingress"]).output();
+        let output = Command::new("tc")
+            .args(["-n", netns.name(), "filter", "show", "dev", "pod0", "ingress"])
+            .output();
         let text = String::from_utf8(output.expect("tc is installed").stdout).expect("tc writes text");
         text.lines().filter(|line| line.contains("direct-action")).count()
     };
@@ -324,7 +287,7 @@ fn without_tcx_a_program_is_a_filter() {
 #[test]
 #[ignore = "needs root: make test"]
 fn an_interface_that_does_not_exist_is_named() {
-    let netns = Netns::new("missing");
+    let netns = Netns::with_links("missing");
     let mut kernel = Kernel::load(&plan(&netns), traced(&netns, None)).expect("loads");
     let refused = kernel.attach(&[(Hook::FromPod, "nowhere".to_owned())]).expect_err("there is none");
     assert_eq!(refused.to_string(), "cannot attach from_pod to nowhere: interface does not exist");
@@ -333,7 +296,7 @@ fn an_interface_that_does_not_exist_is_named() {
 #[test]
 #[ignore = "needs root: make test"]
 fn time_that_passes_brings_every_flow_nearer_to_its_end_also_on_the_kernels_own_clock() {
-    let netns = Netns::new("clock");
+    let netns = Netns::with_links("clock");
     let options = Options { fixed_clock: false, ..traced(&netns, None) };
     let mut kernel = Kernel::load(&plan(&netns), options).expect("loads");
     kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
@@ -368,15 +331,10 @@ fn is_let_go(netns: &Netns, link: &str) -> bool {
 
 /// How many programs hang on the ingress of an interface.
 fn hooked(netns: &Netns, link: &str) -> usize {
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(|| {
-            let file = std::fs::File::open(netns.path()).expect("the namespace is there");
-            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("this is root");
-            aya::programs::SchedClassifier::query_tcx(link, aya::programs::TcAttachType::Ingress)
-                .expect("the interface is there")
-                .1
-                .len()
-        });
-        asked.join().expect("asking does not panic")
+    netns.run(|| {
+        aya::programs::SchedClassifier::query_tcx(link, aya::programs::TcAttachType::Ingress)
+            .expect("the interface is there")
+            .1
+            .len()
     })
 }
