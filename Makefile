@@ -1,11 +1,13 @@
 # make, make help: what there is
 
 PODPATH = target/release/podpath
+DIFFERENTIAL_PACKETS = 1000000
+DIFFERENTIAL_SEED = 1
 
-.PHONY: help setup build demo test lint
+.PHONY: help setup build demo test differential lint
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the build and the tests need and this machine lacks
 	@scripts/setup.sh
@@ -18,6 +20,10 @@ demo: build ## Build, then show the main job on an example cluster
 
 test: setup ## Run every test; as root also those in the kernel and on real namespaces
 	@scripts/test.sh
+
+differential: setup ## Run a million random packets through both engines, as root
+	PODPATH_DIFFERENTIAL_PACKETS=$(DIFFERENTIAL_PACKETS) PODPATH_DIFFERENTIAL_SEED=$(DIFFERENTIAL_SEED) \
+		cargo test --release -p podpath-testbed --test differential random -- --ignored --nocapture
 
 lint: ## Check formatting and lints
 	@scripts/lint.sh

@@ -111,7 +111,7 @@ impl Draw {
         let mtu = if self.one_in(2) { 1500 } else { self.of(&[least[0], least[1], least[2], 1400, 2000]) };
         let _ = write!(spec, ", mtu: {mtu}");
         if !self.one_in(3) {
-            let last = 40_000 + self.below(12);
+            let last = 40_000 + if self.one_in(2) { self.below(3) } else { self.below(12) };
             let _ = write!(spec, ", masqueradePorts: {{first: 40000, last: {last}}}");
         }
         if self.one_in(2) {

@@ -104,7 +104,7 @@ impl Length {
         match number("PODPATH_DIFFERENTIAL_PACKETS") {
             None => Self { seed, clusters: draw::ROUND as usize, each: 1250 },
             // Making a cluster takes as long as thousands of packets.
-            Some(packets) => Self { seed, clusters: packets.div_ceil(5000) as usize, each: 5000 },
+            Some(packets) => Self { seed, clusters: packets.div_ceil(10_000) as usize, each: 10_000 },
         }
     }
 }

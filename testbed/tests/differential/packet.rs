@@ -38,6 +38,19 @@ pub(crate) struct Link {
 }
 
 impl Draw {
+    /// What a client sends to a protocol and port, mostly to begin with, from one of a few ports.
+    pub(crate) fn dial(
+        &mut self,
+        ends: (IpAddr, IpAddr),
+        (protocol, port): (u8, u16),
+        link: Link,
+    ) -> Vec<u8> {
+        let ports = (33_000 + self.below(3) as u16, port);
+        let payload = self.payload(link, ends.0.is_ipv6());
+        let transport = if protocol == TCP { self.tcp(ports, &payload) } else { udp(ports, &payload) };
+        self.ip(ends, protocol, &transport)
+    }
+
     /// A packet from one to the other, of the same family, with a small choice of ports, so that flows meet
     /// again.
     pub(crate) fn packet(&mut self, ends: (IpAddr, IpAddr), link: Link) -> Vec<u8> {

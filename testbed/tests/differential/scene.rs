@@ -41,7 +41,10 @@ struct Party {
 pub(crate) struct Scene {
     pods: Vec<Party>,
     nodes: Vec<Party>,
-    services: Vec<IpAddr>,
+    /// What clients dial: a Service's address, its protocol and port.
+    services: Vec<(IpAddr, u8, u16)>,
+    /// What dialling comes to.
+    backends: Vec<(IpAddr, u8, u16)>,
     world: Vec<IpAddr>,
     link: Link,
     has_tunnel: bool,
@@ -78,11 +81,20 @@ impl Scene {
             };
             node.addresses.iter().map(party).collect::<Vec<_>>()
         };
+        let (mut services, mut backends) = (Vec::new(), Vec::new());
+        for service in &cluster.services {
+            for port in &service.ports {
+                let protocol = port.protocol.number();
+                services.extend(service.addresses.iter().map(|address| (*address, protocol, port.port)));
+                backends.extend(port.backends.iter().map(|one| (one.address, protocol, one.port)));
+            }
+        }
         let settings = &cluster.settings;
         Self {
             pods,
             nodes: cluster.nodes.iter().enumerate().flat_map(node).collect(),
-            services: cluster.services.iter().flat_map(|service| service.addresses.clone()).collect(),
+            services,
+            backends,
             world: WORLD_V4.iter().chain(&WORLD_V6).map(|text| text.parse().expect("an address")).collect(),
             link: Link {
                 mtu: settings.mtu as usize,
@@ -155,12 +167,7 @@ impl Draw {
     }
 
     /// Has the pieces of a packet follow, mostly in order.
-    fn lay_out(
-        &mut self,
-        scene: &mut Scene,
-        place: (usize, Hook, IfIndex),
-        cut: Vec<Vec<u8>>,
-    ) {
+    fn lay_out(&mut self, scene: &mut Scene, place: (usize, Hook, IfIndex), cut: Vec<Vec<u8>>) {
         // The first goes ahead, unless they come out of order.
         let mut order: Vec<usize> = (1..cut.len()).collect();
         if self.one_in(5) {
@@ -264,13 +271,29 @@ impl Draw {
             return (pod.node, Hook::FromPod, pod.interface, self.link_talk(pod.address, target));
         }
         let source = if self.one_in(20) { self.source(scene, six) } else { pod.address };
-        let mut frame = self.packet((source, target), scene.link);
+        let mut frame = match self.below(4) {
+            0 => self.dialled(scene, source),
+            _ => None,
+        }
+        .unwrap_or_else(|| self.packet((source, target), scene.link));
         if self.one_in(60) {
             // Of no kind that the path knows, or of the other kind than its packet.
             let kinds: [[u8; 2]; 4] = [[0x88, 0xcc], [0x81, 0], [0x86, 0xdd], [8, 0]];
             frame[12..14].copy_from_slice(&self.of(&kinds));
         }
         (pod.node, Hook::FromPod, pod.interface, frame)
+    }
+
+    /// A Service is dialled, or one of its backends as if there were none.
+    fn dialled(&mut self, scene: &Scene, source: IpAddr) -> Option<Vec<u8>> {
+        let these = if self.one_in(3) { &scene.backends } else { &scene.services };
+        let alike: Vec<_> =
+            these.iter().filter(|(address, ..)| address.is_ipv6() == source.is_ipv6()).collect();
+        if alike.is_empty() {
+            return None;
+        }
+        let (target, protocol, port) = *self.of(&alike);
+        Some(self.dial((source, target), (protocol, port), scene.link))
     }
 
     fn a_pod(&mut self, scene: &Scene) -> Party {
@@ -324,7 +347,7 @@ impl Draw {
             0 => self.stray(six),
             1 => self.one_of(scene.nodes.iter().map(|party| party.address), six),
             2..=4 => self.one_of(scene.world.iter().copied(), six),
-            5..=8 => self.one_of(scene.services.iter().copied(), six),
+            5..=8 => self.one_of(scene.services.iter().map(|(address, ..)| *address), six),
             _ => self.one_of(scene.pods.iter().map(|party| party.address), six),
         }
     }
