@@ -10,6 +10,7 @@
 
 mod error;
 mod events;
+mod family;
 mod hook;
 mod netns;
 pub mod object;
@@ -28,8 +29,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Backends, Connection, Connections, Endpoints, Fragmented, Fragments, Frontends, Identities, IfIndex,
-    Maglev, Masquerades, Nodes, Policy, Routes, Table, Timeouts,
+    Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Nodes, Table, Timeouts,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -41,13 +41,14 @@ pub use pin::Pins;
 pub use sweep::{Sweeper, Swept};
 
 use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
-use crate::plan::{Change, NodeChange, NodePlan, NodeRows, diff, peak};
+use crate::plan::{NodeChange, NodePlan, NodeRows, diff, peak};
 use error::sentence;
 use events::Events;
+use family::{Family, Tables};
 use hook::Hooked;
 use netns::Netns;
 use pin::Layout;
-use table::{ArrayTable, HashTable, LongestTable, Row};
+use table::{HashTable, Row};
 
 /// Bytes of the ring buffer that reports go through. See `ebpf/src/maps.rs`.
 const RECORDS_BYTES: u32 = 1 << 20;
@@ -300,84 +301,6 @@ impl Kernel {
             NodeChange::V4(change) => self.v4.make(change),
             NodeChange::V6(change) => self.v6.make(change),
         }
-    }
-}
-
-/// The tables of one family.
-struct Tables<A: Address> {
-    endpoints: HashTable<Endpoints<A>>,
-    frontends: HashTable<Frontends<A>>,
-    maglev: ArrayTable<Maglev<A>>,
-    backends: ArrayTable<Backends<A>>,
-    connections: HashTable<Connections<A>>,
-    identities: LongestTable<Identities<A>>,
-    policy: LongestTable<Policy<A>>,
-    masquerades: HashTable<Masquerades<A>>,
-    routes: LongestTable<Routes<A>>,
-    fragments: HashTable<Fragments<A>>,
-}
-
-impl<A: Address> Tables<A> {
-    fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 3], Error> {
-        fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
-            Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
-        }
-        Ok([
-            of(&self.connections, capacities)?,
-            of(&self.masquerades, capacities)?,
-            of(&self.fragments, capacities)?,
-        ])
-    }
-
-    fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
-            endpoints: HashTable::new(take(ebpf, Endpoints::<A>::NAME)?)?,
-            frontends: HashTable::new(take(ebpf, Frontends::<A>::NAME)?)?,
-            maglev: ArrayTable::new(take(ebpf, Maglev::<A>::NAME)?)?,
-            backends: ArrayTable::new(take(ebpf, Backends::<A>::NAME)?)?,
-            connections: HashTable::new(take(ebpf, Connections::<A>::NAME)?)?,
-            identities: LongestTable::new(take(ebpf, Identities::<A>::NAME)?)?,
-            policy: LongestTable::new(take(ebpf, Policy::<A>::NAME)?)?,
-            masquerades: HashTable::new(take(ebpf, Masquerades::<A>::NAME)?)?,
-            routes: LongestTable::new(take(ebpf, Routes::<A>::NAME)?)?,
-            fragments: HashTable::new(take(ebpf, Fragments::<A>::NAME)?)?,
-        })
-    }
-
-    fn make(&mut self, change: Change<A>) -> Result<(), Error> {
-        match change {
-            Change::Endpoint(key, row) => self.endpoints.set(&key, row),
-            Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
-            Change::Slot(index, row) => self.maglev.set(index, row),
-            Change::Backend(index, row) => self.backends.set(index, row),
-            Change::Identity(prefix, row) => self.identities.set(&prefix, row),
-            Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
-            Change::Route(prefix, row) => self.routes.set(&prefix, row),
-        }
-    }
-}
-
-/// Both families' tables, by the family.
-trait Family: Address {
-    fn tables(kernel: &Kernel) -> &Tables<Self>;
-    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self>;
-}
-
-impl Family for V4 {
-    fn tables(kernel: &Kernel) -> &Tables<Self> {
-        &kernel.v4
-    }
-    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
-        &mut kernel.v4
-    }
-}
-
-impl Family for V6 {
-    fn tables(kernel: &Kernel) -> &Tables<Self> {
-        &kernel.v6
-    }
-    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
-        &mut kernel.v6
     }
 }
 

@@ -1,0 +1,92 @@
+//! The tables of one family, and which of the two a kernel's tables are.
+
+use aya::Ebpf;
+use dataplane::tables::{
+    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Policy, Routes,
+    Table,
+};
+use dataplane::wire::{Address, V4, V6};
+
+use super::error::Error;
+use super::table::{ArrayTable, HashTable, LongestTable};
+use super::{Kernel, Pressure, take};
+use crate::engine::Capacities;
+use crate::plan::Change;
+
+/// The tables of one family.
+pub(super) struct Tables<A: Address> {
+    pub(super) endpoints: HashTable<Endpoints<A>>,
+    pub(super) frontends: HashTable<Frontends<A>>,
+    pub(super) maglev: ArrayTable<Maglev<A>>,
+    pub(super) backends: ArrayTable<Backends<A>>,
+    pub(super) connections: HashTable<Connections<A>>,
+    pub(super) identities: LongestTable<Identities<A>>,
+    pub(super) policy: LongestTable<Policy<A>>,
+    pub(super) masquerades: HashTable<Masquerades<A>>,
+    pub(super) routes: LongestTable<Routes<A>>,
+    pub(super) fragments: HashTable<Fragments<A>>,
+}
+
+impl<A: Address> Tables<A> {
+    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 3], Error> {
+        fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
+            Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
+        }
+        Ok([
+            of(&self.connections, capacities)?,
+            of(&self.masquerades, capacities)?,
+            of(&self.fragments, capacities)?,
+        ])
+    }
+
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            endpoints: HashTable::new(take(ebpf, Endpoints::<A>::NAME)?)?,
+            frontends: HashTable::new(take(ebpf, Frontends::<A>::NAME)?)?,
+            maglev: ArrayTable::new(take(ebpf, Maglev::<A>::NAME)?)?,
+            backends: ArrayTable::new(take(ebpf, Backends::<A>::NAME)?)?,
+            connections: HashTable::new(take(ebpf, Connections::<A>::NAME)?)?,
+            identities: LongestTable::new(take(ebpf, Identities::<A>::NAME)?)?,
+            policy: LongestTable::new(take(ebpf, Policy::<A>::NAME)?)?,
+            masquerades: HashTable::new(take(ebpf, Masquerades::<A>::NAME)?)?,
+            routes: LongestTable::new(take(ebpf, Routes::<A>::NAME)?)?,
+            fragments: HashTable::new(take(ebpf, Fragments::<A>::NAME)?)?,
+        })
+    }
+
+    pub(super) fn make(&mut self, change: Change<A>) -> Result<(), Error> {
+        match change {
+            Change::Endpoint(key, row) => self.endpoints.set(&key, row),
+            Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
+            Change::Slot(index, row) => self.maglev.set(index, row),
+            Change::Backend(index, row) => self.backends.set(index, row),
+            Change::Identity(prefix, row) => self.identities.set(&prefix, row),
+            Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
+            Change::Route(prefix, row) => self.routes.set(&prefix, row),
+        }
+    }
+}
+
+/// Both families' tables, by the family.
+pub(super) trait Family: Address {
+    fn tables(kernel: &Kernel) -> &Tables<Self>;
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self>;
+}
+
+impl Family for V4 {
+    fn tables(kernel: &Kernel) -> &Tables<Self> {
+        &kernel.v4
+    }
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
+        &mut kernel.v4
+    }
+}
+
+impl Family for V6 {
+    fn tables(kernel: &Kernel) -> &Tables<Self> {
+        &kernel.v6
+    }
+    fn tables_mut(kernel: &mut Kernel) -> &mut Tables<Self> {
+        &mut kernel.v6
+    }
+}
