@@ -204,9 +204,6 @@ pub fn unwrap(
     // 5.
     let before = class(packet, said, inner + ethernet::LENGTH)? & ecn::MASK;
     let after = marked(before, class(packet, family, OUTER_IP)? & ecn::MASK)?;
-    // An engine may refuse to make a packet of less than its IP header.
-    let first = inner + ethernet::LENGTH;
-    packet.read::<u8>(first + header(said) - 1).ok_or(Reason::Truncated)?;
     packet.close_tunnel(family, options as u32).ok_or(Reason::WriteFailed)?;
     put(packet, ethernet::TYPE, inside)?;
     if after != before {
