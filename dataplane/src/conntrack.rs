@@ -144,8 +144,7 @@ pub fn track<A: Address>(
 pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> bool {
     let now_s = platform.now_s();
     // In its place: a copy would take much of the stack.
-    let going_on =
-        Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
+    let going_on = Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
     going_on == Some(true)
 }
 

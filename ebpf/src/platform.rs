@@ -13,7 +13,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_loop, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
@@ -429,6 +430,8 @@ unsafe extern "C" fn attempt<F: FnMut(&mut Kernel, u32) -> u32>(number: u32, sea
 
 /// The [`attempt`] for the closure of this search, whose type has no name.
 #[inline(always)]
-fn next_of<F: FnMut(&mut Kernel, u32) -> u32>(_: &Search<F>) -> unsafe extern "C" fn(u32, *mut Search<F>) -> i64 {
+fn next_of<F: FnMut(&mut Kernel, u32) -> u32>(
+    _: &Search<F>,
+) -> unsafe extern "C" fn(u32, *mut Search<F>) -> i64 {
     attempt::<F>
 }

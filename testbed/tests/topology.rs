@@ -383,7 +383,8 @@ impl Listening {
         let (sender, ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let ready = |answer: &listen::Answer| sender.send(answer.clone()).map_err(io::Error::other);
-            listen::serve(Spec { control, most_connections, listeners, watch: None }, ready).expect("it serves");
+            listen::serve(Spec { control, most_connections, listeners, watch: None }, ready)
+                .expect("it serves");
         });
         let first = ready.recv_timeout(PATIENCE).expect("it is ready");
         Self { client, first, thread: Some(thread), _directory: directory }

@@ -26,7 +26,9 @@ pub enum Error {
         known: String,
     },
     /// A host has no address from which it could send there.
-    #[error("cannot send from {host} to {target}: it has no address of that family; give it one, or dial another")]
+    #[error(
+        "cannot send from {host} to {target}: it has no address of that family; give it one, or dial another"
+    )]
     NoAddress {
         /// Who was to send.
         host: String,

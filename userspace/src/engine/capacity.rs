@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Nodes, Policy, Routes,
-    Table,
+    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Nodes, Policy,
+    Routes, Table,
 };
 use dataplane::wire::{V4, V6};
 

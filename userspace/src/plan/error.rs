@@ -1,6 +1,5 @@
 //! What can stand in the way of a plan.
 
-
 use dataplane::tables::Table;
 
 /// Why a cluster, or a node of it, could not be planned.

@@ -13,7 +13,7 @@ use super::route::Map;
 use super::ruleset::RuleSets;
 use super::selector::Pods;
 use super::service::Services;
-use super::{Error, Family, Links, RuleName, Rows, mac_of};
+use super::{Error, Family, Links, Rows, RuleName, mac_of};
 use crate::model::Cluster;
 
 /// One node's part in the plan of a family.
@@ -113,11 +113,7 @@ impl<A: Family> FamilyPlan<A> {
                 return Err(Error::table_full(&node, used.table, used.rows, used.capacity));
             }
         }
-        Ok(Part {
-            address: self.addresses[place].unwrap_or_default(),
-            rows,
-            rules: self.sets.names.clone(),
-        })
+        Ok(Part { address: self.addresses[place].unwrap_or_default(), rows, rules: self.sets.names.clone() })
     }
 
     fn rows(&self, place: usize, links: &Links) -> Result<Rows<A>, Error> {
@@ -127,10 +123,11 @@ impl<A: Family> FamilyPlan<A> {
         let address = self.addresses[place];
         let own = self.identities.of_node(address);
         for pod in &self.pods[place] {
-            let interface = links.pods.get(&pod.id).copied().ok_or_else(|| Error::NoInterface {
-                node: self.nodes[place].clone(),
-                pod: pod.id.clone(),
-            })?;
+            let interface = links
+                .pods
+                .get(&pod.id)
+                .copied()
+                .ok_or_else(|| Error::NoInterface { node: self.nodes[place].clone(), pod: pod.id.clone() })?;
             let (rules, isolated) = (pod.rules, pod.isolated);
             endpoints.insert(
                 pod.address,

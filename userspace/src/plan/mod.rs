@@ -101,8 +101,12 @@ impl Plan {
         })?;
         let (v4, v6) = (self.v4.node(place, links)?, self.v6.node(place, links)?);
         let underlay = self.nodes[place].1;
-        let node =
-            Node { underlay: tunnel_end(underlay), uplink: links.uplink, mac: mac_of(underlay), ..self.constants };
+        let node = Node {
+            underlay: tunnel_end(underlay),
+            uplink: links.uplink,
+            mac: mac_of(underlay),
+            ..self.constants
+        };
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != place);
         let nodes = others.map(|(other, (_, address))| (tunnel_end(*address), route::id(other))).collect();
         Ok(NodePlan {

@@ -180,10 +180,7 @@ impl<P: Path> Station<P> {
         let (deaf, (sender, receiver)) = self.netns.run(|| {
             let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
             let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
-            Ok::<_, Error>((
-                deaf,
-                socket::open(interface, index).map_err(failed("open a packet socket on"))?,
-            ))
+            Ok::<_, Error>((deaf, socket::open(interface, index).map_err(failed("open a packet socket on"))?))
         })??;
         write(&self.shared.senders).insert(link, Mutex::new(sender));
         let running = Arc::new(AtomicBool::new(true));
