@@ -151,7 +151,7 @@ pub(super) struct Script {
 /// A step, understood.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Send(Send),
+    Send(Box<Send>),
     Reply(Reply),
     Connect { from: String, to: String, over: Option<Over> },
     Wait { seconds: u32 },
@@ -325,7 +325,7 @@ impl Line {
         let identification = self.identification.unwrap_or(1);
         let fragment = self.fragment.as_deref().map(|cut| Cut::read(cut, identification));
         let patches = self.set.iter().map(|patch| Ok((patch.offset, hex(&patch.bytes)?)));
-        Ok(Step::Send(Send {
+        Ok(Step::Send(Box::new(Send {
             from,
             to: self.to,
             over: self.over,
@@ -342,7 +342,7 @@ impl Line {
             cut: self.cut,
             raw: self.raw.as_deref().map(hex).transpose()?,
             repeat: self.repeat.unwrap_or(1),
-        }))
+        })))
     }
 }
 

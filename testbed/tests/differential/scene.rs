@@ -242,7 +242,7 @@ impl Draw {
     /// A frame that begins something.
     fn fresh(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
         match self.below(10) {
-            0..=5 if !scene.pods.is_empty() => self.from_a_pod(scene),
+            0..=5 if !scene.pods.is_empty() => self.a_pods_frame(scene),
             6 => {
                 let node = self.of(&scene.nodes);
                 let target = self.target(scene, node.address.is_ipv6());
@@ -263,7 +263,7 @@ impl Draw {
         }
     }
 
-    fn from_a_pod(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
+    fn a_pods_frame(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
         let pod = self.of(&scene.pods);
         let six = pod.address.is_ipv6();
         let target = self.target(scene, six);
