@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dataplane::trace::Record;
-use userspace::agent::{Desired, Reply, Request};
+use userspace::agent::{Counts, Desired, Reply, Request};
 use userspace::engine::kernel::Pins;
 use userspace::model::{Cluster, Node};
 use userspace::observe::walk::{Event, Names, Step};
@@ -200,6 +200,19 @@ pub fn names(cluster: &Cluster) -> Result<Names, Error> {
         }
     }
     Ok(names)
+}
+
+/// What became of packets on each node, and how full its tables are, by the node's name.
+///
+/// # Errors
+/// An agent does not answer.
+pub fn counts(cluster: &Cluster) -> Result<BTreeMap<String, Counts>, Error> {
+    let replies = ask_all(cluster, |_| Request::Counts)?;
+    let named = cluster.nodes.iter().zip(replies).filter_map(|(node, reply)| match reply {
+        Reply::Counts(counts) => Some((node.name.clone(), counts)),
+        _ => None,
+    });
+    Ok(named.collect())
 }
 
 /// The replies of all, in the order of the nodes.

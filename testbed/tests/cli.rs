@@ -390,6 +390,17 @@ fn policies_put_into_a_cluster_that_is_up_hold_at_once() {
     assert_eq!(ask(), ["allow".into(), Value::Null, Value::Null]);
     exits(&podpath(&["apply", "--cluster", name, "-f", policy]), 0);
     assert_eq!(ask(), ["deny", "policy-denied", "default/db"].map(Value::from));
+    let counted = json(&podpath(&["get", "dataplane", "--cluster", name, "-o", "json"]));
+    let of_all = |what: &dyn Fn(&Value) -> u64| -> u64 {
+        counted.as_object().expect("nodes by name").values().map(what).sum()
+    };
+    assert!(of_all(&|node| node["verdicts"]["policy-denied"][0].as_u64().unwrap_or(0)) > 0, "{counted}");
+    let flows = |node: &Value| {
+        let [rows, capacity] = [0, 1].map(|at| node["tables"]["conntrack"][at].as_u64().expect("a number"));
+        assert_eq!(capacity, 131_072, "{counted}");
+        rows
+    };
+    assert!(of_all(&flows) > 0, "{counted}");
     exits(&podpath(&["delete", "--cluster", name, "-f", policy]), 0);
     assert_eq!(ask(), ["allow".into(), Value::Null, Value::Null]);
     exits(&podpath(&["down", name]), 0);

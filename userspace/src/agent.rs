@@ -38,7 +38,7 @@ pub enum Request {
     Records,
     /// Say what the rules that reports name by number are called.
     Rules,
-    /// Say how many packets came to which verdict.
+    /// Say how many packets came to which verdict, and how full the tables are that packets fill.
     Counts,
     /// Remove what is over now, not in its time.
     Sweep,
@@ -70,9 +70,8 @@ pub enum Reply {
     },
     /// What the rules are called.
     Rules(Rules),
-    /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
-    /// `stack`, or the slug of the reason of a drop.
-    Counts(BTreeMap<String, (u64, u64)>),
+    /// What became of packets, and how full the tables are.
+    Counts(Counts),
     /// Flows and source ports that were removed, and flows that go on.
     Swept {
         /// Flows that were over.
@@ -84,6 +83,16 @@ pub enum Reply {
     },
     /// It could not be done, and why.
     Failed(String),
+}
+
+/// What a node's path did, and what it still has room for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
+    /// `stack`, or the slug of the reason of a drop.
+    pub verdicts: BTreeMap<String, (u64, u64)>,
+    /// Rows that each table holds which packets fill, and rows that it can hold.
+    pub tables: BTreeMap<String, (usize, u32)>,
 }
 
 /// A [`Record`] in JSON.
@@ -277,7 +286,10 @@ impl Agent {
             let count = counts.get(verdict.counter() as usize)?;
             (count.packets > 0).then(|| (name.to_owned(), (count.packets, count.bytes)))
         });
-        Ok(Reply::Counts(named.collect()))
+        let verdicts = named.collect();
+        let tables = running.kernel.pressure()?.into_iter();
+        let tables = tables.map(|of| (of.table.to_owned(), (of.rows, of.capacity))).collect();
+        Ok(Reply::Counts(Counts { verdicts, tables }))
     }
 
     /// Removes what is over.

@@ -9,6 +9,7 @@ use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod, Serv
 
 use super::{Answer, Source};
 
+mod dataplane;
 mod fabric;
 
 /// Show what a cluster is made of
@@ -46,6 +47,8 @@ enum Kind {
     Externals,
     /// What the emulated fabric of a cluster that is up did so far
     Fabric,
+    /// What the nodes' paths did so far in a cluster that is up on ebpf, and how full their tables are
+    Dataplane,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Kind::Policies => show(args.output, &cluster.policies, || policies(&cluster, args.output))?,
         Kind::Externals => show(args.output, &cluster.externals, || externals(&cluster.externals))?,
         Kind::Fabric => return fabric::run(&subject, args.output),
+        Kind::Dataplane => return dataplane::run(&subject, args.output),
     };
     output::print(&text)?;
     Ok(Answer::Yes)

@@ -1,0 +1,46 @@
+//! `podpath get dataplane`: what became of packets on each node, and how much room its tables have left.
+
+use std::collections::BTreeMap;
+
+use dataplane::Reason;
+use testbed::agents;
+use testbed::output::{self, Format, columns};
+use userspace::agent::Counts;
+
+use super::super::{Answer, Subject};
+
+/// # Errors
+/// The cluster is not up on `ebpf`, or an agent does not answer.
+pub(super) fn run(subject: &Subject, format: Format) -> anyhow::Result<Answer> {
+    let Subject::Live(state) = subject else {
+        anyhow::bail!("cannot show the dataplane of objects in files: there is none until the cluster is up");
+    };
+    if state.dataplane != "ebpf" {
+        anyhow::bail!(
+            "cannot show the dataplane of {}: it is {}, which counts nothing: bring it up with --dataplane ebpf",
+            state.cluster.name,
+            state.dataplane
+        );
+    }
+    let counts = agents::counts(&state.cluster)?;
+    output::print(&format.document(&counts)?.unwrap_or_else(|| tables(&counts)))?;
+    Ok(Answer::Yes)
+}
+
+fn tables(counts: &BTreeMap<String, Counts>) -> String {
+    let verdicts = counts.iter().flat_map(|(node, counts)| {
+        counts.verdicts.iter().map(|(verdict, (packets, bytes))| {
+            let meaning = Reason::from_slug(verdict).map_or("", Reason::sentence);
+            [node.clone(), verdict.clone(), packets.to_string(), bytes.to_string(), meaning.to_owned()]
+        })
+    });
+    let tables = counts.iter().flat_map(|(node, counts)| {
+        counts.tables.iter().map(|(table, (rows, capacity))| {
+            let pressure = 100.0 * *rows as f64 / f64::from((*capacity).max(1));
+            [node.clone(), table.clone(), rows.to_string(), capacity.to_string(), format!("{pressure:.2} %")]
+        })
+    });
+    let verdicts = columns(["NODE", "VERDICT", "PACKETS", "BYTES", "MEANING"], verdicts);
+    let tables = columns(["NODE", "TABLE", "ROWS", "CAPACITY", "PRESSURE"], tables);
+    format!("{verdicts}\n{tables}")
+}
