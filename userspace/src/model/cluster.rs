@@ -108,9 +108,9 @@ pub struct Settings {
 /// Seconds without a packet after which a flow is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
-    /// A TCP connection that was not answered yet.
+    /// A TCP connection whose handshake is not over.
     pub tcp_opening_s: u32,
-    /// A TCP connection that was.
+    /// A TCP connection whose handshake is over.
     pub tcp_s: u32,
     /// A TCP connection that both sides have finished, or one has reset.
     pub tcp_closed_s: u32,

@@ -119,10 +119,10 @@ pub struct PortsSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimeoutsSpec {
-    /// A TCP connection that was not answered yet.
+    /// A TCP connection whose handshake is not over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_opening: Option<String>,
-    /// A TCP connection that was.
+    /// A TCP connection whose handshake is over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_established: Option<String>,
     /// A TCP connection that both sides have finished, or one has reset.
