@@ -203,6 +203,10 @@ impl Datagram {
 /// walk's to refuse.
 #[inline(always)]
 pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
+    let carried: Be16 = packet.read(ethernet::TYPE)?;
+    if carried != A::ETHERTYPE {
+        return None;
+    }
     let network = header::<A>(packet, ethernet::LENGTH).ok()?;
     if network.protocol != ip::protocol::UDP || !network.piece.is_whole() {
         return None;

@@ -106,7 +106,7 @@ fn datagram(ip: &IpSlice<'_>, bytes: &[u8], tunnel: Option<Tunnel>) -> Result<So
     let header = udp.payload().first().copied().ok_or("tunnel: no header")?;
     let length = if tunnel.geneve { TUNNEL + usize::from(header & 0x3f) * 4 } else { TUNNEL };
     let inner = udp.payload().get(length..).ok_or("tunnel: the header is cut short")?;
-    check(inner, None).map_err(|why| format!("in the tunnel: {why}"))
+    check(inner, Some(tunnel)).map_err(|why| format!("in the tunnel: {why}"))
 }
 
 /// Reads what an ICMP error quotes, as far as it is quoted.
