@@ -11,7 +11,7 @@ use userspace::engine::emulator::topology::{HOST_LINK, UPLINK};
 use userspace::model;
 use userspace::plan::{Links, NodePlan};
 
-use super::bytes::{Layout, pieces};
+use super::bytes::{Layout, TCP, pieces};
 use super::draw::{Draw, WORLD_V4, WORLD_V6};
 use super::packet::{LONGEST, Link, address};
 use super::twins::{Act, shortest};
@@ -271,8 +271,12 @@ impl Draw {
             return (pod.node, Hook::FromPod, pod.interface, self.link_talk(pod.address, target));
         }
         let source = if self.one_in(20) { self.source(scene, six) } else { pod.address };
-        let mut frame = match self.below(4) {
-            0 => self.dialled(scene, source),
+        let mut frame = match self.below(8) {
+            0 | 1 => self.dialled(scene, source),
+            // Always the same place in the world, so that ports of the node's run out.
+            2 => scene.world.iter().find(|address| address.is_ipv6() == six).and_then(|world| {
+                (source.is_ipv6() == six).then(|| self.dial((source, *world), (TCP, 80), scene.link))
+            }),
             _ => None,
         }
         .unwrap_or_else(|| self.packet((source, target), scene.link));
