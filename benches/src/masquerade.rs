@@ -404,7 +404,8 @@ mod tests {
     fn ours_fills_the_range_where_the_next_port_is_long_given_up() {
         let at = |rows: &[Row], share: f64| rows.iter().find(|row| row.occupancy == share).cloned();
         let ours = emulated(Strategy::Podpath).expect("it fits");
-        assert_eq!(at(&ours, 0.99).expect("it gets there").success, 1.0);
+        // Of tries at 99 %, 0.99 to the power of 1,025 find nothing: three in a hundred thousand.
+        assert!(at(&ours, 0.99).expect("it gets there").success >= 0.999, "{ours:?}");
         let theirs = emulated(Strategy::Next32).expect("it fits");
         assert!(at(&theirs, 0.99).is_none_or(|row| row.success < 0.9), "{theirs:?}");
     }
