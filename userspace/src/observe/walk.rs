@@ -486,7 +486,7 @@ mod tests {
             }),
             step(0, Stage::Route, |record| (record.detail, record.number) = (Route::REMOTE, 2)),
             step(0, Stage::Overlay, |record| {
-                (record.detail, record.number) = (overlay::WRAPPED, 1);
+                (record.detail, record.number, record.flags) = (overlay::WRAPPED, 1, Node::VXLAN);
                 (record.source, record.target) = (V4([10, 240, 0, 4]).to_v6(), V4([10, 240, 0, 5]).to_v6());
             }),
             step(0, Stage::ToUnderlay, |_| ()),
