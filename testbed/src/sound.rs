@@ -106,7 +106,7 @@ fn datagram(ip: &IpSlice<'_>, bytes: &[u8], tunnel: Option<Tunnel>) -> Result<So
     let header = udp.payload().first().copied().ok_or("tunnel: no header")?;
     let length = if tunnel.geneve { TUNNEL + usize::from(header & 0x3f) * 4 } else { TUNNEL };
     let inner = udp.payload().get(length..).ok_or("tunnel: the header is cut short")?;
-    check(inner, Some(tunnel)).map_err(|why| format!("in the tunnel: {why}"))
+    check(inner, None).map_err(|why| format!("in the tunnel: {why}"))
 }
 
 /// Reads what an ICMP error quotes, as far as it is quoted.
@@ -170,9 +170,13 @@ impl<E: Engine> Watched<E> {
         if matches!(outcome.verdict, Verdict::Drop(_)) {
             return None;
         }
-        let before = check(frame, self.tunnel).ok()?;
+        // What only looks like the tunnel's, as a pod's packet to its port does, goes its way as it is.
+        let (came, left) = (frame.len(), outcome.frame.len());
         let passed = matches!(outcome.verdict, Verdict::Deliver(_) | Verdict::Forward(_));
-        let why = match check(&outcome.frame, self.tunnel) {
+        let rejected = matches!(outcome.verdict, Verdict::Reject(_));
+        let unwrapped = left < came || (rejected && hook == Hook::FromUnderlay);
+        let before = check(frame, self.tunnel.filter(|_| unwrapped)).ok()?;
+        let why = match check(&outcome.frame, self.tunnel.filter(|_| passed && left > came)) {
             Ok(after) if passed && before != after => format!("{before:?} became {after:?}"),
             Ok(_) => return None,
             Err(why) => why,

@@ -58,7 +58,8 @@ impl Layout {
             (layout.piece, layout.later) = (place & 0x3fff != 0, place & 0x1fff != 0);
         }
         layout.transport = ip + at;
-        (layout.end <= frame.len() && layout.transport <= layout.end).then_some(layout)
+        let least = ip + if six { 40 } else { 20 };
+        (layout.end <= frame.len() && (least..=layout.end).contains(&layout.transport)).then_some(layout)
     }
 
     /// Of the packet in a frame, if it is an IP packet.
