@@ -23,7 +23,7 @@ test: setup ## Run every test; as root also those in the kernel and on real name
 
 differential: setup ## Run a million random packets through both engines, as root
 	PODPATH_DIFFERENTIAL_PACKETS=$(DIFFERENTIAL_PACKETS) PODPATH_DIFFERENTIAL_SEED=$(DIFFERENTIAL_SEED) \
-		cargo test --release -p podpath-testbed --test differential random -- --ignored --nocapture
+		cargo test -p podpath-testbed --test differential random -- --ignored --nocapture
 
 lint: ## Check formatting and lints
 	@scripts/lint.sh
