@@ -301,8 +301,10 @@ impl Draw {
         let mut frame = self.ip(ends, UDP, &udp(ports, &payload));
         if let Some(layout) = Layout::of(&frame)
             && !self.one_in(3)
+            // A fragment may end before.
+            && let Some(checksum) = frame.get_mut(layout.transport + 6..layout.transport + 8)
         {
-            frame[layout.transport + 6..layout.transport + 8].fill(0);
+            checksum.fill(0);
         }
         frame
     }
