@@ -123,6 +123,9 @@ impl Machine for Counting {
     fn now_s(&self) -> u32 {
         Machine::now_s(&self.node)
     }
+    fn random(&mut self) -> u32 {
+        Machine::random(&mut self.node)
+    }
     fn tracing(&self) -> bool {
         false
     }
@@ -324,7 +327,7 @@ fn plan() -> NodePlan {
         pad: 0,
     };
     rows.v4.endpoints.insert(POD, pod);
-    let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::GATEWAY, kind: Route::WORLD, pad: 0 };
+    let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::GATEWAY, kind: Route::WORLD, own: 0 };
     rows.v4.routes.insert(Prefix { key: V4::default(), bits: 0 }, world);
     NodePlan { node, addresses: (NODE, V6::default()), rows, rules: Rules::default() }
 }

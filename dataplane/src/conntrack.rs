@@ -34,7 +34,7 @@
 use crate::Reason;
 use crate::flow::Flow;
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Timeouts, Writes};
+use crate::tables::{BackendId, Connection, Connections, Timeouts, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
@@ -164,8 +164,10 @@ pub fn open<A: Address>(
         frontend_port: flow.frontend_port,
         masquerade_port,
         expires_s: 0,
+        backend: BackendId::default(),
+        client_port: Port::default(),
         flags: from_high as u8 * OPENED_BY_HIGH,
-        pad: [0; 3],
+        pad: 0,
     };
     if flow.protocol == ip::protocol::TCP && !is_syn(flow) {
         row.flags |= SETTLED;

@@ -142,7 +142,7 @@ impl<A: Address> Flow<A> {
 
 /// A number in which every bit depends on all of the given ones.
 #[inline(always)]
-pub(crate) fn mix(mut hash: u32) -> u32 {
+pub fn mix(mut hash: u32) -> u32 {
     hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
     hash ^ hash >> 16

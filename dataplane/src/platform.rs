@@ -4,8 +4,8 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, IfIndex, Maglev, Masquerades,
-    Node, Nodes, Policy, Routes, Writes,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, IfIndex, Maglev,
+    Masquerades, Node, Nodes, Policy, Routes, SourceRanges, Writes,
 };
 use crate::trace::Record;
 use crate::verdict::Verdict;
@@ -60,6 +60,8 @@ pub trait Machine: Holds<Nodes> {
     fn node(&self) -> Node;
     /// Seconds of a clock that does not go back.
     fn now_s(&self) -> u32;
+    /// A number that nobody can foretell, except where runs are to be repeated.
+    fn random(&mut self) -> u32;
     /// Whether every stage reports, or only what must be known of any packet.
     fn tracing(&self) -> bool;
     /// Takes a report. What can't be taken is counted by the engine.
@@ -92,6 +94,8 @@ pub trait Platform<A: Address>:
     + Holds<Frontends<A>>
     + Holds<Maglev<A>>
     + Holds<Backends<A>>
+    + Holds<SourceRanges<A>>
+    + Writes<Affinities<A>>
     + Holds<Identities<A>>
     + Holds<Policy<A>>
     + Holds<Routes<A>>

@@ -10,9 +10,9 @@
 //! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Kubernetes, "Virtual IPs and Service Proxies".
 
 use crate::Reason;
-use crate::flow::Flow;
+use crate::flow::{Flow, mix};
 use crate::platform::Platform;
-use crate::tables::{Backend, Backends, Frontend, Frontends, Maglev, Table};
+use crate::tables::{Backend, Backends, Frontend, Frontends, Maglev, Slots, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::Address;
 
@@ -27,15 +27,21 @@ pub fn choose<A: Address>(
 ) -> Result<Option<Backend<A>>, Reason> {
     let key = Frontend { address: flow.target, port: flow.target_port, protocol: flow.protocol, pad: 0 };
     // 1.
-    let Some(slots) = Frontends::get(platform, &key) else {
+    let Some(service) = Frontends::get(platform, &key) else {
         return Ok(None);
     };
     // 2.
+    let slots = service.internal;
     if slots.count == 0 {
         return Err(Reason::NoBackend);
     }
     // 3.
-    let slot = slots.first.wrapping_add(flow.hash(platform.node().seed) % slots.count);
+    let hash = flow.hash(platform.node().seed);
+    let slot = if slots.count <= Slots::FEW {
+        slots.first.wrapping_add(winner(platform, slots, hash))
+    } else {
+        slots.first.wrapping_add(hash % slots.count)
+    };
     let backend = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
     let backend = Backends::get(platform, &backend.0).ok_or(Reason::NoBackend)?;
     trace::step(platform, || Record {
@@ -46,4 +52,27 @@ pub fn choose<A: Address>(
         ..flow.record(Stage::Service)
     });
     Ok(Some(backend))
+}
+
+/// The place in a short list of the one that a flow with this hash prefers. A backend that is listed again has
+/// another chance each time.
+#[inline(always)]
+fn winner<A: Address>(platform: &impl Platform<A>, slots: Slots, hash: u32) -> u32 {
+    let (mut place, mut best, mut last, mut again) = (0, 0, 0, 0u32);
+    let mut at = 0;
+    while at < Slots::FEW && at < slots.count {
+        let slot = slots.first.wrapping_add(at);
+        if let Some(backend) = Maglev::<A>::get(platform, &slot)
+            && let Some(row) = Backends::get(platform, &backend.0)
+        {
+            again = if backend.0 == last { again.wrapping_add(0x9e37_79b9) } else { 0 };
+            last = backend.0;
+            let score = mix(hash ^ row.seed.wrapping_add(again));
+            if score >= best {
+                (place, best) = (at, score);
+            }
+        }
+        at += 1;
+    }
+    place
 }

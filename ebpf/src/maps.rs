@@ -11,8 +11,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, Maglev, Masquerades, Nodes,
-    NotAdded, Policy, PolicyKey, Routes, Table, Writes,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, Maglev,
+    Masquerades, Nodes, NotAdded, Policy, PolicyKey, Routes, SourceRanges, Table, Writes,
 };
 use dataplane::trace::Record;
 use dataplane::verdict::Verdict;
@@ -70,6 +70,8 @@ mapped! {
     Hash Frontends<V4> "frontends", <V6> "frontends_v6";
     Array Maglev<V4> "maglev", <V6> "maglev_v6";
     Array Backends<V4> "backends", <V6> "backends_v6";
+    Hash Affinities<V4> "affinities", <V6> "affinities_v6";
+    Longest SourceRanges<V4> "source_ranges", <V6> "source_ranges_v6";
     Hash Connections<V4> "conntrack", <V6> "conntrack_v6";
     Longest Identities<V4> "identities", <V6> "identities_v6";
     Longest Policy<V4> "policy", <V6> "policy_v6";
@@ -193,9 +195,10 @@ static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Reports that found no room in [`RECORDS`], for each CPU.
 #[map(name = "lost")]
 static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// The second it is, where time stands still between packets: see [`crate::platform::FIXED_CLOCK`].
+/// The second it is, and the number that chance gives, where both stand still between packets: see
+/// [`crate::platform::FIXED_CLOCK`].
 #[map(name = "clock")]
-static CLOCK: maps::Array<u32> = maps::Array::with_max_entries(1, 0);
+static CLOCK: maps::Array<u32> = maps::Array::with_max_entries(2, 0);
 
 /// Adds a packet to a verdict's counter.
 #[inline(always)]
@@ -227,6 +230,12 @@ pub(crate) fn report(record: &Record) {
 #[inline(always)]
 pub(crate) fn fixed_clock_s() -> u32 {
     CLOCK.get(0).copied().unwrap_or(0)
+}
+
+/// The number that userspace wrote last for chance.
+#[inline(always)]
+pub(crate) fn fixed_random() -> u32 {
+    CLOCK.get(1).copied().unwrap_or(0)
 }
 
 /// The families, each with room on every CPU for a walk.

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
     bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
@@ -43,7 +43,7 @@ constants! {
     ADDRESS_V6: V6;
     /// Not 0: every stage reports.
     TRACE: u32;
-    /// Not 0: the time is what userspace wrote into `clock`.
+    /// Not 0: the time, and what chance gives, are what userspace wrote into `clock`.
     FIXED_CLOCK: u32;
 }
 
@@ -372,6 +372,15 @@ impl Machine for Kernel {
         // SAFETY: it only reads. The coarse clock is a tenth of the fine one's price, and ticks often
         // enough for seconds.
         (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+    }
+
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        if FIXED_CLOCK.load() != 0 {
+            return maps::fixed_random();
+        }
+        // SAFETY: it only gives a number.
+        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]

@@ -194,7 +194,7 @@ impl<'a> Flow<'a> {
         let Some(port) = service.ports.iter().find(dialled) else {
             return Expectation::Undefined("the Service has no such port");
         };
-        let mut outcomes = port.backends.iter().map(|Backend { address, port }| {
+        let mut outcomes = port.ready().map(|Backend { address, port, .. }| {
             let (flow, target) = (Flow { port: *port, ..self }, party_at(self.cluster, *address));
             match flow.judge(source, target) {
                 // 2.
@@ -449,6 +449,7 @@ mod tests {
             host_network: false,
             ports: vec![container_port("http", 80, Protocol::Tcp), container_port("dns", 53, Protocol::Udp)],
             ready: true,
+            ..Pod::default()
         }
     }
 
@@ -925,12 +926,16 @@ mod tests {
 
     /// Service `shop/api`: 8080/tcp goes to port 80 of these addresses.
     fn with_service(policies: &[&str], backends: &[&str]) -> Cluster {
-        let backends =
-            backends.iter().map(|address| Backend { address: address.parse().unwrap(), port: 80 }).collect();
-        let port = ServicePort { name: None, port: 8080, protocol: Tcp, backends };
+        let backends = backends.iter().map(|address| Backend::new(address.parse().unwrap(), 80)).collect();
+        let port = ServicePort { port: 8080, protocol: Tcp, backends, ..ServicePort::default() };
         let (namespace, name) = ("shop".to_owned(), "api".to_owned());
-        let service =
-            Service { namespace, name, addresses: vec!["10.96.0.10".parse().unwrap()], ports: vec![port] };
+        let service = Service {
+            namespace,
+            name,
+            addresses: vec!["10.96.0.10".parse().unwrap()],
+            ports: vec![port],
+            ..Service::default()
+        };
         Cluster { services: vec![service], ..cluster(policies) }
     }
 

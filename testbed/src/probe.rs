@@ -348,6 +348,7 @@ mod tests {
             host_network: false,
             ports,
             ready: true,
+            ..Pod::default()
         }
     }
 
@@ -362,7 +363,8 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "api".to_owned(),
             addresses: vec!["10.96.0.10".parse().unwrap()],
-            ports: vec![ServicePort { name: None, port: 80, protocol: Protocol::Tcp, backends: Vec::new() }],
+            ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+            ..Service::default()
         };
         let world = External {
             name: "world".to_owned(),

@@ -236,6 +236,10 @@ impl<E: Clock> Clock for Watched<E> {
         self.engine.wait(seconds)
     }
 
+    fn set_random(&mut self, number: u32) -> Result<(), Error> {
+        self.engine.set_random(number)
+    }
+
     fn sweep(&mut self) -> Result<(), Error> {
         self.engine.sweep()
     }

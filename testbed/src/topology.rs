@@ -405,6 +405,7 @@ mod tests {
             host_network: false,
             ports: Vec::new(),
             ready: true,
+            ..Pod::default()
         }
     }
 

@@ -72,6 +72,7 @@ fn named(name: String) -> Lab {
         host_network: false,
         ports: Vec::new(),
         ready: true,
+        ..Pod::default()
     };
     let pod = |name: &str, node: &str, address: [u8; 4]| Pod {
         name: name.to_owned(),

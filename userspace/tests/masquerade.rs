@@ -79,6 +79,9 @@ impl<F: FnOnce(&mut Emulator)> Machine for HeldUp<F> {
     fn now_s(&self) -> u32 {
         Machine::now_s(&self.node)
     }
+    fn random(&mut self) -> u32 {
+        self.node.random()
+    }
     fn tracing(&self) -> bool {
         false
     }

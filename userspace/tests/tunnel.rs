@@ -40,7 +40,7 @@ fn node(encapsulation: u8, underlay: V6) -> Emulator {
         let mut node = underlay;
         node.0[15] += 1;
         let remote =
-            Route { node, id: NodeId(2), mac: Mac::of(V4([10, 240, 0, 5])), kind: Route::REMOTE, pad: 0 };
+            Route { node, id: NodeId(2), mac: Mac::of(V4([10, 240, 0, 5])), kind: Route::REMOTE, own: 0 };
         Rows {
             endpoints: BTreeMap::from([(pod, endpoint)]),
             routes: BTreeMap::from([(Prefix { key: other, bits: A::BITS }, remote)]),

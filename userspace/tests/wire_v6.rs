@@ -304,7 +304,7 @@ fn redirected(frame: &[u8], to: (V6, u16)) -> Vec<u8> {
     let mut frame = Frame::new(frame, IfIndex(1));
     let mut flow = Flow::default();
     flow::read(&mut frame, &mut flow).expect("a sound frame");
-    let backend = Backend { address: to.0, port: Be16::new(to.1), pad: [0; 2] };
+    let backend = Backend { address: to.0, port: Be16::new(to.1), ..Backend::default() };
     nat::to_backend(&mut frame, &mut flow, &backend).expect("a whole frame");
     assert_eq!((flow.target, flow.target_port.host()), to);
     frame.bytes().to_vec()

@@ -118,7 +118,7 @@ fn services(services: &[Service], format: Format) -> String {
         listed(service.ports.iter().map(|ServicePort { port, protocol, .. }| format!("{port}/{protocol}")))
     };
     let backends = |service: &Service| -> Vec<String> {
-        let all = service.ports.iter().flat_map(|port| &port.backends);
+        let all = service.ports.iter().flat_map(ServicePort::ready);
         all.map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string()).collect()
     };
     let rows = services.iter().map(|service| {

@@ -85,17 +85,23 @@ pub(crate) fn cluster(name: &str, model: Model, encapsulation: Encapsulation, fa
             host_network: false,
             ports: Vec::new(),
             ready: true,
+            ..Pod::default()
         }
     };
     let pods = vec![pod("web", 1, 5), pod("near", 1, 6), pod("api", 2, 7)];
-    let backends = pods[2].addresses.iter().map(|address| Backend { address: *address, port: 8080 });
-    let port =
-        |protocol| ServicePort { name: None, port: 80, protocol, backends: backends.clone().collect() };
+    let backends = pods[2].addresses.iter().map(|address| Backend::new(*address, 8080));
+    let port = |protocol| ServicePort {
+        port: 80,
+        protocol,
+        backends: backends.clone().collect(),
+        ..ServicePort::default()
+    };
     let service = Service {
         namespace: "default".to_owned(),
         name: "api".to_owned(),
         addresses: families.pick(address("10.96.0.10".to_owned()), address("fd00:96::10".to_owned())),
         ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
+        ..Service::default()
     };
     let external =
         |name: &str, address: IpAddr| External { name: name.to_owned(), address, ports: Vec::new() };

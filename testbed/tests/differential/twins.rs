@@ -134,6 +134,11 @@ impl Clock for Twins {
         self.kernel.wait(seconds)
     }
 
+    fn set_random(&mut self, number: u32) -> Result<(), Error> {
+        self.emulator.set_random(number)?;
+        self.kernel.set_random(number)
+    }
+
     fn sweep(&mut self) -> Result<(), Error> {
         self.emulator.sweep()?;
         self.kernel.sweep()

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Nodes, Policy,
-    Routes, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
+    Nodes, Policy, Routes, SourceRanges, Table,
 };
 use dataplane::wire::{V4, V6};
 
 use crate::error::Error;
 
 /// Every table: its name, and the rows it can hold.
-const TABLES: [(&str, u32); 21] = [
+const TABLES: [(&str, u32); 25] = [
     of::<Nodes>(),
     of::<Endpoints<V4>>(),
     of::<Frontends<V4>>(),
     of::<Maglev<V4>>(),
     of::<Backends<V4>>(),
+    of::<Affinities<V4>>(),
+    of::<SourceRanges<V4>>(),
     of::<Connections<V4>>(),
     of::<Identities<V4>>(),
     of::<Policy<V4>>(),
@@ -27,6 +29,8 @@ const TABLES: [(&str, u32); 21] = [
     of::<Frontends<V6>>(),
     of::<Maglev<V6>>(),
     of::<Backends<V6>>(),
+    of::<Affinities<V6>>(),
+    of::<SourceRanges<V6>>(),
     of::<Connections<V6>>(),
     of::<Identities<V6>>(),
     of::<Policy<V6>>(),

@@ -105,6 +105,11 @@ pub trait Clock {
     /// # Errors
     /// The engine could not change its clock, or its rows.
     fn wait(&mut self, seconds: u32) -> Result<(), Error>;
+    /// The number that chance gives the next packet; of no effect where chance is the kernel's.
+    ///
+    /// # Errors
+    /// The engine could not be told.
+    fn set_random(&mut self, number: u32) -> Result<(), Error>;
     /// Removes what the path has written and is of no more use, as the agent does now and then.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ fn cluster(nodes: usize) -> Cluster {
         host_network: false,
         ports: Vec::new(),
         ready: true,
+        ..Pod::default()
     };
     Cluster {
         name: "lab".to_owned(),

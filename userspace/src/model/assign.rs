@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::cluster::{Model, Settings};
 use super::place::{NodeDraft, PodDraft};
+use super::settings::{Model, Settings};
 use crate::ipam::{Error, IpFamily, Ipam, Join, ROUTES};
 
 /// An address of each family for every node and pod that has been placed and doesn't state its own.

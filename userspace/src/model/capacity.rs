@@ -6,8 +6,9 @@
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::cluster::{Demand, Model, Settings};
+use super::cluster::Demand;
 use super::ranges::{Purpose, Ranges};
+use super::settings::{Model, Settings};
 use crate::ipam::{
     BATCH, Draws, IpFamily, MAX_NODES, RANGE_TAKES, ROUTES, SNAT_PORTS, overlap, pod_ranges, size, usable,
 };

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::amount;
-use super::cluster::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
 use super::error::Fields;
 use super::fabric;
 use super::own::{LoadBalancerSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
+use super::settings::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
 use super::syntax;
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
 
@@ -64,6 +64,7 @@ impl Default for Settings {
             masquerade_ports: MASQUERADE_PORTS,
             timeouts: Timeouts::default(),
             fabric: Fabric::default(),
+            services: super::Services::default(),
             load_balancer: LoadBalancer::default(),
         }
     }
@@ -242,6 +243,7 @@ fn load_balancer(spec: Option<&LoadBalancerSpec>, fields: &mut Fields<'_>) -> Lo
             default.idle_timeout_s,
             fields,
         ),
+        ..default
     }
 }
 

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::{Deserialize, Serialize};
 
+use super::settings::Settings;
+
 /// Labels of a Kubernetes object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -40,231 +42,6 @@ pub struct Cluster {
     pub notes: Vec<String>,
 }
 
-/// The networking model: who gives pods their addresses, and how packets pass between nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Model {
-    /// A /24 per node out of a private pod CIDR; encapsulated between nodes; masqueraded on the way out.
-    #[default]
-    Overlay,
-    /// Pods have addresses of the nodes' subnet, which each node reserves when it joins; routed natively.
-    Flat,
-    /// Pods have addresses of a subnet of their own, which nodes take in batches; routed natively.
-    FlatDynamic,
-    /// A /24 per node out of a private pod CIDR; a route table of the fabric knows which node has which;
-    /// masqueraded on the way out.
-    Kubenet,
-}
-
-/// How the `overlay` model wraps packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encapsulation {
-    /// RFC 7348.
-    #[default]
-    Vxlan,
-    /// RFC 8926.
-    Geneve,
-}
-
-/// The choices of the `Testbed` object.
-///
-/// Ranges are lists, of one range or of one of each family: the first is that of whoever has one address
-/// only, and, among the node subnets, that of the underlay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The networking model.
-    pub model: Model,
-    /// How packets are wrapped; of no effect in other models than `overlay`.
-    pub encapsulation: Encapsulation,
-    /// The UDP port of the tunnel.
-    pub tunnel_port: u16,
-    /// Where nodes get their addresses; in `flat` pods, too.
-    pub node_subnets: Vec<IpNet>,
-    /// Where pods get theirs: in `overlay` and `kubenet` a range for each node, in `flat-dynamic` a subnet
-    /// for all. In `flat` none. A pod with an address of its own may be outside.
-    pub pod_cidrs: Vec<IpNet>,
-    /// Where Services get their virtual addresses.
-    pub service_cidrs: Vec<IpNet>,
-    /// What is reached with a pod's own address in `flat` and `flat-dynamic`: the virtual network, which
-    /// holds at least the subnets of nodes and pods.
-    pub vnet_cidrs: Vec<IpNet>,
-    /// Pods a node takes.
-    pub max_pods: u32,
-    /// Of the underlay, in bytes; pods get what is left after encapsulation.
-    pub mtu: u32,
-    /// Destinations outside the cluster that are reached with the pod's own address.
-    pub non_masquerade_cidrs: Vec<IpNet>,
-    /// The first and the last source port that may stand for a pod outside.
-    pub masquerade_ports: (u16, u16),
-    /// How long flows are remembered.
-    pub timeouts: Timeouts,
-    /// What lies between the nodes.
-    pub fabric: Fabric,
-    /// The cloud's load balancer.
-    pub load_balancer: LoadBalancer,
-}
-
-/// Seconds without a packet after which a flow is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
-    /// A TCP connection whose handshake is not over.
-    pub tcp_opening_s: u32,
-    /// A TCP connection whose handshake is over.
-    pub tcp_s: u32,
-    /// A TCP connection that both sides have finished, or one has reset.
-    pub tcp_closed_s: u32,
-    /// UDP.
-    pub udp_s: u32,
-    /// An ICMP echo.
-    pub icmp_s: u32,
-    /// How long the port that stood for a closed TCP connection is given to no other: the time for which
-    /// its far end may remember it (TIME_WAIT).
-    pub quarantine_s: u32,
-    /// How long the later fragments of a packet may follow the first.
-    pub fragment_s: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            tcp_opening_s: 60,
-            tcp_s: 8000,
-            tcp_closed_s: 10,
-            udp_s: 60,
-            icmp_s: 60,
-            quarantine_s: 60,
-            fragment_s: 30,
-        }
-    }
-}
-
-/// What lies between the nodes and the world.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fabric {
-    /// Who carries frames in a live cluster. The emulator always has its own.
-    pub kind: FabricKind,
-    /// User-defined routes: for packets that nodes and pods send. The longest prefix wins, also over what
-    /// the fabric knows by itself.
-    pub routes: Vec<UserRoute>,
-    /// The network security group of every node's interface, by priority.
-    pub security_rules: Vec<SecurityRule>,
-    /// Links that are not perfect.
-    pub links: Vec<LinkQuality>,
-}
-
-/// Who carries frames between the namespaces of a live cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FabricKind {
-    /// The kernel's bridge and routes: fast, and without any opinion.
-    #[default]
-    Bridge,
-    /// The emulator's fabric in a process of its own: what security rules, user-defined routes, imperfect
-    /// links and the load balancer's outbound rule need.
-    Emulator,
-}
-
-/// A user-defined route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserRoute {
-    /// For people.
-    pub name: String,
-    /// For whom it holds.
-    pub prefix: IpNet,
-    /// Where such packets go.
-    pub next_hop: NextHop,
-}
-
-/// Where a user-defined route leads. The words are the cloud's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NextHop {
-    /// To the node or external host with this address, which passes them on.
-    VirtualAppliance(IpAddr),
-    /// To wherever the fabric itself would send them.
-    VirtualNetwork,
-    /// To the world.
-    Internet,
-    /// Nowhere.
-    None,
-}
-
-/// A rule of a network security group. The first that matches, in the order of priorities, decides for a
-/// flow's first packet; the flow's others follow it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecurityRule {
-    /// For people.
-    pub name: String,
-    /// 100 to 4096, each once per direction; lower comes first.
-    pub priority: u16,
-    /// To a node's interface, or from it.
-    pub direction: Direction,
-    /// Whether the flow passes.
-    pub allow: bool,
-    /// As in the IP header; any if none.
-    pub protocol: Option<u8>,
-    /// Any of these; any at all if empty.
-    pub sources: Vec<IpNet>,
-    /// Any of these ranges, both ends in them; any at all if empty.
-    pub source_ports: Vec<(u16, u16)>,
-    /// As `sources`.
-    pub targets: Vec<IpNet>,
-    /// As `source_ports`.
-    pub target_ports: Vec<(u16, u16)>,
-}
-
-/// Seen from a node's interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// To it.
-    Inbound,
-    /// From it.
-    Outbound,
-}
-
-/// How frames fare on the link between a host and the fabric, in each direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkQuality {
-    /// `node:name` or `ext:name`.
-    pub link: String,
-    /// Added to each frame's way.
-    pub delay_ns: u64,
-    /// At most so much more or less, evenly.
-    pub jitter_ns: u64,
-    /// Of a million frames, so many are lost.
-    pub loss_ppm: u32,
-    /// Of a million, so many arrive twice.
-    pub duplicate_ppm: u32,
-    /// Of a million, so many overtake: they are not delayed.
-    pub reorder_ppm: u32,
-    /// Bits per second; 0: as fast as they come.
-    pub rate_bps: u64,
-    /// Frames that wait for their turn where there is a rate; more are lost.
-    pub queue: u32,
-    /// What chance starts from.
-    pub seed: u64,
-}
-
-/// The cloud's load balancer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadBalancer {
-    /// Between two health probes.
-    pub probe_interval_s: u32,
-    /// The outbound rule: the public address that nodes have in the world. None: their own.
-    pub outbound: Option<IpAddr>,
-    /// Source ports of it that each node has, towards each remote address and port.
-    pub snat_ports_per_node: u32,
-    /// Without a packet, after which a flow's port is free again.
-    pub idle_timeout_s: u32,
-}
-
-impl Default for LoadBalancer {
-    fn default() -> Self {
-        Self { probe_interval_s: 5, outbound: None, snat_ports_per_node: 1024, idle_timeout_s: 1800 }
-    }
-}
-
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -282,7 +59,7 @@ pub struct Node {
 }
 
 /// A pod, or a replica that a workload object would create.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `metadata.namespace`.
     pub namespace: String,
@@ -298,8 +75,25 @@ pub struct Pod {
     pub host_network: bool,
     /// Declared container ports (init containers' excluded, restartable ones' included).
     pub ports: Vec<ContainerPort>,
-    /// It may be an endpoint of a Service.
+    /// It may be an endpoint of a Service (its condition `Ready`).
     pub ready: bool,
+    /// It is on its way out (`metadata.deletionTimestamp`).
+    pub terminating: bool,
+    /// Ports of its node that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of a node's address that leads to a container's (`hostPort`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// At this address of the node (`hostIP`); at each of its addresses if none.
+    pub address: Option<IpAddr>,
+    /// The node's port.
+    pub port: u16,
+    /// TCP when left out.
+    pub protocol: Protocol,
+    /// The container's.
+    pub container_port: u16,
 }
 
 /// Who has one address, or one of each family.
@@ -320,6 +114,13 @@ macro_rules! addressed {
 }
 
 addressed!(Node, Pod, Service);
+
+impl Node {
+    /// The zone it is in (label `topology.kubernetes.io/zone`), if it says so.
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+    }
+}
 
 impl Pod {
     /// `namespace/name`.
@@ -373,15 +174,67 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// How far a Service can be reached from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceKind {
+    /// From inside the cluster, by its cluster addresses.
+    #[default]
+    ClusterIP,
+    /// At a port of every node, as well.
+    NodePort,
+    /// Through the cloud's load balancer, as well.
+    LoadBalancer,
+}
+
+/// Whose endpoints may answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// All of them.
+    #[default]
+    Cluster,
+    /// Those on the node where the packet comes in.
+    Local,
+}
+
+/// Which endpoints are preferred (`spec.trafficDistribution`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficDistribution {
+    /// Those in the client's zone (`PreferSameZone`, `PreferClose`).
+    SameZone,
+    /// Those on the client's node, else those in its zone (`PreferSameNode`).
+    SameNode,
+}
+
 /// A Service with at least one virtual address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `metadata.namespace`.
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `spec.type`.
+    pub kind: ServiceKind,
     /// The addresses clients dial (`spec.clusterIPs`, or chosen by IPAM): one, or one of each family.
     pub addresses: Vec<IpAddr>,
+    /// `spec.externalIPs`: addresses of no range here, which routers outside bring to some node.
+    pub external_addresses: Vec<IpAddr>,
+    /// The frontends at the cloud's load balancer: stated, as they were, or chosen.
+    pub load_balancer_addresses: Vec<IpAddr>,
+    /// The load balancer's frontends are in the virtual network, not in the world.
+    pub internal_load_balancer: bool,
+    /// For clients outside (`spec.externalTrafficPolicy`).
+    pub external_policy: TrafficPolicy,
+    /// For clients inside (`spec.internalTrafficPolicy`).
+    pub internal_policy: TrafficPolicy,
+    /// Where each node says whether it has endpoints (`spec.healthCheckNodePort`, or chosen), for a load
+    /// balancer with [`TrafficPolicy::Local`].
+    pub health_check_node_port: Option<u16>,
+    /// Who may come by the load balancer's addresses (`spec.loadBalancerSourceRanges`); everybody if empty.
+    pub source_ranges: Vec<IpNet>,
+    /// How long a client keeps its backend (`spec.sessionAffinity: ClientIP`); it doesn't if none.
+    pub affinity_s: Option<u32>,
+    /// Which endpoints are preferred; none in particular if none.
+    pub distribution: Option<TrafficDistribution>,
     /// One entry per `spec.ports`.
     pub ports: Vec<ServicePort>,
 }
@@ -394,7 +247,7 @@ impl Service {
 }
 
 /// One port of a Service, and who answers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Required by Kubernetes where a Service has several ports.
     pub name: Option<String>,
@@ -402,9 +255,18 @@ pub struct ServicePort {
     pub port: u16,
     /// TCP when left out.
     pub protocol: Protocol,
-    /// Ready endpoints of the Service's families, in the order of the pods or EndpointSlices; `targetPort`
-    /// resolved for each.
+    /// The port of every node's address (`nodePort`, or chosen).
+    pub node_port: Option<u16>,
+    /// Every endpoint of the Service's families, whatever its conditions, in the order of the pods or
+    /// EndpointSlices; `targetPort` resolved for each.
     pub backends: Vec<Backend>,
+}
+
+impl ServicePort {
+    /// The endpoints that are ready.
+    pub fn ready(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(|backend| backend.ready)
+    }
 }
 
 /// One endpoint of a service port.
@@ -414,6 +276,41 @@ pub struct Backend {
     pub address: IpAddr,
     /// On which port.
     pub port: u16,
+    /// It may be given connections: it is serving, and not on its way out; or the Service publishes endpoints
+    /// that are not ready.
+    pub ready: bool,
+    /// It would answer.
+    pub serving: bool,
+    /// It is on its way out. Where no endpoint is ready, those that serve while they go are used.
+    pub terminating: bool,
+    /// The node it is on, if it is on one of the cluster's.
+    pub node: Option<String>,
+    /// The zone it is in, if that is known.
+    pub zone: Option<String>,
+    /// The zones whose clients should use it (`hints.forZones`); all if empty.
+    pub for_zones: Vec<String>,
+    /// The nodes whose clients should use it (`hints.forNodes`); all if empty.
+    pub for_nodes: Vec<String>,
+    /// Its share of the flows, against the others' weights: 1 where nobody says otherwise.
+    pub weight: u32,
+}
+
+impl Backend {
+    /// A ready endpoint of which nothing else is known.
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            zone: None,
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
+            weight: 1,
+        }
+    }
 }
 
 /// A host outside the cluster.

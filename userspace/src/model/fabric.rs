@@ -9,12 +9,12 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::amount;
 use super::choice::word;
-use super::cluster::{
-    Direction, Fabric, FabricKind, LinkQuality, Model, NextHop, SecurityRule, Settings, UserRoute,
-};
 use super::endpoint::did_you_mean;
 use super::error::Fields;
 use super::own::{FabricSpec, LinkSpec, RouteSpec, SecurityRuleSpec, TestbedSpec};
+use super::settings::{
+    Direction, Fabric, FabricKind, LinkQuality, Model, NextHop, SecurityRule, Settings, UserRoute,
+};
 use super::syntax;
 use crate::ipam::overlap;
 

@@ -24,6 +24,7 @@ mod read;
 mod resolve;
 mod selector;
 mod service;
+pub mod settings;
 mod stated;
 mod strict;
 mod syntax;
@@ -36,6 +37,7 @@ pub use error::{Error, Origin};
 pub(crate) use fabric::inside as virtual_network;
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
+pub use settings::*;
 
 /// The cluster that files, directories and standard input (`-`) describe.
 ///

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
-use super::cluster::{Labels, Model, Node, Pod};
+use super::cluster::{Labels, Node, Pod};
 use super::endpoint::did_you_mean;
 use super::error::Origin;
 use super::object::Object;
 use super::own::TestbedSpec;
 use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
+use super::settings::Model;
 use super::stated::{host_ips, host_network, id, internal_ips, node_name, pod_ips, pod_ranges, ports, ready};
 use super::workload::Source;
 use crate::ipam::{self, Disjoint};
@@ -388,6 +389,8 @@ impl PodDraft {
             host_network: host_network(&pod),
             ports: ports(&pod),
             ready: ready(&pod),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            host_ports: Vec::new(),
             namespace: self.namespace,
             name: self.name,
             labels: pod.metadata.labels.unwrap_or_default(),

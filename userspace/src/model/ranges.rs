@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::cluster::{Model, Settings};
 use super::error::Fields;
 use super::own::TestbedSpec;
+use super::settings::{Model, Settings};
 use super::syntax;
 use crate::ipam::{self, IpFamily, Wish};
 

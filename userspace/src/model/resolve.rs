@@ -13,13 +13,14 @@ use std::net::IpAddr;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::choice::{self, Choices};
-use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Model, Pod, Settings};
+use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Pod};
 use super::error::{Error, Faults};
 use super::object::{Entry, Object, Objects};
 use super::own;
 use super::place::{self, NodeDraft, PodDraft};
 use super::ranges::{self, Choice, Given, Ranges};
 use super::service::{self, ServiceDraft};
+use super::settings::{Model, Settings};
 use super::{assign, fabric, masquerade, syntax, workload};
 use crate::ipam::{IpFamily, Ipam};
 

@@ -17,11 +17,12 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::cluster::{Backend, Model, Pod, Protocol, Service, ServicePort};
+use super::cluster::{Backend, Pod, Protocol, Service, ServicePort};
 use super::error::Origin;
 use super::object::{Object, Objects};
 use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
+use super::settings::Model;
 use super::syntax;
 use crate::ipam::{self, IpFamily, Ipam};
 
@@ -296,6 +297,7 @@ pub(super) fn with_endpoints(
                 name: port.name.clone().filter(|name| !name.is_empty()),
                 port: syntax::port(port.port.into()).ok()?,
                 protocol,
+                node_port: None,
                 backends,
             })
         };
@@ -304,6 +306,7 @@ pub(super) fn with_endpoints(
             name: name.into(),
             addresses: draft.addresses.clone(),
             ports: spec.ports.iter().flatten().filter_map(settle_port).collect(),
+            ..Service::default()
         }
     };
     services.into_iter().map(settle).collect()
@@ -346,7 +349,7 @@ fn from_slices(
             let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
             // Only the first address of an endpoint counts; the others are not used by anybody (KEP-752).
             if let (true, Some(Ok(address))) = (ready, endpoint.addresses.first().map(|text| text.parse())) {
-                backends.push(Backend { address, port: target });
+                backends.push(Backend::new(address, target));
             }
         }
     }
@@ -370,7 +373,7 @@ fn from_selector<'a>(
     let backends = |pod: &'a Pod| {
         let target = target_port(port, protocol, pod);
         let ours = pod.addresses.iter().filter(|address| families.contains(&IpFamily::of(**address)));
-        ours.filter_map(move |address| Some(Backend { address: *address, port: target? }))
+        ours.filter_map(move |address| Some(Backend::new(*address, target?)))
     };
     selected.flat_map(backends).collect()
 }

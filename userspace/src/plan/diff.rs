@@ -13,12 +13,12 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev, NodeId,
-    Nodes, Policy, PolicyRow, Route, Routes, Slots, Table,
+    Allowed, Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev,
+    NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
-use super::{FrontendKey, NodeRows, PolicyPrefix, Prefix, Rows};
+use super::{FrontendKey, NodeRows, PolicyPrefix, Prefix, RangePrefix, Rows};
 
 /// One change of one table of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,9 @@ pub enum Change<A: Address> {
     /// Of [`Endpoints`].
     Endpoint(A, Option<Endpoint>),
     /// Of [`Frontends`].
-    Frontend(FrontendKey<A>, Option<Slots>),
+    Frontend(FrontendKey<A>, Option<Service>),
+    /// Of [`SourceRanges`].
+    SourceRange(RangePrefix<A>, Option<Allowed>),
     /// Of [`Maglev`].
     Slot(u32, BackendId),
     /// Of [`Backends`].
@@ -66,6 +68,7 @@ fn of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
     // 1.
     fill(&mut changes, &from.backends, &to.backends, Change::Backend);
     fill(&mut changes, &from.maglev, &to.maglev, Change::Slot);
+    put(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     put(&mut changes, &from.policy, &to.policy, Change::Policy);
     put(&mut changes, &from.identities, &to.identities, Change::Identity);
@@ -77,6 +80,7 @@ fn of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
     remove(&mut changes, &from.identities, &to.identities, Change::Identity);
     remove(&mut changes, &from.policy, &to.policy, Change::Policy);
     remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
+    remove(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     changes
 }
 
@@ -129,12 +133,13 @@ pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
 }
 
 /// [`peak`] of the tables of one family.
-pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 7] {
+pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
     [
         of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
         of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
         of::<Maglev<A>>(from.maglev.len().max(to.maglev.len())),
         of::<Backends<A>>(from.backends.len().max(to.backends.len())),
+        of::<SourceRanges<A>>(both(&from.source_ranges, &to.source_ranges)),
         of::<Identities<A>>(both(&from.identities, &to.identities)),
         of::<Policy<A>>(both(&from.policy, &to.policy)),
         of::<Routes<A>>(both(&from.routes, &to.routes)),

@@ -150,6 +150,7 @@ impl<A: Family> FamilyPlan<A> {
             frontends: self.services.frontends.clone(),
             maglev: self.services.maglev.clone(),
             backends: self.services.backends.clone(),
+            source_ranges: BTreeMap::new(),
             identities: self.identities.rows(address),
             policy,
             routes: self.map.rows(place, address.is_some()),

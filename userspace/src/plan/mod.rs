@@ -144,6 +144,9 @@ fn constants(cluster: &Cluster) -> Node {
         tunnel_port: Port::new(cluster.settings.tunnel_port),
         masquerade_first: first,
         masquerade_count: (last - first).saturating_add(1),
+        node_port_first: cluster.settings.services.node_ports.0,
+        node_port_count: (cluster.settings.services.node_ports.1 - cluster.settings.services.node_ports.0)
+            .saturating_add(1),
         encapsulation: match (model, encapsulation) {
             (Model::Overlay, Encapsulation::Vxlan) => Node::VXLAN,
             (Model::Overlay, Encapsulation::Geneve) => Node::GENEVE,

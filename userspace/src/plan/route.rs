@@ -117,7 +117,7 @@ impl<A: Family> Map<A> {
 
     /// The routes of a node; `lends` says whether it has an address of the family.
     pub(super) fn rows(&self, own: usize, lends: bool) -> BTreeMap<Prefix<A>, Route> {
-        let plain = |kind, mac| Route { node: V6::default(), id: NodeId(0), mac, kind, pad: 0 };
+        let plain = |kind, mac| Route { node: V6::default(), id: NodeId(0), mac, kind, own: 0 };
         let nobody = plain(Route::BLACKHOLE, Mac::default());
         let other = |node: usize, mac: Mac| {
             if self.overlay {
@@ -129,9 +129,9 @@ impl<A: Family> Map<A> {
         };
         let row = |(prefix, place): (&Prefix<A>, &Place)| {
             let route = match *place {
-                Place::Node(node) if node == own => plain(Route::HOST, Mac::default()),
+                Place::Node(node) if node == own => Route { own: 1, ..plain(Route::HOST, Mac::default()) },
                 Place::On(node) if node == own => nobody,
-                Place::Node(node) => other(node, self.nodes[node].1),
+                Place::Node(node) => Route { own: 1, ..other(node, self.nodes[node].1) },
                 Place::On(node) => other(node, self.gateway),
                 Place::World if lends => plain(Route::WORLD, self.gateway),
                 Place::Native => plain(Route::NATIVE, self.gateway),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route, Slots,
+    Allowed, Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route,
+    Service, ServiceId, SourceRange,
 };
 use dataplane::wire::{Address, V4, V6};
 use serde::{Deserialize, Serialize};
@@ -34,11 +35,13 @@ pub struct Rows<A: Address> {
     /// See [`dataplane::tables::Endpoints`].
     pub endpoints: BTreeMap<A, Endpoint>,
     /// See [`dataplane::tables::Frontends`].
-    pub frontends: BTreeMap<FrontendKey<A>, Slots>,
+    pub frontends: BTreeMap<FrontendKey<A>, Service>,
     /// See [`dataplane::tables::Maglev`]; shorter than the table: the rest is never read.
     pub maglev: Vec<BackendId>,
     /// See [`dataplane::tables::Backends`]; shorter than the table: the rest is never read.
     pub backends: Vec<Backend<A>>,
+    /// See [`dataplane::tables::SourceRanges`].
+    pub source_ranges: BTreeMap<RangePrefix<A>, Allowed>,
     /// See [`dataplane::tables::Identities`].
     pub identities: BTreeMap<Prefix<A>, Identity>,
     /// See [`dataplane::tables::Policy`]; the key's bytes in memory order, as the table compares them.
@@ -54,6 +57,7 @@ impl<A: Address> Default for Rows<A> {
             frontends: BTreeMap::new(),
             maglev: Vec::new(),
             backends: Vec::new(),
+            source_ranges: BTreeMap::new(),
             identities: BTreeMap::new(),
             policy: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -64,7 +68,7 @@ impl<A: Address> Default for Rows<A> {
 /// A key of [`Rows::frontends`] in an order: address, port (host order), protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrontendKey<A> {
-    /// The virtual address.
+    /// The virtual address; zero for a node port.
     pub address: A,
     /// Host order.
     pub port: u16,
@@ -80,6 +84,24 @@ impl<A: Address> From<FrontendKey<A>> for Frontend<A> {
             protocol: key.protocol,
             pad: 0,
         }
+    }
+}
+
+/// A key of [`Rows::source_ranges`] in an order, with the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RangePrefix<A> {
+    /// [`SourceRange::service`].
+    pub service: u32,
+    /// [`SourceRange::address`]; the bits that do not count are zero.
+    pub address: A,
+    /// How many bits of the address count.
+    pub bits: u32,
+}
+
+impl<A: Address> From<RangePrefix<A>> for Prefix<SourceRange<A>> {
+    fn from(prefix: RangePrefix<A>) -> Self {
+        let key = SourceRange { service: ServiceId(prefix.service), address: prefix.address };
+        Self { key, bits: u32::BITS + prefix.bits }
     }
 }
 

@@ -8,11 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use dataplane::tables::{self, BackendId, Backends, Maglev, Slots, Table};
+use dataplane::tables::{self, BackendId, Backends, Maglev, Service, ServiceId, Slots, Table};
 use dataplane::wire::Be16;
 
 use super::numbers::Numbers;
-use super::{Error, Family, FrontendKey, maglev};
+use super::{Error, Family, FrontendKey, hash, maglev};
 use crate::model::Cluster;
 
 /// An endpoint: address and port, host order.
@@ -21,7 +21,7 @@ type End<A> = (A, u16);
 /// The Services of a cluster, as rows.
 #[derive(Clone, Debug)]
 pub(super) struct Services<A> {
-    pub(super) frontends: BTreeMap<FrontendKey<A>, Slots>,
+    pub(super) frontends: BTreeMap<FrontendKey<A>, Service>,
     pub(super) maglev: Vec<BackendId>,
     pub(super) backends: Vec<tables::Backend<A>>,
     ids: Numbers<End<A>>,
@@ -40,14 +40,13 @@ impl<A: Family> Services<A> {
             let Some(address) = A::among(&service.addresses) else { continue };
             for port in &service.ports {
                 let key = FrontendKey { address, port: port.port, protocol: port.protocol.number() };
-                let ends =
-                    port.backends.iter().filter_map(|backend| Some((A::of(backend.address)?, backend.port)));
+                let ends = port.ready().filter_map(|backend| Some((A::of(backend.address)?, backend.port)));
                 frontends.insert(key, ends.collect::<BTreeSet<End<A>>>());
             }
         }
         let ends: BTreeSet<_> = frontends.values().flatten().copied().collect();
         fits::<Backends<A>>(ends.len())?;
-        let mut ids = Numbers::after(previous.map(|previous| &previous.ids), 0);
+        let mut ids = Numbers::after(previous.map(|previous| &previous.ids), 1);
         let highest = ends.iter().map(|end| ids.give(end)).max();
         if highest.is_some_and(|highest| highest >= Backends::<A>::CAPACITY) {
             // No number is left that the previous plan did not use: start again, as if it had not been.
@@ -68,7 +67,7 @@ impl<A: Family> Services<A> {
         services.write_backends(&ends);
         services.write_runs(&sets, previous);
         services.frontends =
-            frontends.into_iter().map(|(key, ends)| (key, services.slots_of(&ends))).collect();
+            frontends.into_iter().zip(1..).map(|((key, ends), id)| (key, services.row(&ends, id))).collect();
         Ok(services)
     }
 
@@ -76,15 +75,24 @@ impl<A: Family> Services<A> {
         self.runs.get(&numbers(ends, &self.ids)).copied().unwrap_or(Slots { first: 0, count: 0 })
     }
 
+    fn row(&self, ends: &BTreeSet<End<A>>, id: u32) -> Service {
+        let slots = self.slots_of(ends);
+        Service { internal: slots, external: slots, id: ServiceId(id), ..Service::default() }
+    }
+
     /// Rows that no backend has any more stay as they were: packets on their way may still ask for them.
     fn write_backends(&mut self, ends: &BTreeSet<End<A>>) {
         let numbers: Vec<_> = numbers(ends, &self.ids).into_iter().map(|id| id.0 as usize).collect();
         let length = numbers.iter().max().map_or(0, |highest| highest + 1);
-        let none = tables::Backend { address: A::default(), port: Be16::default(), pad: [0; 2] };
-        self.backends.resize(length, none);
+        self.backends.resize(length, tables::Backend::default());
         for (number, (address, port)) in numbers.into_iter().zip(ends) {
-            self.backends[number] =
-                tables::Backend { address: *address, port: Be16::new(*port), pad: [0; 2] };
+            self.backends[number] = tables::Backend {
+                address: *address,
+                seed: hash::mixed(format!("{address}:{port}").as_bytes()) as u32,
+                port: Be16::new(*port),
+                state: tables::Backend::<A>::ACTIVE,
+                pad: 0,
+            };
         }
     }
 

@@ -81,6 +81,7 @@ fn pod(cluster: &mut Cluster, id: &str, (node, address): (&str, &str), labels: &
         host_network: false,
         ports: Vec::new(),
         ready: true,
+        ..Pod::default()
     });
 }
 fn port(name: &str, port: u16) -> ContainerPort {
@@ -98,12 +99,13 @@ fn external(cluster: &mut Cluster, name: &str, address: &str) {
 fn service(cluster: &mut Cluster, address: &str, number: u16, backends: &[&str]) {
     let backend = |text: &&str| {
         let end: std::net::SocketAddr = text.parse().expect("an address and a port");
-        model::Backend { address: end.ip(), port: end.port() }
+        model::Backend::new(end.ip(), end.port())
     };
     let port = ServicePort {
         name: None,
         port: number,
         protocol: Protocol::Tcp,
+        node_port: None,
         backends: backends.iter().map(backend).collect(),
     };
     cluster.services.push(Service {
@@ -111,6 +113,7 @@ fn service(cluster: &mut Cluster, address: &str, number: u16, backends: &[&str])
         name: format!("s{}", cluster.services.len()),
         addresses: vec![ip(address)],
         ports: vec![port],
+        ..Service::default()
     });
 }
 
@@ -167,7 +170,7 @@ fn allowed_by<'a>(
 /// Who answers at each slot of a frontend.
 fn answering(rows: &Rows<V4>, address: &str, port: u16) -> Vec<String> {
     let key = super::FrontendKey { address: v4(address), port, protocol: TCP };
-    let slots = rows.frontends[&key];
+    let slots = rows.frontends[&key].internal;
     let backends = (slots.first..slots.first + slots.count).map(|slot| rows.maglev[slot as usize]);
     backends.map(|id| name(&rows.backends[id.0 as usize])).collect()
 }

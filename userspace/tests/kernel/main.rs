@@ -55,7 +55,7 @@ fn plan(netns: &Netns) -> NodePlan {
         isolated: 0,
         pad: 0,
     };
-    let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::BROADCAST, kind: Route::WORLD, pad: 0 };
+    let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::BROADCAST, kind: Route::WORLD, own: 0 };
     NodePlan {
         node: Node {
             underlay: NODE.to_v6(),
@@ -67,6 +67,8 @@ fn plan(netns: &Netns) -> NodePlan {
             tunnel_port: Be16::new(8472),
             masquerade_first: 32_768,
             masquerade_count: 1000,
+            node_port_first: 30_000,
+            node_port_count: 2768,
             encapsulation: Node::VXLAN,
             pad: [0; 3],
         },
@@ -167,7 +169,7 @@ fn what_is_over_is_swept_and_a_source_port_only_at_the_second_sight() {
     let pressure = kernel.pressure().expect("readable");
     let rows: Vec<_> = pressure.iter().map(|table| (table.table, table.rows)).collect();
     assert_eq!(rows[..3], [("conntrack", 1), ("masquerades", 1), ("fragments", 0)]);
-    assert_eq!((pressure[0].capacity, pressure[3].capacity), (131_072, 1), "the node has no IPv6 address");
+    assert_eq!((pressure[0].capacity, pressure[4].capacity), (131_072, 1), "the node has no IPv6 address");
     kernel.wait(61).expect("the clock is ours");
     let swept = sweeper.sweep(&mut kernel).expect("sweeps");
     assert_eq!((swept.connections, swept.masquerades, swept.kept), (1, 0, 0));

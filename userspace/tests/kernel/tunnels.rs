@@ -101,7 +101,7 @@ impl Side {
             id: NodeId(u32::from(other)),
             mac: Mac::of(Self::node_v4(other)),
             kind: Route::REMOTE,
-            pad: 0,
+            own: 0,
         };
         NodePlan {
             node: Node {

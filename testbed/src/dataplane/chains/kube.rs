@@ -40,7 +40,7 @@ pub(super) fn nat(cluster: &Cluster) -> Result<Table, Error> {
     let mark = nat.chain("KUBE-MARK-MASQ");
     nat.append(mark, Rule::new([], Target::Mark { value: MASQUERADE, mask: MASQUERADE }));
     for (service, port) in ports(cluster) {
-        if !port.backends.is_empty() {
+        if port.ready().next().is_some() {
             let pods = v4_net(cluster.settings.pod_cidrs[0], "the pods")?;
             let chain = service_chain(&mut nat, service, port, mark, pods)?;
             let rule = Rule::new(dialled(service, port)?, Target::Jump(chain));
@@ -58,7 +58,7 @@ pub(super) fn nat(cluster: &Cluster) -> Result<Table, Error> {
 pub(super) fn reject_without_endpoints(filter: &mut Table, cluster: &Cluster) -> Result<ChainId, Error> {
     let chain = filter.chain("KUBE-SERVICES");
     for (service, port) in ports(cluster) {
-        if port.backends.is_empty() {
+        if port.ready().next().is_none() {
             let rule = Rule::new(dialled(service, port)?, Target::Reject);
             filter.append(chain, rule.comment(format!("{} has no endpoints", port_name(service, port))));
         }
@@ -94,8 +94,8 @@ fn service_chain(
     // Whoever is no pod would get its answer straight from the endpoint, from an address it never dialled.
     let outside = [vec![Match::SourceNot(pods)], dialled(service, port)?].concat();
     nat.append(chain, Rule::new(outside, Target::Jump(mark)));
-    let count = port.backends.len();
-    for (number, backend) in port.backends.iter().enumerate() {
+    let count = port.ready().count();
+    for (number, backend) in port.ready().enumerate() {
         let address = v4(backend.address, || format!("an endpoint of {}", service.id()))?;
         let endpoint =
             nat.chain(&format!("KUBE-SEP-{}", hashed(&format!("{name} {address}:{}", backend.port))));

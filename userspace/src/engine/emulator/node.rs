@@ -2,10 +2,10 @@
 
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
-    Backend, BackendId, Backends, Connection, Connections, Endpoint, Endpoints, Fragment, Fragmented,
-    Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded,
-    Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Slots, Timeouts,
-    Tuple, Writes,
+    Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Endpoint,
+    Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex,
+    Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey,
+    PolicyRow, Route, Routes, Service, SourceRange, SourceRanges, Timeouts, Tuple, Writes,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
@@ -32,6 +32,8 @@ pub struct Emulator {
     v4: Tables<V4>,
     v6: Tables<V6>,
     clock_s: u32,
+    /// What chance gives next.
+    random: u32,
     tracing: bool,
     records: Vec<Record>,
     lost: u64,
@@ -46,6 +48,8 @@ struct Tables<A: Address> {
     frontends: HashTable<Frontends<A>>,
     maglev: ArrayTable<Maglev<A>>,
     backends: ArrayTable<Backends<A>>,
+    affinities: HashTable<Affinities<A>>,
+    source_ranges: LongestTable<SourceRanges<A>>,
     connections: HashTable<Connections<A>>,
     identities: LongestTable<Identities<A>>,
     policy: LongestTable<Policy<A>>,
@@ -62,6 +66,8 @@ impl<A: Address> Tables<A> {
             frontends: HashTable::new(capacities.rows::<Frontends<A>>()),
             maglev: ArrayTable::new(capacities.rows::<Maglev<A>>()),
             backends: ArrayTable::new(capacities.rows::<Backends<A>>()),
+            affinities: HashTable::new(capacities.rows::<Affinities<A>>()),
+            source_ranges: LongestTable::new(capacities.rows::<SourceRanges<A>>()),
             connections: HashTable::new(capacities.rows::<Connections<A>>()),
             identities: LongestTable::new(capacities.rows::<Identities<A>>()),
             policy: LongestTable::new(capacities.rows::<Policy<A>>()),
@@ -76,6 +82,7 @@ impl<A: Address> Tables<A> {
         self.frontends.fits(rows.frontends.len())?;
         self.maglev.fits(rows.maglev.len())?;
         self.backends.fits(rows.backends.len())?;
+        self.source_ranges.fits(rows.source_ranges.len())?;
         self.identities.fits(rows.identities.len())?;
         self.policy.fits(rows.policy.len())?;
         self.routes.fits(rows.routes.len())
@@ -87,6 +94,7 @@ impl<A: Address> Tables<A> {
         self.frontends.replace(rows.frontends.iter().map(|(key, row)| ((*key).into(), *row)));
         self.maglev.replace(&rows.maglev);
         self.backends.replace(&rows.backends);
+        self.source_ranges.replace(rows.source_ranges.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
         self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
         self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
         self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
@@ -132,6 +140,7 @@ impl Emulator {
             v4: Tables::new(plan.addresses.0, capacities),
             v6: Tables::new(plan.addresses.1, capacities),
             clock_s: START_S,
+            random: plan.node.seed,
             tracing: true,
             records: Vec::new(),
             lost: 0,
@@ -220,6 +229,11 @@ impl Clock for Emulator {
         Ok(())
     }
 
+    fn set_random(&mut self, number: u32) -> Result<(), Error> {
+        self.random = number;
+        Ok(())
+    }
+
     fn sweep(&mut self) -> Result<(), Error> {
         self.v4.sweep(self.clock_s, &self.node.timeouts);
         self.v6.sweep(self.clock_s, &self.node.timeouts);
@@ -234,6 +248,13 @@ impl Machine for Emulator {
 
     fn now_s(&self) -> u32 {
         self.clock_s
+    }
+
+    /// A sequence that the node's seed starts.
+    fn random(&mut self) -> u32 {
+        let number = self.random;
+        self.random = flow::mix(number.wrapping_add(0x9e37_79b9));
+        number
     }
 
     fn tracing(&self) -> bool {
@@ -322,9 +343,11 @@ macro_rules! platform {
 
         holds! { $family $address;
             endpoints: Endpoints, $address => Endpoint;
-            frontends: Frontends, Frontend<$address> => Slots;
+            frontends: Frontends, Frontend<$address> => Service;
             maglev: Maglev, u32 => BackendId;
             backends: Backends, u32 => Backend<$address>;
+            affinities: Affinities, Affinity<$address> => Affine;
+            source_ranges: SourceRanges, SourceRange<$address> => Allowed;
             connections: Connections, Tuple<$address> => Connection<$address>;
             identities: Identities, $address => Identity;
             policy: Policy, PolicyKey => PolicyRow;
@@ -334,6 +357,7 @@ macro_rules! platform {
         }
 
         writes! { $family $address;
+            affinities: Affinities, Affinity<$address> => Affine;
             connections: Connections, Tuple<$address> => Connection<$address>;
             masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
             fragments: Fragments, Fragment<$address> => Fragmented;

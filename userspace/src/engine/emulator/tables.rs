@@ -45,10 +45,6 @@ impl Hasher for Fixed {
     fn write_u64(&mut self, value: u64) {
         self.take(value);
     }
-    fn write_u128(&mut self, value: u128) {
-        self.take(value as u64);
-        self.take((value >> 64) as u64);
-    }
     fn write_usize(&mut self, value: usize) {
         self.take(value as u64);
     }
@@ -130,12 +126,12 @@ impl<T: Table> HashTable<T> {
 /// looked through from the longest on.
 #[derive(Debug)]
 pub(crate) struct LongestTable<T: Table> {
-    lengths: Vec<(u32, Map<u128, T::Row>)>,
+    lengths: Vec<(u32, Map<Bits, T::Row>)>,
     capacity: u32,
 }
 
 impl<T: Table> LongestTable<T> {
-    const KEY_FITS: () = assert!(size_of::<T::Key>() <= size_of::<u128>());
+    const KEY_FITS: () = assert!(size_of::<T::Key>() <= size_of::<Bits>());
 
     pub(crate) fn new(capacity: u32) -> Self {
         let () = Self::KEY_FITS;
@@ -144,7 +140,7 @@ impl<T: Table> LongestTable<T> {
 
     pub(crate) fn row(&self, key: &T::Key) -> Option<T::Row> {
         let bits = leading(key);
-        self.lengths.iter().find_map(|(length, rows)| rows.get(&(bits & mask(*length))).copied())
+        self.lengths.iter().find_map(|(length, rows)| rows.get(&first(bits, *length)).copied())
     }
 
     /// Whether so many rows fit.
@@ -161,21 +157,25 @@ impl<T: Table> LongestTable<T> {
                 self.lengths.insert(place, (prefix.bits, Map::default()));
                 place
             });
-            self.lengths[place].1.insert(leading(&prefix.key) & mask(prefix.bits), row);
+            self.lengths[place].1.insert(first(leading(&prefix.key), prefix.bits), row);
         }
     }
 }
 
-/// A key's bits, the first byte's foremost, from the number's top on.
-fn leading<K: Plain>(key: &K) -> u128 {
-    let mut bytes = [0; 16];
-    bytes[..size_of::<K>()].copy_from_slice(bytes_of(key));
-    u128::from_be_bytes(bytes)
+/// A key's bits, the first byte's foremost, from the first number's top on.
+type Bits = [u64; 3];
+
+/// Those of a key; what it does not fill is zero.
+fn leading<K: Plain>(key: &K) -> Bits {
+    let mut bytes = [[0; 8]; 3];
+    bytes.as_flattened_mut()[..size_of::<K>()].copy_from_slice(bytes_of(key));
+    bytes.map(u64::from_be_bytes)
 }
 
-/// As many ones from the top on.
-fn mask(bits: u32) -> u128 {
-    u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or(0)
+/// The first `length` of them, the others zero.
+fn first(bits: Bits, length: u32) -> Bits {
+    let ones = |before: u32| u64::MAX.checked_shl(64 - length.saturating_sub(before).min(64)).unwrap_or(0);
+    [bits[0] & ones(0), bits[1] & ones(64), bits[2] & ones(128)]
 }
 
 /// A table of [`dataplane::tables::Shape::Array`]: rows that were never written are zero.
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn every_index_below_the_capacity_of_an_array_has_a_row() {
         let mut table = ArrayTable::<Backends<V4>>::new(3);
-        let backend = Backend { address: ONE, port: dataplane::wire::Be16::new(80), pad: [0; 2] };
+        let backend = Backend { address: ONE, port: dataplane::wire::Be16::new(80), ..Backend::default() };
         table.replace(&[backend]);
         assert_eq!(table.row(&0), Some(backend));
         assert_eq!(table.row(&2).map(|row| row.address), Some(V4([0; 4])));

@@ -2,8 +2,8 @@
 
 use aya::Ebpf;
 use dataplane::tables::{
-    Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades, Policy, Routes,
-    Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
+    Policy, Routes, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -19,6 +19,8 @@ pub(super) struct Tables<A: Address> {
     pub(super) frontends: HashTable<Frontends<A>>,
     pub(super) maglev: ArrayTable<Maglev<A>>,
     pub(super) backends: ArrayTable<Backends<A>>,
+    pub(super) affinities: HashTable<Affinities<A>>,
+    pub(super) source_ranges: LongestTable<SourceRanges<A>>,
     pub(super) connections: HashTable<Connections<A>>,
     pub(super) identities: LongestTable<Identities<A>>,
     pub(super) policy: LongestTable<Policy<A>>,
@@ -28,7 +30,7 @@ pub(super) struct Tables<A: Address> {
 }
 
 impl<A: Address> Tables<A> {
-    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 3], Error> {
+    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 4], Error> {
         fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
             Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
         }
@@ -36,6 +38,7 @@ impl<A: Address> Tables<A> {
             of(&self.connections, capacities)?,
             of(&self.masquerades, capacities)?,
             of(&self.fragments, capacities)?,
+            of(&self.affinities, capacities)?,
         ])
     }
 
@@ -45,6 +48,8 @@ impl<A: Address> Tables<A> {
             frontends: HashTable::new(take(ebpf, Frontends::<A>::NAME)?)?,
             maglev: ArrayTable::new(take(ebpf, Maglev::<A>::NAME)?)?,
             backends: ArrayTable::new(take(ebpf, Backends::<A>::NAME)?)?,
+            affinities: HashTable::new(take(ebpf, Affinities::<A>::NAME)?)?,
+            source_ranges: LongestTable::new(take(ebpf, SourceRanges::<A>::NAME)?)?,
             connections: HashTable::new(take(ebpf, Connections::<A>::NAME)?)?,
             identities: LongestTable::new(take(ebpf, Identities::<A>::NAME)?)?,
             policy: LongestTable::new(take(ebpf, Policy::<A>::NAME)?)?,
@@ -59,6 +64,7 @@ impl<A: Address> Tables<A> {
             Change::Endpoint(key, row) => self.endpoints.set(&key, row),
             Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
             Change::Slot(index, row) => self.maglev.set(index, row),
+            Change::SourceRange(prefix, row) => self.source_ranges.set(&prefix.into(), row),
             Change::Backend(index, row) => self.backends.set(index, row),
             Change::Identity(prefix, row) => self.identities.set(&prefix, row),
             Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),

@@ -29,7 +29,8 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Nodes, Table, Timeouts,
+    Affine, Affinities, Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Nodes, Table,
+    Timeouts,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -368,6 +369,10 @@ impl Kernel {
             let expires_s = row.expires_s.saturating_sub(seconds);
             tables.connections.set(&key, Some(Connection { expires_s, ..row }))?;
         }
+        for (key, row) in tables.affinities.sorted()? {
+            let expires_s = row.expires_s.saturating_sub(seconds);
+            tables.affinities.set(&key, Some(Affine { expires_s, ..row }))?;
+        }
         for (key, row) in tables.fragments.sorted()? {
             let expires_s = row.expires_s.saturating_sub(seconds);
             tables.fragments.set(&key, Some(Fragmented { expires_s, ..row }))?;
@@ -394,6 +399,10 @@ impl Clock for Kernel {
         Ok(self.hasten::<V6>(seconds)?)
     }
 
+    fn set_random(&mut self, number: u32) -> Result<(), crate::error::Error> {
+        Ok(self.clock.set(RANDOM, number, 0).map_err(table_failed("write", CLOCK))?)
+    }
+
     fn sweep(&mut self) -> Result<(), crate::error::Error> {
         let mut sweeper = Sweeper::default();
         // A source port goes only when it is seen without a flow a second time.
@@ -404,6 +413,8 @@ impl Clock for Kernel {
 
 const COUNTS: &str = "counts";
 const CLOCK: &str = "clock";
+/// Where in it the number is that chance gives.
+const RANDOM: u32 = 1;
 const RECORDS: &str = "records";
 const LOST: &str = "lost";
 
@@ -411,7 +422,7 @@ const LOST: &str = "lost";
 /// for them are the largest that there are.
 fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error::Error> {
     fn without<A: Address>(capacities: &mut Capacities) -> Result<(), crate::error::Error> {
-        for table in [Connections::<A>::NAME, Masquerades::<A>::NAME] {
+        for table in [Connections::<A>::NAME, Masquerades::<A>::NAME, Affinities::<A>::NAME] {
             if capacities.named(table).is_none() {
                 capacities.set(table, 1)?;
             }
@@ -429,7 +440,7 @@ fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error
 }
 
 /// The maps that outlive a process: what the path itself has written.
-fn lasting(capacities: &Capacities) -> [Layout; 9] {
+fn lasting(capacities: &Capacities) -> [Layout; 11] {
     fn of<T: Table>(capacities: &Capacities) -> Layout {
         let (key, row) = (size_of::<T::Key>() as u32, size_of::<T::Row>() as u32);
         Layout { name: T::NAME, kind: MapType::Hash, key, row, rows: capacities.rows::<T>() }
@@ -438,9 +449,11 @@ fn lasting(capacities: &Capacities) -> [Layout; 9] {
         of::<Connections<V4>>(capacities),
         of::<Masquerades<V4>>(capacities),
         of::<Fragments<V4>>(capacities),
+        of::<Affinities<V4>>(capacities),
         of::<Connections<V6>>(capacities),
         of::<Masquerades<V6>>(capacities),
         of::<Fragments<V6>>(capacities),
+        of::<Affinities<V6>>(capacities),
         Layout { name: COUNTS, kind: MapType::PerCpuArray, key: 4, row: 16, rows: Verdict::COUNTERS },
         Layout { name: LOST, kind: MapType::PerCpuArray, key: 4, row: 8, rows: 1 },
         Layout { name: RECORDS, kind: MapType::RingBuf, key: 0, row: 0, rows: RECORDS_BYTES },

@@ -40,6 +40,7 @@ fn make(rows: &mut Rows<V4>, change: Change<V4>) {
         Change::Frontend(key, it) => row(&mut rows.frontends, key, it),
         Change::Slot(index, it) => cell(&mut rows.maglev, index, it),
         Change::Backend(index, it) => cell(&mut rows.backends, index, it),
+        Change::SourceRange(key, it) => row(&mut rows.source_ranges, key, it),
         Change::Identity(key, it) => row(&mut rows.identities, key, it),
         Change::Policy(key, it) => row(&mut rows.policy, key, it),
         Change::Route(key, it) => row(&mut rows.routes, key, it),

@@ -7,9 +7,11 @@
 //! | table | key -> row | written by | read by |
 //! | --- | --- | --- | --- |
 //! | [`Endpoints`] | pod address -> interface, identity, rules | agent | `route`, `policy`, `overlay` |
-//! | [`Frontends`] | virtual address, port -> slots | agent | `service` |
+//! | [`Frontends`] | virtual address, port -> Service, slots | agent | `service` |
 //! | [`Maglev`] | slot -> backend | agent | `service` |
-//! | [`Backends`] | backend -> address, port | agent | `service` |
+//! | [`Backends`] | backend -> address, port, state | agent | `service` |
+//! | [`Affinities`] | Service, client -> backend | path; agent sweeps | `service` |
+//! | [`SourceRanges`] | Service, address prefix -> allowed | agent | `service` |
 //! | [`Connections`] | tuple -> state, translations | path; agent sweeps | `conntrack`, `nat` |
 //! | [`Identities`] | address prefix -> identity | agent | `policy` |
 //! | [`Policy`] | rules, identity, port prefix -> rule | agent | `policy` |
@@ -24,6 +26,10 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 
 use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
+
+mod service;
+
+pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
 
 /// Declares host-order numbers that must not be mixed up.
 macro_rules! numbers {
@@ -43,8 +49,10 @@ numbers! {
     Identity;
     /// A node of the cluster, counted from 1 in the order of the cluster's nodes.
     NodeId;
-    /// A row of [`Backends`].
+    /// A row of [`Backends`]. 0 is never used.
     BackendId;
+    /// A port of a Service. 0 is never used.
+    ServiceId;
     /// A set of policy rules: pods with the same rules share it. 0 is never used.
     RuleSet;
     /// A rule of a policy, for the log: which one decided. 0: none.
@@ -165,16 +173,25 @@ table! {
 }
 table! {
     /// The virtual addresses of Services.
-    Frontends<A>, Frontend<A> => Slots, "frontends", "frontends_v6", Hash, 16_384
+    Frontends<A>, Frontend<A> => Service, "frontends", "frontends_v6", Hash, 65_536
 }
 table! {
-    /// The slots of every frontend's Maglev table, one run after the other.
+    /// The slots of Services, one run after the other: see [`Slots`].
     /// Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4.
     Maglev<A>, u32 => BackendId, "maglev", "maglev_v6", Array, 1 << 20
 }
 table! {
-    /// The endpoints of Services.
+    /// The endpoints of Services: one row for each port of a Service and each endpoint of it, also when two
+    /// Services share an endpoint, so that a row's state is that Service's.
     Backends<A>, u32 => Backend<A>, "backends", "backends_v6", Array, 65_536
+}
+table! {
+    /// Which backend a client was given, where a Service has session affinity.
+    Affinities<A>, Affinity<A> => Affine, "affinities", "affinities_v6", Hash, 65_536
+}
+table! {
+    /// From where a Service with `loadBalancerSourceRanges` may be reached. The key's address may be a prefix.
+    SourceRanges<A>, SourceRange<A> => Allowed, "source_ranges", "source_ranges_v6", Longest, 16_384
 }
 table! {
     /// Flows that were let through, both directions of a flow in one row.
@@ -233,42 +250,6 @@ impl Endpoint {
     pub const EGRESS: u8 = 2;
 }
 
-/// Key of [`Frontends`]: what a client dials.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct Frontend<A> {
-    /// The virtual address.
-    pub address: A,
-    /// The Service's port.
-    pub port: Port,
-    /// As in the IP header.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
-}
-
-/// Row of [`Frontends`]: the frontend's run of [`Maglev`] slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Slots {
-    /// Index of the first slot.
-    pub first: u32,
-    /// How many; 0 when the Service has no ready endpoint.
-    pub count: u32,
-}
-
-/// Row of [`Backends`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Backend<A> {
-    /// Where it listens.
-    pub address: A,
-    /// On which port.
-    pub port: Port,
-    /// Zero.
-    pub pad: [u8; 2],
-}
-
 /// Key of [`Connections`]: the two ends of a flow, the lower address (and port) first, so that both
 /// directions find the same row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -296,14 +277,19 @@ pub struct Connection<A> {
     pub frontend: A,
     /// The virtual port; 0 if none.
     pub frontend_port: Port,
-    /// The port of the node's address that stands for the client outside; 0 if none.
+    /// The port of the node's address that stands for the client; 0 if none.
     pub masquerade_port: Port,
     /// When it ends unless another packet comes, in seconds of the engine's clock.
     pub expires_s: u32,
+    /// Who answers, as a number of [`Backends`]; 0 where no Service was dialled.
+    pub backend: BackendId,
+    /// The client's own port, where another had to stand for it because two flows of one client would have
+    /// been the same behind two frontends; else 0.
+    pub client_port: Port,
     /// What is known of it: bits of `conntrack`.
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
 }
 
 /// Key of [`Policy`].
@@ -377,8 +363,8 @@ pub struct Route {
     pub mac: Mac,
     /// One of the constants.
     pub kind: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1 where the address is a node's own, so that its node ports are there; else 0.
+    pub own: u8,
 }
 
 impl Route {
@@ -446,6 +432,10 @@ pub struct Node {
     pub masquerade_first: u16,
     /// How many there are.
     pub masquerade_count: u16,
+    /// The first node port of Services, host order.
+    pub node_port_first: u16,
+    /// How many there are.
+    pub node_port_count: u16,
     /// One of the constants.
     pub encapsulation: u8,
     /// Zero.
@@ -481,18 +471,15 @@ pub struct Timeouts {
     pub fragment_s: u32,
 }
 
-plain!(Endpoint, Slots, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts);
-plain!(<A> Frontend, Backend, Tuple, Connection, Masquerade, Masqueraded, Fragment);
+plain!(Endpoint, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts);
+plain!(<A> Tuple, Connection, Masquerade, Masqueraded, Fragment);
 
 const _: () = assert!(size_of::<Endpoint>() == 20);
-const _: () = assert!(size_of::<Slots>() == 8);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 4);
-const _: () = assert!(size_of::<Frontend<V4>>() == 8 && size_of::<Frontend<V6>>() == 20);
-const _: () = assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 20);
 const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
-const _: () = assert!(size_of::<Connection<V4>>() == 16 && size_of::<Connection<V6>>() == 28);
+const _: () = assert!(size_of::<Connection<V4>>() == 20 && size_of::<Connection<V6>>() == 32);
 const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);
 const _: () = assert!(size_of::<Masqueraded<V4>>() == 8 && size_of::<Masqueraded<V6>>() == 20);
 const _: () = assert!(size_of::<Route>() == 28 && size_of::<Fragmented>() == 8);
 const _: () = assert!(size_of::<Fragment<V4>>() == 16 && size_of::<Fragment<V6>>() == 40);
-const _: () = assert!(size_of::<Node>() == 72 && size_of::<Timeouts>() == 28);
+const _: () = assert!(size_of::<Node>() == 76 && size_of::<Timeouts>() == 28);
