@@ -275,7 +275,7 @@ fn enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     fragment::follow(platform, flow)?;
     fragment::remember(platform, flow)?;
-    if let Some(backend) = service::choose(platform, flow)? {
+    if let Some((_, backend)) = service::choose(platform, flow)? {
         nat::to_backend(packet, flow, &backend)?;
     }
     conntrack::track(platform, flow, &mut walk.tracked)?;

@@ -12,7 +12,7 @@
 use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::Platform;
-use crate::tables::{Backend, Backends, Frontend, Frontends, Maglev, Slots, Table};
+use crate::tables::{Backend, BackendId, Backends, Frontend, Frontends, Maglev, Slots, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::Address;
 
@@ -24,7 +24,7 @@ use crate::wire::Address;
 pub fn choose<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
-) -> Result<Option<Backend<A>>, Reason> {
+) -> Result<Option<(BackendId, Backend<A>)>, Reason> {
     let key = Frontend { address: flow.target, port: flow.target_port, protocol: flow.protocol, pad: 0 };
     // 1.
     let Some(service) = Frontends::get(platform, &key) else {
@@ -42,8 +42,8 @@ pub fn choose<A: Address>(
     } else {
         slots.first.wrapping_add(hash % slots.count)
     };
-    let backend = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
-    let backend = Backends::get(platform, &backend.0).ok_or(Reason::NoBackend)?;
+    let id = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
+    let backend = Backends::get(platform, &id.0).ok_or(Reason::NoBackend)?;
     trace::step(platform, || Record {
         source: flow.target.to_v6(),
         source_port: flow.target_port,
@@ -51,7 +51,7 @@ pub fn choose<A: Address>(
         target_port: backend.port,
         ..flow.record(Stage::Service)
     });
-    Ok(Some(backend))
+    Ok(Some((id, backend)))
 }
 
 /// The place in a short list of the one that a flow with this hash prefers. A backend that is listed again has

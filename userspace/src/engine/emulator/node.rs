@@ -2,14 +2,15 @@
 
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
-    Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Endpoint,
-    Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex,
-    Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey,
-    PolicyRow, Route, Routes, Service, SourceRange, SourceRanges, Timeouts, Tuple, Writes,
+    Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
+    Dialled, Endpoint, Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Home, Homes,
+    Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes,
+    NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Service, Socket, Sockets, SourceRange,
+    SourceRanges, Timeouts, Tuple, Writes,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Family, V4, V6};
-use dataplane::{Machine, Platform, Verdict, path};
+use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
@@ -56,6 +57,8 @@ struct Tables<A: Address> {
     masquerades: HashTable<Masquerades<A>>,
     routes: LongestTable<Routes<A>>,
     fragments: HashTable<Fragments<A>>,
+    homes: HashTable<Homes<A>>,
+    sockets: HashTable<Sockets<A>>,
 }
 
 impl<A: Address> Tables<A> {
@@ -74,6 +77,8 @@ impl<A: Address> Tables<A> {
             masquerades: HashTable::new(capacities.rows::<Masquerades<A>>()),
             routes: LongestTable::new(capacities.rows::<Routes<A>>()),
             fragments: HashTable::new(capacities.rows::<Fragments<A>>()),
+            homes: HashTable::new(capacities.rows::<Homes<A>>()),
+            sockets: HashTable::new(capacities.rows::<Sockets<A>>()),
         }
     }
 
@@ -85,7 +90,8 @@ impl<A: Address> Tables<A> {
         self.source_ranges.fits(rows.source_ranges.len())?;
         self.identities.fits(rows.identities.len())?;
         self.policy.fits(rows.policy.len())?;
-        self.routes.fits(rows.routes.len())
+        self.routes.fits(rows.routes.len())?;
+        self.homes.fits(rows.homes.len())
     }
 
     /// Replaces every row that the agent writes; [`Tables::fit`] has been asked.
@@ -98,6 +104,7 @@ impl<A: Address> Tables<A> {
         self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
         self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
         self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
+        self.homes.replace(rows.homes.iter().map(|(key, row)| (*key, *row)));
     }
 
     /// What is of no more use by `now_s` goes.
@@ -274,6 +281,10 @@ impl Machine for Emulator {
         count.packets += 1;
         count.bytes += u64::from(bytes);
     }
+
+    fn count_turn(&mut self, turn: Turn) {
+        self.counts[turn.counter() as usize].packets += 1;
+    }
 }
 
 impl Holds<Nodes> for Emulator {
@@ -354,6 +365,8 @@ macro_rules! platform {
             masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
             routes: Routes, $address => Route;
             fragments: Fragments, Fragment<$address> => Fragmented;
+            homes: Homes, Cookie => Home<$address>;
+            sockets: Sockets, Socket => Dialled<$address>;
         }
 
         writes! { $family $address;
@@ -361,6 +374,7 @@ macro_rules! platform {
             connections: Connections, Tuple<$address> => Connection<$address>;
             masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
             fragments: Fragments, Fragment<$address> => Fragmented;
+            sockets: Sockets, Socket => Dialled<$address>;
         }
     )+ };
 }
