@@ -247,20 +247,19 @@ impl Kernel {
         Ok(())
     }
 
-    /// How many instructions the verifier walked for each program: its limit is a million.
+    /// How many instructions the verifier walked for each program that is loaded: its limit is a million.
     ///
     /// # Errors
     /// [`Error::Program`].
-    pub fn verified_instructions(&self) -> Result<Vec<(Hook, u32)>, Error> {
-        let mut verified = Vec::new();
-        for hook in Hook::ALL {
-            let program = self.ebpf.program(hook.program()).expect("it was loaded from this object");
-            let info = program
-                .info()
-                .map_err(|why| Error::Program { program: hook.program(), why: sentence(&why) })?;
-            verified.push((hook, info.verified_instruction_count().unwrap_or(0)));
-        }
-        Ok(verified)
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, Error> {
+        let sockets = cgroup::PROGRAMS.into_iter().filter(|_| self.has_sockets());
+        let programs = Hook::ALL.into_iter().map(Hook::program).chain(sockets);
+        let verified = programs.map(|name| {
+            let program = self.ebpf.program(name).expect("it was loaded from this object");
+            let info = program.info().map_err(|why| Error::Program { program: name, why: sentence(&why) })?;
+            Ok((name, info.verified_instruction_count().unwrap_or(0)))
+        });
+        verified.collect()
     }
 
     /// How full the tables are that the path fills.
