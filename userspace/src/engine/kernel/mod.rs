@@ -15,6 +15,7 @@ mod hook;
 mod netns;
 pub mod object;
 mod pin;
+mod renew;
 mod run;
 mod sweep;
 mod table;
