@@ -8,7 +8,8 @@
 //! 1. Whoever lives in its network namespace is the client. If nobody of this node does, it is another's affair.
 //! 2. What it dialled before is forgotten.
 //! 3. `service` chooses the backend, as it would for the first packet, with the socket in place of its port,
-//!    which nobody knows yet. If there is none, the address is left alone.
+//!    which nobody knows yet. If there is none, the address is left alone. The node itself has its node ports at
+//!    its loopback addresses as well, where no packet would come by.
 //! 4. What it dialled is remembered. If there is no room, the address is left alone as well.
 //!
 //! A socket that sends without being connected ([`send`]) may talk to several Services, and has a place for each:
@@ -25,7 +26,7 @@
 use crate::Turn;
 use crate::flow::{Flow, mix};
 use crate::platform::Platform;
-use crate::service;
+use crate::service::{self, Choice};
 use crate::tables::{Backend, Backends, Cookie, Dialled, Home, Homes, Socket, Sockets, Table, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::ip::protocol;
@@ -152,24 +153,26 @@ fn lead<A: Address>(
     place: u32,
 ) -> bool {
     // 3.
+    let itself = home.own == 1 && call.address.is_loopback();
     let flow = Flow {
         source: home.address,
-        target: call.address,
+        target: if itself { home.address } else { call.address },
         source_port: Be16::new(mix(call.socket.fold32()) as u16),
         target_port: call.port,
         protocol: call.protocol,
         ..Flow::default()
     };
-    let Ok(Some((id, backend))) = service::choose(platform, &flow) else {
+    let mut choice = Choice::default();
+    if service::choose(platform, &flow, false, &mut choice).is_err() || !choice.is_some() {
         return false;
-    };
+    }
     // 4.
     let row = Dialled {
         frontend: call.address,
-        backend: backend.address,
+        backend: choice.address,
         frontend_port: call.port,
-        backend_port: backend.port,
-        id,
+        backend_port: choice.port,
+        id: choice.backend,
         home: call.home,
     };
     if place >= Socket::PLACES || Writes::<Sockets<A>>::put(platform, &call.key(place), &row).is_err() {

@@ -5,7 +5,8 @@
 //!
 //! A flow is judged in this order; the numbers come back in the code.
 //!
-//! 1. A Service is only an address: its backends are judged. Policies see the flow after translation.
+//! 1. A Service is only an address, and a port of a node may be: what stands behind is judged ([`service`]).
+//!    Policies see the flow after translation.
 //! 2. A pod always reaches itself. By way of a Service it does where its policies allow it; where they do
 //!    not, Kubernetes leaves it open.
 //! 3. Egress: if any policy isolates the sending pod for egress, one rule of one of them must allow it.
@@ -28,7 +29,11 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use userspace::model::{Backend, Cluster, ContainerPort, Labels, Node, Pod, Protocol, ServicePort, Who};
+use userspace::model::{Cluster, ContainerPort, Labels, Node, Pod, Protocol, Who};
+
+mod service;
+
+pub use service::{Standing, standings};
 
 /// A direction, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,8 +60,8 @@ pub enum Expectation {
     Allow,
     /// It is dropped.
     Deny(Cause),
-    /// It is refused at once: it arrives where nobody listens.
-    Reject,
+    /// It is refused at once.
+    Reject(Refusal),
     /// Kubernetes leaves it open; the sentence says what is open about it.
     Undefined(&'static str),
 }
@@ -73,7 +78,18 @@ pub enum Cause {
         /// Every policy that isolates it, `namespace/name`, in the order of the cluster's.
         policies: Vec<String>,
     },
-    /// The Service has no ready endpoint. kube-proxy refuses such a flow at once; this path drops it.
+    /// Only endpoints of the node where the flow comes in may answer, and it has none.
+    NoLocalBackend,
+    /// The client is in none of the ranges that the Service's load balancer is for.
+    SourceRange,
+}
+
+/// Why a flow should be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It arrives where nobody listens.
+    NobodyListens,
+    /// The Service has no endpoint that may answer, on whichever node.
     NoBackend,
 }
 
@@ -81,9 +97,15 @@ impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allow => f.write_str("allow"),
-            Self::Reject => f.write_str("reject: nobody listens there"),
+            Self::Reject(Refusal::NobodyListens) => f.write_str("reject: nobody listens there"),
+            Self::Reject(Refusal::NoBackend) => f.write_str("reject: the Service has no endpoint to answer"),
             Self::Undefined(open) => write!(f, "left open: {open}"),
-            Self::Deny(Cause::NoBackend) => f.write_str("deny: the Service has no ready endpoint"),
+            Self::Deny(Cause::NoLocalBackend) => {
+                f.write_str("deny: only endpoints of the node may answer, and it has none")
+            }
+            Self::Deny(Cause::SourceRange) => {
+                f.write_str("deny: the client is in none of the Service's source ranges")
+            }
             Self::Deny(Cause::Isolated { direction, pod, policies }) => {
                 write!(
                     f,
@@ -105,13 +127,25 @@ pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Prot
         Some(source) => source,
         None => return Expectation::Undefined("the cluster has no such source"),
     };
-    match to {
-        Who::Service(id) => flow.expect_service(source, id),
-        _ => match party(cluster, to) {
-            Some(target) => flow.expect_party(source, target),
-            None => Expectation::Undefined("the cluster has no such target"),
-        },
+    if let Who::Service(id) = to
+        && cluster.service(id).is_none()
+    {
+        return Expectation::Undefined("the cluster has no such Service");
     }
+    let Ok(dialled) = cluster.find(to).map(|found| found.address()) else {
+        return Expectation::Undefined("the cluster has no such target");
+    };
+    // 1.
+    match (service::frontend(cluster, dialled, port, protocol), party(cluster, to)) {
+        (Some(frontend), _) => frontend.expect(flow, source),
+        (None, Some(target)) => flow.expect_party(source, target),
+        (None, None) => Expectation::Undefined("the Service has no such port"),
+    }
+}
+
+/// Whether a Service, or a pod, stands behind this address and port.
+pub fn is_frontend(cluster: &Cluster, address: IpAddr, port: u16, protocol: Protocol) -> bool {
+    service::frontend(cluster, address, port, protocol).is_some()
 }
 
 /// One end of a flow, as policies tell them apart.
@@ -182,40 +216,6 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// 1. A Service is judged on its backends, at their ports.
-    fn expect_service(self, source: Party<'_>, id: &str) -> Expectation {
-        let Some(service) = self.cluster.services.iter().find(|service| service.id() == id) else {
-            return Expectation::Undefined("the cluster has no such Service");
-        };
-        if let Party::Outside(..) = source {
-            return Expectation::Undefined("a cluster IP is promised to the inside of the cluster only");
-        }
-        let dialled = |port: &&ServicePort| port.port == self.port && port.protocol == self.protocol;
-        let Some(port) = service.ports.iter().find(dialled) else {
-            return Expectation::Undefined("the Service has no such port");
-        };
-        let mut outcomes = port.ready().map(|Backend { address, port, .. }| {
-            let (flow, target) = (Flow { port: *port, ..self }, party_at(self.cluster, *address));
-            match flow.judge(source, target) {
-                // 2.
-                Expectation::Deny(_) if source.is(target) => Expectation::Undefined(
-                    "whether a pod's policies are about itself behind a Service is undecided",
-                ),
-                outcome => outcome,
-            }
-        });
-        let Some(first) = outcomes.next() else {
-            return Expectation::Deny(Cause::NoBackend);
-        };
-        // Backends denied by different policies are all denied.
-        let alike = |other: Expectation| std::mem::discriminant(&other) == std::mem::discriminant(&first);
-        if outcomes.all(alike) {
-            first
-        } else {
-            Expectation::Undefined("the Service's backends fare differently, and which one is chosen is open")
-        }
-    }
-
     fn expect_party(self, source: Party<'_>, target: Party<'a>) -> Expectation {
         // 2.
         if source.is(target) { Expectation::Allow } else { self.judge(source, target) }
@@ -247,7 +247,7 @@ impl<'a> Flow<'a> {
             && !listening.is_empty()
             && !listening.iter().any(|on| on.port == self.port && on.protocol == self.protocol)
         {
-            return Expectation::Reject;
+            return Expectation::Reject(Refusal::NobodyListens);
         }
         Expectation::Allow
     }
@@ -428,7 +428,7 @@ mod tests {
     //! pod `shop/agent`; node `n2` with `bank/till`; `ext:world` outside, which answers everywhere.
 
     use super::*;
-    use userspace::model::{Endpoint, External, Service};
+    use userspace::model::{Backend, Endpoint, External, Service, ServicePort};
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -463,7 +463,7 @@ mod tests {
     }
 
     /// The stage, under these policies: YAML documents, each the `metadata` and `spec` of one.
-    fn cluster(policies: &[&str]) -> Cluster {
+    pub(super) fn cluster(policies: &[&str]) -> Cluster {
         let agent = Pod { host_network: true, ..pod("shop/agent", "n1", "10.240.0.4", &[("app", "agent")]) };
         let namespaces = [("shop", "retail"), ("bank", "money")].map(|(name, team)| {
             (name.to_owned(), labels(&[("kubernetes.io/metadata.name", name), ("team", team)]))
@@ -486,7 +486,7 @@ mod tests {
     }
 
     /// A policy in `shop` with this `spec`, as YAML in braces.
-    fn policy(spec: &str) -> String {
+    pub(super) fn policy(spec: &str) -> String {
         format!(
             "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}"
         )
@@ -496,11 +496,17 @@ mod tests {
         text.parse::<Endpoint>().unwrap().who
     }
 
-    fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
+    pub(super) fn word(
+        cluster: &Cluster,
+        from: &str,
+        to: &str,
+        port: u16,
+        protocol: Protocol,
+    ) -> &'static str {
         match expect(cluster, &who(from), &who(to), port, protocol) {
             Expectation::Allow => "allow",
             Expectation::Deny(_) => "deny",
-            Expectation::Reject => "reject",
+            Expectation::Reject(_) => "reject",
             Expectation::Undefined(_) => "open",
         }
     }
@@ -925,7 +931,7 @@ mod tests {
     }
 
     /// Service `shop/api`: 8080/tcp goes to port 80 of these addresses.
-    fn with_service(policies: &[&str], backends: &[&str]) -> Cluster {
+    pub(super) fn with_service(policies: &[&str], backends: &[&str]) -> Cluster {
         let backends = backends.iter().map(|address| Backend::new(address.parse().unwrap(), 80)).collect();
         let port = ServicePort { port: 8080, protocol: Tcp, backends, ..ServicePort::default() };
         let (namespace, name) = ("shop".to_owned(), "api".to_owned());
@@ -972,12 +978,12 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_no_one_backs_is_denied_and_a_port_it_lacks_is_left_open() {
+    fn a_service_that_no_one_backs_refuses_and_a_port_it_lacks_is_left_open() {
         let cluster = with_service(&[], &[]);
         let dial = |port| {
             expect(&cluster, &Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp)
         };
-        assert_eq!(dial(8080), Expectation::Deny(Cause::NoBackend));
+        assert_eq!(dial(8080), Expectation::Reject(Refusal::NoBackend));
         assert!(matches!(dial(81), Expectation::Undefined(_)));
     }
 

@@ -3,16 +3,16 @@
 //! A [`Flow`] is a question, a [`Prober`] answers many of them, a [`Grid`] holds questions, answers and
 //! expectations in the order they were asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
-use userspace::model::{Cluster, ContainerPort, Protocol, Who};
+use userspace::model::{Cluster, ContainerPort, Node, Protocol, Who};
 
-use crate::oracle::{self, Cause, Expectation};
+use crate::oracle::{self, Expectation, Refusal};
 
 mod flows;
 pub mod live;
@@ -135,7 +135,7 @@ impl Row {
         match self.expectation {
             Expectation::Allow => Some(Verdict::Allow),
             Expectation::Deny(_) => Some(Verdict::Deny),
-            Expectation::Reject => Some(Verdict::Reject),
+            Expectation::Reject(_) => Some(Verdict::Reject),
             Expectation::Undefined(_) => None,
         }
     }
@@ -143,7 +143,7 @@ impl Row {
     /// Whether the two answers differ. What is left open differs from nothing; and of a Service without
     /// endpoints nobody answers, whether it is dropped as here or refused as by kube-proxy.
     pub fn differs(&self) -> bool {
-        if matches!(self.expectation, Expectation::Deny(Cause::NoBackend)) {
+        if matches!(self.expectation, Expectation::Reject(Refusal::NoBackend)) {
             return self.measured.verdict == Verdict::Allow;
         }
         self.expected().is_some_and(|expected| expected != self.measured.verdict)
@@ -278,6 +278,8 @@ fn seen_over(cluster: &Cluster, family: Family) -> Cluster {
     seen.pods.iter_mut().for_each(|pod| keep(&mut pod.addresses));
     for service in &mut seen.services {
         keep(&mut service.addresses);
+        keep(&mut service.external_addresses);
+        keep(&mut service.load_balancer_addresses);
         let only = service.addresses.first().map(|address| family_of(*address));
         for port in &mut service.ports {
             port.backends.retain(|backend| Some(family_of(backend.address)) == only);
@@ -287,11 +289,13 @@ fn seen_over(cluster: &Cluster, family: Family) -> Cluster {
 }
 
 /// Every pair at every declared port: from each pod and external, to each port that a pod, a Service or
-/// an external declares. Left out: what never touches the cluster (external to external), and cluster IPs
-/// dialled from outside.
+/// an external declares. Ports of nodes, which every node may have, are dialled where it may matter: see
+/// [`node_ports`]. Left out: what never touches the cluster (external to external), and cluster IPs dialled
+/// from outside.
 pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
     let pods = cluster.pods.iter().map(|pod| Who::Pod(pod.id()));
     let externals = cluster.externals.iter().map(|external| Who::External(external.name.clone()));
+    let at_nodes = node_ports(cluster);
     let mut flows = Vec::new();
     for from in pods.chain(externals) {
         let outside = matches!(from, Who::External(_));
@@ -310,6 +314,9 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
         for pod in &cluster.pods {
             dial(Who::Pod(pod.id()), &mut pod.ports.iter().map(declared));
         }
+        for (node, ports) in &at_nodes {
+            dial(Who::Node((*node).to_owned()), &mut ports.iter().copied());
+        }
         if outside {
             continue;
         }
@@ -324,6 +331,27 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
     flows
 }
 
+/// Ports of nodes to dial. A Service's node port is the same at every node but for this: whether there is an
+/// endpoint on it. So one node with an endpoint and one without stand for all. Host ports are their pod's node's.
+fn node_ports(cluster: &Cluster) -> BTreeMap<&str, BTreeSet<(u16, Protocol)>> {
+    let mut at: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
+    for port in cluster.services.iter().flat_map(|service| &service.ports) {
+        let Some(number) = port.node_port else { continue };
+        let has_endpoint = |node: &&Node| port.ready().any(|it| it.node.as_ref() == Some(&node.name));
+        let with = cluster.nodes.iter().find(has_endpoint);
+        let without = cluster.nodes.iter().find(|node| !has_endpoint(node));
+        for node in with.into_iter().chain(without) {
+            at.entry(&node.name).or_default().insert((number, port.protocol));
+        }
+    }
+    for pod in &cluster.pods {
+        for port in &pod.host_ports {
+            at.entry(&pod.node).or_default().insert((port.port, port.protocol));
+        }
+    }
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -331,7 +359,7 @@ mod tests {
     use super::*;
     use crate::oracle::{Cause, Direction};
     use crate::output::Paint;
-    use userspace::model::{Endpoint, External, Node, Pod, Service, ServicePort};
+    use userspace::model::{Backend, Endpoint, External, HostPort, Node, Pod, Service, ServicePort};
 
     fn port(port: u16, protocol: Protocol) -> ContainerPort {
         ContainerPort { name: None, port, protocol }
@@ -447,6 +475,25 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_nodes_are_dialled_with_and_without_an_endpoint_and_from_outside_too() {
+        let mut cluster = cluster();
+        let node = cluster.nodes[0].clone();
+        cluster.nodes.extend(["n2", "n3"].map(|name| Node { name: name.to_owned(), ..node.clone() }));
+        let port = &mut cluster.services[0].ports[0];
+        port.node_port = Some(30_080);
+        let address = "10.244.1.3".parse().unwrap();
+        port.backends = vec![Backend { node: Some("n2".to_owned()), ..Backend::new(address, 80) }];
+        cluster.pods[0].host_ports =
+            vec![HostPort { address: None, port: 9000, protocol: Protocol::Udp, container_port: 53 }];
+        let asked: Vec<String> = all_pairs(&cluster).iter().map(ToString::to_string).collect();
+        for from in ["shop/web", "shop/api", "ext:world"] {
+            let to_nodes: Vec<_> =
+                asked.iter().filter_map(|flow| flow.strip_prefix(&format!("{from} -> node:"))).collect();
+            assert_eq!(to_nodes, ["n1:9000/UDP", "n1:30080/TCP", "n2:30080/TCP"]);
+        }
+    }
+
+    #[test]
     fn a_grid_counts_the_rows_that_differ_from_the_oracle() {
         let grid = grid();
         assert_eq!(grid.differences, 1);
@@ -462,7 +509,7 @@ mod tests {
             r#"{"from":"shop/web","to":"shop/api","port":80,"protocol":"TCP","verdict":"allow","#,
             r#""reason":null,"decided_by":null,"expected":"allow"},"#,
             r#"{"from":"shop/web","to":"svc:shop/api","port":80,"protocol":"TCP","verdict":"deny","#,
-            r#""reason":"no-backend","decided_by":null,"expected":"deny"},"#,
+            r#""reason":"no-backend","decided_by":null,"expected":"reject"},"#,
         );
         assert!(json.starts_with(begins), "{json}");
         assert!(json.ends_with(r#""expected":"reject"}],"differences":1}"#), "{json}");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::model::{Cluster, Who};
 
+use crate::oracle;
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
@@ -46,11 +47,15 @@ impl<'a> Emulated<'a> {
     }
 
     /// Pods and nodes listen where they are dialled; an external that declares ports only there. A
-    /// Service's backends listen already.
+    /// Service's backends listen already, also where a port of a node leads to them.
     fn make_listen(&mut self, flow: &Flow) -> anyhow::Result<()> {
         if matches!(flow.to, Who::Pod(_) | Who::Node(_)) {
             let host = self.network.host(&flow.to.to_string())?;
-            self.network.listen(host, flow.protocol, flow.port);
+            let addresses = &self.network.host_at(host).addresses;
+            let is_frontend = |at: &IpAddr| oracle::is_frontend(self.cluster, *at, flow.port, flow.protocol);
+            if !addresses.iter().all(is_frontend) {
+                self.network.listen(host, flow.protocol, flow.port);
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::{Flow, Measured, Prober, family_of};
 use crate::interrupt::Interrupt;
 use crate::listen::{self, Client, Listener};
 use crate::netns::{Netns, Part};
+use crate::oracle;
 use crate::topology::pod_netns;
 
 /// Why the cluster could not be asked.
@@ -113,7 +114,11 @@ impl<'a> Live<'a> {
             Who::External(name) if declares_ports(self.cluster, name) => Vec::new(),
             end => {
                 let Some((netns, addresses)) = place(self.cluster, end) else { return Vec::new() };
-                addresses.iter().map(|address| listener(&netns, *address, *protocol, *port)).collect()
+                // What stands behind a port of a node listens where it is.
+                let own = addresses
+                    .iter()
+                    .filter(|address| !oracle::is_frontend(self.cluster, **address, *port, *protocol));
+                own.map(|address| listener(&netns, *address, *protocol, *port)).collect()
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Two engines in step: whatever one is given, the other is given, and they must agree.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Nodes, Table};
+use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Node, Nodes, Table};
 use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
@@ -20,8 +21,36 @@ pub(crate) type Differences = Faults;
 /// The emulator and the kernel as one engine: it answers what the emulator answers.
 pub(crate) struct Twins {
     emulator: Emulator,
-    kernel: Kernel,
+    /// Always there, until it is laid aside.
+    kernel: Option<Kernel>,
+    kind: Kind,
     differences: Differences,
+}
+
+/// What a kernel was loaded for, and cannot be changed.
+#[derive(Clone, PartialEq)]
+struct Kind {
+    node: Node,
+    addresses: (V4, V6),
+    capacities: Capacities,
+}
+
+/// How many loaded nodes are laid aside.
+const ASIDE: usize = 24;
+
+thread_local! {
+    /// Nodes that nobody uses any more, the latest last: to load one takes longer than to run a case.
+    static LOADED: RefCell<Vec<(Kind, Kernel)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Kind {
+    /// A node of this kind that was laid aside, if there is one.
+    fn loaded(&self) -> Option<Kernel> {
+        LOADED.with_borrow_mut(|loaded| {
+            let place = loaded.iter().position(|(kind, _)| kind == self)?;
+            Some(loaded.remove(place).1)
+        })
+    }
 }
 
 impl Twins {
@@ -32,10 +61,22 @@ impl Twins {
     ) -> Result<Self, Error> {
         let options =
             Options { capacities: capacities.clone(), trace: true, fixed_clock: true, ..Options::default() };
-        let kernel = Kernel::load(plan, options)?;
+        let kind = Kind { node: plan.node, addresses: plan.addresses, capacities: capacities.clone() };
+        let kernel = match kind.loaded() {
+            Some(mut kernel) => kernel.renew(&plan.rows).map(|()| kernel)?,
+            None => Kernel::load(plan, options)?,
+        };
         let mut emulator = Emulator::with_capacities(plan, capacities)?;
         emulator.trace(true);
-        Ok(Self { emulator, kernel, differences })
+        Ok(Self { emulator, kernel: Some(kernel), kind, differences })
+    }
+
+    fn kernel(&self) -> &Kernel {
+        self.kernel.as_ref().expect("nobody has laid it aside")
+    }
+
+    fn kernel_mut(&mut self) -> &mut Kernel {
+        self.kernel.as_mut().expect("nobody has laid it aside")
     }
 
     fn compare<T: PartialEq + fmt::Debug>(&self, what: &str, emulator: &T, kernel: &T) {
@@ -70,10 +111,22 @@ impl Twins {
     }
 }
 
+impl Drop for Twins {
+    fn drop(&mut self) {
+        let Some(kernel) = self.kernel.take() else { return };
+        LOADED.with_borrow_mut(|loaded| {
+            loaded.push((self.kind.clone(), kernel));
+            if loaded.len() > ASIDE {
+                loaded.remove(0);
+            }
+        });
+    }
+}
+
 impl Engine for Twins {
     fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
         self.emulator.apply(rows)?;
-        self.kernel.apply(rows)
+        self.kernel_mut().apply(rows)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error> {
@@ -81,7 +134,7 @@ impl Engine for Twins {
         if frame.len() < shortest(frame) {
             return Ok(emulator);
         }
-        let kernel = self.kernel.push(hook, interface, frame)?;
+        let kernel = self.kernel_mut().push(hook, interface, frame)?;
         self.compare("verdicts", &emulator.verdict, &kernel.verdict);
         if emulator.frame != kernel.frame {
             self.note("bytes", &hex(&emulator.frame), &hex(&kernel.frame));
@@ -91,7 +144,7 @@ impl Engine for Twins {
     }
 
     fn counts(&self) -> Result<Vec<Count>, Error> {
-        let (emulator, kernel) = (self.emulator.counts()?, self.kernel.counts()?);
+        let (emulator, kernel) = (self.emulator.counts()?, self.kernel().counts()?);
         let differing = emulator.iter().zip(&kernel).enumerate().filter(|(_, (left, right))| left != right);
         self.compare("counters (number, emulator, kernel)", &Vec::new(), &differing.collect());
         Ok(emulator)
@@ -104,19 +157,19 @@ where
     Kernel: Tracks<A>,
 {
     fn connections(&self) -> Result<Flows<A>, Error> {
-        let (emulator, kernel) = (self.emulator.connections()?, self.kernel.connections()?);
+        let (emulator, kernel) = (self.emulator.connections()?, self.kernel().connections()?);
         self.compare("conntrack rows", &emulator, &kernel);
         Ok(emulator)
     }
 
     fn masquerades(&self) -> Result<Claims<A>, Error> {
-        let (emulator, kernel) = (self.emulator.masquerades()?, self.kernel.masquerades()?);
+        let (emulator, kernel) = (self.emulator.masquerades()?, self.kernel().masquerades()?);
         self.compare("masquerade rows", &emulator, &kernel);
         Ok(emulator)
     }
 
     fn fragments(&self) -> Result<Pieces<A>, Error> {
-        let (emulator, kernel) = (self.emulator.fragments()?, self.kernel.fragments()?);
+        let (emulator, kernel) = (self.emulator.fragments()?, self.kernel().fragments()?);
         self.compare("fragment rows", &emulator, &kernel);
         Ok(emulator)
     }
@@ -124,24 +177,24 @@ where
 
 impl Clock for Twins {
     fn now_s(&self) -> Result<u32, Error> {
-        let (emulator, kernel) = (self.emulator.now_s()?, self.kernel.now_s()?);
+        let (emulator, kernel) = (self.emulator.now_s()?, self.kernel().now_s()?);
         self.compare("clocks", &emulator, &kernel);
         Ok(emulator)
     }
 
     fn wait(&mut self, seconds: u32) -> Result<(), Error> {
         self.emulator.wait(seconds)?;
-        self.kernel.wait(seconds)
+        self.kernel_mut().wait(seconds)
     }
 
     fn set_random(&mut self, number: u32) -> Result<(), Error> {
         self.emulator.set_random(number)?;
-        self.kernel.set_random(number)
+        self.kernel_mut().set_random(number)
     }
 
     fn sweep(&mut self) -> Result<(), Error> {
         self.emulator.sweep()?;
-        self.kernel.sweep()
+        self.kernel_mut().sweep()
     }
 }
 

@@ -17,6 +17,7 @@ mod hook;
 mod netns;
 pub mod object;
 mod pin;
+mod renew;
 mod run;
 mod sockets;
 mod sweep;

@@ -51,6 +51,12 @@ impl<T: Table> HashTable<T> {
         .map_err(failed::<T>("write"))
     }
 
+    /// Removes every row.
+    pub(super) fn clear(&mut self) -> Result<(), Error> {
+        let keys = self.0.keys().collect::<Result<Vec<_>, _>>().map_err(failed::<T>("read"))?;
+        keys.iter().try_for_each(|key| gone(self.0.remove(key))).map_err(failed::<T>("write"))
+    }
+
     /// How many rows there are. Rows that come or go meanwhile may be counted or not.
     pub(super) fn count(&self) -> Result<usize, Error> {
         let mut rows = 0;
