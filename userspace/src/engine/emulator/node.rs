@@ -1,5 +1,7 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
+use std::net::{IpAddr, SocketAddr};
+
 use dataplane::flow::{self, Flow};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
@@ -9,13 +11,14 @@ use dataplane::tables::{
     SourceRanges, Timeouts, Tuple, Writes,
 };
 use dataplane::trace::Record;
-use dataplane::wire::{Address, Family, V4, V6};
+use dataplane::wire::{Address, Be16, Family, V4, V6};
+use dataplane::socket::{self, Call};
 use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::error::Error;
 use crate::plan::{NodePlan, NodeRows, Rows};
 
@@ -191,6 +194,22 @@ impl Emulator {
         }
     }
 
+    fn connect<A: Address>(&mut self, dialling: &Dialling, address: A) -> SocketAddr
+    where
+        Self: Platform<A>,
+    {
+        let mut call = Call {
+            socket: Cookie::new(dialling.socket),
+            home: Cookie::new(dialling.netns),
+            address,
+            port: Be16::new(dialling.target.port()),
+            protocol: dialling.protocol,
+        };
+        socket::connect(self, &mut call);
+        let address = IpAddr::from(call.address.to_v6().0).to_canonical();
+        SocketAddr::new(address, call.port.host())
+    }
+
     /// The reports since the last time, in order.
     pub fn take_records(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
@@ -219,6 +238,20 @@ impl Engine for Emulator {
         let mut frame = Frame::new(frame, interface);
         let verdict = self.run(hook, &mut frame);
         Ok(Outcome { verdict, frame: frame.bytes().to_vec(), records: self.take_records() })
+    }
+
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        self.records.clear();
+        let target = match dialling.target.ip() {
+            IpAddr::V4(address) => self.connect(dialling, V4(address.octets())),
+            IpAddr::V6(address) => self.connect(dialling, V6(address.octets())),
+        };
+        Ok((target, self.take_records()))
+    }
+
+    fn hang_up(&mut self, socket: u64) {
+        socket::release::<V4>(self, Cookie::new(socket));
+        socket::release::<V6>(self, Cookie::new(socket));
     }
 
     fn counts(&self) -> Result<Vec<Count>, Error> {
