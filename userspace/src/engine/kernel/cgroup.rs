@@ -52,6 +52,78 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
     found.get(1).map(|path| PathBuf::from(path.replace("\\040", " ")))
 }
 
+/// Whether sockets can be translated here: hooks a program that lets everything pass into the root, takes it off
+/// again, and asks for a network namespace's cookie. Where the root is.
+///
+/// # Errors
+/// [`Error::NoCgroup`], or [`Error::Attach`] with what the kernel says.
+pub fn try_out() -> Result<PathBuf, Error> {
+    let root = root()?;
+    let tried = File::open(&root).and_then(|cgroup| {
+        let program = let_pass()?;
+        drop(hooked(&program, &cgroup)?);
+        super::netns::cookie()
+    });
+    let failed =
+        |why: io::Error| Error::Attach { program: "connect4", interface: root.display().to_string(), why: why.to_string() };
+    tried.map_err(failed)?;
+    Ok(root)
+}
+
+/// The shortest program there is for sockets that connect to IPv4 addresses.
+fn let_pass() -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_int = 5;
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    /// `r0 = 1; exit`
+    const CODE: [u64; 2] = [0x1_0000_00b7, 0x95];
+    /// Up to what the kernel expects the program to be hooked into (`union bpf_attr`).
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        log: [u64; 2],
+        flags: [u32; 2],
+        name: [u8; 16],
+        interface: u32,
+        expected: u32,
+    }
+    let load = Load {
+        kind: CGROUP_SOCK_ADDR,
+        instructions: CODE.len() as u32,
+        code: CODE.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        log: [0; 2],
+        flags: [0; 2],
+        name: [0; 16],
+        interface: 0,
+        expected: CONNECT4,
+    };
+    let program = bpf(PROG_LOAD, &load)?;
+    // SAFETY: the kernel has just made it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// `BPF_CGROUP_INET4_CONNECT`.
+const CONNECT4: u32 = 10;
+
+/// Hooks a program in, for as long as the link is open.
+fn hooked(program: &OwnedFd, cgroup: &File) -> io::Result<OwnedFd> {
+    const LINK_CREATE: libc::c_int = 28;
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        hook: u32,
+        flags: u32,
+    }
+    let (program, target) = (program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32);
+    let link = bpf(LINK_CREATE, &Create { program, target, hook: CONNECT4, flags: 0 })?;
+    // SAFETY: as for the program.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
 /// Where the link of a program is pinned.
 pub(super) fn pin(pins: &Pins, name: &str) -> PathBuf {
     pins.link(name, PLACE)
