@@ -33,6 +33,8 @@ use userspace::model::{Cluster, ContainerPort, Labels, Node, Pod, Protocol, Who}
 
 mod service;
 
+pub use service::{Standing, standings};
+
 /// A direction, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
