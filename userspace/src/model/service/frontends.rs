@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::super::cluster::{Protocol, ServiceKind};
@@ -84,6 +85,20 @@ impl ServiceDraft<'_> {
             let number = syntax::port(port.port.into()).ok()?;
             Some((number, syntax::protocol(port.protocol.as_deref()).ok()?))
         })
+    }
+
+    /// The families of its frontends that have, or are to have, an address of the node subnets.
+    pub(in super::super) fn wanted_inside(&self, subnets: &[IpNet]) -> Vec<IpFamily> {
+        if !self.balanced() || !self.frontends.internal {
+            return Vec::new();
+        }
+        let known = &self.frontends.addresses;
+        let of = |family: IpFamily| known.iter().filter(move |address| IpFamily::of(**address) == family);
+        let inside = |family: &IpFamily| match of(*family).next() {
+            None => !self.frontends.complete && family.pick(subnets).is_some(),
+            Some(_) => of(*family).any(|address| subnets.iter().any(|subnet| subnet.contains(address))),
+        };
+        self.families.iter().copied().filter(inside).collect()
     }
 
     fn balanced(&self) -> bool {
