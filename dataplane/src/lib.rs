@@ -33,6 +33,8 @@ pub mod overlay;
 
 pub mod reject;
 
+pub mod balance;
+
 pub mod trace;
 
 pub use platform::{Machine, Mend, Packet, Platform};

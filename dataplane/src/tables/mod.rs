@@ -19,6 +19,10 @@
 //! | [`Fragments`] | packet -> ports | path; agent sweeps | `fragment` |
 //! | [`Routes`] | address prefix -> next hop | agent | `route` |
 //! | [`Nodes`] | node address -> node | agent | `overlay` |
+//! | [`Virtuals`] | frontend, port -> slots | load balancer's element | `balance` |
+//! | [`Ring`] | slot -> nodes that have it | load balancer's element | `balance` |
+//! | [`Reals`] | number -> node behind a frontend | load balancer's element | `balance` |
+//! | [`Pins`] | client, port, frontend -> node | `balance`; its element sweeps | `balance` |
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -27,8 +31,10 @@ use core::mem::size_of;
 
 use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
+mod balance;
 mod service;
 
+pub use balance::{Balancer, Pin, Pinned, Real, Slot, Virtual};
 pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
 
 /// Declares host-order numbers that must not be mixed up.
@@ -223,6 +229,23 @@ table! {
 table! {
     /// Ports of packets that come in fragments, of which only the first says them.
     Fragments<A>, Fragment<A> => Fragmented, "fragments", "fragments_v6", Hash, 8192
+}
+
+table! {
+    /// Ports of frontends at the load balancer.
+    Virtuals<A>, Frontend<A> => Virtual, "virtuals", "virtuals_v6", Hash, 16_384
+}
+table! {
+    /// The slots of frontends' ports, one run after the other: a Maglev table each.
+    Ring<A>, u32 => Slot, "ring", "ring_v6", Array, 1 << 20
+}
+table! {
+    /// Nodes behind frontends' ports: one row for each node and port. 0 is never used.
+    Reals<A>, u32 => Real<A>, "reals", "reals_v6", Array, 65_536
+}
+table! {
+    /// Flows at the load balancer whose slot does not say who has them.
+    Pins<A>, Pin<A> => Pinned, "pins", "pins_v6", Hash, 131_072
 }
 
 /// Row of [`Endpoints`]: a pod of this node.
