@@ -33,6 +33,8 @@ use userspace::model::{Cluster, ContainerPort, Labels, Node, Pod, Protocol, Who}
 
 mod service;
 
+pub use service::{Standing, standings};
+
 /// A direction, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
@@ -494,7 +496,13 @@ mod tests {
         text.parse::<Endpoint>().unwrap().who
     }
 
-    pub(super) fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
+    pub(super) fn word(
+        cluster: &Cluster,
+        from: &str,
+        to: &str,
+        port: u16,
+        protocol: Protocol,
+    ) -> &'static str {
         match expect(cluster, &who(from), &who(to), port, protocol) {
             Expectation::Allow => "allow",
             Expectation::Deny(_) => "deny",

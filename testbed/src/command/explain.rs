@@ -166,7 +166,7 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
 }
 
 /// The one port that it declares, if it is one.
-fn only_port(target: &Found<'_>) -> anyhow::Result<Port> {
+pub(super) fn only_port(target: &Found<'_>) -> anyhow::Result<Port> {
     let declared: Vec<Port> = match target {
         Found::Pod(pod) => {
             pod.ports.iter().map(|port| Port { number: port.port, protocol: port.protocol }).collect()
@@ -182,10 +182,10 @@ fn only_port(target: &Found<'_>) -> anyhow::Result<Port> {
     let who = target.who();
     match declared.as_slice() {
         [one] => Ok(*one),
-        [] => anyhow::bail!("cannot explain {who}: it declares no port; say which, as {who}:8080/tcp"),
+        [] => anyhow::bail!("cannot dial {who}: it declares no port; say which, as {who}:8080/tcp"),
         several => {
             let several = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            anyhow::bail!("cannot explain {who}: it declares {several}; say which, as {who}:8080/tcp")
+            anyhow::bail!("cannot dial {who}: it declares {several}; say which, as {who}:8080/tcp")
         }
     }
 }
