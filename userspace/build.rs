@@ -61,7 +61,8 @@ fn main() -> ExitCode {
 fn embed(folder: &Path, out: &Path) -> String {
     let objects = OBJECTS.map(|name| {
         let copy = out.join(format!("{name}.o"));
-        fs::copy(folder.join(name), &copy).expect("OUT_DIR can be written, and the nested build made the object");
+        fs::copy(folder.join(name), &copy)
+            .expect("OUT_DIR can be written, and the nested build made the object");
         format!("Ok(aya::include_bytes_aligned!({copy:?}))")
     });
     format!("[{}]", objects.join(", "))

@@ -91,7 +91,7 @@ fn walk<A: Address, B: Balancing<A>, K: Packet>(
     packet: &mut K,
     ends: &mut Ends<A>,
 ) -> Result<Fate, Miss> {
-    if !flow::ends(packet, ends) {
+    if !flow::glance(packet, ends) {
         uncommon(packet, ends)?;
     }
     let key = Frontend { address: ends.target, port: ends.target_port, protocol: ends.protocol, pad: 0 };

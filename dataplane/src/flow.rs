@@ -258,7 +258,7 @@ pub struct Ends<A> {
 /// Reads the ends of a frame that is as almost all are: a whole packet of TCP or UDP, right behind an IP header
 /// without options. Whether it is; others, and broken ones, are for [`read`].
 #[inline(always)]
-pub fn ends<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool {
+pub fn glance<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool {
     usual(packet, ends).unwrap_or(false)
 }
 
