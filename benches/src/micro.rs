@@ -164,7 +164,7 @@ fn family<A: Address>(frontend: A, node: impl Fn(u8) -> A, moved: bool) -> Famil
     let slot = |slot: u32| {
         let now = (slot.wrapping_mul(0x9e37_79b1) >> 16) % NODES + 1;
         let home = if moved { now % NODES + 1 } else { now };
-        Slot { now: now as u16, home: home as u16, moved_s: 0 }
+        Slot { now: now as u16, home: home as u16, moved_s: u32::from(moved) }
     };
     FamilyRows {
         virtuals: [(key, service)].into(),

@@ -2,7 +2,7 @@
 //!
 //! Reads `virtuals`, `ring`, `reals`, `pins`. Writes `pins`, the frame. Drops: see [`Miss`].
 //!
-//! A flow's hash picks a slot of its frontend's Maglev table; the slot says who has it:
+//! A flow's hash picks a slot of its frontend's ring; the slot says who has it:
 //!
 //! 1. A slot whose flows all have one node: that node. No flow leaves a trace, so this costs the same whatever
 //!    the number of flows.
@@ -103,11 +103,11 @@ fn walk<A: Address, B: Balancing<A>, K: Packet>(
     }
     let constants = balancer.balancer();
     let hash = hash(ends, &constants);
-    let slot = service.first.wrapping_add(((hash as u64 * service.count as u64) >> 32) as u32);
+    let slot = place_of(&service, hash);
     let row = Ring::<A>::get(balancer, &slot).unwrap_or_default();
     // 1.
     let mut place = Place { slot, row, service, real: row.now as u32 };
-    if row.now != row.home || service.flags & Virtual::PINS != 0 {
+    if row.moved_s != 0 || service.flags & Virtual::PINS != 0 {
         moved(balancer, ends, &mut place, constants.drain_s)?;
     }
     let real = Reals::get(balancer, &place.real).unwrap_or_default();
@@ -149,6 +149,25 @@ fn hash<A: Address>(ends: &Ends<A>, constants: &Balancer) -> u32 {
     }
     let ports = (ends.source_port.host() as u32) << 16 | ends.target_port.host() as u32;
     mix(client ^ ends.target.fold32().rotate_left(16) ^ ports ^ ends.protocol as u32)
+}
+
+/// The slot of a hash.
+#[inline(always)]
+fn place_of(service: &Virtual, hash: u32) -> u32 {
+    service.first.wrapping_add(((hash as u64 * service.count as u64) >> 32) as u32)
+}
+
+/// The slot of a flow that is pinned, of the frontend's port with this key and row.
+pub fn slot<A: Address>(pin: &Pin<A>, key: &Frontend<A>, service: &Virtual, constants: &Balancer) -> u32 {
+    let ends = Ends {
+        source: pin.client,
+        source_port: pin.port,
+        target: key.address,
+        target_port: key.port,
+        protocol: key.protocol,
+        ..Ends::default()
+    };
+    place_of(service, hash(&ends, constants))
 }
 
 /// Where in the ring a flow is.
@@ -195,7 +214,7 @@ fn moved<A: Address, B: Balancing<A>>(
                 return Err(Miss::PinsFull);
             }
         }
-        if row.now != row.home {
+        if row.moved_s != 0 {
             balancer.at_home(place.slot, now_s);
         }
         place.real = home;

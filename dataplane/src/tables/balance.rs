@@ -33,9 +33,10 @@ impl Virtual {
 pub struct Slot {
     /// Who is given new flows, as a number of [`super::Reals`].
     pub now: u16,
-    /// Who has the flows that are not pinned: another than `now` only while such flows may live.
+    /// Who has the connections that are not pinned.
     pub home: u16,
-    /// When `now` changed last, in seconds of the engine's clock.
+    /// When `now` changed last, in seconds of the engine's clock; 0 once the slot has settled, and holds flows of
+    /// `now` alone.
     pub moved_s: u32,
 }
 

@@ -236,7 +236,7 @@ table! {
     Virtuals<A>, Frontend<A> => Virtual, "virtuals", "virtuals_v6", Hash, 16_384
 }
 table! {
-    /// The slots of frontends' ports, one run after the other: a Maglev table each.
+    /// The slots of frontends' ports, one run after the other.
     Ring<A>, u32 => Slot, "ring", "ring_v6", Array, 1 << 20
 }
 table! {
@@ -467,8 +467,10 @@ pub struct Node {
     pub node_port_count: u16,
     /// One of the constants.
     pub encapsulation: u8,
+    /// 1 where the load balancer puts packets for the node into others, as [`crate::balance`] does; else 0.
+    pub balanced: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 impl Node {

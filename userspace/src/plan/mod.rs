@@ -40,7 +40,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Model, Settings};
+use crate::model::{Cluster, Encapsulation, Forward, Model, Settings};
 use family::FamilyPlan;
 
 /// The interfaces of a node.
@@ -152,6 +152,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Overlay, Encapsulation::Geneve) => Node::GENEVE,
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
+        balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         ..Node::default()
     }
 }

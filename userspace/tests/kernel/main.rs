@@ -70,7 +70,8 @@ fn plan(netns: &Netns) -> NodePlan {
             node_port_first: 30_000,
             node_port_count: 2768,
             encapsulation: Node::VXLAN,
-            pad: [0; 3],
+            balanced: 0,
+            pad: [0; 2],
         },
         addresses: (NODE, V6::default()),
         rows: NodeRows {
