@@ -26,6 +26,7 @@ pub(crate) mod roster;
 pub(crate) mod serve;
 pub(crate) mod up;
 pub(crate) mod upgrade;
+pub(crate) mod r#where;
 
 use dataplane::Dataplane;
 

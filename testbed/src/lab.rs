@@ -217,7 +217,7 @@ impl Lab {
         for pod in cluster.pods.iter().filter(|pod| there.pod(&pod.id()).is_none()) {
             topology.add_pod(pod)?;
         }
-        Ok(())
+        Ok(topology.change_services(&old, cluster)?)
     }
 
     /// The agent of a node takes everything off it and ends; one that is no more has left that to others.

@@ -16,6 +16,7 @@ pub mod output;
 pub mod probe;
 pub mod progress;
 pub mod sound;
+pub mod spread;
 pub mod state;
 pub mod topology;
 pub mod traffic;

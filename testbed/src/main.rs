@@ -8,7 +8,7 @@ mod command;
 
 use command::{
     apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
-    upgrade,
+    upgrade, r#where,
 };
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
@@ -31,6 +31,7 @@ enum Command {
     Upgrade(upgrade::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Where(r#where::Args),
     Plan(plan::Args),
     Link(link::Args),
     Bench(bench::Args),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Where(args) => r#where::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -33,6 +33,8 @@ use userspace::model::{Cluster, ContainerPort, Labels, Node, Pod, Protocol, Who}
 
 mod service;
 
+pub use service::{Standing, standings};
+
 /// A direction, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
@@ -125,7 +127,7 @@ pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Prot
         Some(source) => source,
         None => return Expectation::Undefined("the cluster has no such source"),
     };
-    if let Who::Service(id) = to
+    if let Who::Service(id) | Who::Frontend(id, _) = to
         && cluster.service(id).is_none()
     {
         return Expectation::Undefined("the cluster has no such Service");
@@ -180,7 +182,7 @@ fn party<'a>(cluster: &'a Cluster, end: &Who) -> Option<Party<'a>> {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some(Party::Outside(external.address, &external.ports))
         }
-        Who::Service(_) => None,
+        Who::Service(_) | Who::Frontend(..) => None,
     }
 }
 
@@ -494,7 +496,13 @@ mod tests {
         text.parse::<Endpoint>().unwrap().who
     }
 
-    pub(super) fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
+    pub(super) fn word(
+        cluster: &Cluster,
+        from: &str,
+        to: &str,
+        port: u16,
+        protocol: Protocol,
+    ) -> &'static str {
         match expect(cluster, &who(from), &who(to), port, protocol) {
             Expectation::Allow => "allow",
             Expectation::Deny(_) => "deny",

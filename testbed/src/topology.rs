@@ -325,6 +325,15 @@ impl Topology {
         Ok(())
     }
 
+    /// Leads to the addresses that Services have outside of the cluster's ranges, as they are in `after`, which has
+    /// the same nodes; no longer to those they had in `before`.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; it can be tried again.
+    pub fn change_services(&self, before: &Cluster, after: &Cluster) -> Result<(), Error> {
+        self.lead_to_services(&ground::ways_to_services(before), &ground::ways_to_services(after))
+    }
+
     /// Deletes every namespace of the cluster, and with them every link.
     ///
     /// # Errors

@@ -17,8 +17,10 @@
 //! Source: Kubernetes, "Virtual IPs and Service Proxies", "Source IP", "EndpointSlices" and
 //! "Topology Aware Routing"; enhancement proposals 1669 (terminating endpoints) and 2086 (internal policy).
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
+use serde::Serialize;
 use userspace::model::{
     Backend, Cluster, HostPort, Model, Node, Protocol, Service, ServicePort, TrafficPolicy,
 };
@@ -159,22 +161,22 @@ impl<'a> Frontend<'a> {
             (Kind::External(_), None) => cluster.nodes.iter().map(outside).collect(),
             (Kind::LoadBalancer(service), None) => {
                 if !self.endpoints.iter().any(|backend| backend.ready) {
-                    return Err("whether a load balancer without a healthy node drops or refuses is its own affair");
+                    return Err(
+                        "whether a load balancer without a healthy node drops or refuses is its own affair",
+                    );
                 }
                 // It asks the nodes which of them has endpoints.
                 let local = service.external_policy == TrafficPolicy::Local;
-                let healthy = |node: &&Node| !local || self.endpoints.iter().any(|it| it.ready && is_on(it, node));
+                let healthy =
+                    |node: &&Node| !local || self.endpoints.iter().any(|it| it.ready && is_on(it, node));
                 cluster.nodes.iter().filter(healthy).map(outside).collect()
             }
         })
     }
 
-    /// 3. Who may answer there.
-    ///
-    /// # Errors
-    /// What becomes of the flow where nobody may.
-    fn candidates(&self, entry: Entry<'_>) -> Result<Vec<&Backend>, Expectation> {
-        let (policy, hints) = match self.kind {
+    /// 3. Whose endpoints may answer there, and whether hints are about it.
+    fn rule(&self, entry: Entry<'_>) -> (TrafficPolicy, bool) {
+        match self.kind {
             Kind::Cluster(service) => (service.internal_policy, true),
             Kind::NodePort(service, _) | Kind::External(service) | Kind::LoadBalancer(service)
                 if !entry.inside =>
@@ -182,7 +184,15 @@ impl<'a> Frontend<'a> {
                 (service.external_policy, false)
             }
             _ => (TrafficPolicy::Cluster, false),
-        };
+        }
+    }
+
+    /// 3. Who may answer there.
+    ///
+    /// # Errors
+    /// What becomes of the flow where nobody may.
+    fn candidates(&self, entry: Entry<'_>) -> Result<Vec<&Backend>, Expectation> {
+        let (policy, hints) = self.rule(entry);
         let all: Vec<&Backend> = self.endpoints.iter().collect();
         let usable = usable(&all);
         // 5.
@@ -192,10 +202,74 @@ impl<'a> Frontend<'a> {
         if policy == TrafficPolicy::Local {
             let here: Vec<&Backend> = all.into_iter().filter(|it| is_on(it, entry.node)).collect();
             let usable = self::usable(&here);
-            return if usable.is_empty() { Err(Expectation::Deny(Cause::NoLocalBackend)) } else { Ok(usable) };
+            return if usable.is_empty() {
+                Err(Expectation::Deny(Cause::NoLocalBackend))
+            } else {
+                Ok(usable)
+            };
         }
         Ok(if hints { hinted(usable, entry.node) } else { usable })
     }
+
+    /// Each endpoint, and whether it may answer there.
+    fn standings(self, entry: Entry<'_>) -> Vec<(Backend, Standing)> {
+        let candidates = self.candidates(entry).unwrap_or_default();
+        let local = self.rule(entry).0 == TrafficPolicy::Local;
+        let standing = |it: &Backend| match () {
+            () if candidates.contains(&it) => Standing::Candidate,
+            () if local && !is_on(it, entry.node) => Standing::NotLocal,
+            () if it.terminating => Standing::Terminating,
+            () if !it.ready => Standing::NotReady,
+            () if !it.for_nodes.is_empty() => Standing::OtherNode,
+            () => Standing::OtherZone,
+        };
+        self.endpoints.iter().map(|it| (it.clone(), standing(it))).collect()
+    }
+}
+
+/// Whether an endpoint may be given a new flow, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It may.
+    Candidate,
+    /// It is not ready.
+    NotReady,
+    /// It is on its way out, and others are ready or it does not serve any more.
+    Terminating,
+    /// It is on another node, and only those of this one may answer.
+    NotLocal,
+    /// It is meant for clients on other nodes.
+    OtherNode,
+    /// It is meant for clients in other zones.
+    OtherZone,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Candidate => "may answer",
+            Self::NotReady => "not ready",
+            Self::Terminating => "terminating",
+            Self::NotLocal => "not on this node",
+            Self::OtherNode => "for other nodes",
+            Self::OtherZone => "for other zones",
+        })
+    }
+}
+
+/// Who stands behind this address and port, and which of them may answer a client that is served on `node`:
+/// `inside`, because it is a pod or process of this node; or it comes in there from outside. Nothing if nobody
+/// stands behind it.
+pub fn standings(
+    cluster: &Cluster,
+    target: SocketAddr,
+    protocol: Protocol,
+    node: &Node,
+    inside: bool,
+) -> Vec<(Backend, Standing)> {
+    let found = frontend(cluster, target.ip(), target.port(), protocol);
+    found.map_or(Vec::new(), |frontend| frontend.standings(Entry { node, inside }))
 }
 
 fn is_on(backend: &Backend, node: &Node) -> bool {
@@ -398,8 +472,7 @@ mod tests {
 
     #[test]
     fn source_ranges_are_about_the_load_balancers_addresses_and_everybody() {
-        let cluster =
-            stage(&[], |service| service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()]);
+        let cluster = stage(&[], |service| service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()]);
         assert_eq!(at(&cluster, "ext:world", "20.0.0.9", 8080), "allow");
         assert_eq!(at(&cluster, "shop/web", "20.0.0.9", 8080), "out of range");
         for (address, port) in [("10.240.0.4", 30_080), ("192.0.2.10", 8080), ("10.96.0.10", 8080)] {
@@ -427,6 +500,41 @@ mod tests {
             let cluster = cluster(model, direct);
             assert_eq!(at(&cluster, "ext:world", node, 30_080), expected, "{model:?} {direct} {node}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_may_not_answer_says_why() {
+        let standings = |change: fn(&mut Service), inside| {
+            let cluster = stage(&[], change);
+            let target = if inside { "10.96.0.10:8080" } else { "10.240.0.4:30080" };
+            let all = standings(&cluster, target.parse().unwrap(), Tcp, &cluster.nodes[0], inside);
+            all.into_iter().map(|(_, standing)| standing).collect::<Vec<_>>()
+        };
+        use Standing::{Candidate, NotLocal, NotReady, OtherZone, Terminating};
+        assert_eq!(standings(|_| (), true), [Candidate, Candidate]);
+        let local = |service: &mut Service| service.external_policy = TrafficPolicy::Local;
+        assert_eq!(standings(local, false), [Candidate, NotLocal]);
+        assert_eq!(standings(local, true), [Candidate, Candidate]);
+        let going = |service: &mut Service| {
+            let backend = &mut service.ports[0].backends[0];
+            (backend.ready, backend.terminating) = (false, true);
+        };
+        assert_eq!(standings(going, true), [Terminating, Candidate]);
+        let starting = |service: &mut Service| {
+            let backend = &mut service.ports[0].backends[1];
+            (backend.ready, backend.serving) = (false, false);
+        };
+        assert_eq!(standings(starting, true), [Candidate, NotReady]);
+        let hints = |service: &mut Service| {
+            for (backend, zone) in service.ports[0].backends.iter_mut().zip(["a", "b"]) {
+                backend.for_zones = vec![zone.to_owned()];
+            }
+        };
+        let mut cluster = stage(&[], hints);
+        cluster.nodes[0].labels.insert("topology.kubernetes.io/zone".to_owned(), "b".to_owned());
+        let target = "10.96.0.10:8080".parse().unwrap();
+        let all = super::standings(&cluster, target, Tcp, &cluster.nodes[0], true);
+        assert_eq!(all.into_iter().map(|(_, it)| it).collect::<Vec<_>>(), [OtherZone, Candidate]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How the parts of a cluster are built, joined and taken away again.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use dataplane::wire::Mac;
@@ -77,7 +79,8 @@ impl Topology {
         }
         each(&self.cluster.nodes, |node| self.lead_to_pods(node, &pods))?;
         let nodes: Vec<&Node> = self.cluster.nodes.iter().collect();
-        self.lead_from_fabric(&nodes, &pods)
+        self.lead_from_fabric(&nodes, &pods)?;
+        self.lead_to_services(&BTreeMap::new(), &ground::ways_to_services(&self.cluster))
     }
 
     /// The network between the nodes: one bridge, which is also their gateway.
@@ -264,6 +267,37 @@ impl Topology {
         }
         for (to, next) in ways {
             links.route(Route::net(to, Next::Via(next, BRIDGE)))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the ways to Services' addresses from outside those of `after`: the fabric brings them to some node,
+    /// and each node's own packets go into its path.
+    pub(super) fn lead_to_services(
+        &self,
+        before: &BTreeMap<IpAddr, IpAddr>,
+        after: &BTreeMap<IpAddr, IpAddr>,
+    ) -> Result<(), Error> {
+        if self.layout.kernel_routes {
+            return Ok(());
+        }
+        let gone: Vec<IpAddr> =
+            before.keys().filter(|address| !after.contains_key(address)).copied().collect();
+        if !fabric::is_emulated(&self.cluster) {
+            let mut links = Links::open(&self.fabric())?;
+            each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
+            for (address, node) in after.iter().filter(|(address, node)| before.get(address) != Some(node)) {
+                links.route(Route::host(*address, Next::Via(*node, BRIDGE)))?;
+            }
+        }
+        for node in &self.cluster.nodes {
+            let mut links = Links::open(&self.node(&node.name))?;
+            each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
+            // A node that is new has none of them.
+            for address in after.keys() {
+                let Some(source) = node.address_like(*address) else { continue };
+                links.route(Route::host(*address, Next::Via(pod_gateway(*address), HOST)).source(source))?;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What the settings of a cluster mean for its links: lengths, gateways, and the ways that the fabric knows.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::wire::{Mac, V4, V6, ip, tunnel};
@@ -100,6 +101,12 @@ pub(super) fn ways_to_pod(settings: &Settings, node: &Node, pod: &Pod) -> Vec<(I
     };
     let addresses = pod.addresses.iter().filter(|address| !led(address));
     addresses.filter_map(|address| Some((IpNet::from(*address), node.address_like(*address)?))).collect()
+}
+
+/// The ways to Services from outside: an external or load balancer address, and the node's that it is brought to.
+pub(super) fn ways_to_services(cluster: &Cluster) -> BTreeMap<IpAddr, IpAddr> {
+    let ways = cluster.ways_in().into_iter();
+    ways.filter_map(|(address, node)| Some((address, node.address_like(address)?))).collect()
 }
 
 /// Checks that the cloud's route table would take what the cluster's nodes need.

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | each range of the virtual network, and each node subnet | the node that has the address, or whose pod has it |
 //! | in `kubenet`, each node's pod range: a row of the route table | the node |
+//! | an external or load balancer address of a Service | the node to which it is brought: [`Cluster::ways_in`] |
 //! | a pod's address, if it is in none of these | the pod's node: more than a cloud does, so that a host outside can dial any pod |
 //! | everything else | the world: the host outside that has the address |
 //!

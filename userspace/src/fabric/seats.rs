@@ -27,6 +27,8 @@ pub(super) struct Seats {
     by_address: HashMap<IpAddr, Port>,
     /// Pods with addresses of their own, and the places of their nodes.
     pods: HashMap<IpAddr, usize>,
+    /// Addresses of Services, and the places of the nodes to which they are brought.
+    ways_in: HashMap<IpAddr, usize>,
     by_mac: HashMap<Mac, usize>,
     gateways: Vec<IpAddr>,
     appliances: HashSet<Port>,
@@ -68,6 +70,10 @@ impl Seats {
             seats.externals.push(Seat { name: external.name.clone(), mac: mac_of(external.address) });
             seats.by_address.insert(external.address, Port::External(place));
         }
+        let place = |name: &str| cluster.nodes.iter().position(|node| node.name == name);
+        let ways_in = cluster.ways_in();
+        seats.ways_in =
+            ways_in.iter().filter_map(|(address, node)| Some((*address, place(&node.name)?))).collect();
         for route in &cluster.settings.fabric.routes {
             if let NextHop::VirtualAppliance(address) = route.next_hop {
                 seats.appliances.extend(seats.by_address.get(&address));
@@ -114,9 +120,11 @@ impl Seats {
         self.by_address.get(&address).copied()
     }
 
-    /// Where packets to the address leave: to whoever has it, or to the node of the pod that has it.
+    /// Where packets to the address leave: to whoever has it, to the node of the pod that has it, or to the node
+    /// to which a Service's are brought.
     pub(super) fn owner(&self, address: IpAddr) -> Option<Port> {
-        self.host(address).or_else(|| self.pods.get(&address).map(|place| Port::Node(*place)))
+        let place = || self.pods.get(&address).or_else(|| self.ways_in.get(&address));
+        self.host(address).or_else(|| place().map(|place| Port::Node(*place)))
     }
 
     /// The node whose interface has the hardware address.
@@ -157,7 +165,8 @@ impl Seats {
     pub(super) fn may_send_from(&self, port: Port, source: IpAddr) -> bool {
         self.appliances.contains(&port)
             || self.host(source) == Some(port)
-            || matches!(port, Port::Node(place) if self.pods.get(&source) == Some(&place))
+            || matches!(port, Port::Node(place)
+                if self.pods.get(&source) == Some(&place) || self.ways_in.get(&source) == Some(&place))
     }
 
     /// See [`super::Fabric::world_port`].

@@ -75,7 +75,7 @@ pub struct Pod {
     pub host_network: bool,
     /// Declared container ports (init containers' excluded, restartable ones' included).
     pub ports: Vec<ContainerPort>,
-    /// It may be an endpoint of a Service (its condition `Ready`).
+    /// It would answer (its condition `Ready`), on its way out or not.
     pub ready: bool,
     /// It is on its way out (`metadata.deletionTimestamp`).
     pub terminating: bool,
@@ -383,6 +383,27 @@ impl Cluster {
     pub fn service(&self, id: &str) -> Option<&Service> {
         let (namespace, name) = id.split_once('/')?;
         self.services.iter().find(|service| service.namespace == namespace && service.name == name)
+    }
+
+    /// The addresses of Services that are in no range of the cluster, external ones and the load balancer's, each
+    /// with the node to which routers outside bring packets for it where no load balancer takes them: the first;
+    /// with [`TrafficPolicy::Local`] the first that has an endpoint which is ready, if one has.
+    pub fn ways_in(&self) -> BTreeMap<IpAddr, &Node> {
+        let way = |service: &Service, address: IpAddr| {
+            let mut nodes = self.nodes.iter().filter(|node| node.address_like(address).is_some());
+            let answers = |node: &&Node| {
+                let mut ready = service.ports.iter().flat_map(ServicePort::ready);
+                ready.any(|backend| backend.node.as_ref() == Some(&node.name))
+            };
+            let first = nodes.clone().next();
+            let local = service.external_policy == TrafficPolicy::Local;
+            if local { nodes.find(answers).or(first) } else { first }
+        };
+        let services = self.services.iter().flat_map(|service| {
+            let addresses = service.external_addresses.iter().chain(&service.load_balancer_addresses);
+            addresses.filter_map(move |address| Some((*address, way(service, *address)?)))
+        });
+        services.collect()
     }
 
     /// The host outside the cluster of this name.

@@ -82,6 +82,8 @@ pub struct Topology {
     inside: Vec<IpNet>,
     /// Pods' addresses, wherever they are from.
     pod_addresses: BTreeSet<IpAddr>,
+    /// Addresses of Services, in no range of the cluster.
+    service_addresses: BTreeSet<IpAddr>,
     /// Nodes' addresses.
     node_addresses: BTreeSet<IpAddr>,
 }
@@ -98,6 +100,7 @@ impl Topology {
                 .unwrap_or_default(),
             seed,
             inside: settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().collect(),
+            service_addresses: cluster.ways_in().into_keys().collect(),
             ..Self::default()
         };
         let nodes: BTreeMap<&str, usize> =
@@ -154,7 +157,9 @@ impl Topology {
 
     /// Whether a node's stack routes packets for this address into the path, rather than out of its uplink.
     pub fn is_inside(&self, address: IpAddr) -> bool {
-        self.pod_addresses.contains(&address) || self.inside.iter().any(|range| range.contains(&address))
+        self.pod_addresses.contains(&address)
+            || self.service_addresses.contains(&address)
+            || self.inside.iter().any(|range| range.contains(&address))
     }
 
     /// The hardware address to which a host on the nodes' network sends packets for `address`.
