@@ -215,13 +215,13 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let layer = match outer {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         };
         let flags = layer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-        self.adjust(tunnel::overhead(header(outer)) as i32, flags)
+        self.adjust(tunnel::overhead(header(outer)) as i32 + options as i32, flags)
     }
 
     /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is
