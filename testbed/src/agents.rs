@@ -16,7 +16,7 @@ use crate::control::{self, Control};
 use crate::dataplane::{self as dataplanes, Name, ebpf};
 use crate::netns::{Netns, Part, fnv1a};
 use crate::state;
-use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side, pod_netns};
 
 /// The agent's program, beside this one.
 const PROGRAM: &str = "podpath-agent";
@@ -224,7 +224,9 @@ fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
 fn desired(cluster: &Cluster, node: &str) -> Desired {
     let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
     let interfaces: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
-    Desired { cluster: cluster.clone(), interfaces }
+    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
+    let netns = pods.map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
+    Desired { cluster: cluster.clone(), interfaces, netns }
 }
 
 /// The agent's program.
