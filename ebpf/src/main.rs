@@ -86,8 +86,7 @@ fn with_room<A: Room>(
 /// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.
 #[inline(never)]
 fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Result<(), Reason> {
-    *carried = path::from_tunnel(&mut Kernel, frame)?;
-    Ok(())
+    path::from_tunnel(&mut Kernel, frame, carried)
 }
 
 /// Does what the path says.
