@@ -24,6 +24,12 @@
 //!    any: who sent it counts as its opener. So connections outlive a table that was lost, as they do with
 //!    Linux (`nf_conntrack_tcp_loose`) and Cilium.
 //!
+//! A flow that a Service translated has a second row, under what its client dialled: it says to which backend the
+//! client was given, so that the flow stays there while backends come and go. It is opened with the flow's own row,
+//! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
+//! the client's direction only: whatever else would come under its tuple is refused.
+//! 10. A packet may find a Service where its flow found none: see [`asks`].
+//!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
 //!
@@ -32,9 +38,9 @@
 //! away in their time only).
 
 use crate::Reason;
-use crate::flow::Flow;
+use crate::flow::{self, Flow};
 use crate::platform::Platform;
-use crate::tables::{BackendId, Connection, Connections, Timeouts, Writes};
+use crate::tables::{Connection, Connections, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::tcp;
 use crate::wire::{Address, Port, ip};
@@ -70,6 +76,20 @@ impl<A> Tracked<A> {
     #[inline(always)]
     pub fn is_new(&self) -> bool {
         self.state as u8 == State::New as u8
+    }
+
+    /// Whether the row found is the one under what the client dialled: the flow's own is still to be found.
+    #[inline(always)]
+    pub fn is_dialled(&self) -> bool {
+        !self.is_new() && self.connection.flags & Connection::<A>::DIALLED != 0
+    }
+}
+
+impl<A: Address> Tracked<A> {
+    /// What was found says nothing of the packet: it is of a new flow.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        *self = Self { state: State::New, original: true, connection: Connection::default() };
     }
 }
 
@@ -135,8 +155,30 @@ pub fn track<A: Address>(
             tracked.state = State::Related;
         }
     }
-    trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
     Ok(())
+}
+
+/// Notes a packet's place in its flow.
+#[inline(always)]
+pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, tracked: &Tracked<A>) {
+    trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
+}
+
+/// Whether a tracked packet may still be for a Service: it is of a new flow, or of one whose client dialled a
+/// Service; or there may be a Service by now where its flow found none, as long as nobody has answered, or as it
+/// goes into the world. Replies never are.
+#[inline(always)]
+pub fn asks<A: Address>(flow: &Flow<A>, tracked: &Tracked<A>) -> bool {
+    if tracked.is_new() || tracked.is_dialled() {
+        return true;
+    }
+    if !tracked.original || flow.error {
+        return false;
+    }
+    // 10.
+    let row = &tracked.connection;
+    let open_end = row.flags & ANSWERED == 0 || row.masquerade_port != Port::default();
+    flow.is_syn() || (flow.protocol == ip::protocol::UDP && open_end)
 }
 
 /// Whether the packet's flow is tracked.
@@ -148,7 +190,8 @@ pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> boo
     going_on == Some(true)
 }
 
-/// Starts tracking a flow whose first packet was let through.
+/// Starts tracking a flow whose first packet was let through: under its two ends, and under what its client
+/// dialled. Both, or neither.
 ///
 /// # Errors
 /// `ConntrackFull`.
@@ -159,27 +202,93 @@ pub fn open<A: Address>(
     masquerade_port: Port,
 ) -> Result<(), Reason> {
     let (tuple, from_high) = flow.tuple();
-    let mut row = Connection {
-        frontend: flow.frontend,
-        frontend_port: flow.frontend_port,
-        masquerade_port,
-        expires_s: 0,
-        backend: BackendId::default(),
-        client_port: Port::default(),
-        flags: from_high as u8 * OPENED_BY_HIGH,
-        pad: 0,
-    };
-    if flow.protocol == ip::protocol::TCP && !is_syn(flow) {
+    let mut row = first(platform, flow, from_high);
+    row.frontend = flow.frontend;
+    row.frontend_port = flow.frontend_port;
+    row.masquerade_port = masquerade_port;
+    row.client_port = flow.client_port;
+    if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
+        return Err(Reason::ConntrackFull);
+    }
+    if flow.frontend != A::default()
+        && let Err(reason) = dial(platform, flow)
+    {
+        Writes::<Connections<A>>::remove(platform, &tuple);
+        return Err(reason);
+    }
+    platform.report(&flow.record(Stage::Open));
+    Ok(())
+}
+
+/// Remembers under what its client dialled where a packet went that a Service has translated.
+///
+/// # Errors
+/// `ConntrackFull`.
+#[inline(never)]
+pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<(), Reason> {
+    let mut client = (flow.source, flow.source_port);
+    if flow.client_port != Port::default() {
+        client.1 = flow.client_port;
+    }
+    let (tuple, from_high) = dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol);
+    let mut row = first(platform, flow, from_high);
+    row.flags |= Connection::<A>::DIALLED;
+    row.frontend = flow.target;
+    row.frontend_port = flow.target_port;
+    if flow.client_port != Port::default() {
+        row.client_port = flow.source_port;
+    }
+    if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
+        return Err(Reason::ConntrackFull);
+    }
+    Ok(())
+}
+/// Notes under what its client dialled what an answer says of the connection; `row` is the flow's own.
+#[inline(always)]
+pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
+    // What else may be said changes nothing.
+    if flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+        answered(platform, flow, row);
+    }
+}
+
+#[inline(never)]
+fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
+    let mut client = (flow.target, flow.target_port);
+    if row.client_port != Port::default() {
+        client.1 = row.client_port;
+    }
+    let (tuple, _) = dialled(client, flow.source, (row.frontend, row.frontend_port), flow.protocol);
+    let now_s = platform.now_s();
+    let timeouts = platform.node().timeouts;
+    Writes::<Connections<A>>::change(platform, &tuple, |row| {
+        let here = row.frontend == flow.source && row.frontend_port == flow.source_port;
+        if here && !flow.error && !is_over(row, now_s) {
+            observe(row, flow, false);
+            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+        }
+    });
+}
+
+/// The key under what a client dialled; a pod that is its own backend goes there by another address.
+#[inline(always)]
+fn dialled<A: Address>(client: (A, Port), backend: A, frontend: (A, Port), protocol: u8) -> (Tuple<A>, bool) {
+    let address = if client.0 == A::ITSELF { backend } else { client.0 };
+    flow::ends((address, client.1), frontend, protocol)
+}
+
+/// The row that a flow's first packet makes.
+#[inline(always)]
+fn first<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, from_high: bool) -> Connection<A> {
+    let mut row =
+        Connection { backend: flow.chosen, flags: from_high as u8 * OPENED_BY_HIGH, ..Connection::default() };
+    if flow.protocol == ip::protocol::TCP && !flow.is_syn() {
         row.flags |= SETTLED;
     }
     observe(&mut row, flow, true);
     let timeouts = platform.node().timeouts;
     row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
-    if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
-        return Err(Reason::ConntrackFull);
-    }
-    platform.report(&flow.record(Stage::Open));
-    Ok(())
+    row
 }
 
 /// Whether a row's time is over: the path takes it for absent.
@@ -229,19 +338,23 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
         return Seen::Over;
     }
     let original = is_original(row, from_high);
+    if row.flags & Connection::<A>::DIALLED != 0 && !original {
+        return Seen::Conflict;
+    }
     // 2.
     if flow.error {
         return Seen::Onward;
     }
     // 3.
-    if is_syn(flow) {
+    if flow.is_syn() {
         let guessed = row.flags & (SETTLED | ANSWERED) == SETTLED;
         if row.flags & (FINISHED | RESET) != 0 || (guessed && !original) {
             return Seen::Over;
         }
     }
     // 4.
-    if original && (row.frontend != flow.frontend || row.frontend_port != flow.frontend_port) {
+    let same = row.frontend == flow.frontend && row.frontend_port == flow.frontend_port;
+    if original && !same && row.flags & Connection::<A>::DIALLED == 0 {
         return Seen::Conflict;
     }
     observe(row, flow, original);
@@ -252,12 +365,6 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
 #[inline(always)]
 fn is_original<A>(row: &Connection<A>, from_high: bool) -> bool {
     (row.flags & OPENED_BY_HIGH != 0) == from_high
-}
-
-/// Whether the packet asks for a new connection.
-#[inline(always)]
-fn is_syn<A>(flow: &Flow<A>) -> bool {
-    flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 /// Notes what a packet says of its flow.

@@ -21,7 +21,7 @@
 
 use crate::Reason;
 use crate::platform::Packet;
-use crate::tables::Tuple;
+use crate::tables::{BackendId, Tuple};
 use crate::trace::Record;
 use crate::wire::ip::extension;
 use crate::wire::transport::{self, tcp, udp};
@@ -54,6 +54,10 @@ pub struct Flow<A> {
     pub frontend: A,
     /// Belongs to `frontend`.
     pub frontend_port: Port,
+    /// The client's own port, if another stands for it; else 0.
+    pub client_port: Port,
+    /// Who answers at `target`, if a Service translated it; else 0.
+    pub chosen: BackendId,
     /// What answered, if a Service's address took its place; else zero.
     pub backend: A,
     /// Belongs to `backend`.
@@ -103,14 +107,14 @@ impl<A: Address> Flow<A> {
     /// The key of its row in `conntrack`, and whether the source is the higher end.
     #[inline(always)]
     pub fn tuple(&self) -> (Tuple<A>, bool) {
-        let swapped =
-            self.target < self.source || (self.target == self.source && self.target_port < self.source_port);
-        let (low, low_port, high, high_port) = if swapped {
-            (self.target, self.target_port, self.source, self.source_port)
-        } else {
-            (self.source, self.source_port, self.target, self.target_port)
-        };
-        (Tuple { low, high, low_port, high_port, protocol: self.protocol, pad: [0; 3] }, swapped)
+        let source = (self.source, self.source_port);
+        ends(source, (self.target, self.target_port), self.protocol)
+    }
+
+    /// Whether the packet asks for a new connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.protocol == ip::protocol::TCP && self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
     /// A hash of both ends, the same for both directions' own order: spread, not secrecy.
@@ -138,6 +142,15 @@ impl<A: Address> Flow<A> {
             ..Record::default()
         }
     }
+}
+
+/// The key in `conntrack` of what goes from one end to another, and whether the first one is the higher.
+#[inline(always)]
+pub fn ends<A: Address>(source: (A, Port), target: (A, Port), protocol: u8) -> (Tuple<A>, bool) {
+    let swapped = target.0 < source.0 || (target.0 == source.0 && target.1 < source.1);
+    let (low, high) = if swapped { (target, source) } else { (source, target) };
+    let tuple = Tuple { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol, pad: [0; 3] };
+    (tuple, swapped)
 }
 
 /// A number in which every bit depends on all of the given ones.

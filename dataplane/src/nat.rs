@@ -25,7 +25,7 @@
 use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::{Mend, Packet, Platform};
-use crate::tables::{Backend, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
+use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{self, tcp, udp};
 use crate::wire::{Address, Be16, Port, checksum, ethernet, icmp, ip};
@@ -52,7 +52,7 @@ enum Side {
     Target,
 }
 
-/// Sends a packet for a Service to its backend. A pod that is its own backend meets itself under another
+/// Sends a packet for a Service to the backend with this address, port and number. A pod that is its own backend meets itself under another
 /// address ([`Address::ITSELF`]), so that its answer comes out of it again.
 ///
 /// # Errors
@@ -61,18 +61,20 @@ enum Side {
 pub fn to_backend<A: Address>(
     packet: &mut impl Packet,
     flow: &mut Flow<A>,
-    backend: &Backend<A>,
+    backend: (A, Port),
+    number: BackendId,
 ) -> Result<(), Reason> {
     flow.frontend = flow.target;
     flow.frontend_port = flow.target_port;
-    rewrite(packet, flow, Side::Target, backend.address, backend.port)?;
+    flow.chosen = number;
+    rewrite(packet, flow, Side::Target, backend.0, backend.1)?;
     if flow.target == flow.source {
         return rewrite(packet, flow, Side::Source, A::ITSELF, flow.source_port);
     }
     Ok(())
 }
 
-/// Makes a reply come from what its client dialled, if that was a Service.
+/// Makes a reply come from what its client dialled: a Service, as the flow's row says.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
@@ -83,9 +85,6 @@ pub fn from_frontend<A: Address>(
     flow: &mut Flow<A>,
     connection: &Connection<A>,
 ) -> Result<(), Reason> {
-    if connection.frontend == A::default() {
-        return Ok(());
-    }
     if flow.target == A::ITSELF {
         rewrite(packet, flow, Side::Target, flow.source, flow.target_port)?;
     }

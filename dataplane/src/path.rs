@@ -14,6 +14,7 @@ use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::route;
+use crate::service::Choice;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
@@ -43,6 +44,8 @@ enum From {
 pub struct Walk<A> {
     flow: Flow<A>,
     tracked: Tracked<A>,
+    /// Where a Service sends it.
+    choice: Choice<A>,
     carried: Carried,
     from: From,
     /// The way into the tunnel, if that is where it leads.
@@ -227,6 +230,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         }
     }
     conntrack::track(platform, flow, &mut walk.tracked)?;
+    conntrack::note(platform, flow, &walk.tracked);
     if walk.tracked.is_new() {
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
@@ -239,10 +243,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
             _ => {}
         }
     }
-    if !walk.tracked.original {
-        nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
-    }
-    Ok(())
+    answer(platform, packet, walk)
 }
 
 /// To whom it is for, on this node.
@@ -275,14 +276,59 @@ fn enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     fragment::follow(platform, flow)?;
     fragment::remember(platform, flow)?;
-    if let Some(backend) = service::choose(platform, flow)? {
-        nat::to_backend(packet, flow, &backend)?;
-    }
     conntrack::track(platform, flow, &mut walk.tracked)?;
-    if !walk.tracked.original {
-        nat::from_frontend(platform, packet, flow, &walk.tracked.connection)?;
+    if conntrack::asks(flow, &walk.tracked) {
+        serve(platform, packet, walk)?;
+    }
+    conntrack::note(platform, &walk.flow, &walk.tracked);
+    answer(platform, packet, walk)
+}
+
+/// To a backend, if a Service is dialled: the one that the client was given before, or one that is chosen now.
+/// Then the flow is the one between client and backend.
+#[inline(never)]
+fn serve<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, tracked, choice, .. } = walk;
+    *choice = Choice::default();
+    if tracked.is_dialled() {
+        service::keep(platform, flow, &tracked.connection, choice);
+        if !choice.is_some() {
+            tracked.forget();
+        }
+    }
+    if !choice.is_some() {
+        service::choose(platform, flow, false, choice)?;
+    }
+    if !choice.is_some() {
+        return Ok(());
+    }
+    service::note(platform, flow, choice);
+    nat::to_backend(packet, flow, (choice.address, choice.port), choice.backend)?;
+    conntrack::track(platform, flow, tracked)?;
+    // Who has a row of the flow needs none to be opened, but the other one.
+    if !tracked.is_new() && !choice.kept {
+        return conntrack::dial(platform, flow);
     }
     Ok(())
+}
+
+/// What answers the client of a Service comes from what that dialled.
+#[inline(always)]
+fn answer<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let row = &walk.tracked.connection;
+    if walk.tracked.original || row.frontend == A::default() {
+        return Ok(());
+    }
+    conntrack::mirror(platform, &walk.flow, row);
+    nat::from_frontend(platform, packet, &mut walk.flow, row)
 }
 
 /// What it goes through last.

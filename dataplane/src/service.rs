@@ -1,22 +1,77 @@
 //! Virtual address -> backend.
 //!
-//! Reads `frontends`, `maglev`, `backends`. Writes nothing. Drops `NoBackend`.
+//! Reads `frontends`, `routes`, `maglev`, `backends`. Writes nothing. Drops `NoBackend`.
 //!
-//! 1. The target is no Service's address and port: nothing to do.
-//! 2. The Service has no ready endpoint: refuse.
-//! 3. The hash of the flow picks a slot, the slot names the backend. The same flow always picks the same
-//!    slot, and few slots change hands when endpoints come or go.
+//! 1. A packet whose client was given to a backend before goes there again: a TCP connection under way in any case,
+//!    also to one that is on its way out or gone. What asks for a new connection, and every datagram, goes there as
+//!    long as the backend is active.
+//! 2. The target is no Service's address and port, and no node port at an address of a node: nothing to do.
+//! 3. Nobody may answer: refuse.
+//! 4. The hash of the flow, or chance, picks a slot, and the slot names the backend. The same flow always picks the
+//!    same slot, and few slots change hands when endpoints come or go.
 //!
 //! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Kubernetes, "Virtual IPs and Service Proxies".
 
 use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::Platform;
-use crate::tables::{Backend, Backends, Frontend, Frontends, Maglev, Slots, Table};
+use crate::tables::{
+    Backend, BackendId, Backends, Connection, Frontend, Frontends, Maglev, Routes, Service, Slots, Table,
+};
 use crate::trace::{self, Record, Stage};
-use crate::wire::Address;
+use crate::wire::{Address, Port, ip};
 
-/// The backend that the flow's target stands for, if it is a Service.
+/// Where a Service sends a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice<A> {
+    /// The backend's address; zero: the target is no Service's.
+    pub address: A,
+    /// The backend's port.
+    pub port: Port,
+    /// Its number.
+    pub backend: BackendId,
+    /// The client was given to it before.
+    pub kept: bool,
+}
+
+impl<A: Address> Choice<A> {
+    /// Whether there is one.
+    #[inline(always)]
+    pub fn is_some(&self) -> bool {
+        self.address != A::default()
+    }
+}
+
+/// Leaves in `choice` where the client of this flow was given before, if it may still go there: `row` is the one
+/// under what it dialled.
+#[inline(always)]
+pub fn keep<A: Address>(
+    platform: &impl Platform<A>,
+    flow: &Flow<A>,
+    row: &Connection<A>,
+    choice: &mut Choice<A>,
+) {
+    // 1.
+    let under_way = flow.error || (flow.protocol == ip::protocol::TCP && !flow.is_syn());
+    if !under_way && !is_active(platform, row) {
+        return;
+    }
+    *choice = Choice { address: row.frontend, port: row.frontend_port, backend: row.backend, kept: true };
+}
+
+/// Whether the backend of a row under what was dialled takes new flows. Its number may be another's by now.
+#[inline(always)]
+fn is_active<A: Address>(platform: &impl Platform<A>, row: &Connection<A>) -> bool {
+    let Some(backend) = Backends::get(platform, &row.backend.0) else {
+        return false;
+    };
+    backend.state == Backend::<A>::ACTIVE
+        && backend.address == row.frontend
+        && backend.port == row.frontend_port
+}
+
+/// Leaves in `choice` the backend that the flow's target stands for, if it is a Service. `external`: it comes from
+/// outside the cluster.
 ///
 /// # Errors
 /// `NoBackend`.
@@ -24,34 +79,66 @@ use crate::wire::Address;
 pub fn choose<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
-) -> Result<Option<Backend<A>>, Reason> {
-    let key = Frontend { address: flow.target, port: flow.target_port, protocol: flow.protocol, pad: 0 };
-    // 1.
-    let Some(service) = Frontends::get(platform, &key) else {
-        return Ok(None);
-    };
+    external: bool,
+    choice: &mut Choice<A>,
+) -> Result<(), Reason> {
+    let mut service = Service::default();
+    find(platform, flow, &mut service);
     // 2.
-    let slots = service.internal;
+    if service.id.0 == 0 {
+        return Ok(());
+    }
+    let slots = if external { service.external } else { service.internal };
+    // 3.
     if slots.count == 0 {
         return Err(Reason::NoBackend);
     }
-    // 3.
-    let hash = flow.hash(platform.node().seed);
+    // 4.
+    let mut hash = flow.hash(platform.node().seed);
+    if service.flags & Service::RANDOM != 0 {
+        hash = platform.random();
+    }
     let slot = if slots.count <= Slots::FEW {
         slots.first.wrapping_add(winner(platform, slots, hash))
     } else {
         slots.first.wrapping_add(hash % slots.count)
     };
-    let backend = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
-    let backend = Backends::get(platform, &backend.0).ok_or(Reason::NoBackend)?;
+    let number = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
+    let backend = Backends::get(platform, &number.0).ok_or(Reason::NoBackend)?;
+    *choice = Choice { address: backend.address, port: backend.port, backend: number, kept: false };
+    Ok(())
+}
+
+/// Notes that a packet goes where `choice` says.
+#[inline(always)]
+pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, choice: &Choice<A>) {
     trace::step(platform, || Record {
         source: flow.target.to_v6(),
         source_port: flow.target_port,
-        target: backend.address.to_v6(),
-        target_port: backend.port,
+        target: choice.address.to_v6(),
+        target_port: choice.port,
         ..flow.record(Stage::Service)
     });
-    Ok(Some(backend))
+}
+
+/// Leaves in `service` the row of what the flow dials, if it is a Service.
+#[inline(always)]
+fn find<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, service: &mut Service) {
+    let key = Frontend { address: flow.target, port: flow.target_port, protocol: flow.protocol, pad: 0 };
+    if let Some(row) = Frontends::get(platform, &key) {
+        *service = row;
+        return;
+    }
+    let node = platform.node();
+    if flow.target_port.host().wrapping_sub(node.node_port_first) >= node.node_port_count {
+        return;
+    }
+    if let Some(route) = Routes::get(platform, &flow.target)
+        && route.own == 1
+        && let Some(row) = Frontends::get(platform, &Frontend { address: A::default(), ..key })
+    {
+        *service = row;
+    }
 }
 
 /// The place in a short list of the one that a flow with this hash prefers. A backend that is listed again has

@@ -269,13 +269,14 @@ pub struct Tuple<A> {
     pub pad: [u8; 3],
 }
 
-/// Row of [`Connections`]: a flow, after service translation and before masquerading.
+/// Row of [`Connections`]: a flow, after service translation and before masquerading. Or, of a flow that a Service
+/// translated, where it went: under what the client dialled, with [`Connection::DIALLED`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection<A> {
-    /// The virtual address its client dialled; zero if none.
+    /// The virtual address its client dialled; zero if none. Under what was dialled: the backend's address.
     pub frontend: A,
-    /// The virtual port; 0 if none.
+    /// The virtual port; 0 if none. Under what was dialled: the backend's port.
     pub frontend_port: Port,
     /// The port of the node's address that stands for the client; 0 if none.
     pub masquerade_port: Port,
@@ -284,12 +285,17 @@ pub struct Connection<A> {
     /// Who answers, as a number of [`Backends`]; 0 where no Service was dialled.
     pub backend: BackendId,
     /// The client's own port, where another had to stand for it because two flows of one client would have
-    /// been the same behind two frontends; else 0.
+    /// been the same behind two frontends; else 0. Under what was dialled: that other port.
     pub client_port: Port,
     /// What is known of it: bits of `conntrack`.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
+}
+
+impl<A> Connection<A> {
+    /// In [`Connection::flags`]: the row is under what the client dialled, and says where that went.
+    pub const DIALLED: u8 = 64;
 }
 
 /// Key of [`Policy`].

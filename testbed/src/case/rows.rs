@@ -48,8 +48,13 @@ fn connection<A: Address>(key: &Tuple<A>, row: &Connection<A>, now_s: u32) -> St
     let (low, high) = (end(key.low, key.low_port), end(key.high, key.high_port));
     let (opener, other) = if row.flags & OPENED_BY_HIGH != 0 { (high, low) } else { (low, high) };
     let mut text = format!("{} {opener} -> {other}", protocol(key.protocol));
+    let other = if row.flags & Connection::<A>::DIALLED != 0 { "backend" } else { "frontend" };
     if row.frontend != A::default() {
-        write!(text, ", frontend {}", end(row.frontend, row.frontend_port)).expect("a String");
+        write!(text, ", {other} {}", end(row.frontend, row.frontend_port)).expect("a String");
+    }
+    if row.client_port != Port::default() {
+        let whose = if other == "backend" { "from port" } else { "the client's own port" };
+        write!(text, ", {whose} {}", row.client_port).expect("a String");
     }
     if row.masquerade_port != Port::default() {
         write!(text, ", masquerade port {}", row.masquerade_port).expect("a String");

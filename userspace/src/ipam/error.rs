@@ -153,6 +153,30 @@ pub enum Error {
         /// Addresses in it.
         size: u64,
     },
+    /// All of the range for frontends of the load balancer is in use.
+    #[error(
+        "cannot give service {service} a frontend: {name} {range} has {usable} usable addresses, all in use: choose a larger {name}"
+    )]
+    FrontendsUsed {
+        /// Whose turn it was.
+        service: String,
+        /// What the range is called in a Testbed object.
+        name: &'static str,
+        /// Where such frontends get their addresses.
+        range: IpNet,
+        /// Those that a frontend can have.
+        usable: u64,
+    },
+    /// The ports of a node that a pod asks for are in use on every node that has room.
+    #[error(
+        "cannot place pod {pod}: every node with room for it has its host port in use ({ports}): add a node, or remove the hostPort"
+    )]
+    HostPortsTaken {
+        /// Whose turn it was.
+        pod: String,
+        /// What it asks for.
+        ports: String,
+    },
     /// No range could be found that holds what the input states and overlaps nothing else.
     #[error(
         "cannot choose a {range}: none holds every address that the input states and overlaps nothing else: state {range} in a Testbed object, or change the addresses"

@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | node subnet, pod subnet of `flat-dynamic` | the fifth | the first four and the last: the platform takes them in every subnet |
 //! | pod range of a node, a /24 or a /64 | the third | the first; the second, by custom the gateway's; in IPv4 the last |
+//! | frontends of the load balancer in the world | the second | the first; in IPv4 the last |
 //! | service range | the third | the first; the second (`default/kubernetes`); the eleventh except to `kube-system/kube-dns` |
 //!
 //! Who takes what, by model:
@@ -206,6 +207,35 @@ impl Ipam {
         }
         let size = few(size(range));
         address.ok_or_else(|| Error::ServiceRangeFull { service: service.into(), range, size })
+    }
+
+    /// An address in the world for a Service, at the load balancer.
+    ///
+    /// # Errors
+    /// All are in use.
+    pub fn frontend(&mut self, range: IpNet, service: &str) -> Result<IpAddr, Error> {
+        // A range of one or two addresses has nothing to spare for a network's own.
+        let spare = u128::from(size(range) > 2);
+        let last = if range.addr().is_ipv4() { spare } else { 0 };
+        self.first_free(range, spare, last).ok_or_else(|| Error::FrontendsUsed {
+            service: service.into(),
+            name: "loadBalancer.frontendCIDRs",
+            range,
+            usable: few(size(range) - spare - last),
+        })
+    }
+
+    /// An address of the node subnet for a Service, at an internal load balancer.
+    ///
+    /// # Errors
+    /// All are in use.
+    pub fn internal_frontend(&mut self, subnet: IpNet, service: &str) -> Result<IpAddr, Error> {
+        self.first_free(subnet, FIRST_IN_SUBNET, 1).ok_or_else(|| Error::FrontendsUsed {
+            service: service.into(),
+            name: "nodeSubnet",
+            range: subnet,
+            usable: few(usable(subnet)),
+        })
     }
 
     /// The lowest free address of a range, and takes it. `first` addresses at its beginning and `last` at its

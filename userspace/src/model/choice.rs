@@ -8,9 +8,11 @@ use ipnet::IpNet;
 use super::amount;
 use super::error::Fields;
 use super::fabric;
-use super::own::{LoadBalancerSpec, TestbedSpec, TimeoutsSpec};
+use super::own::{LoadBalancerSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
-use super::settings::{Encapsulation, Fabric, LoadBalancer, Model, Settings, Timeouts};
+use super::settings::{
+    Algorithm, Encapsulation, Fabric, Forward, LoadBalancer, Model, Probe, Services, Settings, Timeouts,
+};
 use super::syntax;
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
 
@@ -20,6 +22,8 @@ const VXLAN_PORT: u16 = 8472;
 const GENEVE_PORT: u16 = 6081;
 /// The source ports that may stand for pods outside. Source: Linux, `ip_local_port_range`.
 const MASQUERADE_PORTS: (u16, u16) = (32_768, 60_999);
+/// Slots of a Maglev table. Source: Cilium, `bpf-lb-maglev-table-size`.
+const TABLE_SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 131_071];
 /// A flow is remembered for a month at most.
 const LONGEST_TIMEOUT_S: u32 = 30 * 24 * 3600;
 
@@ -64,8 +68,11 @@ impl Default for Settings {
             masquerade_ports: MASQUERADE_PORTS,
             timeouts: Timeouts::default(),
             fabric: Fabric::default(),
-            services: super::Services::default(),
-            load_balancer: LoadBalancer::default(),
+            services: Services::default(),
+            load_balancer: LoadBalancer {
+                frontend_cidrs: vec![ranges::default_frontends(IpFamily::V4)[0]],
+                ..LoadBalancer::default()
+            },
         }
     }
 }
@@ -113,6 +120,8 @@ pub(super) fn read(spec: &TestbedSpec, fields: &mut Fields<'_>) -> Choices {
             Err(why) => fields.wrong(format!("spec.nonMasqueradeCIDRs[{i}]"), why),
         }
     }
+    let masquerade_ports =
+        ports_between("masqueradePorts", spec.masquerade_ports.as_ref(), MASQUERADE_PORTS, fields);
     let load_balancer = load_balancer(spec.load_balancer.as_ref(), fields);
     let fabric = fabric::read(spec, &[], fields);
     let settings = Settings {
@@ -122,9 +131,10 @@ pub(super) fn read(spec: &TestbedSpec, fields: &mut Fields<'_>) -> Choices {
         max_pods: if max_pods == 0 { model.max_pods() } else { max_pods },
         mtu,
         non_masquerade_cidrs: non_masquerade,
-        masquerade_ports: masquerade_ports(spec, fields),
+        masquerade_ports,
         timeouts: timeouts(spec.timeouts.as_ref(), fields),
         fabric,
+        services: services(spec, (model, encapsulation), masquerade_ports, fields),
         load_balancer,
         ..Settings::default()
     };
@@ -149,22 +159,73 @@ pub(super) fn word<T: Copy + Default>(
     })
 }
 
-fn masquerade_ports(spec: &TestbedSpec, fields: &mut Fields<'_>) -> (u16, u16) {
-    let Some(stated) = &spec.masquerade_ports else {
-        return MASQUERADE_PORTS;
+/// Ports side by side; the default if none are stated.
+fn ports_between(
+    path: &str,
+    stated: Option<&PortsSpec>,
+    default: (u16, u16),
+    fields: &mut Fields<'_>,
+) -> (u16, u16) {
+    let Some(stated) = stated else {
+        return default;
     };
     let mut read = |name: &str, value: i64| {
-        syntax::port(value).map_err(|why| fields.wrong(format!("spec.masqueradePorts.{name}"), why)).ok()
+        syntax::port(value).map_err(|why| fields.wrong(format!("spec.{path}.{name}"), why)).ok()
     };
     let (first, last) = (read("first", stated.first), read("last", stated.last));
     match (first, last) {
         (Some(first), Some(last)) if first <= last => (first, last),
         (Some(first), Some(last)) => {
             let why = format!("must be greater than or equal to `first`, not {last} (first is {first})");
-            fields.wrong("spec.masqueradePorts.last", why);
-            MASQUERADE_PORTS
+            fields.wrong(format!("spec.{path}.last"), why);
+            default
         }
-        _ => MASQUERADE_PORTS,
+        _ => default,
+    }
+}
+
+/// `spec.services`.
+fn services(
+    spec: &TestbedSpec,
+    (model, encapsulation): (Model, Encapsulation),
+    masquerade_ports: (u16, u16),
+    fields: &mut Fields<'_>,
+) -> Services {
+    let default = Services::default();
+    let unstated = ServicesSpec::default();
+    let stated = spec.services.as_ref().unwrap_or(&unstated);
+    let path = |name: &str| format!("spec.services.{name}");
+    let algorithms = [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
+    let size = stated.maglev_table_size.unwrap_or(default.maglev_table_size.into());
+    let known = TABLE_SIZES.into_iter().find(|prime| i64::from(*prime) == size);
+    if known.is_none() {
+        let primes = TABLE_SIZES.map(|prime| prime.to_string()).join(", ");
+        fields.wrong(path("maglevTableSize"), format!("must be one of {primes}, not {size}"));
+    }
+    let node_ports =
+        ports_between("services.nodePorts", stated.node_ports.as_ref(), default.node_ports, fields);
+    let (first, last) = masquerade_ports;
+    if node_ports.0 <= last && first <= node_ports.1 {
+        let why = format!(
+            "{}-{} overlaps masqueradePorts {first}-{last}: a packet to such a port would be anybody's",
+            node_ports.0, node_ports.1
+        );
+        fields.wrong(path("nodePorts"), why);
+    }
+    let direct_return = stated.direct_return.unwrap_or(default.direct_return);
+    if direct_return && (model, encapsulation) != (Model::Overlay, Encapsulation::Geneve) {
+        let why = format!(
+            "needs model overlay with encapsulation geneve, whose option carries what the backend's node has to know, not {}",
+            if model == Model::Overlay { "vxlan" } else { model.name() }
+        );
+        fields.wrong(path("directReturn"), why);
+    }
+    Services {
+        algorithm: word(&path("algorithm"), stated.algorithm.as_deref(), &algorithms, fields),
+        maglev_table_size: known.unwrap_or(default.maglev_table_size),
+        node_ports,
+        direct_return,
+        socket_translation: stated.socket_translation.unwrap_or(default.socket_translation),
     }
 }
 
@@ -225,7 +286,23 @@ fn load_balancer(spec: Option<&LoadBalancerSpec>, fields: &mut Fields<'_>) -> Lo
         fields.wrong(path("snatPortsPerNode"), why);
         default.snat_ports_per_node
     });
+    let threshold = spec.probe_threshold.unwrap_or(default.probe_threshold.into());
+    let probe_threshold = u32::try_from(threshold).ok().filter(|threshold| (1..=100).contains(threshold));
+    if probe_threshold.is_none() {
+        fields
+            .wrong(path("probeThreshold"), format!("must be between 1 and 100, inclusive, not {threshold}"));
+    }
+    let probes = [("tcp", Probe::Tcp), ("http", Probe::Http)];
+    let ways = [
+        ("floating-ip", Forward::FloatingIp),
+        ("node-port", Forward::NodePort),
+        ("ip-in-ip", Forward::IpInIp),
+    ];
     LoadBalancer {
+        probe: word(&path("probe"), spec.probe.as_deref(), &probes, fields),
+        probe_threshold: probe_threshold.unwrap_or(default.probe_threshold),
+        client_affinity: spec.client_affinity.unwrap_or(default.client_affinity),
+        forward: word(&path("forward"), spec.forward.as_deref(), &ways, fields),
         probe_interval_s: seconds(
             path("probeInterval"),
             spec.probe_interval.as_ref(),
@@ -271,11 +348,17 @@ pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]
         let why = format!("must be at least {} for IPv6, not {}", 1280 + overhead, settings.mtu);
         found.push(("spec.mtu".into(), why));
     }
+    let ranges = Ranges::settled(settings);
+    let mut named: Vec<_> = ranges.named(settings.model).collect();
+    named.extend(ranges.vnet.iter().map(|range| ("vnetCIDRs", *range)));
+    for frontends in &ranges.frontends {
+        if let Some((name, other)) = named.iter().find(|(_, range)| ipam::overlap(*range, *frontends)) {
+            let why = format!("{frontends} overlaps {name} {other}: public frontends are in the world");
+            found.push(("spec.loadBalancer.frontendCIDRs".into(), why));
+        }
+    }
     if let Some(outbound) = settings.load_balancer.outbound {
         let path = || "spec.loadBalancer.outboundAddress".to_owned();
-        let ranges = Ranges::settled(settings);
-        let mut named: Vec<_> = ranges.named(settings.model).collect();
-        named.extend(ranges.vnet.iter().map(|range| ("vnetCIDRs", *range)));
         if let Some((name, range)) = named.iter().find(|(_, range)| range.contains(&outbound)) {
             let why = format!("{outbound} is inside {name} {range}: nodes have it in the world only");
             found.push((path(), why));

@@ -75,7 +75,7 @@ pub struct Pod {
     pub host_network: bool,
     /// Declared container ports (init containers' excluded, restartable ones' included).
     pub ports: Vec<ContainerPort>,
-    /// It may be an endpoint of a Service (its condition `Ready`).
+    /// It would answer (its condition `Ready`), on its way out or not.
     pub ready: bool,
     /// It is on its way out (`metadata.deletionTimestamp`).
     pub terminating: bool,

@@ -101,6 +101,9 @@ pub struct TestbedSpec {
     /// What lies between the nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fabric: Option<FabricSpec>,
+    /// How Services are carried out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServicesSpec>,
     /// The cloud's load balancer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancerSpec>,
@@ -235,13 +238,53 @@ pub struct LinkSpec {
     pub seed: Option<u64>,
 }
 
+/// How Services are carried out; see [`super::Services`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicesSpec {
+    /// `maglev` (the default) or `random`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+    /// One of ten primes; 16381 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maglev_table_size: Option<i64>,
+    /// 30000 to 32767 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_ports: Option<PortsSpec>,
+    /// False by default; needs model `overlay` with `geneve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_return: Option<bool>,
+    /// False by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_translation: Option<bool>,
+}
+
 /// The cloud's load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerSpec {
+    /// `tcp` (the default) or `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
     /// A duration; 5s by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_interval: Option<String>,
+    /// 2 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_threshold: Option<i64>,
+    /// False by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_affinity: Option<bool>,
+    /// `floating-ip` (the default), `node-port` or `ip-in-ip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward: Option<String>,
+    /// Where public frontends get their addresses: CIDRs, one of each family at most.
+    #[serde(
+        rename = "frontendCIDRs",
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub frontend_cidrs: Vec<String>,
     /// The outbound rule's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbound_address: Option<String>,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
-use super::cluster::{Labels, Node, Pod};
+use super::cluster::{HostPort, Labels, Node, Pod, Protocol};
 use super::endpoint::did_you_mean;
 use super::error::Origin;
 use super::object::Object;
@@ -14,7 +14,10 @@ use super::own::TestbedSpec;
 use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
 use super::settings::Model;
-use super::stated::{host_ips, host_network, id, internal_ips, node_name, pod_ips, pod_ranges, ports, ready};
+use super::stated::{
+    host_ips, host_network, host_ports, id, internal_ips, node_name, pod_ips, pod_ranges, ports, ready,
+    weight,
+};
 use super::workload::Source;
 use crate::ipam::{self, Disjoint};
 
@@ -282,7 +285,7 @@ pub(super) fn note_pods(
         nodes.iter().map(|node| (node.name.as_str(), node.addresses.as_slice())).collect();
     let purpose = if model == Model::Flat { Purpose::Nodes } else { Purpose::Pods };
     let of_pods = ranges.of(purpose);
-    let (mut outside, mut moved, mut with_ports) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut outside, mut moved) = (Vec::new(), Vec::new());
     for draft in pods {
         let pod = &draft.source.pod;
         if draft.host_network() {
@@ -296,24 +299,42 @@ pub(super) fn note_pods(
         if !draft.addresses.iter().all(|address| of_pods.iter().any(|range| range.contains(address))) {
             outside.push(id(pod));
         }
-        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-        let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-        if ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
-            with_ports.push(id(pod));
-        }
     }
     let all = of_pods.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
     let notes = [
         (outside, format!("Pods with addresses of their own outside {} {all}", purpose.name(model))),
         (moved, "Pods of the host network have the address of their node, not the one stated".into()),
-        (with_ports, "Host ports are not on the path, only the pods' own".into()),
     ];
     let notes = notes.iter().filter(|(ids, _)| !ids.is_empty());
     work.notes.extend(notes.map(|(ids, what)| format!("{what}: {}.", listed(ids))));
 }
 
-/// Every pod without a node goes to the one that has the fewest, the first of these if there are several.
+/// Ports of a node that pods have: at one of its addresses, or at all of them.
+#[derive(Clone, Default)]
+struct TakenPorts<'a>(HashMap<(u16, Protocol), Vec<(Option<IpAddr>, &'a str)>>);
+
+impl<'a> TakenPorts<'a> {
+    /// Whose the port is already, if somebody's. Source: Kubernetes, `pkg/scheduler/framework/plugins/nodeports`.
+    fn owner(&self, port: &HostPort) -> Option<&'a str> {
+        let taken = self.0.get(&(port.port, port.protocol))?;
+        let meets = |other: &Option<IpAddr>| match (other, port.address) {
+            (Some(one), Some(other)) => *one == other,
+            _ => true,
+        };
+        taken.iter().find(|(address, _)| meets(address)).map(|(_, owner)| *owner)
+    }
+
+    fn take(&mut self, ports: &[HostPort], owner: &'a str) {
+        for port in ports {
+            self.0.entry((port.port, port.protocol)).or_default().push((port.address, owner));
+        }
+    }
+}
+
+/// Every pod without a node goes to the one that has the fewest among those whose ports it asks for are free,
+/// the first of these if there are several. Two pods that state the same node cannot have the same port of it.
 pub(super) fn spread(
+    work: &mut Work<'_>,
     pods: &mut [PodDraft],
     nodes: &[NodeDraft<'_>],
     max_pods: u32,
@@ -321,24 +342,51 @@ pub(super) fn spread(
     let mut counts = vec![0_u32; nodes.len()];
     let places: HashMap<&str, usize> =
         nodes.iter().enumerate().map(|(place, node)| (node.name.as_str(), place)).collect();
-    for place in pods.iter().filter_map(|pod| places.get(pod.node.as_deref()?)) {
-        counts[*place] += 1;
-    }
-    for pod in pods.iter_mut().filter(|pod| pod.node.is_none()) {
-        let emptiest = (0..nodes.len()).min_by_key(|place| counts[*place]);
-        let Some(place) = emptiest.filter(|place| counts[*place] < max_pods) else {
-            let count = nodes.len() as u64;
-            return Err(ipam::Error::NodesFull {
-                pod: id(&pod.source.pod),
-                nodes: count,
-                max_pods,
-                capacity: count * u64::from(max_pods),
-            });
+    let asked: Vec<(String, Vec<HostPort>)> =
+        pods.iter().map(|pod| (pod.id(), host_ports(&pod.source.pod))).collect();
+    let mut taken = vec![TakenPorts::default(); nodes.len()];
+    for (pod, (id, ports)) in pods.iter().zip(&asked) {
+        let Some(place) = pod.node.as_deref().and_then(|node| places.get(node)).copied() else {
+            continue;
         };
         counts[place] += 1;
+        let source = &pod.source;
+        if let Some((port, owner)) = ports.iter().find_map(|port| Some((port, taken[place].owner(port)?))) {
+            let why = format!(
+                "{} {} of node {} is pod {owner}'s already: the scheduler would not place this one there",
+                port.port, port.protocol, nodes[place].name
+            );
+            let field = format!("{}spec.containers[*].ports[*].hostPort", source.prefix);
+            work.faults.of(&source.origin, source.object.clone()).wrong(field, why);
+        }
+        taken[place].take(ports, id);
+    }
+    for (pod, (id, ports)) in pods.iter_mut().zip(&asked).filter(|(pod, _)| pod.node.is_none()) {
+        let free = |place: &usize| ports.iter().all(|port| taken[*place].owner(port).is_none());
+        let has_room = |place: &usize| counts[*place] < max_pods;
+        if !(0..nodes.len()).any(|place| has_room(&place)) {
+            let count = nodes.len() as u64;
+            let capacity = count * u64::from(max_pods);
+            return Err(ipam::Error::NodesFull { pod: id.clone(), nodes: count, max_pods, capacity });
+        }
+        let Some(place) = (0..nodes.len()).filter(has_room).filter(free).min_by_key(|place| counts[*place])
+        else {
+            let all: Vec<String> =
+                ports.iter().map(|port| format!("{} {}", port.port, port.protocol)).collect();
+            return Err(ipam::Error::HostPortsTaken { pod: id.clone(), ports: listed(&all) });
+        };
+        counts[place] += 1;
+        taken[place].take(ports, id);
         pod.node = Some(nodes[place].name.clone());
     }
     Ok(())
+}
+
+/// The shares of pods that state one, by `namespace/name`.
+pub(super) fn weights(pods: &[PodDraft]) -> HashMap<String, u32> {
+    // They have been validated.
+    let weights = pods.iter().filter_map(|pod| Some((pod.id(), weight(&pod.source.pod.metadata).ok()??)));
+    weights.collect()
 }
 
 impl<'a> NodeDraft<'a> {
@@ -390,7 +438,7 @@ impl PodDraft {
             ports: ports(&pod),
             ready: ready(&pod),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            host_ports: Vec::new(),
+            host_ports: if host_network(&pod) { Vec::new() } else { host_ports(&pod) },
             namespace: self.namespace,
             name: self.name,
             labels: pod.metadata.labels.unwrap_or_default(),

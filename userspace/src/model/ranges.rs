@@ -88,6 +88,8 @@ pub(super) struct Ranges {
     pub(super) pods: Vec<IpNet>,
     pub(super) services: Vec<IpNet>,
     pub(super) vnet: Vec<IpNet>,
+    /// Where the load balancer's frontends get theirs: in the world, outside of the others.
+    pub(super) frontends: Vec<IpNet>,
 }
 
 impl Ranges {
@@ -121,6 +123,7 @@ impl Ranges {
             pods: settings.pod_cidrs.clone(),
             services: settings.service_cidrs.clone(),
             vnet: settings.vnet_cidrs.clone(),
+            frontends: settings.load_balancer.frontend_cidrs.clone(),
         }
     }
 
@@ -130,6 +133,7 @@ impl Ranges {
         settings.pod_cidrs = self.pods;
         settings.service_cidrs = self.services;
         settings.vnet_cidrs = self.vnet;
+        settings.load_balancer.frontend_cidrs = self.frontends;
     }
 
     /// The families of the cluster as far as it has been stated: those of its pods, or else of its Services,
@@ -138,6 +142,21 @@ impl Ranges {
         let lists = [&self.pods, &self.services, &self.nodes];
         let first = lists.into_iter().find(|list| !list.is_empty());
         first.into_iter().flatten().map(|range| IpFamily::of_range(*range)).collect()
+    }
+}
+
+/// Ranges for frontends, the first that overlaps no other. Source: RFC 5737 and RFC 3849, which keep them for
+/// examples, so that nobody has them.
+pub(super) const fn default_frontends(family: IpFamily) -> [IpNet; 3] {
+    const fn v4(a: u8, b: u8, c: u8) -> IpNet {
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), 24))
+    }
+    const fn v6(third: u16) -> IpNet {
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, third, 0, 0, 0, 0, 0), 112))
+    }
+    match family {
+        IpFamily::V4 => [v4(198, 51, 100), v4(203, 0, 113), v4(192, 0, 2)],
+        IpFamily::V6 => [v6(0x5100), v6(0x5101), v6(0x5102)],
     }
 }
 
@@ -156,8 +175,11 @@ pub(super) fn stated(spec: &TestbedSpec, model: Model, fields: &mut Fields<'_>) 
             Purpose::Pods => pod_list(spec, model, fields),
             Purpose::Services => list("serviceCIDR", spec.service_cidr.as_ref(), &spec.service_cidrs, fields),
         };
-        *ranges.of_mut(purpose) = one_of_each(list, (purpose, model), fields);
+        *ranges.of_mut(purpose) = one_of_each(list, |family| purpose.prefixes(family, model), fields);
     }
+    let frontends = spec.load_balancer.as_ref().map(|balancer| balancer.frontend_cidrs.as_slice());
+    let frontends = list("loadBalancer.frontendCIDR", None, frontends.unwrap_or_default(), fields);
+    ranges.frontends = one_of_each(frontends, |family| (0, family.bits()), fields);
     let vnet = list("vnetCIDR", None, &spec.vnet_cidrs, fields);
     ranges.vnet = vnet
         .into_iter()
@@ -221,7 +243,7 @@ fn pod_list<'a>(spec: &'a TestbedSpec, model: Model, fields: &mut Fields<'_>) ->
 /// The ranges of a list that are sound, one of each family at most.
 fn one_of_each(
     list: Vec<(String, &str)>,
-    (purpose, model): (Purpose, Model),
+    prefixes: impl Fn(IpFamily) -> (u8, u8),
     fields: &mut Fields<'_>,
 ) -> Vec<IpNet> {
     let mut ranges: Vec<IpNet> = Vec::new();
@@ -234,7 +256,7 @@ fn one_of_each(
             }
         };
         let family = IpFamily::of_range(range);
-        let (shortest, longest) = purpose.prefixes(family, model);
+        let (shortest, longest) = prefixes(family);
         if !(shortest..=longest).contains(&range.prefix_len()) {
             fields.wrong(path, format!("must have a prefix between /{shortest} and /{longest}, not {range}"));
         } else if family.pick(&ranges).is_some() {
@@ -317,6 +339,8 @@ pub(super) struct Given {
     pub(super) pods: Vec<IpNet>,
     pub(super) services: Vec<IpNet>,
     pub(super) externals: Vec<IpNet>,
+    /// Of load balancers, and external addresses of Services.
+    pub(super) frontends: Vec<IpNet>,
 }
 
 impl Given {
@@ -394,6 +418,14 @@ pub(super) fn choose(choice: Choice<'_>, notes: &mut Vec<String>) -> Result<Rang
             chosen.vnet.extend(&chosen.pods);
         }
     }
+    for family in chosen.services.iter().map(|range| IpFamily::of_range(*range)).collect::<Vec<_>>() {
+        let others = [&chosen.nodes, &chosen.pods, &chosen.services, &chosen.vnet];
+        let free =
+            |range: &IpNet| !others.iter().any(|list| list.iter().any(|one| ipam::overlap(*one, *range)));
+        let kept = family.pick(&kept.frontends).into_iter().chain(default_frontends(family));
+        let unstated = || kept.into_iter().find(free);
+        chosen.frontends.extend(family.pick(&stated.frontends).or_else(unstated));
+    }
     Ok(chosen)
 }
 
@@ -421,6 +453,10 @@ fn one(
         }
     }
     avoid.extend(same(&given.externals));
+    // Frontends may be internal, and the others at the nodes' door.
+    if purpose != Purpose::Nodes {
+        avoid.extend(same(&given.frontends));
+    }
     if purpose == Purpose::Services || (purpose == Purpose::Pods && pods_are_private(*model)) {
         avoid.extend(same(&stated.vnet));
     }

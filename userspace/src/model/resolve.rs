@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::choice::{self, Choices};
-use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Pod};
+use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Node, Pod, Protocol};
 use super::error::{Error, Faults};
 use super::object::{Entry, Object, Objects};
 use super::own;
@@ -32,9 +32,10 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     // 5.
     let mut ipam = work.ipam();
     place::note_pods(&mut work, &pods, &nodes, (settings.model, &Ranges::settled(&settings)));
-    place::spread(&mut pods, &nodes, settings.max_pods)?;
+    place::spread(&mut work, &mut pods, &nodes, settings.max_pods)?;
+    work.stop_if_wrong()?;
     assign::addresses(&mut ipam, &settings, &mut nodes, &mut pods)?;
-    service::choose_addresses(&mut ipam, &mut services, &Ranges::settled(&settings))?;
+    service::choose_addresses(&mut ipam, &mut services, &settings)?;
     if let Some((_, object)) = testbed {
         let known: Vec<_> = nodes.iter().map(|node| (node.name.clone(), node.addresses.clone())).collect();
         let wrong = choice::node_contradictions(&object.spec, &settings, &known, &addressed(&externals));
@@ -43,14 +44,16 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     work.stop_if_wrong()?;
 
     // 6.
+    let weights = place::weights(&pods);
     let pods: Vec<Pod> = pods.into_iter().map(PodDraft::settle).collect();
-    let services = service::with_endpoints(objects, services, &pods);
+    let nodes: Vec<Node> = nodes.into_iter().map(NodeDraft::settle).collect();
+    let services = service::with_endpoints(objects, services, (&pods, &nodes), weights);
     let namespaces = work.namespaces(&pods);
     Ok(Cluster {
         name: name(testbed, previous),
         settings,
         namespaces,
-        nodes: nodes.into_iter().map(NodeDraft::settle).collect(),
+        nodes,
         pods,
         services,
         policies: policies(objects),
@@ -107,8 +110,14 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn of(objects: &'a Objects, previous: Option<&'a Cluster>) -> Result<Self, Error> {
-        let mut work =
-            Work { objects, previous, faults: Faults::default(), notes: Vec::new(), owners: HashMap::new() };
+        let mut work = Work {
+            objects,
+            previous,
+            faults: Faults::default(),
+            notes: Vec::new(),
+            owners: HashMap::new(),
+            frontends: HashMap::new(),
+        };
         work.note_skipped();
         let testbed = work.testbed();
         let choices = work.choices(testbed);
@@ -129,7 +138,7 @@ impl<'a> Draft<'a> {
         place::state_node_addresses(&mut work, model, &mut nodes, &pods);
         place::state_pod_addresses(&mut work, &mut pods);
         let externals = work.externals();
-        service::state_addresses(&mut work, &mut services);
+        service::state(&mut work, &choices.settings, &mut services);
         work.stop_if_wrong()?;
 
         // 4.
@@ -144,7 +153,7 @@ impl<'a> Draft<'a> {
         let ranges = ranges::choose(choice, &mut work.notes)?;
         service::find_families(&mut work, &ranges, &mut services);
         place::check_ranges(&mut work, &ranges, &nodes, &pods);
-        service::check_ranges(&mut work, (model, &stated_services), &ranges, &services);
+        service::check_ranges(&mut work, (model, &stated_services), &ranges, &mut services);
         work.check_externals(model, &ranges, &externals);
         ranges.settle(&mut settings);
         work.settle_fabric(testbed, &mut settings);
@@ -187,6 +196,7 @@ fn given(
         pods: pods.iter().flat_map(|pod| &pod.addresses).copied().map(Into::into).chain(pod_ranges).collect(),
         services: services.iter().flat_map(|service| &service.addresses).copied().map(Into::into).collect(),
         externals: externals.iter().map(|external| external.address.into()).collect(),
+        frontends: service::outside_addresses(services).map(Into::into).collect(),
     }
 }
 
@@ -198,6 +208,8 @@ pub(super) struct Work<'a> {
     pub(super) notes: Vec<String>,
     /// Who has which address.
     owners: HashMap<IpAddr, String>,
+    /// Who has which port of those that Services may share.
+    frontends: HashMap<IpAddr, HashMap<(u16, Protocol), String>>,
 }
 
 impl<'a> Work<'a> {
@@ -220,6 +232,32 @@ impl<'a> Work<'a> {
     /// As [`Work::claim`], for each of them.
     pub(super) fn claim_all(&mut self, addresses: Vec<IpAddr>, owner: &str) -> Result<Vec<IpAddr>, String> {
         addresses.into_iter().map(|address| self.claim(address, owner).map(|()| address)).collect()
+    }
+
+    /// Notes that these ports of an address are a Service's. Services may share one, if nobody else has it.
+    pub(super) fn claim_frontend(
+        &mut self,
+        address: IpAddr,
+        owner: &str,
+        ports: impl Iterator<Item = (u16, Protocol)>,
+    ) -> Result<(), String> {
+        if let (Some(first), None) = (self.owners.get(&address), self.frontends.get(&address)) {
+            return Err(format!("{address} is the address of {first} already"));
+        }
+        self.owners.entry(address).or_insert_with(|| owner.to_owned());
+        let owners = self.frontends.entry(address).or_default();
+        for (port, protocol) in ports {
+            let first = owners.entry((port, protocol)).or_insert_with(|| owner.to_owned());
+            if first != owner {
+                return Err(format!("port {port} {protocol} of {address} is {first}'s already"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node has this address.
+    pub(super) fn is_node(&self, address: IpAddr) -> bool {
+        self.owners.get(&address).is_some_and(|owner| owner.starts_with("Node "))
     }
 
     /// Those addresses of the previous cluster that are still to be had.

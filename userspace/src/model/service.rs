@@ -1,75 +1,80 @@
-//! Services: their virtual addresses, and who answers.
+//! Services: their virtual addresses and ports, and who answers.
 //!
 //! Endpoints of a Service, first that applies:
-//! 1. its EndpointSlices, if it has any;
-//! 2. the pods its selector matches that are ready (all of them with `publishNotReadyAddresses`);
+//! 1. those of its EndpointSlices, if it has any;
+//! 2. the pods its selector matches, in the condition that they are in;
 //! 3. none.
 //!
 //! Only addresses of the Service's families count. Which these are: `ipFamilies`, or those of `clusterIPs`, or
 //! the cluster's first; with a policy for two, the other one as well where the cluster has it. Source:
 //! Kubernetes, `pkg/registry/core/service/storage/alloc.go`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::cluster::{Backend, Pod, Protocol, Service, ServicePort};
+use super::cluster::{Node, Pod, Service, ServiceKind, ServicePort, TrafficDistribution, TrafficPolicy};
 use super::error::Origin;
 use super::object::{Object, Objects};
 use super::ranges::{Purpose, Ranges};
 use super::resolve::{Work, listed};
-use super::settings::Model;
+use super::settings::{Model, Settings};
 use super::syntax;
 use crate::ipam::{self, IpFamily, Ipam};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+mod endpoints;
+mod frontends;
+mod node_ports;
+
+/// How long a client keeps its backend where the Service doesn't say. Source: Kubernetes, `DefaultClientIPServiceAffinitySeconds`.
+const AFFINITY_S: u32 = 10_800;
+/// Where source ranges were stated before there was a field for them.
+pub(super) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// A Service whose addresses may not be chosen yet.
 pub(super) struct ServiceDraft<'a> {
     origin: &'a Origin,
     object: &'a core::Service,
+    spec: &'a core::ServiceSpec,
     /// `namespace/name`.
     id: String,
     /// Stated, or as they were before.
     pub(super) addresses: Vec<IpAddr>,
     /// Those that it is reached by, once the cluster's are known.
     pub(super) families: Vec<IpFamily>,
+    kind: ServiceKind,
+    external_addresses: Vec<IpAddr>,
+    frontends: frontends::Frontends,
+    /// Of each of its ports.
+    node_ports: Vec<Option<u16>>,
+    health_check_node_port: Option<u16>,
 }
 
 /// Every Service that has a cluster address, be it stated or to be chosen.
 pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
-    let (mut drafts, mut left_out, mut more_than_that) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut drafts, mut left_out) = (Vec::new(), Vec::new());
     for entry in work.objects.iter() {
         let Object::Service(object) = &entry.object else {
             continue;
         };
         let key = entry.object.key();
         let id = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
-        let spec = object.spec.clone().unwrap_or_default();
-        if let Some(why) = without_address(&spec) {
-            left_out.push(format!("{id} ({why})"));
-            continue;
+        // It has been validated.
+        let Some(spec) = &object.spec else { continue };
+        match without_address(spec) {
+            Some(why) => left_out.push(format!("{id} ({why})")),
+            None => drafts.push(ServiceDraft::new(&entry.origin, (object, spec), id)),
         }
-        if has_other_ways_in(&spec) {
-            more_than_that.push(id.clone());
-        }
-        let (addresses, families) = (Vec::new(), Vec::new());
-        drafts.push(ServiceDraft { origin: &entry.origin, object, id, addresses, families });
     }
-    if !left_out.is_empty() {
-        work.notes
-            .push(format!("Left out Services that have no address on the path: {}.", listed(&left_out)));
-    }
-    if !more_than_that.is_empty() {
-        let names = listed(&more_than_that);
-        work.notes.push(format!(
-            "Only the cluster address of a Service is on the path, not node ports, load balancers, external addresses or session affinity: {names}."
-        ));
-    }
+    let of_names = endpoints::of_names(work.objects);
+    let notes = [
+        (left_out, "Left out Services that have no address on the path"),
+        (of_names, "Left out EndpointSlices of names (FQDN), which have no address on the path"),
+    ];
+    let notes = notes.iter().filter(|(ids, _)| !ids.is_empty());
+    work.notes.extend(notes.map(|(ids, what)| format!("{what}: {}.", listed(ids))));
     drafts
 }
 
@@ -87,10 +92,12 @@ pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
         let kept: Vec<IpAddr> = old.addresses.iter().filter(unstated).copied().collect();
         draft.addresses = work.keep(&kept, &format!("Service {}", draft.id));
     }
+    frontends::keep(work, services);
 }
 
-/// `spec.clusterIPs`.
-pub(super) fn state_addresses(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
+/// What Services state: cluster addresses, frontends and external addresses, and node ports, where those that
+/// are not stated are chosen as well.
+pub(super) fn state(work: &mut Work<'_>, settings: &Settings, services: &mut [ServiceDraft<'_>]) {
     for draft in services.iter_mut() {
         let name = format!("Service {}", draft.id);
         match work.claim_all(draft.stated(), &name) {
@@ -99,6 +106,8 @@ pub(super) fn state_addresses(work: &mut Work<'_>, services: &mut [ServiceDraft<
             Err(why) => work.faults.of(draft.origin, name).wrong("spec.clusterIP", why),
         }
     }
+    frontends::state(work, services);
+    node_ports::settle(work, settings.services.node_ports, services);
 }
 
 fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
@@ -111,13 +120,40 @@ fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {
     }
 }
 
-fn has_other_ways_in(spec: &core::ServiceSpec) -> bool {
-    matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
-        || spec.external_ips.as_ref().is_some_and(|addresses| !addresses.is_empty())
-        || spec.session_affinity.as_deref() == Some("ClientIP")
-}
+impl<'a> ServiceDraft<'a> {
+    fn new(
+        origin: &'a Origin,
+        (object, spec): (&'a core::Service, &'a core::ServiceSpec),
+        id: String,
+    ) -> Self {
+        Self {
+            origin,
+            object,
+            spec,
+            id,
+            addresses: Vec::new(),
+            families: Vec::new(),
+            kind: match spec.type_.as_deref() {
+                Some("NodePort") => ServiceKind::NodePort,
+                Some("LoadBalancer") => ServiceKind::LoadBalancer,
+                _ => ServiceKind::ClusterIP,
+            },
+            external_addresses: Vec::new(),
+            frontends: frontends::Frontends::default(),
+            node_ports: vec![None; spec.ports.iter().flatten().count()],
+            health_check_node_port: None,
+        }
+    }
 
-impl ServiceDraft<'_> {
+    /// Notes what is wrong with one of its fields.
+    fn wrong(&self, work: &mut Work<'_>, field: String, why: String) {
+        work.faults.of(self.origin, format!("Service {}", self.id)).wrong(field, why);
+    }
+
+    fn external_policy(&self) -> TrafficPolicy {
+        policy(self.spec.external_traffic_policy.as_deref())
+    }
+
     /// It is the cluster's DNS.
     pub(super) fn is_dns(&self) -> bool {
         self.id == ipam::DNS
@@ -125,9 +161,7 @@ impl ServiceDraft<'_> {
 
     /// The addresses that it asks for.
     fn stated(&self) -> Vec<IpAddr> {
-        let Some(spec) = &self.object.spec else {
-            return Vec::new();
-        };
+        let spec = self.spec;
         let several: Vec<IpAddr> =
             spec.cluster_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect();
         match several.is_empty() {
@@ -138,7 +172,7 @@ impl ServiceDraft<'_> {
 
     /// The families that it is reached by, in a cluster that has these; or the field that asks for too much.
     fn families_of(&self, cluster: &[IpFamily]) -> Result<Vec<IpFamily>, (String, String)> {
-        let spec = self.object.spec.clone().unwrap_or_default();
+        let spec = self.spec;
         let stated: &[String] = spec.ip_families.as_deref().unwrap_or_default();
         let policy = spec.ip_family_policy.as_deref().unwrap_or("SingleStack");
         if policy == "RequireDualStack" && cluster.len() < 2 {
@@ -201,11 +235,12 @@ pub(super) fn check_ranges(
     work: &mut Work<'_>,
     (model, stated): (Model, &[IpNet]),
     ranges: &Ranges,
-    services: &[ServiceDraft<'_>],
+    services: &mut [ServiceDraft<'_>],
 ) {
+    frontends::check_ranges(work, model, ranges, services);
     let mut outside: Vec<(IpNet, Vec<String>)> =
         ranges.services.iter().map(|range| (*range, Vec::new())).collect();
-    for service in services {
+    for service in services.iter() {
         for address in &service.addresses {
             let family = IpFamily::of(*address);
             let Some((range, names)) =
@@ -237,17 +272,18 @@ pub(super) fn check_ranges(
     }
 }
 
-/// An address of each of its families for every Service that has none.
+/// An address of each of its families for every Service that has none, and frontends for those of a load
+/// balancer.
 pub(super) fn choose_addresses(
     ipam: &mut Ipam,
     services: &mut [ServiceDraft<'_>],
-    ranges: &Ranges,
+    settings: &Settings,
 ) -> Result<(), ipam::Error> {
     for service in services.iter_mut() {
         let mut addresses = Vec::new();
         for family in &service.families {
             let known = service.addresses.iter().copied().find(|address| IpFamily::of(*address) == *family);
-            let range = family.pick(&ranges.services);
+            let range = family.pick(&settings.service_cidrs);
             addresses.push(match (known, range) {
                 (Some(address), _) => address,
                 (None, Some(range)) => ipam.service(range, &service.id)?,
@@ -256,138 +292,106 @@ pub(super) fn choose_addresses(
         }
         service.addresses = addresses;
     }
-    Ok(())
+    frontends::choose(ipam, services, settings)
 }
 
 /// Every Service, and who answers it.
 pub(super) fn with_endpoints(
     objects: &Objects,
     services: Vec<ServiceDraft<'_>>,
-    pods: &[Pod],
+    (pods, nodes): (&[Pod], &[Node]),
+    weights: HashMap<String, u32>,
 ) -> Vec<Service> {
-    let mut slices: HashMap<String, Vec<&EndpointSlice>> = HashMap::new();
-    for entry in objects.iter() {
-        let Object::EndpointSlice(slice) = &entry.object else {
-            continue;
-        };
-        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
-            slices.entry(format!("{namespace}/{name}")).or_default().push(slice);
-        }
-    }
-    let settle = |draft: ServiceDraft<'_>| {
-        let spec = draft.object.spec.clone().unwrap_or_default();
-        let (namespace, name) = draft.id.split_once('/').expect("an id has both parts");
-        let backends = |port: &core::ServicePort, protocol| match slices.get(&draft.id) {
-            // 1.
-            Some(slices) => from_slices(slices, port, protocol, &draft.families),
-            // 2. and 3.
-            None => {
-                let pods = pods.iter().filter(|pod| pod.namespace == namespace);
-                from_selector(&spec, port, protocol, pods, &draft.families)
-            }
+    let crowd = endpoints::Crowd::of(objects, pods, nodes, weights);
+    services.into_iter().map(|draft| draft.settle(&crowd)).collect()
+}
+
+impl ServiceDraft<'_> {
+    fn settle(self, crowd: &endpoints::Crowd<'_>) -> Service {
+        let spec = self.spec;
+        let (namespace, name) = self.id.split_once('/').expect("an id has both parts");
+        let distribution = match spec.traffic_distribution.as_deref() {
+            Some("PreferSameNode") => Some(TrafficDistribution::SameNode),
+            Some(_) => Some(TrafficDistribution::SameZone),
+            None => None,
         };
         // They have been validated.
-        let settle_port = |port: &core::ServicePort| {
+        let settle_port = |(place, port): (usize, &core::ServicePort)| {
             let protocol = syntax::protocol(port.protocol.as_deref()).ok()?;
-            let mut seen = HashSet::new();
-            let mut backends = backends(port, protocol);
-            backends.retain(|backend| seen.insert((backend.address, backend.port)));
+            let (id, families) = (self.id.as_str(), self.families.as_slice());
+            let asked = endpoints::Asked { id, spec, families, distribution, port, protocol };
             Some(ServicePort {
                 name: port.name.clone().filter(|name| !name.is_empty()),
                 port: syntax::port(port.port.into()).ok()?,
                 protocol,
-                node_port: None,
-                backends,
+                node_port: self.node_ports[place],
+                backends: crowd.backends(&asked),
             })
         };
+        let ports = spec.ports.iter().flatten().enumerate().filter_map(settle_port).collect();
+        let outside = self.kind != ServiceKind::ClusterIP || !self.external_addresses.is_empty();
         Service {
             namespace: namespace.into(),
             name: name.into(),
-            addresses: draft.addresses.clone(),
-            ports: spec.ports.iter().flatten().filter_map(settle_port).collect(),
-            ..Service::default()
+            kind: self.kind,
+            external_policy: if outside { self.external_policy() } else { TrafficPolicy::Cluster },
+            internal_policy: policy(spec.internal_traffic_policy.as_deref()),
+            source_ranges: source_ranges(self.object),
+            affinity_s: affinity_s(spec),
+            distribution,
+            ports,
+            health_check_node_port: self.health_check_node_port,
+            addresses: self.addresses,
+            external_addresses: self.external_addresses,
+            internal_load_balancer: self.frontends.internal,
+            load_balancer_addresses: self.frontends.addresses,
         }
-    };
-    services.into_iter().map(settle).collect()
+    }
+}
+
+fn policy(stated: Option<&str>) -> TrafficPolicy {
+    if stated == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
+/// `spec.loadBalancerSourceRanges`, or the annotation that was there before it.
+fn source_ranges(object: &core::Service) -> Vec<IpNet> {
+    let (_, texts) = stated_source_ranges(object);
+    // They have been validated.
+    texts.iter().filter_map(|text| syntax::cidr(text).ok()).map(|range| range.trunc()).collect()
+}
+
+/// The field that states who may come by the load balancer, and what it says.
+pub(super) fn stated_source_ranges(object: &core::Service) -> (String, Vec<&str>) {
+    let field = object.spec.as_ref().and_then(|spec| spec.load_balancer_source_ranges.as_deref());
+    if let Some(ranges) = field.filter(|ranges| !ranges.is_empty()) {
+        // Blanks around them are passed over, because the annotation may have them.
+        return ("spec.loadBalancerSourceRanges".into(), ranges.iter().map(|text| text.trim()).collect());
+    }
+    let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES));
+    let text = annotation.map_or("", |text| text.trim());
+    let texts = if text.is_empty() { Vec::new() } else { text.split(',').map(str::trim).collect() };
+    (format!("metadata.annotations[{SOURCE_RANGES}]"), texts)
+}
+
+fn affinity_s(spec: &core::ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let stated = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = stated.and_then(|client| client.timeout_seconds);
+    // It has been validated.
+    Some(seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_S))
 }
 
 /// Every address in an EndpointSlice.
 pub(super) fn slice_addresses(objects: &Objects) -> impl Iterator<Item = IpAddr> {
-    let slices = objects.iter().filter_map(|entry| match &entry.object {
-        Object::EndpointSlice(slice) => Some(slice),
-        _ => None,
-    });
-    let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
-    endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok())
+    endpoints::addresses(objects)
 }
 
-/// Slices are ordered by name, because the API gives them in no order of meaning; endpoints stay as they are.
-fn from_slices(
-    slices: &[&EndpointSlice],
-    port: &core::ServicePort,
-    protocol: Protocol,
-    families: &[IpFamily],
-) -> Vec<Backend> {
-    let ours =
-        |slice: &&EndpointSlice| families.iter().any(|family| family.to_string() == slice.address_type);
-    let mut slices: Vec<&EndpointSlice> = slices.iter().copied().filter(ours).collect();
-    slices.sort_by_key(|slice| slice.metadata.name.as_deref().unwrap_or_default());
-    let name = |name: &Option<String>| name.clone().unwrap_or_default();
-    let mut backends = Vec::new();
-    for slice in slices {
-        let target = slice.ports.iter().flatten().find(|candidate| {
-            name(&candidate.name) == name(&port.name)
-                && syntax::protocol(candidate.protocol.as_deref()) == Ok(protocol)
-        });
-        let Some(Ok(target)) =
-            target.and_then(|target| target.port).map(|number| syntax::port(number.into()))
-        else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-            // Only the first address of an endpoint counts; the others are not used by anybody (KEP-752).
-            if let (true, Some(Ok(address))) = (ready, endpoint.addresses.first().map(|text| text.parse())) {
-                backends.push(Backend::new(address, target));
-            }
-        }
-    }
-    backends
-}
-
-fn from_selector<'a>(
-    spec: &core::ServiceSpec,
-    port: &core::ServicePort,
-    protocol: Protocol,
-    pods: impl Iterator<Item = &'a Pod>,
-    families: &[IpFamily],
-) -> Vec<Backend> {
-    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
-        return Vec::new();
-    };
-    let unready_too = spec.publish_not_ready_addresses == Some(true);
-    let selected = pods.filter(|pod| pod.ready || unready_too);
-    let selected =
-        selected.filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)));
-    let backends = |pod: &'a Pod| {
-        let target = target_port(port, protocol, pod);
-        let ours = pod.addresses.iter().filter(|address| families.contains(&IpFamily::of(**address)));
-        ours.filter_map(move |address| Some(Backend::new(*address, target?)))
-    };
-    selected.flat_map(backends).collect()
-}
-
-/// A name is looked up in each pod; a pod that has no port of that name is no endpoint.
-fn target_port(port: &core::ServicePort, protocol: Protocol, pod: &Pod) -> Option<u16> {
-    match &port.target_port {
-        None | Some(IntOrString::Int(0)) => syntax::port(port.port.into()).ok(),
-        Some(IntOrString::Int(number)) => syntax::port((*number).into()).ok(),
-        Some(IntOrString::String(name)) => {
-            let named = |candidate: &&super::cluster::ContainerPort| {
-                candidate.name.as_deref() == Some(name.as_str()) && candidate.protocol == protocol
-            };
-            pod.ports.iter().find(named).map(|port| port.port)
-        }
-    }
+/// Every address that Services have beside the cluster's ranges.
+pub(super) fn outside_addresses(services: &[ServiceDraft<'_>]) -> impl Iterator<Item = IpAddr> {
+    services
+        .iter()
+        .flat_map(|draft| draft.frontends.addresses.iter().chain(&draft.external_addresses))
+        .copied()
 }

@@ -4,9 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::cluster::ContainerPort;
+use super::cluster::{ContainerPort, HostPort};
 use super::syntax;
+
+/// The annotation for a pod's share of the flows of each Service that it answers.
+pub(super) const WEIGHT: &str = "podpath.dev/weight";
+const HEAVIEST: u32 = 100;
 
 /// `namespace/name`.
 pub(super) fn id(pod: &core::Pod) -> String {
@@ -31,8 +36,6 @@ pub(super) fn host_network(pod: &core::Pod) -> bool {
 /// Its `Ready` condition; a pod about which nobody has reported anything is taken to be ready.
 pub(super) fn ready(pod: &core::Pod) -> bool {
     match pod.status.as_ref().and_then(|status| status.conditions.as_ref()) {
-        // Soon it will not be there.
-        _ if pod.metadata.deletion_timestamp.is_some() => false,
         None => true,
         Some(conditions) => {
             conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -41,17 +44,17 @@ pub(super) fn ready(pod: &core::Pod) -> bool {
 }
 
 /// Of its containers, and of the init containers that go on running beside them.
+fn declared(pod: &core::Pod) -> impl Iterator<Item = &core::ContainerPort> {
+    let sidecar = |container: &&core::Container| container.restart_policy.as_deref() == Some("Always");
+    let spec = pod.spec.iter();
+    let containers = spec.flat_map(move |spec| {
+        spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar))
+    });
+    containers.flat_map(|container| container.ports.iter().flatten())
+}
+
+/// The ports that its containers declare.
 pub(super) fn ports(pod: &core::Pod) -> Vec<ContainerPort> {
-    let Some(spec) = &pod.spec else {
-        return Vec::new();
-    };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let declared =
-        spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     // They have been validated.
     let port = |port: &core::ContainerPort| {
         Some(ContainerPort {
@@ -60,7 +63,36 @@ pub(super) fn ports(pod: &core::Pod) -> Vec<ContainerPort> {
             protocol: syntax::protocol(port.protocol.as_deref()).ok()?,
         })
     };
-    declared.filter_map(port).collect()
+    declared(pod).filter_map(port).collect()
+}
+
+/// The ports of its node that it asks for.
+pub(super) fn host_ports(pod: &core::Pod) -> Vec<HostPort> {
+    // They have been validated.
+    let port = |port: &core::ContainerPort| {
+        Some(HostPort {
+            // Any address of the node is what is meant by none.
+            address: host_ip(port).ok()?.filter(|address| !address.is_unspecified()),
+            port: syntax::port(port.host_port.filter(|port| *port != 0)?.into()).ok()?,
+            protocol: syntax::protocol(port.protocol.as_deref()).ok()?,
+            container_port: syntax::port(port.container_port.into()).ok()?,
+        })
+    };
+    declared(pod).filter_map(port).collect()
+}
+
+/// `hostIP`, if it is stated.
+pub(super) fn host_ip(port: &core::ContainerPort) -> Result<Option<IpAddr>, String> {
+    port.host_ip.as_deref().filter(|text| !text.is_empty()).map(syntax::address).transpose()
+}
+
+/// Its share of the flows of each Service that it answers, if it states one.
+pub(super) fn weight(metadata: &ObjectMeta) -> Result<Option<u32>, String> {
+    let Some(text) = metadata.annotations.as_ref().and_then(|all| all.get(WEIGHT)) else {
+        return Ok(None);
+    };
+    let weight = text.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight));
+    weight.map(Some).ok_or_else(|| format!("must be between 1 and {HEAVIEST}, inclusive, not {text:?}"))
 }
 
 /// The addresses in a list that is led by a field of its own, as `podIPs` is by `podIP`: one of each family

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{self as core, Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::error::Fields;
 use super::object::{Kind, Object};
 use super::own::External;
-use super::{choice, masquerade, selector, syntax};
+use super::{choice, masquerade, selector, stated, syntax};
 
 /// Notes every field of an object that can't be as it is.
 pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
@@ -22,6 +22,7 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
     match object {
         Object::Namespace(_) | Object::Node(_) => {}
         Object::Pod(pod) => {
+            weight(&pod.metadata, "", fields);
             if let Some(spec) = &pod.spec {
                 pod_spec(spec, "spec", fields);
             }
@@ -52,9 +53,7 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
             let Some(spec) = &job.spec else { return };
             replicas(spec.parallelism, "spec.parallelism", fields);
             replicas(spec.completions, "spec.completions", fields);
-            if let Some(spec) = &spec.template.spec {
-                pod_spec(spec, "spec.template.spec", fields);
-            }
+            pod_template(&spec.template, fields);
         }
         Object::Testbed(testbed) => drop(choice::read(&testbed.spec, fields)),
         Object::ConfigMap(config) => drop(masquerade::read(config, fields)),
@@ -116,9 +115,20 @@ fn template(template: &PodTemplateSpec, selector: &LabelSelector, fields: &mut F
     } else if !selector::matches(selector, template_labels.unwrap_or(&empty)) {
         fields.wrong("spec.template.metadata.labels", "`selector` does not match template `labels`");
     }
+    pod_template(template, fields);
+}
+
+fn pod_template(template: &PodTemplateSpec, fields: &mut Fields<'_>) {
+    if let Some(metadata) = &template.metadata {
+        weight(metadata, "spec.template.", fields);
+    }
     if let Some(spec) = &template.spec {
         pod_spec(spec, "spec.template.spec", fields);
     }
+}
+
+fn weight(metadata: &ObjectMeta, prefix: &str, fields: &mut Fields<'_>) {
+    note(fields, &format!("{prefix}metadata.annotations[{}]", stated::WEIGHT), stated::weight(metadata));
 }
 
 fn pod_spec(spec: &PodSpec, path: &str, fields: &mut Fields<'_>) {
@@ -141,6 +151,10 @@ fn container_ports(container: &Container, path: &str, fields: &mut Fields<'_>) {
         let path = format!("{path}.ports[{i}]");
         note(fields, &format!("{path}.containerPort"), syntax::port(port.container_port.into()));
         note(fields, &format!("{path}.protocol"), syntax::protocol(port.protocol.as_deref()));
+        if let Some(number) = port.host_port.filter(|number| *number != 0) {
+            note(fields, &format!("{path}.hostPort"), syntax::port(number.into()));
+        }
+        note(fields, &format!("{path}.hostIP"), stated::host_ip(port));
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             note(fields, &format!("{path}.name"), syntax::port_name(name));
             if !names.insert(name) {

@@ -161,6 +161,7 @@ fn from_template<const N: usize>(
             name: Some(name),
             namespace: workload.namespace.clone(),
             labels: Some(all),
+            annotations: template.metadata.as_ref().and_then(|metadata| metadata.annotations.clone()),
             ..ObjectMeta::default()
         },
         spec: template.spec.clone(),

@@ -3,11 +3,15 @@
 mod addresses;
 mod capacity;
 mod dump;
+mod endpoints;
 mod families;
+mod frontends;
+mod host_ports;
 mod live;
 mod masquerade;
 mod models;
 mod names;
+mod node_ports;
 mod policies;
 mod reading;
 mod services;

@@ -429,7 +429,8 @@ fn unknown_fields_are_refused_however_deep() {
     for (spec, path) in [
         ("timeouts: {tcp: 1s}", "spec.timeouts.tcp"),
         ("fabric: {links: [{link: x, dely: 1ms}]}", "spec.fabric.links[0].dely"),
-        ("loadBalancer: {probe: 1s}", "spec.loadBalancer.probe"),
+        ("loadBalancer: {probes: tcp}", "spec.loadBalancer.probes"),
+        ("services: {maglev: 251}", "spec.services.maglev"),
     ] {
         let error = load_text("test.yaml", &testbed(spec)).expect_err("it is misspelt").to_string();
         assert!(error.contains(&format!("unknown field {path:?}")), "{error}");
