@@ -223,7 +223,13 @@ impl Stage {
 
     /// Who answers so many new flows, each at most once a name.
     #[track_caller]
-    pub(crate) fn answering(&self, from: &str, protocol: Protocol, to: SocketAddr, flows: usize) -> Vec<String> {
+    pub(crate) fn answering(
+        &self,
+        from: &str,
+        protocol: Protocol,
+        to: SocketAddr,
+        flows: usize,
+    ) -> Vec<String> {
         let mut names: Vec<String> = (0..flows).map(|_| self.ask(from, protocol, to).name).collect();
         names.sort_unstable();
         names.dedup();
@@ -332,10 +338,15 @@ struct Server {
 impl Server {
     fn start(name: &str, netns: &Netns, at: SocketAddr) -> Self {
         let listening = inside(netns, || {
-            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+            let socket =
+                socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
             // It holds for accept(2) as well (socket(7)).
-            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, i64::from(GLANCE.subsec_micros())))?;
+            setsockopt(
+                &socket,
+                sockopt::ReceiveTimeout,
+                &TimeVal::new(0, i64::from(GLANCE.subsec_micros())),
+            )?;
             bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
             listen(&socket, Backlog::new(64)?)?;
             Ok((TcpListener::from(socket), UdpSocket::bind(at)?))
@@ -382,7 +393,9 @@ fn converse(name: &str, mut stream: TcpStream, client: SocketAddr, over: &Atomic
         // Nothing said yet is no reason to go; a word that has begun is waited for.
         match stream.peek(&mut [0]) {
             Ok(1..) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => continue,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                continue;
+            }
             _ => return,
         }
         let _ = stream.set_read_timeout(Some(PATIENCE));
