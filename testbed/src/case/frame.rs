@@ -159,7 +159,9 @@ pub(super) fn host<E: Engine + Clock>(
         Who::Pod(name) => name,
         Who::Node(name) => format!("node:{name}"),
         Who::External(name) => format!("ext:{name}"),
-        Who::Service(name) => return Err(format!("svc:{name} cannot send: it is an address to dial").into()),
+        dialled @ (Who::Service(_) | Who::Frontend(..)) => {
+            return Err(format!("{dialled} cannot send: it is an address to dial").into());
+        }
     };
     Ok(network.host(&name)?)
 }

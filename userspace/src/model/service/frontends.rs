@@ -22,7 +22,7 @@ use crate::ipam::{self, IpFamily, Ipam};
 /// The frontend is in the virtual network.
 const INTERNAL: &str = "service.beta.kubernetes.io/azure-load-balancer-internal";
 /// The frontend of each family.
-const STATIC: [(IpFamily, &str); 2] = [
+pub(in super::super) const STATIC: [(IpFamily, &str); 2] = [
     (IpFamily::V4, "service.beta.kubernetes.io/azure-load-balancer-ipv4"),
     (IpFamily::V6, "service.beta.kubernetes.io/azure-load-balancer-ipv6"),
 ];
