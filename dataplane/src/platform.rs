@@ -37,6 +37,8 @@ pub trait Packet {
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
     /// Cuts off what is beyond the first `length` bytes, if there is anything.
     fn trim(&mut self, length: u32) -> Option<()>;
+    /// Removes the first `length` bytes behind the frame's Ethernet header.
+    fn strip(&mut self, length: u32) -> Option<()>;
     /// Makes room for another IP header of this family and the 8 bytes of an ICMP header between the frame's
     /// Ethernet header and its payload. The room's content is undefined.
     fn open_error(&mut self, family: Family) -> Option<()>;

@@ -248,6 +248,14 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn strip(&mut self, length: u32) -> Option<()> {
+        if length == 0 {
+            return Some(());
+        }
+        self.adjust(-(length as i32), 0)
+    }
+
+    #[inline(always)]
     fn open_error(&mut self, family: Family) -> Option<()> {
         self.adjust((header(family) + icmp::LENGTH) as i32, 0)
     }

@@ -159,6 +159,11 @@ fn sctp() -> Result<String, String> {
     spoken.map(|_| "spoken".to_owned()).map_err(|errno| errno.desc().to_owned())
 }
 
+/// Whether the kernel speaks SCTP, so that pods can listen over it.
+pub fn speaks_sctp() -> bool {
+    sctp().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
