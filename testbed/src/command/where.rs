@@ -18,7 +18,8 @@ pub(crate) struct Args {
     /// namespace/pod, node:name or ext:name
     #[arg(value_name = "CLIENT")]
     client: String,
-    /// svc:namespace/name, or node:name with a node port; and a port: svc:shop/api:80/tcp
+    /// svc:namespace/name, with @lb or @external at its other addresses, or node:name for a port of a node; and a
+    /// port: svc:shop/api@lb:80/tcp
     #[arg(value_name = "SERVICE")]
     service: String,
     #[command(flatten)]
