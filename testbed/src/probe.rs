@@ -568,7 +568,7 @@ mod tests {
     fn a_truth_table_is_printed_for_each_port() {
         let expected = [
             "80/TCP     1 2",
-            "shop/web   . X",
+            "shop/web   . R",
             "ext:world  !",
             "  1 shop/api",
             "  2 svc:shop/api",
