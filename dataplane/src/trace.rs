@@ -50,6 +50,8 @@ pub enum Stage {
     Reject = 17,
     /// A TCP SYN's largest segment was lowered from `source_port` to `target_port` bytes.
     Mss = 18,
+    /// A socket dialled `source` (the frontend) and was led to `target` (the backend).
+    Socket = 28,
 }
 
 impl Stage {
@@ -73,6 +75,7 @@ impl Stage {
         (Stage::Fragment, "fragment"),
         (Stage::Reject, "reject"),
         (Stage::Mss, "mss"),
+        (Stage::Socket, "socket"),
     ];
 
     /// The stage with this number.

@@ -21,6 +21,28 @@ pub enum Verdict {
     Drop(Reason),
 }
 
+/// What became of a Service's address that a socket dialled, where the node translates sockets. No packet is
+/// there yet, so this is no verdict; it is counted beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A backend's address took its place.
+    Backend,
+    /// It was left alone, because what the socket dialled could not be remembered: its packets are translated
+    /// one by one.
+    Full,
+}
+
+impl Turn {
+    /// The index of its counter, which is no verdict's.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Backend => 5,
+            Self::Full => 6,
+        }
+    }
+}
+
 /// Declares the reasons once: number, slug (metrics, JSON, case files), sentence (people).
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $slug:literal, $sentence:literal;)+) => {

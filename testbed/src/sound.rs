@@ -5,15 +5,17 @@
 //! and passed on with what is sound.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use dataplane::Verdict;
 use dataplane::tables::{IfIndex, Node};
+use dataplane::trace::Record;
 use dataplane::wire::Address;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice, UdpSlice};
 use userspace::engine::emulator::message::crc32c;
-use userspace::engine::{Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use userspace::error::Error;
 use userspace::plan::{NodePlan, NodeRows};
 
@@ -220,6 +222,14 @@ impl<E: Engine> Engine for Watched<E> {
             self.faults.borrow_mut().push(fault);
         }
         Ok(outcome)
+    }
+
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        self.engine.lead(dialling)
+    }
+
+    fn hang_up(&mut self, socket: u64) {
+        self.engine.hang_up(socket);
     }
 
     fn counts(&self) -> Result<Vec<Count>, Error> {

@@ -169,6 +169,8 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     const ICMP: icmp::Numbers;
     /// Bits in an address: 32 or 128, the longest prefix.
     const BITS: u32;
+    /// Whether it is one of the host's addresses for itself (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
+    fn is_loopback(self) -> bool;
     /// The last 32 bits, host order: what hashes and hardware addresses are made of.
     fn low32(self) -> u32;
     /// All bits, folded into 32, host order.
@@ -207,6 +209,11 @@ impl Address for V4 {
     const CHECKSUM: Option<usize> = Some(ip::CHECKSUM);
     const ICMP: icmp::Numbers = icmp::Numbers::V4;
     const BITS: u32 = 32;
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        let [first, ..] = self.0;
+        first == 127
+    }
     #[inline(always)]
     fn low32(self) -> u32 {
         u32::from_be_bytes(self.0)
@@ -277,6 +284,10 @@ impl Address for V6 {
     const CHECKSUM: Option<usize> = None;
     const ICMP: icmp::Numbers = icmp::Numbers::V6;
     const BITS: u32 = 128;
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u128::from_be_bytes(self.0) == 1
+    }
     #[inline(always)]
     fn low32(self) -> u32 {
         let [.., a, b, c, d] = self.0;

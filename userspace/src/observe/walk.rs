@@ -253,7 +253,7 @@ impl Printed {
         let says = match stage {
             Stage::FromPod => format!("{}  {}", names.node(node), names.pod_at(node, record.number)),
             Stage::FromUnderlay | Stage::FromHost => names.node(node).to_owned(),
-            Stage::Service => change(record),
+            Stage::Service | Stage::Socket => change(record),
             Stage::Conntrack => self.conntrack(record),
             Stage::Policy => policy(node, record, names),
             Stage::Route => route(node, record, names),

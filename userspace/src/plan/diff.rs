@@ -2,7 +2,7 @@
 //!
 //! The order is such that no packet, whenever it comes, meets a row that points to one not there:
 //! 1. First what is new or different, and what is pointed to before what points to it: backends, their
-//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes.
+//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes; sockets' homes.
 //! 2. Then what is gone, in the opposite order; backends that get no new flows any more come last of all.
 //!
 //! Between two plans where one follows the other, a Service leads to its backends of before or after, and
@@ -13,7 +13,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Allowed, Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev,
+    Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
+    Identity, Maglev,
     NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
@@ -61,6 +62,8 @@ pub enum Change<A: Address> {
     Policy(PolicyPrefix, Option<PolicyRow>),
     /// Of [`Routes`].
     Route(Prefix<A>, Option<Route>),
+    /// Of [`Homes`].
+    Home(Cookie, Option<Home<A>>),
 }
 
 /// Rows of a family by index, as they shall be.
@@ -97,7 +100,9 @@ pub(super) fn ordered<A: Address>(from: &Rows<A>, to: &Rows<A>, cells: &Cells<A>
     put(&mut changes, &from.identities, &to.identities, Change::Identity);
     put(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     put(&mut changes, &from.routes, &to.routes, Change::Route);
+    put(&mut changes, &from.homes, &to.homes, Change::Home);
     // 2.
+    remove(&mut changes, &from.homes, &to.homes, Change::Home);
     remove(&mut changes, &from.routes, &to.routes, Change::Route);
     remove(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     remove(&mut changes, &from.identities, &to.identities, Change::Identity);
@@ -199,7 +204,7 @@ pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
 }
 
 /// [`peak`] of the tables of one family.
-pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
+pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 9] {
     [
         of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
         of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
@@ -209,6 +214,7 @@ pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 
         of::<Identities<A>>(both(&from.identities, &to.identities)),
         of::<Policy<A>>(both(&from.policy, &to.policy)),
         of::<Routes<A>>(both(&from.routes, &to.routes)),
+        of::<Homes<A>>(both(&from.homes, &to.homes)),
     ]
 }
 

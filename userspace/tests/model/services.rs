@@ -1,6 +1,6 @@
 //! Services: their addresses, and who answers.
 
-use userspace::model::{Backend, Cluster};
+use userspace::model::{Backend, Cluster, Objects};
 
 use crate::{cluster, fault, pod_at, pod_text, testbed};
 
@@ -448,4 +448,29 @@ fn slices_that_cannot_be_are_refused() {
         of("addressType: FQDN\nendpoints: [{addresses: [here]}]"),
         "endpoints[0].addresses[0]: should be a domain with at least two segments separated by dots, not \"here\""
     );
+}
+
+#[test]
+fn a_cluster_with_services_is_read_back_as_it_was_written() {
+    let text = web()
+        + &service(
+            "web",
+            "type: LoadBalancer, externalTrafficPolicy: Local, externalIPs: [20.0.0.1], sessionAffinity: ClientIP, trafficDistribution: PreferSameNode, loadBalancerSourceRanges: [10.0.0.0/8], selector: {app: web}, ports: [{port: 80}]",
+        )
+        + &testbed(
+            "encapsulation: geneve, services: {algorithm: random, directReturn: true}, loadBalancer: {forward: ip-in-ip, probe: http}",
+        );
+    let cluster = cluster(&text);
+    let written = serde_json::to_string(&cluster).unwrap_or_else(|error| panic!("{error}"));
+    let back: Cluster = serde_json::from_str(&written).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (&back.services, &back.pods, &back.settings),
+        (&cluster.services, &cluster.pods, &cluster.settings)
+    );
+    let objects = Objects::parse("a.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+    let written = serde_json::to_string(&objects).unwrap_or_else(|error| panic!("{error}"));
+    let again: Objects = serde_json::from_str(&written).unwrap_or_else(|error| panic!("{error}"));
+    let resolved = again.resolve(Some(&back)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(resolved.services, cluster.services, "and nothing that was chosen is chosen again");
+    assert_eq!(resolved.settings, cluster.settings);
 }
