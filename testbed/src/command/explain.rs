@@ -138,8 +138,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
 /// A name is wrong or not in the cluster, or the cluster cannot be emulated.
 pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Explained> {
     let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
-    if let Found::Service(service) = cluster.find(&from.who)? {
-        anyhow::bail!("cannot send from svc:{}: a Service is only an address to dial", service.id());
+    if let Found::Service(_) | Found::Frontend(..) = cluster.find(&from.who)? {
+        anyhow::bail!("cannot send from {}: a Service is only an address to dial", from.who);
     }
     let target = cluster.find(&to.who)?;
     let port = to.port.map_or_else(|| only_port(&target), Ok)?;
@@ -174,7 +174,7 @@ pub(super) fn only_port(target: &Found<'_>) -> anyhow::Result<Port> {
         Found::External(external) => {
             external.ports.iter().map(|port| Port { number: port.port, protocol: port.protocol }).collect()
         }
-        Found::Service(service) => {
+        Found::Service(service) | Found::Frontend(service, _) => {
             service.ports.iter().map(|port| Port { number: port.port, protocol: port.protocol }).collect()
         }
         Found::Node(_) => Vec::new(),

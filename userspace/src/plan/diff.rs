@@ -2,7 +2,7 @@
 //!
 //! The order is such that no packet, whenever it comes, meets a row that points to one not there:
 //! 1. First what is new or different, and what is pointed to before what points to it: backends, their
-//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes.
+//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes; sockets' homes.
 //! 2. Then what is gone, in the opposite order; backends that get no new flows any more come last of all.
 //!
 //! Between two plans where one follows the other, a Service leads to its backends of before or after, and
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use dataplane::tables::{
-    Allowed, Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev,
-    NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
+    Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
+    Identity, Maglev, NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -77,6 +77,8 @@ pub enum Change<A: Address> {
     Policy(PolicyPrefix, Option<PolicyRow>),
     /// Of [`Routes`].
     Route(Prefix<A>, Option<Route>),
+    /// Of [`Homes`].
+    Home(Cookie, Option<Home<A>>),
 }
 
 /// Rows of a family by index, as they shall be.
@@ -113,7 +115,9 @@ pub(super) fn ordered<A: Address>(from: &Rows<A>, to: &Rows<A>, cells: &Cells<A>
     put(&mut changes, &from.identities, &to.identities, Change::Identity);
     put(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     put(&mut changes, &from.routes, &to.routes, Change::Route);
+    put(&mut changes, &from.homes, &to.homes, Change::Home);
     // 2.
+    remove(&mut changes, &from.homes, &to.homes, Change::Home);
     remove(&mut changes, &from.routes, &to.routes, Change::Route);
     remove(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     remove(&mut changes, &from.identities, &to.identities, Change::Identity);
@@ -173,6 +177,7 @@ impl<A: Address> Rows<A> {
             Change::Identity(key, row) => set(&mut self.identities, key, row),
             Change::Policy(key, row) => set(&mut self.policy, key, row),
             Change::Route(key, row) => set(&mut self.routes, key, row),
+            Change::Home(key, row) => set(&mut self.homes, key, row),
         }
     }
 }
@@ -222,7 +227,7 @@ pub fn peak(from: &NodeRows, changes: &[NodeChange]) -> Vec<Use> {
 }
 
 /// [`Use`] of the tables of one family that holds these rows.
-pub(super) fn used<A: Address>(rows: &Rows<A>) -> [Use; 8] {
+pub(super) fn used<A: Address>(rows: &Rows<A>) -> [Use; 9] {
     FamilyPeak::of(rows).used()
 }
 
@@ -263,6 +268,7 @@ struct FamilyPeak<A> {
     identities: Peak,
     policy: Peak,
     routes: Peak,
+    homes: Peak,
     family: PhantomData<A>,
 }
 
@@ -277,6 +283,7 @@ impl<A: Address> FamilyPeak<A> {
             identities: Peak::of(rows.identities.len()),
             policy: Peak::of(rows.policy.len()),
             routes: Peak::of(rows.routes.len()),
+            homes: Peak::of(rows.homes.len()),
             family: PhantomData,
         }
     }
@@ -293,10 +300,11 @@ impl<A: Address> FamilyPeak<A> {
             Change::Identity(key, row) => self.identities.change(&from.identities, key, row.is_some()),
             Change::Policy(key, row) => self.policy.change(&from.policy, key, row.is_some()),
             Change::Route(key, row) => self.routes.change(&from.routes, key, row.is_some()),
+            Change::Home(key, row) => self.homes.change(&from.homes, key, row.is_some()),
         }
     }
 
-    fn used(&self) -> [Use; 8] {
+    fn used(&self) -> [Use; 9] {
         [
             self.endpoints.used::<Endpoints<A>>(),
             self.frontends.used::<Frontends<A>>(),
@@ -306,6 +314,7 @@ impl<A: Address> FamilyPeak<A> {
             self.identities.used::<Identities<A>>(),
             self.policy.used::<Policy<A>>(),
             self.routes.used::<Routes<A>>(),
+            self.homes.used::<Homes<A>>(),
         ]
     }
 }

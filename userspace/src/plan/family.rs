@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::tables::{Endpoint, RuleSet};
+use dataplane::tables::{Cookie, Endpoint, Home, RuleSet};
 use dataplane::wire::Mac;
 
 use super::bits;
@@ -13,7 +13,7 @@ use super::route::Map;
 use super::ruleset::RuleSets;
 use super::selector::Pods;
 use super::service::{Prepared, Services};
-use super::{Change, Error, Family, Links, Rows, RuleName, mac_of};
+use super::{Change, Error, Family, Homes, Links, Rows, RuleName, mac_of};
 use crate::model::{Cluster, Service};
 
 /// One node's part in the plan of a family.
@@ -171,7 +171,19 @@ impl<A: Family> FamilyPlan<A> {
             identities: self.identities.rows(address),
             policy,
             routes: self.map.rows(place, address.is_some()),
+            homes: links.homes.as_ref().map_or_else(BTreeMap::new, |homes| self.homes(place, homes)),
         })
+    }
+
+    /// Who lives in which network namespace of the node at this place.
+    fn homes(&self, place: usize, homes: &Homes) -> BTreeMap<Cookie, Home<A>> {
+        let row = |address, own| Home { address, own, pad: [0; 3] };
+        let pods = self.pods[place].iter().filter_map(|pod| {
+            let cookie = homes.pods.get(&pod.id)?;
+            Some((Cookie::new(*cookie), row(pod.address, 0)))
+        });
+        let node = self.addresses[place].map(|address| (Cookie::new(homes.node), row(address, 1)));
+        pods.chain(node).collect()
     }
 
     /// The policies that isolate a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or

@@ -53,6 +53,17 @@ pub struct Links {
     pub uplink: IfIndex,
     /// The host side of each local pod's link, by `namespace/name`.
     pub pods: BTreeMap<String, IfIndex>,
+    /// The network namespaces whose sockets are translated; none where the cluster does not ask for that.
+    pub homes: Option<Homes>,
+}
+
+/// The network namespaces of a node, by their cookies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Homes {
+    /// The node's own.
+    pub node: u64,
+    /// Those of its pods, by `namespace/name`.
+    pub pods: BTreeMap<String, u64>,
 }
 
 /// What all nodes of a cluster share.
@@ -184,6 +195,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Overlay, Encapsulation::Geneve) => Node::GENEVE,
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
+        sockets: u8::from(cluster.settings.services.socket_translation),
         ..Node::default()
     }
 }

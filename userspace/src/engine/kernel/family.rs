@@ -4,8 +4,8 @@ use std::mem::discriminant;
 
 use aya::Ebpf;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
-    Policy, Routes, SourceRanges, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
+    Masquerades, Policy, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -39,10 +39,12 @@ pub(super) struct Tables<A: Address> {
     pub(super) masquerades: HashTable<Masquerades<A>>,
     pub(super) routes: LongestTable<Routes<A>>,
     pub(super) fragments: HashTable<Fragments<A>>,
+    pub(super) homes: HashTable<Homes<A>>,
+    pub(super) sockets: HashTable<Sockets<A>>,
 }
 
 impl<A: Address> Tables<A> {
-    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 4], Error> {
+    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 5], Error> {
         fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
             Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
         }
@@ -51,6 +53,7 @@ impl<A: Address> Tables<A> {
             of(&self.masquerades, capacities)?,
             of(&self.fragments, capacities)?,
             of(&self.affinities, capacities)?,
+            of(&self.sockets, capacities)?,
         ])
     }
 
@@ -69,6 +72,8 @@ impl<A: Address> Tables<A> {
             (Masquerades::<A>::NAME, self.masquerades.bytes()?),
             (Routes::<A>::NAME, self.routes.bytes()?),
             (Fragments::<A>::NAME, self.fragments.bytes()?),
+            (Homes::<A>::NAME, self.homes.bytes()?),
+            (Sockets::<A>::NAME, self.sockets.bytes()?),
         ])
     }
 
@@ -86,6 +91,8 @@ impl<A: Address> Tables<A> {
             masquerades: HashTable::new(take(ebpf, Masquerades::<A>::NAME)?)?,
             routes: LongestTable::new(take(ebpf, Routes::<A>::NAME)?)?,
             fragments: HashTable::new(take(ebpf, Fragments::<A>::NAME)?)?,
+            homes: HashTable::new(take(ebpf, Homes::<A>::NAME)?)?,
+            sockets: HashTable::new(take(ebpf, Sockets::<A>::NAME)?)?,
         })
     }
 
@@ -100,6 +107,7 @@ impl<A: Address> Tables<A> {
                 Change::SourceRange(..) => self.source_ranges.make(of!(alike, SourceRange)),
                 Change::Identity(..) => self.identities.make(of!(alike, Identity)),
                 Change::Policy(..) => self.policy.make(of!(alike, Policy)),
+                Change::Home(..) => self.homes.make(of!(alike, Home)),
                 Change::Route(..) => self.routes.make(of!(alike, Route)),
             }?;
         }

@@ -316,6 +316,6 @@ mod tests {
         let memory = loaded(rows(1)).memory().expect("the kernel tells");
         let bytes = |table| memory.iter().find(|(name, _)| *name == table).expect("it is one of them").1;
         assert!(bytes("maglev") >= 4 << 20 && bytes("backends") >= 12 * 65_536 && bytes("frontends_v6") > 0);
-        assert_eq!(memory.len(), 25);
+        assert_eq!(memory.len(), 29);
     }
 }
