@@ -84,7 +84,7 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -123,7 +123,7 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -184,7 +184,10 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = arrive(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    if part.is_ok() {
+        part = nat::seal(packet, &walk.flow);
+    }
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -335,11 +338,12 @@ fn answer<A: Address, P: Platform<A>, K: Packet>(
 #[inline(always)]
 fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
     leave(platform, packet, walk)?;
-    if walk.verdict.is_some() {
-        return Ok(());
-    }
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
+    }
+    nat::seal(packet, &walk.flow)?;
+    if walk.verdict.is_some() {
+        return Ok(());
     }
     fit_segments(platform, packet, walk)?;
     to_tunnel(platform, packet, walk)
@@ -355,6 +359,21 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     nat::undo(packet, &mut walk.flow)?;
     reject::too_big(platform, packet, &walk.flow, walk.room)?;
     walk.end(Verdict::Reject(Reason::TooBig))
+}
+
+/// An answer to who dialled a Service that has nobody to answer: nothing of its packet was changed so far. What came
+/// through the tunnel has no link to go back over.
+#[inline(never)]
+fn turn_away<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if walk.from as u8 == From::Tunnel as u8 {
+        return Err(Reason::NoBackend);
+    }
+    reject::nobody_there(platform, packet, &walk.flow)?;
+    walk.end(Verdict::Reject(Reason::NoBackend))
 }
 
 /// What a connection through the tunnel may put into one segment.
@@ -496,9 +515,20 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
+/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
 #[inline(always)]
-fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+fn close<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    (bytes, mut part): (u32, Part),
+) -> Verdict {
+    if let Err(reason) = part
+        && reason as u8 == Reason::NoBackend as u8
+    {
+        part = turn_away(platform, packet, walk);
+    }
     if let Err(reason) = part {
         drop(platform, &walk.flow, bytes, reason);
         return Verdict::Drop(reason);

@@ -4,11 +4,11 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, IfIndex, Maglev,
-    Masquerades, Node, Nodes, Policy, Routes, SourceRanges, Writes,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities, IfIndex,
+    Maglev, Masquerades, Node, Nodes, Policy, Routes, Sockets, SourceRanges, Writes,
 };
 use crate::trace::Record;
-use crate::verdict::Verdict;
+use crate::verdict::{Turn, Verdict};
 use crate::wire::{Address, Family, Plain};
 
 /// A frame, from its Ethernet header on.
@@ -37,6 +37,8 @@ pub trait Packet {
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
     /// Cuts off what is beyond the first `length` bytes, if there is anything.
     fn trim(&mut self, length: u32) -> Option<()>;
+    /// Removes the first `length` bytes behind the frame's Ethernet header.
+    fn strip(&mut self, length: u32) -> Option<()>;
     /// Makes room for another IP header of this family and the 8 bytes of an ICMP header between the frame's
     /// Ethernet header and its payload. The room's content is undefined.
     fn open_error(&mut self, family: Family) -> Option<()>;
@@ -68,6 +70,8 @@ pub trait Machine: Holds<Nodes> {
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
+    /// Counts what became of an address that a socket dialled.
+    fn count_turn(&mut self, turn: Turn);
     /// Makes up to `times` attempts, numbered from 0, until one gives another number than 0: that number; 0
     /// if none does. For more attempts than a verifier would follow one by one.
     #[inline(always)]
@@ -102,6 +106,8 @@ pub trait Platform<A: Address>:
     + Writes<Connections<A>>
     + Writes<Masquerades<A>>
     + Writes<Fragments<A>>
+    + Holds<Homes<A>>
+    + Writes<Sockets<A>>
 {
     /// The node's own address of this family; zero if it has none.
     fn address(&self) -> A;

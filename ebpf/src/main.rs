@@ -9,6 +9,7 @@
 
 mod maps;
 mod platform;
+mod socket;
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};

@@ -2,6 +2,7 @@
 //!
 //! The plain hash tables are preallocated: one that is full says so, and nothing in it is evicted.
 
+use core::arch::asm;
 use core::hint::assert_unchecked;
 use core::mem::MaybeUninit;
 
@@ -11,11 +12,11 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Identities, Maglev,
-    Masquerades, Nodes, NotAdded, Policy, PolicyKey, Routes, SourceRanges, Table, Writes,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities, Maglev,
+    Masquerades, Nodes, NotAdded, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table, Writes,
 };
 use dataplane::trace::Record;
-use dataplane::verdict::Verdict;
+use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Address, Plain, V4, V6};
 
 use crate::platform::Kernel;
@@ -79,6 +80,8 @@ mapped! {
     Longest Routes<V4> "routes", <V6> "routes_v6";
     Hash Nodes "nodes";
     Hash Fragments<V4> "fragments", <V6> "fragments_v6";
+    Hash Homes<V4> "homes", <V6> "homes_v6";
+    Hash Sockets<V4> "sockets", <V6> "sockets_v6";
 }
 
 /// Whether two names are the same.
@@ -208,6 +211,22 @@ pub(crate) fn count(verdict: Verdict, bytes: u32) {
         unsafe {
             (*count).packets += 1;
             (*count).bytes += bytes as u64;
+        }
+    }
+}
+
+/// Adds a call to a turn's counter. In one step: another call may come in between.
+#[inline(always)]
+pub(crate) fn count_turn(turn: Turn) {
+    if let Some(count) = COUNTS.get_ptr_mut(turn.counter()) {
+        // SAFETY: the row is there as long as the map, and everybody who writes this one does so in one step.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({place} + 0) += {one}",
+                place = in(reg) &raw mut (*count).packets,
+                one = in(reg) 1_u64,
+                options(nostack),
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::{
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
-use dataplane::verdict::Verdict;
+use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
@@ -248,6 +248,14 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn strip(&mut self, length: u32) -> Option<()> {
+        if length == 0 {
+            return Some(());
+        }
+        self.adjust(-(length as i32), 0)
+    }
+
+    #[inline(always)]
     fn open_error(&mut self, family: Family) -> Option<()> {
         self.adjust((header(family) + icmp::LENGTH) as i32, 0)
     }
@@ -396,6 +404,11 @@ impl Machine for Kernel {
     #[inline(always)]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         maps::count(verdict, bytes);
+    }
+
+    #[inline(always)]
+    fn count_turn(&mut self, turn: Turn) {
+        maps::count_turn(turn);
     }
 
     /// By the kernel's own loop, whose body the verifier follows once instead of every time (Linux 5.17).

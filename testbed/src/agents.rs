@@ -20,7 +20,7 @@ use userspace::observe::walk::{Event, Names, Step};
 use crate::dataplane::{self as dataplanes, Name, ebpf};
 use crate::netns::{Netns, Part, fnv1a};
 use crate::state;
-use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side, pod_netns};
 
 /// How long an agent may take: the verifier walks every program before the first answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -254,7 +254,9 @@ fn converse(to: &mut impl Write, from: UnixStream, request: &Request) -> io::Res
 fn desired(cluster: &Cluster, node: &str) -> Desired {
     let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
     let interfaces: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
-    Desired { cluster: cluster.clone(), interfaces }
+    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
+    let netns = pods.map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
+    Desired { cluster: cluster.clone(), interfaces, netns }
 }
 
 /// Where the agent of a node is asked. A socket's path is shorter than a node's name may be.

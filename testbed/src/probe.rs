@@ -12,7 +12,7 @@ use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
 use userspace::model::{Cluster, ContainerPort, Node, Protocol, Who};
 
-use crate::oracle::{self, Expectation, Refusal};
+use crate::oracle::{self, Expectation};
 
 mod flows;
 pub mod live;
@@ -140,12 +140,8 @@ impl Row {
         }
     }
 
-    /// Whether the two answers differ. What is left open differs from nothing; and of a Service without
-    /// endpoints nobody answers, whether it is dropped as here or refused as by kube-proxy.
+    /// Whether the two answers differ. What is left open differs from nothing.
     pub fn differs(&self) -> bool {
-        if matches!(self.expectation, Expectation::Reject(Refusal::NoBackend)) {
-            return self.measured.verdict == Verdict::Allow;
-        }
         self.expected().is_some_and(|expected| expected != self.measured.verdict)
     }
 }
@@ -450,7 +446,7 @@ mod tests {
         ];
         let answers = vec![
             Verdict::Allow.into(),
-            denied(Reason::NoBackend),
+            Measured { reason: Some(Reason::NoBackend), ..Verdict::Reject.into() },
             denied(Reason::Blackhole),
             Verdict::Reject.into(),
         ];
@@ -508,7 +504,7 @@ mod tests {
             r#"{"cluster":"lab","dataplane":"told","flows":["#,
             r#"{"from":"shop/web","to":"shop/api","port":80,"protocol":"TCP","verdict":"allow","#,
             r#""reason":null,"decided_by":null,"expected":"allow"},"#,
-            r#"{"from":"shop/web","to":"svc:shop/api","port":80,"protocol":"TCP","verdict":"deny","#,
+            r#"{"from":"shop/web","to":"svc:shop/api","port":80,"protocol":"TCP","verdict":"reject","#,
             r#""reason":"no-backend","decided_by":null,"expected":"reject"},"#,
         );
         assert!(json.starts_with(begins), "{json}");

@@ -19,6 +19,8 @@
 //! | [`Fragments`] | packet -> ports | path; agent sweeps | `fragment` |
 //! | [`Routes`] | address prefix -> next hop | agent | `route` |
 //! | [`Nodes`] | node address -> node | agent | `overlay` |
+//! | [`Homes`] | network namespace -> whose it is | agent | `socket` |
+//! | [`Sockets`] | socket -> what it dialled, who answers | path; agent when it ends clients | `socket` |
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -28,8 +30,10 @@ use core::mem::size_of;
 use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
 mod service;
+mod socket;
 
 pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
+pub use socket::{Cookie, Dialled, Home, Socket};
 
 /// Declares host-order numbers that must not be mixed up.
 macro_rules! numbers {
@@ -223,6 +227,16 @@ table! {
 table! {
     /// Ports of packets that come in fragments, of which only the first says them.
     Fragments<A>, Fragment<A> => Fragmented, "fragments", "fragments_v6", Hash, 8192
+}
+
+table! {
+    /// Whose sockets are translated: the pods of this node and the node itself, by the cookie of the network
+    /// namespace they live in. Empty where the node does not translate sockets.
+    Homes<A>, Cookie => Home<A>, "homes", "homes_v6", Hash, 2048
+}
+table! {
+    /// What sockets dialled that were led to a backend. A socket's rows go when it is closed.
+    Sockets<A>, Socket => Dialled<A>, "sockets", "sockets_v6", Hash, 65_536
 }
 
 /// Row of [`Endpoints`]: a pod of this node.
@@ -444,8 +458,10 @@ pub struct Node {
     pub node_port_count: u16,
     /// One of the constants.
     pub encapsulation: u8,
+    /// 1 where sockets are translated as they connect and send; else 0.
+    pub sockets: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 impl Node {

@@ -88,6 +88,7 @@ fn protocol(number: u8) -> String {
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
         58 => "icmpv6".to_owned(),
+        132 => "sctp".to_owned(),
         number => format!("protocol {number}"),
     }
 }

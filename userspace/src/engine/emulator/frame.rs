@@ -118,14 +118,19 @@ impl Packet for Frame {
         if self.bytes().len() < ethernet::LENGTH + overhead + least {
             return None;
         }
-        let from = self.start;
-        self.start += overhead;
-        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
-        Some(())
+        self.strip(u32::try_from(overhead).ok()?)
     }
 
     fn trim(&mut self, length: u32) -> Option<()> {
         self.buffer.truncate(self.start.saturating_add(length as usize));
+        Some(())
+    }
+
+    fn strip(&mut self, length: u32) -> Option<()> {
+        self.bytes().get(..ethernet::LENGTH + length as usize)?;
+        let from = self.start;
+        self.start += length as usize;
+        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
         Some(())
     }
 
