@@ -18,7 +18,7 @@ use crate::service::Choice;
 use crate::tables::{Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
+use crate::{Reason, Verdict, balance, fragment, mss, nat, neighbour, overlay, policy, reject, service};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return Ok(Carried::default());
+        return from_balancer(platform, packet).map(|()| Carried::default());
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
         return Ok(Carried::default());
@@ -160,6 +160,39 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> R
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
     overlay::unwrap(platform, packet, &outer)
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
+}
+
+/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node.
+///
+/// # Errors
+/// What is refused: the reason is counted already.
+#[inline(never)]
+fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Part {
+    let node = platform.node();
+    if node.balanced == 0 {
+        return Ok(());
+    }
+    let outer = match flow::family(packet) {
+        Family::V4 => flow::wrapped::<V4>(packet),
+        Family::V6 => flow::wrapped::<V6>(packet),
+    };
+    let Some(outer) = outer else {
+        return Ok(());
+    };
+    let mut part = Ok(());
+    if balance::is_outer(outer.source) {
+        let number = packet.interface().0;
+        trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
+        if packet.close_ip(outer.source.family()).is_none() {
+            part = Err(Reason::WriteFailed);
+        }
+    } else if outer.target == node.underlay {
+        part = Err(Reason::UnknownTunnelSource);
+    }
+    if let Err(reason) = part {
+        refuse(platform, outer.record(Stage::Drop), outer.length, reason);
+    }
+    part
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods

@@ -4,9 +4,11 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
-    reason = "only the compiler knows which offsets are constant: see platform::bounded"
+    reason = "only the compiler knows which offsets are constant: see bytes::bounded"
 )]
 
+mod bytes;
+mod mapped;
 mod maps;
 mod platform;
 mod socket;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::flow::{self, Flow};
+use dataplane::socket::{self, Call};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
     Dialled, Endpoint, Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Home, Homes,
@@ -12,13 +13,14 @@ use dataplane::tables::{
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Be16, Family, V4, V6};
-use dataplane::socket::{self, Call};
 use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{
+    Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use crate::error::Error;
 use crate::plan::{NodePlan, NodeRows, Rows};
 
