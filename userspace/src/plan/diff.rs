@@ -162,6 +162,7 @@ impl<A: Address> Rows<A> {
             Change::Identity(key, row) => set(&mut self.identities, key, row),
             Change::Policy(key, row) => set(&mut self.policy, key, row),
             Change::Route(key, row) => set(&mut self.routes, key, row),
+            Change::Home(key, row) => set(&mut self.homes, key, row),
         }
     }
 }
