@@ -14,8 +14,7 @@ use std::collections::BTreeMap;
 
 use dataplane::tables::{
     Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
-    Identity, Maglev,
-    NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
+    Identity, Maglev, NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
