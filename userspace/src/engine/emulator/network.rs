@@ -20,7 +20,7 @@ use super::message::{Ether, Message, TTL};
 use super::pieces::{Joined, Pieces};
 use super::tally::{Loss, Tally};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
-use crate::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
+use crate::engine::{Claims, Clients, Clock, Engine, Flows, Hook, Tracks};
 use crate::error::Error;
 use crate::fabric::{End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
@@ -257,6 +257,17 @@ impl<E: Engine + Clock> Network<E> {
         E: Tracks<A>,
     {
         self.engines[node].1.masquerades()
+    }
+
+    /// The clients of a family that a node's Services remember.
+    ///
+    /// # Errors
+    /// The engine could not be read.
+    pub fn affinities<A: Address>(&self, node: usize) -> Result<Clients<A>, Error>
+    where
+        E: Tracks<A>,
+    {
+        self.engines[node].1.affinities()
     }
 
     /// Seconds of a node's clock.

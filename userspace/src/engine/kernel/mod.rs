@@ -47,7 +47,9 @@ pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
 
-use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{
+    Capacities, Claims, Clients, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use crate::plan::{NodeChange, NodePlan, NodeRows, diff, peak};
 use error::sentence;
 use events::Events;
@@ -370,6 +372,10 @@ impl<A: Family> Tracks<A> for Kernel {
 
     fn fragments(&self) -> Result<Pieces<A>, crate::error::Error> {
         Ok(A::tables(self).fragments.sorted()?)
+    }
+
+    fn affinities(&self) -> Result<Clients<A>, crate::error::Error> {
+        Ok(A::tables(self).affinities.sorted()?)
     }
 }
 
