@@ -283,7 +283,7 @@ pub fn find_port<A: Address>(
     let hash = flow.hash(mix(platform.node().seed ^ flow.frontend.fold32() ^ own.host() as u32));
     let found = platform.first_of(PORTS, |platform, tried| {
         let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9)) as u64;
-        let place = (random * (u16::MAX - FIRST_PORT) as u64 >> 32) as u16;
+        let place = ((random * (u16::MAX - FIRST_PORT) as u64) >> 32) as u16;
         let port = Port::new(FIRST_PORT.wrapping_add(place));
         let (tuple, _) = flow::ends((flow.source, port), (flow.target, flow.target_port), flow.protocol);
         attempt(platform, &tuple, &claim, port)
