@@ -36,6 +36,11 @@
 //! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
 //! the client's direction only: whatever else would come under its tuple is refused.
 //! 10. A packet may find a Service where its flow found none: see [`asks`].
+//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers. There a
+//!     packet without SYN ends the handshake, for who sends it has been answered; and the opener's FIN closes the
+//!     connection as far as one can know: what it still acknowledges prolongs the row by a handshake's time. If that
+//!     is over too early, the next packet is one from the middle (9), and goes to the same backend as long as it may
+//!     be chosen. The backend's node sees both directions, and has the last word on what is let through.
 //!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
@@ -50,7 +55,7 @@ use crate::platform::Platform;
 use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{sctp, tcp};
-use crate::wire::{Address, Port, ip};
+use crate::wire::{Address, Port, V4, ip};
 
 /// How a packet stands to its flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,7 +149,7 @@ pub fn track<A: Address>(
         }
         // An error prolongs nothing.
         if seen as u8 == Seen::Onward as u8 && !flow.error {
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
         tracked.connection = *row;
         seen
@@ -255,7 +260,7 @@ pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Resu
 /// Takes back what [`dial`] has remembered, because the flow could not be opened after all.
 #[inline(always)]
 pub fn forget<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) {
-    if flow.frontend != A::default() {
+    if flow.frontend != A::default() && flow.direct != Connection::<A>::HERE {
         Writes::<Connections<A>>::remove(platform, &dialled_by(flow).0);
     }
 }
@@ -351,7 +356,7 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
         let here = row.frontend == flow.source && row.frontend_port == flow.source_port;
         if here && !flow.error && !is_over(row, now_s) {
             observe(row, flow, false);
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
     });
 }
@@ -376,14 +381,18 @@ fn dialled<A: Address>(client: (A, Port), backend: A, frontend: (A, Port), proto
 /// The row that a flow's first packet makes.
 #[inline(always)]
 fn first<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, from_high: bool) -> Connection<A> {
-    let mut row =
-        Connection { backend: flow.chosen, flags: from_high as u8 * OPENED_BY_HIGH, ..Connection::default() };
+    let mut row = Connection {
+        backend: flow.chosen,
+        direct: flow.direct,
+        flags: from_high as u8 * OPENED_BY_HIGH,
+        ..Connection::default()
+    };
     if ip::protocol::connects(flow.protocol) && !flow.is_syn() {
         row.flags |= SETTLED;
     }
     observe(&mut row, flow, true);
     let timeouts = platform.node().timeouts;
-    row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+    row.expires_s = platform.now_s().wrapping_add(lifetime_s(&row, flow.protocol, &timeouts));
     row
 }
 
@@ -521,11 +530,13 @@ fn said_by(chunk: u8) -> u8 {
 /// The lifetime of a flow that goes on.
 #[inline(always)]
 fn longest_s(protocol: u8, timeouts: &Timeouts) -> u32 {
-    lifetime_s(ANSWERED | SETTLED, protocol, timeouts)
+    let row = Connection::<V4> { flags: ANSWERED | SETTLED, ..Connection::default() };
+    lifetime_s(&row, protocol, timeouts)
 }
 
 #[inline(always)]
-fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
+fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 {
+    let flags = row.flags;
     if protocol == ip::protocol::UDP {
         return timeouts.udp_s;
     }
@@ -538,6 +549,10 @@ fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
     }
     // 6.
     if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
+        return timeouts.tcp_s;
+    }
+    // 11.
+    if row.direct == Connection::<A>::AWAY && flags & (SETTLED | OPENER_FINISHED) == SETTLED {
         return timeouts.tcp_s;
     }
     timeouts.tcp_opening_s

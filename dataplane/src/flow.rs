@@ -62,6 +62,8 @@ pub struct Flow<A> {
     pub client_port: Port,
     /// Who answers at `target`, if a Service translated it; else 0.
     pub chosen: BackendId,
+    /// As [`crate::tables::Connection::direct`].
+    pub direct: u8,
     /// What answered, if a Service's address took its place; else zero.
     pub backend: A,
     /// Belongs to `backend`.

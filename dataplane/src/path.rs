@@ -15,13 +15,12 @@ use crate::conntrack::{self, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
-use crate::route;
 use crate::service::Choice;
-use crate::tables::{Endpoint, Identity, Masqueraded, Route};
+use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
-use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, service};
-use tails::{fit_segments, go, to_host, turn_away};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, reject, route, service};
+use tails::{fit_segments, go, to_host};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,25 +191,35 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
-/// underlay, whose family may be another one inside. Then [`from_underlay`].
+/// underlay, whose family may be another one inside. What it brings along is left in `carried`, which knows of
+/// nothing yet. Then [`from_underlay`].
 ///
 /// # Errors
 /// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
+    open_tunnel(platform, packet, carried)?;
+    if carried.is_some() {
+        return Ok(());
+    }
+    from_balancer(platform, packet)
+}
+
+#[inline(never)]
+fn open_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return from_balancer(platform, packet).map(|()| Carried::default());
+        return Ok(());
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
-        return Ok(Carried::default());
+        return Ok(());
     }
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
-    overlay::unwrap(platform, packet, &outer)
+    overlay::unwrap(platform, packet, &outer, carried)
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
@@ -282,10 +291,15 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let Walk { flow, behind, from, ours, .. } = &mut *walk;
+    let Walk { flow, behind, carried, from, ours, .. } = &mut *walk;
     *ours = true;
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
+        if carried.is_direct() {
+            flow.frontend = A::from_v6(carried.frontend);
+            flow.frontend_port = carried.frontend_port;
+            flow.direct = Connection::<A>::HERE;
+        }
         fragment::follow(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
@@ -331,7 +345,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     if walk.choice.is_some() {
         serve(platform, packet, walk)?;
     }
-    underlay_admit(platform, packet, walk)
+    settle(platform, packet, walk)?;
+    underlay_admit(platform, walk)
 }
 
 /// Remembers its ports, if it is in fragments; and makes it one for whom the node's address stands.
@@ -351,16 +366,17 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
 
 /// Whether its sender may say so.
 #[inline(never)]
-fn underlay_admit<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    conntrack::note(platform, &walk.flow, &walk.tracked);
+fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
     if walk.tracked.is_new() {
         let source = walk.flow.source;
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
+            // A client outside, whom the other node passes on as it came.
+            From::Tunnel if walk.flow.direct != 0 => {
+                if route::is_inside(platform, source) {
+                    return Err(Reason::TunnelSpoofed);
+                }
+            }
             From::Tunnel if !route::is_of(platform, source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
@@ -374,7 +390,7 @@ fn underlay_admit<A: Address, P: Platform<A>, K: Packet>(
             _ => {}
         }
     }
-    answer(platform, packet, walk)
+    Ok(())
 }
 
 /// What every packet of the node's own pods and processes goes through first: what is known of it.
@@ -400,14 +416,25 @@ fn meet<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     settle(platform, packet, walk)
 }
 
-#[inline(never)]
+/// Notes its place in its flow. What answers a client comes from what that dialled, to where it dialled from.
+#[inline(always)]
 fn settle<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    conntrack::note(platform, &walk.flow, &walk.tracked);
+    tell(platform, walk);
+    let row = &walk.tracked.connection;
+    if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
+        return Ok(());
+    }
+    conntrack::mirror(platform, &walk.flow, row);
     answer(platform, packet, walk)
+}
+
+#[inline(never)]
+fn tell<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) {
+    conntrack::note(platform, &walk.flow, &walk.tracked);
 }
 
 /// Finds its flow, and whether another port would help if there is another there.
@@ -471,32 +498,34 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
 }
 
 /// Another port for the client: a flow of its own with the same two ends goes another way.
-#[inline(never)]
+#[inline(always)]
 fn make_way<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let Walk { flow, tracked, .. } = walk;
-    let mut port = Port::default();
-    conntrack::find_port(platform, flow, &mut port)?;
-    nat::stand_in(platform, packet, flow, port)?;
-    conntrack::track(platform, flow, tracked)
+    stand_in(platform, packet, walk)?;
+    conntrack::track(platform, &walk.flow, &mut walk.tracked)
 }
 
-/// What answers a client comes from what that dialled, to where it dialled from.
-#[inline(always)]
+#[inline(never)]
+fn stand_in<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let mut port = Port::default();
+    conntrack::find_port(platform, &walk.flow, &mut port)?;
+    nat::stand_in(platform, packet, &mut walk.flow, port)
+}
+
+#[inline(never)]
 fn answer<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let row = &walk.tracked.connection;
-    if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
-        return Ok(());
-    }
-    conntrack::mirror(platform, &walk.flow, row);
-    nat::to_client(platform, packet, &mut walk.flow, row)
+    nat::to_client(platform, packet, &mut walk.flow, &walk.tracked.connection)
 }
 
 /// The head's line in the trace.
@@ -518,40 +547,49 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
-/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
 #[inline(always)]
 fn close<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-    (bytes, mut part): (u32, Part),
+    (bytes, part): (u32, Part),
 ) -> Verdict {
-    if let Err(reason) = part
-        && reason as u8 == Reason::NoBackend as u8
-    {
-        part = turn_away(platform, packet, walk);
-    }
     if let Err(reason) = part {
-        walk.verdict = None;
-        drop(platform, walk, bytes, reason);
+        give_up(platform, packet, walk, reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
     match verdict {
-        Verdict::Drop(_) => {}
-        Verdict::Reject(reason) => drop(platform, walk, bytes, reason),
+        Verdict::Drop(reason) | Verdict::Reject(reason) => drop(platform, &walk.flow, bytes, reason),
         _ => platform.count(verdict, bytes),
     }
     verdict
 }
 
-/// Counts a drop. It is the walk's end, unless that is an error about it.
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
 #[inline(never)]
-fn drop<A: Address>(platform: &mut impl Machine, walk: &mut Walk<A>, bytes: u32, reason: Reason) {
-    if walk.verdict.is_none() {
-        walk.verdict = Some(Verdict::Drop(reason));
+fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && nat::undo(packet, &mut walk.flow, true).is_ok()
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
     }
-    refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
+}
+
+/// [`refuse`], for a packet whose flow is known.
+#[inline(never)]
+fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
+    refuse(platform, flow.record(Stage::Drop), bytes, reason);
 }
 
 /// The one place that makes a drop of a reason.

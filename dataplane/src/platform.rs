@@ -32,9 +32,10 @@ pub trait Packet {
     /// Corrects the transport checksum at `offset` for a change elsewhere.
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
     /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
-    /// bytes) between the frame's Ethernet header and its payload. The room's content is undefined.
-    fn open_tunnel(&mut self, outer: Family) -> Option<()>;
-    /// Removes that room again, and the `options` bytes behind the tunnel's own header.
+    /// bytes and `options` more) between the frame's Ethernet header and its payload. The room's content is
+    /// undefined.
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
+    /// Removes that room again.
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
     /// Cuts off what is beyond the first `length` bytes, if there is anything.
     fn trim(&mut self, length: u32) -> Option<()>;

@@ -197,9 +197,9 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-        self.adjust(tunnel::overhead(header(outer)) as i32, flags)
+        self.adjust(tunnel::overhead(header(outer)) as i32 + options as i32, flags)
     }
 
     /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is

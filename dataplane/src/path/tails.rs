@@ -1,8 +1,9 @@
 //! The last parts of a walk: where a packet goes, and what it needs for that.
 
 use super::{Exit, From, Part, Walk};
+use crate::conntrack::{State, Tracked};
 use crate::platform::{Machine, Packet, Platform};
-use crate::tables::{Endpoint, Route};
+use crate::tables::{Connection, Endpoint, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Mac, Port};
 use crate::{Reason, Verdict, conntrack, mss, nat, overlay, policy, reject, route};
@@ -14,6 +15,10 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
+    // What its client sends comes through the tunnel, though this goes another way.
+    if is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
+    }
     leave(platform, packet, walk)?;
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
@@ -40,11 +45,19 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     to_tunnel(platform, packet, walk)
 }
 
+/// Whether it is an answer that goes straight to a client who dialled another node.
+#[inline(always)]
+fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
+    let Tracked { state, connection, .. } = &walk.tracked;
+    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
+}
+
 /// Starts tracking its flow: under what was dialled, and under its two ends. Both, or neither.
 #[inline(always)]
 fn open<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     let mut part = Ok(());
-    if walk.flow.frontend != A::default() {
+    // Who was told by another node what was dialled has no use for the first: nobody dials that here.
+    if walk.flow.frontend != A::default() && walk.flow.direct != Connection::<A>::HERE {
         part = conntrack::dial(platform, &walk.flow);
     }
     if part.is_ok() {
@@ -83,22 +96,6 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Reject(Reason::TooBig))
 }
 
-/// An answer to who dialled a Service that has nobody to answer. What came through the tunnel has no link to go back
-/// over.
-#[inline(never)]
-pub(super) fn turn_away<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if walk.from as u8 == From::Tunnel as u8 {
-        return Err(Reason::NoBackend);
-    }
-    nat::undo(packet, &mut walk.flow, true)?;
-    reject::nobody_there(platform, packet, &walk.flow)?;
-    walk.end(Verdict::Reject(Reason::NoBackend))
-}
-
 /// What a connection through the tunnel may put into one segment.
 #[inline(never)]
 pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
@@ -106,7 +103,8 @@ pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let room = overlay::room(&platform.node(), Route::REMOTE);
+    let room =
+        overlay::room::<A>(&platform.node(), Route::REMOTE, walk.flow.direct != 0 || is_direct_reply(walk));
     mss::lower(platform, packet, &walk.flow, room)
 }
 
@@ -142,7 +140,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     if from.is_elsewhere() && !serves && !answers {
         return Err(Reason::NotLocal);
     }
-    let most = overlay::room(&platform.node(), route.kind);
+    let most = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
     if !reject::fits(packet, flow, most)? {
         *room = most;
         return Ok(());

@@ -326,11 +326,15 @@ pub struct Connection<A> {
     pub client_port: Port,
     /// What is known of it: bits of `conntrack`.
     pub flags: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Where its client dialled one node and is answered straight from the backend's, one of the constants; else 0.
+    pub direct: u8,
 }
 
 impl<A> Connection<A> {
+    /// In [`Connection::direct`]: on the node that was dialled, which sees no answers.
+    pub const AWAY: u8 = 1;
+    /// In [`Connection::direct`]: on the backend's node.
+    pub const HERE: u8 = 2;
     /// In [`Connection::flags`]: the row is under what the client dialled, and says where that went.
     pub const DIALLED: u8 = 64;
 }

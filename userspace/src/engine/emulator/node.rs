@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::flow::{self, Flow};
+use dataplane::overlay::Carried;
 use dataplane::socket::{self, Call};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
@@ -181,10 +182,10 @@ impl Emulator {
                 Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
-                let carried = match path::from_tunnel(self, frame) {
-                    Ok(carried) => carried,
-                    Err(reason) => return Verdict::Drop(reason),
-                };
+                let mut carried = Carried::default();
+                if let Err(reason) = path::from_tunnel(self, frame, &mut carried) {
+                    return Verdict::Drop(reason);
+                }
                 match flow::family(frame) {
                     Family::V4 => {
                         path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)
