@@ -10,7 +10,10 @@
 //! 3. A SYN opens a connection anew if one side has finished it or reset it; or if the other side sends it,
 //!    and so far it was seen from its middle on, and never answered: who opened it was a guess.
 //! 4. The opener's direction, with the same translation: established. With another: a second flow would
-//!    share the row, and replies could not be told apart: refuse.
+//!    share the row, and replies could not be told apart: refuse. The path then lets another port stand for the
+//!    client's own ([`find_port`]): of one client that dials an endpoint from the same port by two Services, by two
+//!    nodes, or by a Service and directly. As long as one that is dialled directly goes on, so does the row that it shall not share: that is what
+//!    says that another port is to be found.
 //! 5. The other direction: reply.
 //!
 //! What TCP says is believed for how long a row lasts, never for whether a packet may pass: windows are not
@@ -47,12 +50,12 @@
 //! away in their time only).
 
 use crate::Reason;
-use crate::flow::{self, Flow};
+use crate::flow::{self, Flow, mix};
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Timeouts, Tuple, Writes};
+use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{sctp, tcp};
-use crate::wire::{Address, Port, ip};
+use crate::wire::{Address, Port, V4, ip};
 
 /// How a packet stands to its flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +93,7 @@ impl<A> Tracked<A> {
     /// Whether the row found is the one under what the client dialled: the flow's own is still to be found.
     #[inline(always)]
     pub fn is_dialled(&self) -> bool {
-        !self.is_new() && self.connection.flags & Connection::<A>::DIALLED != 0
+        !self.is_new() && is_dialled(&self.connection)
     }
 }
 
@@ -115,6 +118,13 @@ pub const RESET: u8 = 16;
 /// In [`Connection::flags`]: a packet of a TCP connection without SYN has come, or its first was no SYN.
 pub const SETTLED: u8 = 32;
 
+/// How many ports are tried that might stand for a client's own.
+pub const PORTS: u32 = 64;
+/// The first of them: beyond those that say what is spoken (RFC 6335, section 6).
+const FIRST_PORT: u16 = 1024;
+/// What [`attempt`] gives where there is room for no more rows: no port's number.
+const FULL: u32 = 1 << 16;
+
 const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
 /// Finds the packet's flow, moves its state on, and leaves the packet's place in it in `tracked`.
@@ -133,6 +143,10 @@ pub fn track<A: Address>(
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
         let seen = advance(row, flow, from_high, now_s);
+        if seen as u8 == Seen::Conflict as u8 && !is_dialled(row) && flow.frontend == A::default() {
+            let lasts_s = longest_s(flow.protocol, &timeouts);
+            row.expires_s = now_s.wrapping_add(lasts_s);
+        }
         // An error prolongs nothing.
         if seen as u8 == Seen::Onward as u8 && !flow.error {
             row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
@@ -149,7 +163,7 @@ pub fn track<A: Address>(
         Some(seen) => seen,
     };
     if seen as u8 == Seen::Conflict as u8 {
-        return Err(Reason::FlowConflict);
+        return Err(if flow.error { Reason::UnknownIcmp } else { Reason::FlowConflict });
     }
     if seen as u8 == Seen::Over as u8 {
         if flow.error {
@@ -199,8 +213,8 @@ pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> boo
     going_on == Some(true)
 }
 
-/// Starts tracking a flow whose first packet was let through: under its two ends, and under what its client
-/// dialled. Both, or neither.
+/// Starts tracking a flow whose first packet was let through, under its two ends. [`dial`] comes first, if a
+/// Service has translated it.
 ///
 /// # Errors
 /// `ConntrackFull`.
@@ -219,14 +233,6 @@ pub fn open<A: Address>(
     if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
-    // Who was told by another node what was dialled has no use for the second: nobody dials that here.
-    if flow.frontend != A::default()
-        && flow.direct != Connection::<A>::HERE
-        && let Err(reason) = dial(platform, flow)
-    {
-        Writes::<Connections<A>>::remove(platform, &tuple);
-        return Err(reason);
-    }
     platform.report(&flow.record(Stage::Open));
     Ok(())
 }
@@ -237,11 +243,7 @@ pub fn open<A: Address>(
 /// `ConntrackFull`.
 #[inline(never)]
 pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<(), Reason> {
-    let mut client = (flow.source, flow.source_port);
-    if flow.client_port != Port::default() {
-        client.1 = flow.client_port;
-    }
-    let (tuple, from_high) = dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol);
+    let (tuple, from_high) = dialled_by(flow);
     let mut row = first(platform, flow, from_high);
     row.flags |= Connection::<A>::DIALLED;
     row.frontend = flow.target;
@@ -254,11 +256,85 @@ pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Resu
     }
     Ok(())
 }
+
+/// Takes back what [`dial`] has remembered, because the flow could not be opened after all.
+#[inline(always)]
+pub fn forget<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) {
+    if flow.frontend != A::default() && flow.direct != Connection::<A>::HERE {
+        Writes::<Connections<A>>::remove(platform, &dialled_by(flow).0);
+    }
+}
+
+/// Finds a port that stands for the client's own, because its own would make the flow one with another: the one
+/// that this flow has already, or one that is free. That is claimed by a row which is over already, so that it says
+/// nothing of the flow before that is let through.
+///
+/// # Errors
+/// `FlowConflict`: none of [`PORTS`] is free. `ConntrackFull`.
+#[inline(always)]
+pub fn find_port<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    port: &mut Port,
+) -> Result<(), Reason> {
+    let own = if flow.client_port == Port::default() { flow.source_port } else { flow.client_port };
+    let claim = Connection {
+        frontend: flow.frontend,
+        frontend_port: flow.frontend_port,
+        client_port: own,
+        expires_s: platform.now_s(),
+        ..Connection::default()
+    };
+    let hash = flow.hash(mix(platform.node().seed ^ flow.frontend.fold32() ^ own.host() as u32));
+    let found = platform.first_of(PORTS, |platform, tried| {
+        let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9)) as u64;
+        let place = ((random * (u16::MAX - FIRST_PORT) as u64) >> 32) as u16;
+        let port = Port::new(FIRST_PORT.wrapping_add(place));
+        let (tuple, _) = flow::ends((flow.source, port), (flow.target, flow.target_port), flow.protocol);
+        attempt(platform, &tuple, &claim, port)
+    });
+    if found == FULL {
+        return Err(Reason::ConntrackFull);
+    }
+    if found == 0 {
+        return Err(Reason::FlowConflict);
+    }
+    *port = Port::new(found as u16);
+    Ok(())
+}
+
+/// The port, if the flow of the claim may have it; 0 if another has it, or [`FULL`].
+#[inline(always)]
+fn attempt<A: Address>(
+    platform: &mut impl Platform<A>,
+    tuple: &Tuple<A>,
+    claim: &Connection<A>,
+    port: Port,
+) -> u32 {
+    let free = Writes::<Connections<A>>::change(platform, tuple, |row| {
+        let same = row.frontend == claim.frontend
+            && row.frontend_port == claim.frontend_port
+            && row.client_port == claim.client_port;
+        is_over(row, claim.expires_s) || (same && !is_dialled(row))
+    });
+    match free {
+        Some(true) => port.host() as u32,
+        Some(false) => 0,
+        None => match Writes::<Connections<A>>::add(platform, tuple, claim) {
+            Ok(()) => port.host() as u32,
+            Err(NotAdded::Full) => FULL,
+            // Another CPU was faster.
+            Err(NotAdded::Taken) => 0,
+        },
+    }
+}
+
 /// Notes under what its client dialled what an answer says of the connection; `row` is the flow's own.
 #[inline(always)]
 pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
     // What else may be said changes nothing.
-    if flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+    let dialled = row.frontend != A::default();
+    if dialled && flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         answered(platform, flow, row);
     }
     let turns = said_by(flow.flags) != SETTLED || flow.flags == sctp::COOKIE_ACK;
@@ -283,6 +359,16 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
             row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
     });
+}
+
+/// The key under what the client of a translated packet dialled, and whether the client is the higher end.
+#[inline(always)]
+fn dialled_by<A: Address>(flow: &Flow<A>) -> (Tuple<A>, bool) {
+    let mut client = (flow.source, flow.source_port);
+    if flow.client_port != Port::default() {
+        client.1 = flow.client_port;
+    }
+    dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol)
 }
 
 /// The key under what a client dialled; a pod that is its own backend goes there by another address.
@@ -357,7 +443,7 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
         return Seen::Over;
     }
     let original = is_original(row, from_high);
-    if row.flags & Connection::<A>::DIALLED != 0 && !original {
+    if is_dialled(row) && !original {
         return Seen::Conflict;
     }
     // 2.
@@ -372,12 +458,26 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
         }
     }
     // 4.
-    let same = row.frontend == flow.frontend && row.frontend_port == flow.frontend_port;
-    if original && !same && row.flags & Connection::<A>::DIALLED == 0 {
+    // What goes to a backend is nobody's reply.
+    if (original || flow.frontend != A::default()) && !is_dialled(row) && !is_same(row, flow) {
         return Seen::Conflict;
     }
     observe(row, flow, original);
     Seen::Onward
+}
+
+/// Whether a packet that goes the way of the row's first one is translated as that was.
+#[inline(always)]
+fn is_same<A: Address>(row: &Connection<A>, flow: &Flow<A>) -> bool {
+    row.frontend == flow.frontend
+        && row.frontend_port == flow.frontend_port
+        && row.client_port == flow.client_port
+}
+
+/// Whether a row is one under what a client dialled.
+#[inline(always)]
+fn is_dialled<A>(row: &Connection<A>) -> bool {
+    row.flags & Connection::<A>::DIALLED != 0
 }
 
 /// Whether a packet with its source at the higher end, or the lower, goes the way of the flow's first.
@@ -425,6 +525,13 @@ fn said_by(chunk: u8) -> u8 {
         return SETTLED | FINISHED;
     }
     SETTLED
+}
+
+/// The lifetime of a flow that goes on.
+#[inline(always)]
+fn longest_s(protocol: u8, timeouts: &Timeouts) -> u32 {
+    let row = Connection::<V4> { flags: ANSWERED | SETTLED, ..Connection::default() };
+    lifetime_s(&row, protocol, timeouts)
 }
 
 #[inline(always)]

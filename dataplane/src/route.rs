@@ -37,10 +37,19 @@ pub fn owner<A: Address>(
     Ok(pod)
 }
 
-/// Whether the path has a say in packets that arrive for this address: the node's own, or a pod's here.
+/// Whether an address is of a pod of this node.
 #[inline(always)]
 pub fn is_here<A: Address>(platform: &impl Platform<A>, target: A) -> bool {
-    target == platform.address() || Endpoints::get(platform, &target).is_some()
+    Endpoints::get(platform, &target).is_some()
+}
+
+/// Whether an address is a node's own.
+#[inline(always)]
+pub fn is_node<A: Address>(platform: &impl Platform<A>, address: A) -> bool {
+    match Routes::get(platform, &address) {
+        Some(route) => route.own == 1,
+        None => false,
+    }
 }
 
 /// Whether an address is on the node at this end of the tunnel, so that it may send from it.

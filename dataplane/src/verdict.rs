@@ -77,6 +77,8 @@ reasons! {
     UnknownFragment = 5, "unknown-fragment", "A later fragment of a packet whose first fragment did not come before it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
+    NoLocalBackend = 31, "no-local-backend", "Only the node's own endpoints may answer for the Service, and there is none.";
+    SourceRange = 32, "source-range", "The Service's loadBalancerSourceRanges do not have the client's address.";
     PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
     ConntrackFull = 9, "conntrack-full", "The connection tracking table is full.";
     FlowConflict = 10, "flow-conflict", "A live flow with another translation already uses these addresses and ports.";

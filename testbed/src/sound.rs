@@ -15,7 +15,9 @@ use dataplane::wire::Address;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice, UdpSlice};
 use userspace::engine::emulator::message::crc32c;
-use userspace::engine::{Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{
+    Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use userspace::error::Error;
 use userspace::plan::{NodePlan, NodeRows};
 
@@ -248,6 +250,10 @@ impl<A: Address, E: Tracks<A>> Tracks<A> for Watched<E> {
 
     fn fragments(&self) -> Result<Pieces<A>, Error> {
         self.engine.fragments()
+    }
+
+    fn affinities(&self) -> Result<Clients<A>, Error> {
+        self.engine.affinities()
     }
 }
 

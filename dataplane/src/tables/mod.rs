@@ -216,7 +216,8 @@ table! {
     Policy<A>, PolicyKey => PolicyRow, "policy", "policy_v6", Longest, 65_536
 }
 table! {
-    /// Source ports of the node's address that are in use towards a remote address and port.
+    /// Source ports of the node's address that are in use towards a remote address and port: for pods that speak
+    /// to the world, and for clients outside whose Service's backend is elsewhere.
     /// Adding the row is the claim to the port.
     Masquerades<A>, Masquerade<A> => Masqueraded<A>, "masquerades", "masquerades_v6", Hash, 131_072
 }
@@ -262,7 +263,7 @@ table! {
 }
 
 /// Row of [`Endpoints`]: a pod of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Endpoint {
     /// The host side of its veth.
@@ -385,11 +386,11 @@ pub struct Masquerade<A> {
     pub pad: [u8; 3],
 }
 
-/// Row of [`Masquerades`]: the pod a port stands for.
+/// Row of [`Masquerades`]: whom a port stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Masqueraded<A> {
-    /// The pod.
+    /// The pod, or the client outside.
     pub pod: A,
     /// Its own port.
     pub pod_port: Port,

@@ -4,6 +4,8 @@
 //! **Invariant:** what hosts sent is what hosts received and what was dropped, for a reason that is counted.
 //! And no pod's address reaches the world that must not: see [`super::leak`].
 
+mod rows;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
@@ -11,7 +13,7 @@ use std::net::IpAddr;
 use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
-use dataplane::wire::{Address, Mac, V4, V6};
+use dataplane::wire::{Mac, V4, V6};
 
 use super::discovery::Discovery;
 use super::host::{Host, Listeners, Outgoing};
@@ -20,7 +22,7 @@ use super::message::{Ether, Message, TTL};
 use super::pieces::{Joined, Pieces};
 use super::tally::{Loss, Tally};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
-use crate::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
+use crate::engine::{Clock, Engine, Hook};
 use crate::error::Error;
 use crate::fabric::{End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
@@ -230,33 +232,6 @@ impl<E: Engine + Clock> Network<E> {
     /// What lies between the nodes and the world.
     pub fn fabric(&self) -> &Fabric {
         &self.fabric
-    }
-
-    /// The flows of a family that a node tracks, without those whose time is over: an engine may still hold
-    /// them.
-    ///
-    /// # Errors
-    /// The engine could not be read.
-    pub fn connections<A: Address>(&self, node: usize) -> Result<Flows<A>, Error>
-    where
-        E: Tracks<A>,
-    {
-        let (_, engine) = &self.engines[node];
-        let now_s = engine.now_s()?;
-        let mut rows: Flows<A> = engine.connections()?;
-        rows.retain(|(_, row)| !dataplane::conntrack::is_over(row, now_s));
-        Ok(rows)
-    }
-
-    /// The source ports that a node has claimed in a family.
-    ///
-    /// # Errors
-    /// The engine could not be read.
-    pub fn masquerades<A: Address>(&self, node: usize) -> Result<Claims<A>, Error>
-    where
-        E: Tracks<A>,
-    {
-        self.engines[node].1.masquerades()
     }
 
     /// Seconds of a node's clock.
