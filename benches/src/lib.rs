@@ -4,3 +4,4 @@ pub mod masquerade;
 pub mod matrix;
 pub mod measure;
 pub mod report;
+pub mod services;

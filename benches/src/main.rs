@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
-use benches::{masquerade, measure};
+use benches::services::Rounds;
+use benches::{masquerade, measure, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -45,6 +46,8 @@ enum Which {
     Standard,
     /// How full a masquerade's range gets, and at what cost; in the kernel too, as root.
     Masquerade,
+    /// What it takes to program many Services, to change one and to reach one among them; as root.
+    Services,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -76,6 +79,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
         Which::Masquerade => return fill(&options),
+        Which::Services => return program(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -108,6 +112,28 @@ fn fill(options: &Options) -> anyhow::Result<()> {
         Output::Table => print!("{}", masquerade::Beside(&rows)),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{}", masquerade::csv(&rows)),
+    }
+    Ok(())
+}
+
+/// Programs Services.
+fn program(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let suite = Suite::standard();
+    let rounds = Rounds {
+        rounds: options.rounds.map_or(suite.rounds, usize::from),
+        time: options.seconds.unwrap_or(suite.time),
+    };
+    let figures = services::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    let json = serde_json::to_string_pretty(&figures)?;
+    if let Some(path) = &options.out {
+        fs::write(path, format!("{json}\n"))
+            .with_context(|| format!("cannot write the result to {}", path.display()))?;
+    }
+    match options.output {
+        Output::Table => print!("{}", services::Below(&figures)),
+        Output::Json => println!("{json}"),
+        Output::Csv => print!("{}", services::csv(&figures)),
     }
     Ok(())
 }
