@@ -3,5 +3,6 @@
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
+pub mod micro;
 pub mod report;
 pub mod services;

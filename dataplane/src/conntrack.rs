@@ -33,6 +33,11 @@
 //! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
 //! the client's direction only: whatever else would come under its tuple is refused.
 //! 10. A packet may find a Service where its flow found none: see [`asks`].
+//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers. There a
+//!     packet without SYN ends the handshake, for who sends it has been answered; and the opener's FIN closes the
+//!     connection as far as one can know: what it still acknowledges prolongs the row by a handshake's time. If that
+//!     is over too early, the next packet is one from the middle (9), and goes to the same backend as long as it may
+//!     be chosen. The backend's node sees both directions, and has the last word on what is let through.
 //!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
@@ -130,7 +135,7 @@ pub fn track<A: Address>(
         let seen = advance(row, flow, from_high, now_s);
         // An error prolongs nothing.
         if seen as u8 == Seen::Onward as u8 && !flow.error {
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
         tracked.connection = *row;
         seen
@@ -214,7 +219,9 @@ pub fn open<A: Address>(
     if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
+    // Who was told by another node what was dialled has no use for the second: nobody dials that here.
     if flow.frontend != A::default()
+        && flow.direct != Connection::<A>::HERE
         && let Err(reason) = dial(platform, flow)
     {
         Writes::<Connections<A>>::remove(platform, &tuple);
@@ -273,7 +280,7 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
         let here = row.frontend == flow.source && row.frontend_port == flow.source_port;
         if here && !flow.error && !is_over(row, now_s) {
             observe(row, flow, false);
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
     });
 }
@@ -288,14 +295,18 @@ fn dialled<A: Address>(client: (A, Port), backend: A, frontend: (A, Port), proto
 /// The row that a flow's first packet makes.
 #[inline(always)]
 fn first<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, from_high: bool) -> Connection<A> {
-    let mut row =
-        Connection { backend: flow.chosen, flags: from_high as u8 * OPENED_BY_HIGH, ..Connection::default() };
+    let mut row = Connection {
+        backend: flow.chosen,
+        direct: flow.direct,
+        flags: from_high as u8 * OPENED_BY_HIGH,
+        ..Connection::default()
+    };
     if ip::protocol::connects(flow.protocol) && !flow.is_syn() {
         row.flags |= SETTLED;
     }
     observe(&mut row, flow, true);
     let timeouts = platform.node().timeouts;
-    row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+    row.expires_s = platform.now_s().wrapping_add(lifetime_s(&row, flow.protocol, &timeouts));
     row
 }
 
@@ -417,7 +428,8 @@ fn said_by(chunk: u8) -> u8 {
 }
 
 #[inline(always)]
-fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
+fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 {
+    let flags = row.flags;
     if protocol == ip::protocol::UDP {
         return timeouts.udp_s;
     }
@@ -430,6 +442,10 @@ fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
     }
     // 6.
     if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
+        return timeouts.tcp_s;
+    }
+    // 11.
+    if row.direct == Connection::<A>::AWAY && flags & (SETTLED | OPENER_FINISHED) == SETTLED {
         return timeouts.tcp_s;
     }
     timeouts.tcp_opening_s

@@ -58,6 +58,8 @@ pub struct Flow<A> {
     pub client_port: Port,
     /// Who answers at `target`, if a Service translated it; else 0.
     pub chosen: BackendId,
+    /// As [`crate::tables::Connection::direct`].
+    pub direct: u8,
     /// What answered, if a Service's address took its place; else zero.
     pub backend: A,
     /// Belongs to `backend`.
@@ -183,7 +185,8 @@ pub fn family(packet: &mut impl Packet) -> Family {
     if ethertype(packet) == Ok(ethernet::IPV6) { Family::V6 } else { Family::V4 }
 }
 
-/// What a tunnel's outer packet says: UDP in an IP packet that is not in fragments.
+/// What a tunnel's outer packet says: an IP packet that is not in fragments, with UDP in it but for
+/// [`wrapped`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Datagram {
     /// Who sent it ([`Address::to_v6`]).
@@ -194,6 +197,8 @@ pub struct Datagram {
     pub source_port: Port,
     /// The target's port.
     pub target_port: Port,
+    /// As in its header.
+    pub protocol: u8,
     /// Offset of the UDP header.
     pub transport: usize,
     /// Length of the whole frame in bytes.
@@ -207,7 +212,7 @@ impl Datagram {
         Record {
             stage: stage as u8,
             length: self.length,
-            protocol: ip::protocol::UDP,
+            protocol: self.protocol,
             source: self.source,
             target: self.target,
             source_port: self.source_port,
@@ -234,9 +239,104 @@ pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
         target: network.target.to_v6(),
         source_port: packet.read(network.transport + transport::SOURCE_PORT)?,
         target_port: packet.read(network.transport + transport::TARGET_PORT)?,
+        protocol: ip::protocol::UDP,
         transport: network.transport,
         length: packet.length(),
     })
+}
+
+/// The outer packet of what the load balancer has put into another of the same family, if the frame carries such a
+/// thing: without ports, for it has none.
+#[inline(always)]
+pub fn wrapped<A: Address>(packet: &impl Packet) -> Option<Datagram> {
+    let carried: Be16 = packet.read(ethernet::TYPE)?;
+    if carried != A::ETHERTYPE {
+        return None;
+    }
+    let network = header::<A>(packet, ethernet::LENGTH).ok()?;
+    let inside = if A::VERSION == 4 { ip::protocol::IPV4 } else { ip::protocol::IPV6 };
+    if network.protocol != inside || !network.piece.is_whole() {
+        return None;
+    }
+    if network.transport != ethernet::LENGTH + A::HEADER {
+        return None;
+    }
+    Some(Datagram {
+        source: network.source.to_v6(),
+        target: network.target.to_v6(),
+        source_port: Port::default(),
+        target_port: Port::default(),
+        protocol: inside,
+        transport: network.transport,
+        length: packet.length(),
+    })
+}
+
+/// The two ends of a packet, and no more than the load balancer wants to know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends<A> {
+    /// As [`Flow::source`].
+    pub source: A,
+    /// As [`Flow::target`].
+    pub target: A,
+    /// As [`Flow::source_port`].
+    pub source_port: Port,
+    /// As [`Flow::target_port`].
+    pub target_port: Port,
+    /// As [`Flow::protocol`].
+    pub protocol: u8,
+    /// TCP's flags; 0 for UDP.
+    pub flags: u8,
+    /// As [`Flow::error`].
+    pub error: bool,
+    /// As [`Flow::transport`].
+    pub transport: usize,
+}
+
+/// Reads the ends of a frame that is as almost all are: a whole packet of TCP or UDP, right behind an IP header
+/// without options. Whether it is; others, and broken ones, are for [`read`].
+#[inline(always)]
+pub fn glance<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool {
+    usual(packet, ends).unwrap_or(false)
+}
+
+#[inline(always)]
+fn usual<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> Option<bool> {
+    let start = ethernet::LENGTH;
+    let behind = start + A::HEADER;
+    if packet.read::<Be16>(ethernet::TYPE)? != A::ETHERTYPE {
+        return Some(false);
+    }
+    let first: u8 = packet.read(start)?;
+    let plain = if A::VERSION == 4 {
+        let fragment: Be16 = packet.read(start + ip::FRAGMENT)?;
+        let parts = Be16::new(ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET);
+        let stated: Be16 = packet.read(start + ip::TOTAL_LENGTH)?;
+        first == ip::VERSION_4_PLAIN
+            && u16::from_ne_bytes(fragment.0) & u16::from_ne_bytes(parts.0) == 0
+            && (stated.host() as u32).wrapping_add(start as u32) <= packet.length()
+            && stated.host() as usize >= A::HEADER + tcp::LENGTH
+    } else {
+        let stated: Be16 = packet.read(start + ip::v6::PAYLOAD_LENGTH)?;
+        first >> 4 == 6
+            && (stated.host() as u32).wrapping_add(behind as u32) <= packet.length()
+            && stated.host() as usize >= tcp::LENGTH
+    };
+    ends.protocol = packet.read(start + A::PROTOCOL)?;
+    let connection = ends.protocol == ip::protocol::TCP;
+    if !plain || (!connection && ends.protocol != ip::protocol::UDP) {
+        return Some(false);
+    }
+    // Of a short datagram this is not there.
+    packet.read::<u8>(behind + tcp::LENGTH - 1)?;
+    let flags: u8 = packet.read(behind + tcp::FLAGS)?;
+    ends.flags = if connection { flags } else { 0 };
+    ends.source = packet.read(start + A::SOURCE)?;
+    ends.target = packet.read(start + A::TARGET)?;
+    ends.source_port = packet.read(behind + transport::SOURCE_PORT)?;
+    ends.target_port = packet.read(behind + transport::TARGET_PORT)?;
+    ends.transport = behind;
+    Some(true)
 }
 
 /// The target address of the frame's IP packet.

@@ -9,16 +9,16 @@
 //! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `refuse` is
 //! the one place that makes a drop of it.
 
-use crate::conntrack::{self, Tracked};
+use crate::conntrack::{self, State, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::route;
 use crate::service::Choice;
-use crate::tables::{Endpoint, Identity, Route};
+use crate::tables::{Connection, Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
+use crate::{Reason, Verdict, balance, fragment, mss, nat, neighbour, overlay, policy, reject, service};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,26 +140,60 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
-/// underlay, whose family may be another one inside. Then [`from_underlay`].
+/// underlay, whose family may be another one inside. What it brings along is left in `carried`, which knows of
+/// nothing yet. Then [`from_underlay`].
 ///
 /// # Errors
 /// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return Ok(Carried::default());
+        return from_balancer(platform, packet);
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
-        return Ok(Carried::default());
+        return Ok(());
     }
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
-    overlay::unwrap(platform, packet, &outer)
+    overlay::unwrap(platform, packet, &outer, carried)
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
+}
+
+/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node.
+///
+/// # Errors
+/// What is refused: the reason is counted already.
+#[inline(never)]
+fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Part {
+    let node = platform.node();
+    if node.balanced == 0 {
+        return Ok(());
+    }
+    let outer = match flow::family(packet) {
+        Family::V4 => flow::wrapped::<V4>(packet),
+        Family::V6 => flow::wrapped::<V6>(packet),
+    };
+    let Some(outer) = outer else {
+        return Ok(());
+    };
+    let mut part = Ok(());
+    if balance::is_outer(outer.source) {
+        let number = packet.interface().0;
+        trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
+        if packet.close_ip(outer.source.family()).is_none() {
+            part = Err(Reason::WriteFailed);
+        }
+    } else if outer.target == node.underlay {
+        part = Err(Reason::UnknownTunnelSource);
+    }
+    if let Err(reason) = part {
+        refuse(platform, outer.record(Stage::Drop), outer.length, reason);
+    }
+    part
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -199,6 +233,11 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if walk.from == From::Tunnel {
         flow::read(packet, flow)?;
+        if walk.carried.is_direct() {
+            flow.frontend = A::from_v6(walk.carried.frontend);
+            flow.frontend_port = walk.carried.frontend_port;
+            flow.direct = Connection::<A>::HERE;
+        }
         fragment::follow(platform, flow)?;
         fragment::remember(platform, flow)?;
     } else {
@@ -237,6 +276,12 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() {
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
+            // A client outside, whom the other node passes on as it came.
+            From::Tunnel if flow.direct != 0 => {
+                if route::is_inside(platform, flow.source) {
+                    return Err(Reason::TunnelSpoofed);
+                }
+            }
             From::Tunnel if !route::is_of(platform, flow.source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
@@ -337,6 +382,10 @@ fn answer<A: Address, P: Platform<A>, K: Packet>(
 /// What it goes through last.
 #[inline(always)]
 fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
+    // What its client sends comes through the tunnel, though this goes another way.
+    if is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
+    }
     leave(platform, packet, walk)?;
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
@@ -347,6 +396,13 @@ fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, w
     }
     fit_segments(platform, packet, walk)?;
     to_tunnel(platform, packet, walk)
+}
+
+/// Whether it is an answer that goes straight to a client who dialled another node.
+#[inline(always)]
+fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
+    let Tracked { state, connection, .. } = &walk.tracked;
+    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
 }
 
 /// An answer to who sent it, because it is too big.
@@ -361,21 +417,6 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Reject(Reason::TooBig))
 }
 
-/// An answer to who dialled a Service that has nobody to answer: nothing of its packet was changed so far. What came
-/// through the tunnel has no link to go back over.
-#[inline(never)]
-fn turn_away<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if walk.from as u8 == From::Tunnel as u8 {
-        return Err(Reason::NoBackend);
-    }
-    reject::nobody_there(platform, packet, &walk.flow)?;
-    walk.end(Verdict::Reject(Reason::NoBackend))
-}
-
 /// What a connection through the tunnel may put into one segment.
 #[inline(never)]
 fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
@@ -383,7 +424,8 @@ fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let room = overlay::room(&platform.node(), Route::REMOTE);
+    let room =
+        overlay::room::<A>(&platform.node(), Route::REMOTE, walk.flow.direct != 0 || is_direct_reply(walk));
     mss::lower(platform, packet, &walk.flow, room)
 }
 
@@ -400,7 +442,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     let Walk { flow, tracked, .. } = walk;
     let new = tracked.is_new();
     let route = route::next_hop(platform, flow)?;
-    let room = overlay::room(&platform.node(), route.kind);
+    let room = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
     if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
         walk.room = room;
         return Ok(());
@@ -515,31 +557,42 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
-/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
 #[inline(always)]
 fn close<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-    (bytes, mut part): (u32, Part),
+    (bytes, part): (u32, Part),
 ) -> Verdict {
-    if let Err(reason) = part
-        && reason as u8 == Reason::NoBackend as u8
-    {
-        part = turn_away(platform, packet, walk);
-    }
     if let Err(reason) = part {
-        drop(platform, &walk.flow, bytes, reason);
-        return Verdict::Drop(reason);
+        give_up(platform, packet, walk, reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
-    if let Verdict::Reject(reason) = verdict {
-        drop(platform, &walk.flow, bytes, reason);
-        return verdict;
+    match verdict {
+        Verdict::Drop(reason) | Verdict::Reject(reason) => drop(platform, &walk.flow, bytes, reason),
+        _ => platform.count(verdict, bytes),
     }
-    platform.count(verdict, bytes);
     verdict
+}
+
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
+#[inline(never)]
+fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
+    }
 }
 
 /// [`refuse`], for a packet whose flow is known.

@@ -29,7 +29,7 @@ pub enum Stage {
     Nat = 8,
     /// `detail` 1: wrapped, from `source` to `target` with network identifier `number`, as the kind of
     /// [`crate::tables::Node::encapsulation`] in `flags` says; 2: unwrapped, and marked with the ECN in `flags`
-    /// unless that is 0.
+    /// unless that is 0; 3: the other node is told that the client dialled `source`; 4: as 2, and was told that.
     Overlay = 9,
     /// Tail: to the pod behind the interface `number`.
     ToPod = 10,

@@ -4,9 +4,11 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
-    reason = "only the compiler knows which offsets are constant: see platform::bounded"
+    reason = "only the compiler knows which offsets are constant: see bytes::bounded"
 )]
 
+mod bytes;
+mod mapped;
 mod maps;
 mod platform;
 mod socket;
@@ -84,8 +86,7 @@ fn with_room<A: Room>(
 /// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.
 #[inline(never)]
 fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Result<(), Reason> {
-    *carried = path::from_tunnel(&mut Kernel, frame)?;
-    Ok(())
+    path::from_tunnel(&mut Kernel, frame, carried)
 }
 
 /// Does what the path says.

@@ -290,7 +290,8 @@ mod tests {
     }
 
     fn sctp() -> Vec<u8> {
-        let mut packet = [&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 3, 0, 19][..], b"three bytes too ."].concat();
+        let mut packet =
+            [&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 3, 0, 19][..], b"three bytes too ."].concat();
         let sum = crc32c(&packet).to_le_bytes();
         packet[8..12].copy_from_slice(&sum);
         packet

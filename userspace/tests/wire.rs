@@ -161,12 +161,12 @@ fn any_bytes_at_all_give_a_flow_or_a_reason() {
 #[test]
 fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace() {
     let whole = tcp(b"payload");
-    for (outer, room) in [(Family::V4, 50), (Family::V6, 70)] {
+    for (outer, options, room) in [(Family::V4, 0, 50), (Family::V6, 0, 70), (Family::V6, 24, 94)] {
         let mut frame = Frame::new(&whole, IfIndex(1));
-        frame.open_tunnel(outer).expect("room");
+        frame.open_tunnel(outer, options).expect("room");
         assert_eq!(frame.length() as usize, whole.len() + room);
         assert_eq!(frame.read::<V4>(14 + room + V4::SOURCE), Some(V4(POD)));
-        frame.close_tunnel(outer, 0).expect("room");
+        frame.close_tunnel(outer, options).expect("room");
         assert_eq!(frame.bytes(), whole);
     }
 }

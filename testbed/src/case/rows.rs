@@ -59,6 +59,11 @@ fn connection<A: Address>(key: &Tuple<A>, row: &Connection<A>, now_s: u32) -> St
     if row.masquerade_port != Port::default() {
         write!(text, ", masquerade port {}", row.masquerade_port).expect("a String");
     }
+    match row.direct {
+        Connection::<A>::AWAY => text += ", answered from the backend's node",
+        Connection::<A>::HERE => text += ", answered from here",
+        _ => {}
+    }
     for (flag, word) in FLAGS {
         if row.flags & flag != 0 {
             text = text + ", " + word;

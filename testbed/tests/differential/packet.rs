@@ -336,12 +336,8 @@ impl Draw {
         let [_, a, b, c] = identity.to_be_bytes();
         let mut header =
             if link.geneve { vec![0, 0, 0x65, 0x58, a, b, c, 0] } else { vec![8, 0, 0, 0, a, b, c, 0] };
-        if link.geneve && self.one_in(4) {
-            // An option of nobody's class, critical or not.
-            header[0] = 2;
-            header[1] = self.of(&[0, 0, 0x40, 0x80]);
-            let critical = if header[1] == 0x40 { 0x80 } else { 1 };
-            header.extend([0xff, 0xf0, critical, 1, 9, 9, 9, 9]);
+        if link.geneve && !self.one_in(3) {
+            self.options(&mut header, kind == [0x86, 0xdd]);
         }
         if self.one_in(16) {
             let at = self.below(8);
@@ -358,6 +354,35 @@ impl Draw {
             checksum.fill(0);
         }
         frame
+    }
+
+    /// Some of Geneve's options: of nobody's class, critical or not, and what a client dialled.
+    fn options(&mut self, header: &mut Vec<u8>, six: bool) {
+        const DIALLED_V4: [u8; 12] = [0xff, 0x70, 0x81, 2, 10, 240, 0, 5, 0x75, 0x30, 0, 0];
+        const DIALLED_V6: [u8; 24] =
+            [0xff, 0x70, 0x81, 5, 0xfd, 0, 0, 0x10, 2, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0x75, 0x30, 0, 0];
+        let dialled: &[u8] = if six { &DIALLED_V6 } else { &DIALLED_V4 };
+        header[1] = self.of(&[0, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x80]);
+        for _ in 0..1 + self.below(6) / 4 {
+            let mut option = match self.below(10) {
+                0 => vec![0xff, 0xf0, 1, 1, 9, 9, 9, 9],
+                1 => vec![0xff, 0xf0, 1, 0],
+                2 => vec![0xff, 0xf0, 0x80, 1, 9, 9, 9, 9],
+                3 => [DIALLED_V4.as_slice(), DIALLED_V6.as_slice()][usize::from(!six)].to_vec(),
+                _ => dialled.to_vec(),
+            };
+            if option.len() > 8 && self.one_in(3) {
+                // Another port, so that flows meet in one row.
+                let at = option.len() - 3;
+                option[at] = 0x31;
+            }
+            if self.one_in(12) {
+                let at = self.below(option.len());
+                option[at] = self.next() as u8;
+            }
+            header.extend(option);
+        }
+        header[0] = (header.len() as u8 - 8) / 4;
     }
 
     /// A question of a pod's about its link, or some other talk on it.

@@ -11,7 +11,9 @@ use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{
+    Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
 

@@ -10,6 +10,7 @@ use dataplane::wire::{Address, V4, V6};
 use crate::error::Error;
 use crate::plan::NodeRows;
 
+pub mod balancer;
 pub mod capacity;
 pub mod emulator;
 pub mod kernel;

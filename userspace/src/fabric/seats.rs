@@ -32,6 +32,8 @@ pub(super) struct Seats {
     by_mac: HashMap<Mac, usize>,
     gateways: Vec<IpAddr>,
     appliances: HashSet<Port>,
+    /// What clients dial, where any node may answer from it because the backend's own one does.
+    shared: HashSet<IpAddr>,
     mtu: usize,
 }
 
@@ -78,6 +80,10 @@ impl Seats {
             if let NextHop::VirtualAppliance(address) = route.next_hop {
                 seats.appliances.extend(seats.by_address.get(&address));
             }
+        }
+        if cluster.settings.services.direct_return {
+            let nodes = cluster.nodes.iter().flat_map(|node| &node.addresses);
+            seats.shared = nodes.chain(ways_in.keys()).copied().collect();
         }
         seats
     }
@@ -132,6 +138,11 @@ impl Seats {
         self.by_mac.get(&mac).map(|place| Port::Node(*place))
     }
 
+    /// The name of the node at a place.
+    pub(super) fn node_name(&self, place: usize) -> Option<&str> {
+        self.nodes.get(place).map(|seat| seat.name.as_str())
+    }
+
     /// Whether it is the gateway's hardware address.
     pub(super) fn is_gateway(&self, mac: Mac) -> bool {
         self.gateways.iter().any(|gateway| mac_of(*gateway) == mac)
@@ -166,7 +177,9 @@ impl Seats {
         self.appliances.contains(&port)
             || self.host(source) == Some(port)
             || matches!(port, Port::Node(place)
-                if self.pods.get(&source) == Some(&place) || self.ways_in.get(&source) == Some(&place))
+                if self.pods.get(&source) == Some(&place)
+                    || self.ways_in.get(&source) == Some(&place)
+                    || self.shared.contains(&source))
     }
 
     /// See [`super::Fabric::world_port`].
@@ -181,6 +194,11 @@ impl Seats {
     pub(super) fn mtu(&self) -> usize {
         self.mtu
     }
+}
+
+/// The gateway's hardware address in a cluster.
+pub(super) fn gateway_mac_of(cluster: &Cluster) -> Mac {
+    cluster.settings.node_subnets.first().map_or_else(Mac::default, |subnet| mac_of(gateway_of(subnet)))
 }
 
 /// The gateway of a subnet: its first usable address.

@@ -264,6 +264,13 @@ impl Printed {
                 let tunnel = if record.flags == Node::GENEVE { "geneve" } else { "vxlan" };
                 format!("{tunnel} vni {}, {source} -> {target}", record.number)
             }
+            Stage::Overlay if record.detail == overlay::TOLD => {
+                format!("direct, the client dialled {}", end(record.source, record.source_port))
+            }
+            Stage::Overlay if record.detail == overlay::HEARD => {
+                let dialled = end(record.source, record.source_port);
+                format!("unwrap{}, the client dialled {dialled}", mark(record.flags))
+            }
             Stage::Overlay => format!("unwrap{}", mark(record.flags)),
             Stage::Reject => match record.detail {
                 reject::RESET => "the sender gets a reset".to_owned(),

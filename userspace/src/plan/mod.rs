@@ -38,12 +38,12 @@ use std::net::IpAddr;
 use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
 
-pub use diff::{Change, NodeChange, Use, diff, peak};
+pub use diff::{Change, NodeChange, Use, diff, different, peak};
 pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 
 /// The interfaces of a node.
@@ -196,6 +196,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
         sockets: u8::from(cluster.settings.services.socket_translation),
+        balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         ..Node::default()
     }
 }

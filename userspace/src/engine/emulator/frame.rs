@@ -6,7 +6,7 @@ use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunn
 use dataplane::{Mend, Packet};
 
 /// Room that a new frame leaves before its first byte: one tunnel's headers and some to spare.
-const HEAD_ROOM: usize = 80;
+const HEAD_ROOM: usize = 96;
 
 /// A frame from its Ethernet header on, with room to grow at its front.
 ///
@@ -106,8 +106,8 @@ impl Packet for Frame {
         self.write(offset, new)
     }
 
-    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
-        self.open(tunnel::overhead(header(outer)))
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
+        self.open(tunnel::overhead(header(outer)) + options as usize)
     }
 
     /// As `bpf_skb_adjust_room` does: a header at least of the family inside must be left.
@@ -136,6 +136,21 @@ impl Packet for Frame {
 
     fn open_error(&mut self, family: Family) -> Option<()> {
         self.open(header(family) + icmp::LENGTH)
+    }
+
+    fn open_ip(&mut self, outer: Family) -> Option<()> {
+        self.open(header(outer))
+    }
+
+    /// As `bpf_skb_adjust_room` does: a header of the family must be left.
+    fn close_ip(&mut self, outer: Family) -> Option<()> {
+        if self.bytes().len() < ethernet::LENGTH + 2 * header(outer) {
+            return None;
+        }
+        let from = self.start;
+        self.start += header(outer);
+        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
+        Some(())
     }
 }
 
@@ -207,14 +222,14 @@ mod tests {
     #[test]
     fn a_tunnel_opens_behind_the_ethernet_header_and_closes_again() {
         let mut frame = frame(60);
-        for _ in 0..3 {
-            frame.open_tunnel(Family::V4).expect("has an Ethernet header");
+        for options in [0, 12, 24] {
+            frame.open_tunnel(Family::V4, options).expect("has an Ethernet header");
         }
-        assert_eq!(frame.length(), 60 + 150);
+        assert_eq!(frame.length(), 60 + 150 + 36);
         assert_eq!(frame.bytes()[..14], (0..14).collect::<Vec<u8>>());
-        assert_eq!(frame.bytes()[164..], (14..60).collect::<Vec<u8>>());
-        for _ in 0..3 {
-            frame.close_tunnel(Family::V4, 0).expect("was opened");
+        assert_eq!(frame.bytes()[200..], (14..60).collect::<Vec<u8>>());
+        for options in [24, 12, 0] {
+            frame.close_tunnel(Family::V4, options).expect("was opened");
         }
         assert_eq!(frame.bytes(), (0..60).collect::<Vec<u8>>());
     }
@@ -229,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_does_not_open_without_an_ethernet_header() {
-        assert_eq!(frame(13).open_tunnel(Family::V4), None);
+        assert_eq!(frame(13).open_tunnel(Family::V4, 0), None);
     }
 
     #[test]

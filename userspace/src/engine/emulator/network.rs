@@ -8,10 +8,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 
+use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
 use dataplane::wire::{Address, Mac, V4, V6};
-use dataplane::Verdict;
 
 use super::discovery::Discovery;
 use super::host::{Host, Listeners, Outgoing};
@@ -166,6 +166,9 @@ impl<E: Engine + Clock> Network<E> {
         self.topology = topology;
         self.watch.apply(cluster);
         self.plan = Some(plan);
+        if self.fabric.next_probe_ns().is_some_and(|due_ns| due_ns <= self.now_ns) {
+            self.probe()?;
+        }
         Ok(())
     }
 
@@ -274,8 +277,24 @@ impl<E: Engine + Clock> Network<E> {
     /// # Errors
     /// An engine could not move its clock.
     pub fn wait(&mut self, seconds: u32) -> Result<(), Error> {
-        self.now_ns += u64::from(seconds) * SECOND_NS;
-        self.engines.iter_mut().try_for_each(|(_, engine)| engine.wait(seconds))
+        let end_ns = self.now_ns + u64::from(seconds) * SECOND_NS;
+        while let Some(due_ns) = self.fabric.next_probe_ns().filter(|due_ns| *due_ns <= end_ns) {
+            self.advance(due_ns)?;
+            self.probe()?;
+        }
+        self.advance(end_ns)
+    }
+
+    /// Lets the load balancer probe its nodes, if it is time, and nobody hear of it.
+    fn probe(&mut self) -> Result<(), Error> {
+        let (steps, quiet) = (self.steps.len(), std::mem::replace(&mut self.quiet, false));
+        let heard = self.heard.take();
+        self.fabric.probe(self.now_ns);
+        self.added_by_fabric();
+        self.run()?;
+        self.steps.truncate(steps);
+        (self.quiet, self.heard) = (quiet, heard);
+        Ok(())
     }
 
     /// Lets the nodes' agents sweep away what is of no more use.
@@ -502,8 +521,14 @@ impl<E: Engine + Clock> Network<E> {
                     self.schedule(FABRIC_NS, packet, Place::Host(host), outcome.frame);
                 }
                 End::Lost(loss) => self.lose(packet, Loss::Fabric(loss)),
+                End::Taken => self.tally.delivered += 1,
             }
         }
+        self.added_by_fabric();
+    }
+
+    /// Frames that the fabric itself has sent count as sent.
+    fn added_by_fabric(&mut self) {
         let added = self.fabric.added();
         self.tally.sent += added - self.added;
         self.added = added;

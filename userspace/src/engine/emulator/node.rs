@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::flow::{self, Flow};
+use dataplane::overlay::Carried;
+use dataplane::socket::{self, Call};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
     Dialled, Endpoint, Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Home, Homes,
@@ -12,13 +14,14 @@ use dataplane::tables::{
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Be16, Family, V4, V6};
-use dataplane::socket::{self, Call};
 use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{
+    Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use crate::error::Error;
 use crate::plan::{NodePlan, NodeRows, Rows};
 
@@ -178,10 +181,10 @@ impl Emulator {
                 Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
-                let carried = match path::from_tunnel(self, frame) {
-                    Ok(carried) => carried,
-                    Err(reason) => return Verdict::Drop(reason),
-                };
+                let mut carried = Carried::default();
+                if let Err(reason) = path::from_tunnel(self, frame, &mut carried) {
+                    return Verdict::Drop(reason);
+                }
                 match flow::family(frame) {
                     Family::V4 => {
                         path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)

@@ -8,6 +8,7 @@
 //! load: programs -> tables filled -> attach: links, each given the new program in one step
 //! ```
 
+pub mod balancer;
 mod batch;
 pub mod cgroup;
 mod diag;
