@@ -73,6 +73,15 @@ impl fmt::Debug for Balancer {
     }
 }
 
+/// The rows of an array that are not as they were.
+fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = (u32, R)> {
+    (0..)
+        .zip(to)
+        .enumerate()
+        .filter(|(place, (_, row))| from.get(*place) != Some(row))
+        .map(|(_, (index, row))| (index, *row))
+}
+
 impl<A: Address> Tables<A> {
     fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
