@@ -138,8 +138,8 @@ fn put<A: Address, K: Copy + Ord, R: Copy + PartialEq>(
     changes.extend(new.map(|(key, row)| change(*key, Some(*row))));
 }
 
-/// What `to` has elsewhere or otherwise than `from`: rows by index.
-pub fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = (u32, R)> {
+/// What `to` has elsewhere or otherwise than `from`.
+fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = (u32, R)> {
     let rows = (0..).zip(to).enumerate();
     rows.filter(|(place, (_, row))| from.get(*place) != Some(row)).map(|(_, (index, row))| (index, *row))
 }

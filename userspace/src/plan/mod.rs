@@ -38,7 +38,7 @@ use std::net::IpAddr;
 use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
 
-pub use diff::{Change, NodeChange, Use, diff, different, peak};
+pub use diff::{Change, NodeChange, Use, diff, peak};
 pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;

@@ -17,7 +17,6 @@ use super::table::{ArrayTable, HashTable, Row};
 use super::{keep_log, meaningful, table_failed, take, typed};
 use crate::engine::Count;
 use crate::engine::balancer::{FamilyRows, Rows};
-use crate::plan::different;
 
 /// Room for what is put around a frame.
 const OUTER_BYTES: usize = 40;
