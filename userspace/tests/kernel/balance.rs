@@ -1,5 +1,9 @@
 //! The load balancer in the kernel and in this process: the same rows and frames, the same fates, bytes, pins and
-//! counters.
+//! counters. And with real sockets: a client, the load balancer and a node on one bridge.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use dataplane::balance::outer_sum;
 use dataplane::tables::{Balancer as Constants, Real, Slot, Virtual};
@@ -8,8 +12,10 @@ use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use etherparse::PacketBuilder;
 use userspace::engine::balancer::{FamilyRows, Rows};
 use userspace::engine::emulator::balancer::{Balancer as Emulated, Kept};
-use userspace::engine::kernel::balancer::{Action, Balancer};
+use userspace::engine::kernel::balancer::{Action, Balancer, Mode};
 use userspace::plan::FrontendKey;
+
+use crate::netns::Netns;
 
 const SLOTS: u32 = 64;
 const PORT: u16 = 80;
@@ -161,4 +167,91 @@ fn the_load_balancer_does_the_same_in_the_kernel_and_in_this_process() {
     }
     let counters = [Fate::Other, Fate::Sent, Fate::Returned].map(Fate::counter);
     assert!(counters.iter().all(|counter| met.contains(counter)), "{met:?}");
+}
+
+/// A host on the bridge of `fabric`, by a link of its own.
+fn host(of: &str, fabric: &Netns, address: V4) -> Netns {
+    let netns = Netns::new(of);
+    let mac = Mac::of(address).to_string();
+    fabric.ip(&["link", "add", of, "type", "veth", "peer", "name", "eth0", "netns", netns.name()]);
+    fabric.ip(&["link", "set", of, "master", "br0", "up"]);
+    netns.ip(&["link", "set", "eth0", "address", &mac, "up"]);
+    netns.ip(&["link", "set", "lo", "up"]);
+    netns.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+    netns
+}
+
+/// Has every packet that a link of this thread's namespace sends bear its whole checksum (`ETHTOOL_STXCSUM`): a
+/// program in the driver knows nothing of one that is left to a network card.
+fn complete_checksums(link: &str) {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const SET_SENT_CHECKSUMS: u32 = 0x17;
+    let mut value = Value { command: SET_SENT_CHECKSUMS, data: 0 };
+    // SAFETY: a request of zeroes is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(link.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("any socket will do");
+    let socket = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: the request and what it points to outlive the call.
+    let code = unsafe { libc::ioctl(socket, libc::SIOCETHTOOL as _, &raw mut request) };
+    assert_eq!(code, 0, "{link}: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_client_reaches_a_node_through_xdp_and_the_node_answers_it_directly() {
+    let fabric = Netns::new("lbf");
+    fabric.ip(&["link", "add", "br0", "type", "bridge"]);
+    fabric.ip(&["link", "set", "br0", "up"]);
+    let (client, balancer, node) =
+        (host("lbc", &fabric, v4(200)), host("lbx", &fabric, v4(99)), host("lbn", &fabric, v4(1)));
+    let frontend = v4(80).to_string();
+    let mac = Mac::of(v4(99)).to_string();
+    client.ip(&["neigh", "replace", &frontend, "lladdr", &mac, "dev", "eth0"]);
+    node.ip(&["addr", "add", &format!("{frontend}/32"), "dev", "lo"]);
+
+    let constants =
+        Constants { mac: Mac::of(v4(99)), forward: Constants::FLOATING_IP, ..Constants::default() };
+    let mut kernel = Balancer::load(constants, false).unwrap_or_else(|error| panic!("{error}"));
+    let mut rows: FamilyRows<V4> = family(v4, Constants::FLOATING_IP, &mut Dice(1));
+    rows.reals[1].state = Real::<V4>::ACTIVE;
+    rows.ring.iter_mut().for_each(|slot| *slot = Slot { now: 1, home: 1, moved_s: 0 });
+    kernel.apply(&Rows { v4: rows, ..Rows::default() }).expect("the tables take it");
+    fabric.run(|| complete_checksums("lbx"));
+    // A veth sends back (`XDP_TX`) only where its other end takes frames by NAPI, as one with a program does: this one
+    // lets everything pass.
+    let mut idle = Balancer::load(Constants::default(), false).unwrap_or_else(|error| panic!("{error}"));
+    idle.attach(&fabric.path(), "lbx").unwrap_or_else(|error| panic!("{error}"));
+    let mode = kernel.attach(&balancer.path(), "eth0").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(mode, Mode::Native, "a veth takes programs in its driver");
+
+    let address = SocketAddr::new(std::net::IpAddr::from(v4(80).0), PORT);
+    let listener = node.run(|| TcpListener::bind(address).expect("the node has the frontend's address"));
+    let server = std::thread::spawn(move || {
+        let (mut stream, from) = listener.accept().expect("somebody comes");
+        let mut bytes = vec![0; 100_000];
+        stream.read_exact(&mut bytes).expect("all of it comes");
+        stream.write_all(&bytes).expect("the client takes it");
+        from
+    });
+    let wait = Duration::from_secs(5);
+    let mut stream =
+        client.run(|| TcpStream::connect_timeout(&address, wait).expect("the load balancer passes it on"));
+    stream.set_read_timeout(Some(wait)).expect("a socket");
+    let said: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+    stream.write_all(&said).expect("the node takes it");
+    let mut heard = vec![0; said.len()];
+    stream.read_exact(&mut heard).expect("the node answers");
+    assert_eq!(heard, said);
+    let from = server.join().expect("the server does not panic");
+    assert_eq!(from.ip(), std::net::IpAddr::from(v4(200).0), "the client's own address");
+    let sent = kernel.counts().expect("readable")[Fate::Sent.counter() as usize].packets;
+    assert!(sent > 10, "only {sent} packets went through the load balancer");
 }
