@@ -24,16 +24,25 @@
 //!    any: who sent it counts as its opener. So connections outlive a table that was lost, as they do with
 //!    Linux (`nf_conntrack_tcp_loose`) and Cilium.
 //!
+//! SCTP's associations are tracked likewise, by what the first chunk of a packet is: INIT is their SYN. ABORT resets
+//! one, SHUTDOWN COMPLETE is the last of both sides, and a handshake is over with the first packet that is no part of
+//! it: COOKIE ACK, or what follows. The same numbers hold, and TCP's lifetimes.
+//!
 //! A flow that a Service translated has a second row, under what its client dialled: it says to which backend the
 //! client was given, so that the flow stays there while backends come and go. It is opened with the flow's own row,
 //! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
 //! the client's direction only: whatever else would come under its tuple is refused.
 //! 10. A packet may find a Service where its flow found none: see [`asks`].
+//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers. There a
+//!     packet without SYN ends the handshake, for who sends it has been answered; and the opener's FIN closes the
+//!     connection as far as one can know: what it still acknowledges prolongs the row by a handshake's time. If that
+//!     is over too early, the next packet is one from the middle (9), and goes to the same backend as long as it may
+//!     be chosen. The backend's node sees both directions, and has the last word on what is let through.
 //!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
 //!
-//! Source: RFC 9293 section 3.3.2 (states) and 3.5 (crossing SYNs), RFC 5382, RFC 4787 and RFC 5508
+//! Source: RFC 9293 section 3.3.2 (states) and 3.5 (crossing SYNs), RFC 9260 section 4 (SCTP's states), RFC 5382, RFC 4787 and RFC 5508
 //! (timeouts; ours are shorter for closed connections, as in other dataplanes, because the agent sweeps rows
 //! away in their time only).
 
@@ -42,7 +51,7 @@ use crate::flow::{self, Flow};
 use crate::platform::Platform;
 use crate::tables::{Connection, Connections, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
-use crate::wire::transport::tcp;
+use crate::wire::transport::{sctp, tcp};
 use crate::wire::{Address, Port, ip};
 
 /// How a packet stands to its flow.
@@ -126,7 +135,7 @@ pub fn track<A: Address>(
         let seen = advance(row, flow, from_high, now_s);
         // An error prolongs nothing.
         if seen as u8 == Seen::Onward as u8 && !flow.error {
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
         tracked.connection = *row;
         seen
@@ -210,7 +219,9 @@ pub fn open<A: Address>(
     if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
+    // Who was told by another node what was dialled has no use for the second: nobody dials that here.
     if flow.frontend != A::default()
+        && flow.direct != Connection::<A>::HERE
         && let Err(reason) = dial(platform, flow)
     {
         Writes::<Connections<A>>::remove(platform, &tuple);
@@ -250,6 +261,10 @@ pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: 
     if flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         answered(platform, flow, row);
     }
+    let turns = said_by(flow.flags) != SETTLED || flow.flags == sctp::COOKIE_ACK;
+    if flow.protocol == ip::protocol::SCTP && flow.piece.offset == 0 && turns {
+        answered(platform, flow, row);
+    }
 }
 
 #[inline(never)]
@@ -265,7 +280,7 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
         let here = row.frontend == flow.source && row.frontend_port == flow.source_port;
         if here && !flow.error && !is_over(row, now_s) {
             observe(row, flow, false);
-            row.expires_s = now_s.wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+            row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
     });
 }
@@ -280,14 +295,18 @@ fn dialled<A: Address>(client: (A, Port), backend: A, frontend: (A, Port), proto
 /// The row that a flow's first packet makes.
 #[inline(always)]
 fn first<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, from_high: bool) -> Connection<A> {
-    let mut row =
-        Connection { backend: flow.chosen, flags: from_high as u8 * OPENED_BY_HIGH, ..Connection::default() };
-    if flow.protocol == ip::protocol::TCP && !flow.is_syn() {
+    let mut row = Connection {
+        backend: flow.chosen,
+        direct: flow.direct,
+        flags: from_high as u8 * OPENED_BY_HIGH,
+        ..Connection::default()
+    };
+    if ip::protocol::connects(flow.protocol) && !flow.is_syn() {
         row.flags |= SETTLED;
     }
     observe(&mut row, flow, true);
     let timeouts = platform.node().timeouts;
-    row.expires_s = platform.now_s().wrapping_add(lifetime_s(row.flags, flow.protocol, &timeouts));
+    row.expires_s = platform.now_s().wrapping_add(lifetime_s(&row, flow.protocol, &timeouts));
     row
 }
 
@@ -374,7 +393,13 @@ fn observe<A>(row: &mut Connection<A>, flow: &Flow<A>, original: bool) {
         row.flags |= ANSWERED;
     }
     // Only a first fragment has flags.
-    if flow.protocol == ip::protocol::TCP && flow.piece.offset == 0 {
+    if flow.piece.offset != 0 {
+        return;
+    }
+    if flow.protocol == ip::protocol::SCTP {
+        row.flags |= said_by(flow.flags);
+    }
+    if flow.protocol == ip::protocol::TCP {
         if flow.flags & tcp::SYN == 0 {
             row.flags |= SETTLED;
         }
@@ -387,12 +412,28 @@ fn observe<A>(row: &mut Connection<A>, flow: &Flow<A>, original: bool) {
     }
 }
 
+/// What an SCTP packet says whose first chunk has this type.
 #[inline(always)]
-fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
+fn said_by(chunk: u8) -> u8 {
+    if chunk == sctp::INIT || chunk == sctp::INIT_ACK || chunk == sctp::COOKIE_ECHO {
+        return 0;
+    }
+    if chunk == sctp::ABORT {
+        return SETTLED | RESET;
+    }
+    if chunk == sctp::SHUTDOWN_COMPLETE {
+        return SETTLED | FINISHED;
+    }
+    SETTLED
+}
+
+#[inline(always)]
+fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 {
+    let flags = row.flags;
     if protocol == ip::protocol::UDP {
         return timeouts.udp_s;
     }
-    if protocol != ip::protocol::TCP {
+    if !ip::protocol::connects(protocol) {
         return timeouts.icmp_s;
     }
     // 7.
@@ -401,6 +442,10 @@ fn lifetime_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
     }
     // 6.
     if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
+        return timeouts.tcp_s;
+    }
+    // 11.
+    if row.direct == Connection::<A>::AWAY && flags & (SETTLED | OPENER_FINISHED) == SETTLED {
         return timeouts.tcp_s;
     }
     timeouts.tcp_opening_s

@@ -5,7 +5,7 @@
 //! `ExtensionHeader`, `NeedsNoAnswer`.
 //!
 //! A packet is one of five things:
-//! 1. TCP or UDP: its ports are the flow's.
+//! 1. TCP, UDP or SCTP: its ports are the flow's.
 //! 2. An ICMP echo: the identifier stands for the port of whoever asks, 0 for the other's.
 //! 3. An ICMP error: it belongs to the flow whose packet it quotes, in that flow's other direction.
 //! 4. Talk of neighbours on a link (ARP, neighbour discovery, multicast reports): no flow at all, refused as
@@ -17,14 +17,14 @@
 //! nobody could judge it.
 //!
 //! Source: RFC 791, RFC 792, RFC 1122 section 3.2.2 (what an error quotes); RFC 8200, RFC 4443, RFC 5095
-//! (routing headers).
+//! (routing headers); RFC 9260 (SCTP).
 
 use crate::Reason;
 use crate::platform::Packet;
 use crate::tables::{BackendId, Tuple};
 use crate::trace::Record;
 use crate::wire::ip::extension;
-use crate::wire::transport::{self, tcp, udp};
+use crate::wire::transport::{self, sctp, tcp, udp};
 use crate::wire::{Address, Be16, Be32, Family, Port, V6, ethernet, icmp, ip};
 
 /// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
@@ -46,7 +46,7 @@ pub struct Flow<A> {
     pub source: A,
     /// Where it goes.
     pub target: A,
-    /// TCP or UDP port; or 0 or the identifier of an ICMP echo.
+    /// TCP, UDP or SCTP port; or 0 or the identifier of an ICMP echo.
     pub source_port: Port,
     /// As `source_port`, of the target.
     pub target_port: Port,
@@ -58,6 +58,8 @@ pub struct Flow<A> {
     pub client_port: Port,
     /// Who answers at `target`, if a Service translated it; else 0.
     pub chosen: BackendId,
+    /// As [`crate::tables::Connection::direct`].
+    pub direct: u8,
     /// What answered, if a Service's address took its place; else zero.
     pub backend: A,
     /// Belongs to `backend`.
@@ -66,8 +68,11 @@ pub struct Flow<A> {
     pub protocol: u8,
     /// Which piece of its packet it is.
     pub piece: Piece,
-    /// TCP's flags, or ICMP's type; 0 for UDP.
+    /// TCP's flags, ICMP's type, or the type of SCTP's first chunk; 0 for UDP.
     pub flags: u8,
+    /// What was changed of SCTP's first four bytes, its ports, and its checksum does not follow yet: the bytes as the
+    /// checksum knows them, xor what they are, the first byte lowest.
+    pub unsealed: u32,
     /// Hops it may still take (time to live), as the packet came.
     pub hops: u8,
     /// The packet is an ICMP error about this flow.
@@ -114,7 +119,9 @@ impl<A: Address> Flow<A> {
     /// Whether the packet asks for a new connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
-        self.protocol == ip::protocol::TCP && self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        let opens = self.flags == sctp::INIT && self.piece.offset == 0;
+        (self.protocol == ip::protocol::TCP && self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
+            || (self.protocol == ip::protocol::SCTP && opens)
     }
 
     /// A hash of both ends, the same for both directions' own order: spread, not secrecy.
@@ -389,6 +396,13 @@ pub fn read<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<
         packet.read::<u8>(flow.transport + udp::LENGTH - 1).ok_or(Reason::Truncated)?;
         return Ok(());
     }
+    if flow.protocol == ip::protocol::SCTP {
+        holds(flow, flow.transport + sctp::LENGTH)?;
+        ports(packet, flow)?;
+        packet.read::<u8>(flow.transport + sctp::LENGTH - 1).ok_or(Reason::Truncated)?;
+        flow.flags = packet.read(flow.transport + sctp::CHUNK).ok_or(Reason::Truncated)?;
+        return Ok(());
+    }
     if flow.protocol == A::ICMP.protocol {
         return message(packet, flow);
     }
@@ -409,8 +423,9 @@ fn holds<A>(flow: &Flow<A>, end: usize) -> Result<(), Reason> {
 /// header they stand in (RFC 3128).
 #[inline(always)]
 fn later<A: Address>(flow: &mut Flow<A>) -> Result<(), Reason> {
-    if flow.protocol == ip::protocol::TCP {
-        if (flow.piece.offset as usize) < tcp::LENGTH {
+    if flow.protocol == ip::protocol::TCP || flow.protocol == ip::protocol::SCTP {
+        let header = if flow.protocol == ip::protocol::TCP { tcp::LENGTH } else { sctp::LENGTH };
+        if (flow.piece.offset as usize) < header {
             return Err(Reason::MalformedHeader);
         }
         return Ok(());
@@ -598,7 +613,7 @@ fn quoted<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<()
     flow.protocol = inside.protocol;
     flow.source = inside.target;
     flow.target = inside.source;
-    if inside.protocol == ip::protocol::TCP || inside.protocol == ip::protocol::UDP {
+    if ip::protocol::has_ports(inside.protocol) {
         flow.source_port = packet.read(inside.transport + transport::TARGET_PORT).ok_or(Reason::Truncated)?;
         flow.target_port = packet.read(inside.transport + transport::SOURCE_PORT).ok_or(Reason::Truncated)?;
         return Ok(());

@@ -19,6 +19,8 @@ pub mod neighbour;
 
 pub mod service;
 
+pub mod socket;
+
 pub mod conntrack;
 
 pub mod policy;
@@ -38,4 +40,4 @@ pub mod balance;
 pub mod trace;
 
 pub use platform::{Machine, Mend, Packet, Platform};
-pub use verdict::{Reason, Verdict};
+pub use verdict::{Reason, Turn, Verdict};

@@ -1,7 +1,8 @@
 //! Other addresses and ports: of Services, and of pods that speak to the world with their node's address.
 //!
 //! Reads and writes `masquerades`, the frame and the [`Flow`]: both change together, and nobody parses
-//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`, `Truncated`, `WriteFailed`.
+//! again. Drops `MasqueradeFull`, `MasqueradePortsExhausted`, `UnknownIcmp`, `SctpFragment`, `Truncated`,
+//! `WriteFailed`.
 //!
 //! A masqueraded flow needs a port of the node's address that no other flow to the same remote end has:
 //! 1. One it already has, from before: kept.
@@ -20,15 +21,22 @@
 //!
 //! An ICMP error quotes the packet it is about; what changes in a flow changes there as well.
 //!
-//! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 (checksums).
+//! SCTP's checksum covers no addresses, so only other ports change it. It follows once, when the walk has made all
+//! its changes: [`seal`]. Where the sender left it to its network card there is a zero, and stays. (One in 2^32 right
+//! checksums is a zero as well: with another port its packet is lost, and what is sent again in its place has
+//! another.) It covers the whole packet, whose length a fragment does not say: the first one of a packet, which has
+//! the ports and the checksum, is refused if a port of it had to change. SCTP cuts its messages itself, so that its
+//! packets fit (RFC 9260, section 6.9).
+//!
+//! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 and RFC 9260 appendix A (checksums).
 
 use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::{Mend, Packet, Platform};
 use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
-use crate::wire::transport::{self, tcp, udp};
-use crate::wire::{Address, Be16, Port, checksum, ethernet, icmp, ip};
+use crate::wire::transport::{self, sctp, tcp, udp};
+use crate::wire::{Address, Be16, Be32, Port, checksum, crc, ethernet, icmp, ip};
 
 /// How many ports beside its own are tried before a new flow is refused.
 pub const PROBES: u32 = 1024;
@@ -286,14 +294,19 @@ fn rewrite<A: Address>(
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-        if has_transport && (A::ICMP.pseudo || !is_icmp(flow)) {
+        let covered = if is_icmp(flow) { A::ICMP.pseudo } else { flow.protocol != ip::protocol::SCTP };
+        if has_transport && covered {
             mend(packet, flow, checksum::address_delta(old, address), true)?;
         }
     }
     if flow.error {
         requote(packet, flow, side, (old, address), (old_port, port))?;
     } else if has_transport && old_port != port {
-        mend(packet, flow, checksum::word_delta(old_port, port), false)?;
+        if flow.protocol == ip::protocol::SCTP {
+            unseal(packet, flow, side, (old_port, port))?;
+        } else {
+            mend(packet, flow, checksum::word_delta(old_port, port), false)?;
+        }
         let offset = flow.transport + port_offset::<A>(flow.protocol, side);
         packet.write(offset, port).ok_or(Reason::Truncated)?;
     }
@@ -351,7 +364,79 @@ fn mend<A: Address>(
         .ok_or(Reason::WriteFailed)
 }
 
-/// Where a transport header's checksum stands.
+/// Notes that a port of an SCTP packet changes, which its checksum has to follow.
+///
+/// # Errors
+/// `SctpFragment`.
+#[inline(always)]
+fn unseal<A: Address>(
+    packet: &impl Packet,
+    flow: &mut Flow<A>,
+    side: Side,
+    (old, new): (Port, Port),
+) -> Result<(), Reason> {
+    let sum: Be32 = packet.read(flow.transport + sctp::CHECKSUM).ok_or(Reason::Truncated)?;
+    if flow.piece.more && sum != Be32::new(0) {
+        return Err(Reason::SctpFragment);
+    }
+    note_port(flow, side, (old, new));
+    Ok(())
+}
+
+#[inline(always)]
+fn note_port<A>(flow: &mut Flow<A>, side: Side, (old, new): (Port, Port)) {
+    let change = (u16::from_le_bytes(old.0) ^ u16::from_le_bytes(new.0)) as u32;
+    flow.unsealed ^= if side == Side::Source { change } else { change << 16 };
+}
+
+/// Makes the checksum of an SCTP packet, or of one that an ICMP error quotes, follow what has become of its ports.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(never)]
+pub fn seal<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), Reason> {
+    // What will be cut into segments gets its checksums then.
+    if flow.unsealed == 0 || packet.segment() != 0 {
+        return Ok(());
+    }
+    let (header, end) = if flow.error {
+        (flow.quoted_transport, quoted_end(packet, flow)?)
+    } else {
+        (flow.transport, flow.end)
+    };
+    let offset = header + sctp::CHECKSUM;
+    if offset + size_of::<Be32>() > flow.end {
+        return Ok(());
+    }
+    let Some(before) = packet.read::<Be32>(offset) else {
+        return Ok(());
+    };
+    if before == Be32::new(0) {
+        return Ok(());
+    }
+    let added = crc::of_change(flow.unsealed, end.wrapping_sub(header) as u16);
+    let after = Be32((u32::from_le_bytes(before.0) ^ added).to_le_bytes());
+    packet.write(offset, after).ok_or(Reason::Truncated)?;
+    if flow.error {
+        let ([a, b, c, d], [e, f, g, h]) = (before.0, after.0);
+        let high = checksum::word_delta(Be16([a, b]), Be16([e, f]));
+        let low = checksum::word_delta(Be16([c, d]), Be16([g, h]));
+        mend(packet, flow, checksum::add(high, low), false)?;
+    }
+    Ok(())
+}
+
+/// Where the packet that an ICMP error quotes would end, were it all there. (A fragment's end is not the packet's;
+/// but the checksum is wrong then whatever is done about it.)
+#[inline(always)]
+fn quoted_end<A: Address>(packet: &impl Packet, flow: &Flow<A>) -> Result<usize, Reason> {
+    let field = if A::VERSION == 4 { ip::TOTAL_LENGTH } else { ip::v6::PAYLOAD_LENGTH };
+    let stated: Be16 = packet.read(flow.quoted + field).ok_or(Reason::Truncated)?;
+    let start = if A::VERSION == 4 { flow.quoted } else { flow.quoted + A::HEADER };
+    Ok(start + stated.host() as usize)
+}
+
+/// Where a transport header's checksum stands, other than SCTP's.
 #[inline(always)]
 fn checksum_offset(protocol: u8) -> usize {
     match protocol {
@@ -378,7 +463,7 @@ fn port_offset<A: Address>(protocol: u8, side: Side) -> usize {
 #[inline(always)]
 fn requote<A: Address>(
     packet: &mut impl Packet,
-    flow: &Flow<A>,
+    flow: &mut Flow<A>,
     side: Side,
     (old, new): (A, A),
     (old_port, new_port): (Port, Port),
@@ -394,6 +479,10 @@ fn requote<A: Address>(
         packet.write(offset, new_port).ok_or(Reason::Truncated)?;
     }
     delta = checksum::add(delta, ports);
+    if flow.protocol == ip::protocol::SCTP {
+        note_port(flow, inside, (old_port, new_port));
+        return mend(packet, flow, delta, false);
+    }
     let mut covered = ports;
     if A::ICMP.pseudo || flow.protocol != A::ICMP.protocol {
         covered = checksum::add(covered, addresses);

@@ -11,15 +11,18 @@
 //!    congestion goes over to the inner one; the rest of it is the underlay's affair and goes. So are its hops,
 //!    of which the tunnel takes none: to the inner packet it is one link (the pipe model of RFC 2983 and
 //!    RFC 3443).
-//! 6. VXLAN's reserved bits are ignored on receipt. Geneve's options are sent by nobody here: those that may be
-//!    ignored are taken off with the tunnel; a packet with one that must be understood, of another version, or
-//!    for the tunnel's end itself is refused.
+//! 6. VXLAN's reserved bits are ignored on receipt. Of Geneve's options those that may be ignored are taken off
+//!    with the tunnel; a packet with one that must be understood and is not, of another version, or for the
+//!    tunnel's end itself is refused.
+//! 7. One option is understood: what the client dialled, where the answer is to go straight back to it from here
+//!    (direct server return). It is in every packet: the node that was dialled sees no answers, so it never
+//!    learns whether an earlier one has arrived. Whatever the tunnel takes in one piece is shorter by it.
 //!
 //! The outer UDP checksum is 0, as VXLAN and Geneve recommend: the inner packet has its own. Over IPv6 that is the
 //! exception that RFC 6935 makes for tunnels, on the conditions of RFC 6936: the outer addresses are checked on
 //! receipt (2), and what is inside is checked by whoever it is for.
 //!
-//! Source: RFC 7348 sections 4.3 and 5; RFC 8926 sections 3.3, 3.4 and 4; RFC 6040 section 4 (normal mode).
+//! Source: RFC 7348 sections 4.3 and 5; RFC 8926 sections 3.3 to 3.5 and 4; RFC 6040 section 4 (normal mode).
 
 use crate::Reason;
 use crate::flow::{Datagram, Flow};
@@ -29,13 +32,17 @@ use crate::tables::{Identity, Node, Nodes, Route, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::ip::ecn;
 use crate::wire::transport::{self, udp};
-use crate::wire::tunnel::{geneve, vxlan};
+use crate::wire::tunnel::{geneve, option, vxlan};
 use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, ethernet, ip, tunnel};
 
 /// In the trace: the packet was encapsulated.
 pub const WRAPPED: u8 = 1;
 /// In the trace: the packet was taken out of the tunnel.
 pub const UNWRAPPED: u8 = 2;
+/// In the trace: the tunnel says that the client dialled `source`.
+pub const TOLD: u8 = 3;
+/// In the trace: the packet was taken out of the tunnel, which says that the client dialled `source`.
+pub const HEARD: u8 = 4;
 
 /// Where the outer IP header starts.
 const OUTER_IP: usize = ethernet::LENGTH;
@@ -47,6 +54,10 @@ pub struct Carried {
     pub identity: Identity,
     /// The node it came from: that node's end of the tunnel.
     pub node: V6,
+    /// What the client dialled, if it is to be answered from here ([`Address::to_v6`]); else zero.
+    pub frontend: V6,
+    /// Belongs to `frontend`.
+    pub frontend_port: Port,
     /// Length of the outer frame in bytes.
     pub length: u32,
 }
@@ -56,6 +67,12 @@ impl Carried {
     #[inline(always)]
     pub fn is_some(&self) -> bool {
         self.identity.0 != 0
+    }
+
+    /// Whether its answers go straight back to its client.
+    #[inline(always)]
+    pub fn is_direct(&self) -> bool {
+        self.frontend != V6::default()
     }
 }
 
@@ -69,15 +86,22 @@ const fn header(outer: Family) -> usize {
 }
 
 /// The longest IP packet that the underlay takes in one piece by a route of this kind, the tunnel's headers not
-/// counted.
+/// counted; `direct` if the tunnel has to say what the client dialled.
 #[inline(always)]
-pub fn room(node: &Node, kind: u8) -> u32 {
+pub fn room<A: Address>(node: &Node, kind: u8, direct: bool) -> u32 {
     // 1.
     if kind == Route::REMOTE {
-        node.mtu.saturating_sub(tunnel::overhead(header(node.underlay.family())) as u32)
+        let around = tunnel::overhead(header(node.underlay.family())) as u32 + options::<A>(direct);
+        node.mtu.saturating_sub(around)
     } else {
         node.mtu
     }
+}
+
+/// Length of the options that the tunnel needs.
+#[inline(always)]
+const fn options<A: Address>(direct: bool) -> u32 {
+    if direct { option::frontend_length::<A>() as u32 } else { 0 }
 }
 
 /// Encapsulates a packet for another node. `identity` is what its sender is to policies.
@@ -94,16 +118,17 @@ pub fn wrap<A: Address>(
 ) -> Result<(), Reason> {
     let node = platform.node();
     let outer = node.underlay.family();
-    let around = (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32;
+    let options = options::<A>(flow.direct != 0);
+    let around = (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32 + options;
     let total = packet.length().wrapping_add(around);
     if total > u16::MAX as u32 {
         return Err(Reason::TooBig);
     }
     // 5.
     let class = header::class::<A>(packet, ethernet::LENGTH).ok_or(Reason::Truncated)?;
-    packet.open_tunnel(outer).ok_or(Reason::WriteFailed)?;
+    packet.open_tunnel(outer, options).ok_or(Reason::WriteFailed)?;
     let datagram = OUTER_IP + header(outer);
-    let inner = datagram + udp::LENGTH + tunnel::LENGTH;
+    let inner = datagram + udp::LENGTH + tunnel::LENGTH + options as usize;
     packet.pull((inner + ethernet::LENGTH) as u32);
     // 4.
     let port = Port::new(0xc000 | (flow.hash(node.seed) & 0x3fff) as u16);
@@ -118,10 +143,16 @@ pub fn wrap<A: Address>(
     put(packet, datagram + transport::TARGET_PORT, node.tunnel_port)?;
     put(packet, datagram + udp::TOTAL_LENGTH, Be16::new(length))?;
     put(packet, datagram + udp::CHECKSUM, Be16::new(0))?;
-    let flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
-    put(packet, datagram + udp::LENGTH + tunnel::FLAGS, flags)?;
+    let start = datagram + udp::LENGTH;
+    let mut flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
+    // 7.
+    if flow.direct != 0 {
+        flags = Be32::new(flags.host() | geneve::CRITICAL | options / 4 << geneve::OPTIONS_SHIFT);
+        dialled(platform, packet, flow, start + tunnel::LENGTH)?;
+    }
+    put(packet, start + tunnel::FLAGS, flags)?;
     // 3.
-    put(packet, datagram + udp::LENGTH + tunnel::VNI, Be32::new(identity.0 << 8))?;
+    put(packet, start + tunnel::VNI, Be32::new(identity.0 << 8))?;
     put(packet, inner + ethernet::TARGET, route.mac)?;
     put(packet, inner + ethernet::SOURCE, Mac::GATEWAY)?;
     put(packet, inner + ethernet::TYPE, A::ETHERTYPE)?;
@@ -133,6 +164,27 @@ pub fn wrap<A: Address>(
         source_port: port,
         target: route.node,
         target_port: node.tunnel_port,
+        ..flow.record(Stage::Overlay)
+    });
+    Ok(())
+}
+
+/// Writes the option that says what the client dialled.
+#[inline(always)]
+fn dialled<A: Address>(
+    platform: &mut impl Machine,
+    packet: &mut impl Packet,
+    flow: &Flow<A>,
+    at: usize,
+) -> Result<(), Reason> {
+    put(packet, at, Be32::new(option::frontend::<A>()))?;
+    put(packet, at + option::ADDRESS, flow.frontend)?;
+    put(packet, at + option::ADDRESS + size_of::<A>(), flow.frontend_port)?;
+    put(packet, at + option::ADDRESS + size_of::<A>() + size_of::<Port>(), Be16::new(0))?;
+    trace::step(platform, || Record {
+        detail: TOLD,
+        source: flow.frontend.to_v6(),
+        source_port: flow.frontend_port,
         ..flow.record(Stage::Overlay)
     });
     Ok(())
@@ -160,7 +212,7 @@ pub fn is_tunnel(node: &Node, outer: &Datagram) -> bool {
         && outer.target == node.underlay
 }
 
-/// Takes a packet out of the tunnel that it is in.
+/// Takes a packet out of the tunnel that it is in, and leaves in `carried` what it brings along.
 ///
 /// # Errors
 /// `UnknownTunnelSource`, `UnknownVni`, `Truncated`, `MalformedHeader`, `UnsupportedEtherType`, `CongestionLost`,
@@ -170,7 +222,8 @@ pub fn unwrap(
     platform: &mut impl Machine,
     packet: &mut impl Packet,
     outer: &Datagram,
-) -> Result<Carried, Reason> {
+    carried: &mut Carried,
+) -> Result<(), Reason> {
     // 2.
     if Nodes::get(platform, &outer.source).is_none() {
         return Err(Reason::UnknownTunnelSource);
@@ -185,13 +238,17 @@ pub fn unwrap(
     packet.pull((start + tunnel::LENGTH + ethernet::LENGTH) as u32);
     let flags: Be32 = packet.read(start + tunnel::FLAGS).ok_or(Reason::Truncated)?;
     let vni: Be32 = packet.read(start + tunnel::VNI).ok_or(Reason::Truncated)?;
-    let options = options(platform.node().encapsulation, flags)?;
+    let options = announced(platform.node().encapsulation, flags)?;
     let inner = start + tunnel::LENGTH + options;
     packet.pull((inner + ethernet::LENGTH + ip::v6::LENGTH) as u32);
+    *carried = Carried { node: outer.source, length: outer.length, ..Carried::default() };
+    if platform.node().encapsulation == Node::GENEVE && flags.host() & geneve::CRITICAL != 0 {
+        understand(packet, start + tunnel::LENGTH, inner, carried)?;
+    }
     let inside: Be16 = packet.read(inner + ethernet::TYPE).ok_or(Reason::Truncated)?;
     // 3.
-    let identity = Identity(vni.host() >> 8);
-    if identity.0 == 0 {
+    carried.identity = Identity(vni.host() >> 8);
+    if carried.identity.0 == 0 {
         return Err(Reason::UnknownVni);
     }
     let said = if inside == ethernet::IPV4 {
@@ -201,6 +258,10 @@ pub fn unwrap(
     } else {
         return Err(Reason::UnsupportedEtherType);
     };
+    // 7.
+    if carried.is_direct() && carried.frontend.family() as u8 != said as u8 {
+        return Err(Reason::MalformedHeader);
+    }
     // 5.
     let before = class(packet, said, inner + ethernet::LENGTH)? & ecn::MASK;
     let after = marked(before, class(packet, family, OUTER_IP)? & ecn::MASK)?;
@@ -212,13 +273,61 @@ pub fn unwrap(
             Family::V6 => header::mark::<V6>(packet, after).ok_or(Reason::Truncated)?,
         }
     }
+    let direct = carried.is_direct();
     trace::step(platform, || Record {
-        detail: UNWRAPPED,
-        number: identity.0,
+        detail: if direct { HEARD } else { UNWRAPPED },
+        number: carried.identity.0,
         flags: if after == before { 0 } else { after },
+        source: if direct { carried.frontend } else { outer.source },
+        source_port: if direct { carried.frontend_port } else { outer.source_port },
         ..outer.record(Stage::Overlay)
     });
-    Ok(Carried { identity, node: outer.source, length: outer.length })
+    Ok(())
+}
+
+/// Reads the options between `at` and `end`, of which one at least must be understood.
+///
+/// # Errors
+/// `MalformedHeader`, `Truncated`.
+#[inline(always)]
+fn understand(packet: &impl Packet, mut at: usize, end: usize, carried: &mut Carried) -> Result<(), Reason> {
+    let mut read = 0;
+    while read < geneve::OPTIONS_WORDS {
+        if at >= end {
+            return Ok(());
+        }
+        let first: Be32 = packet.read(at).ok_or(Reason::Truncated)?;
+        let first = first.host() & !option::RESERVED;
+        let next = at + option::HEADER + (first & option::WORDS) as usize * 4;
+        if next > end {
+            return Err(Reason::MalformedHeader);
+        }
+        // 7.
+        if first == option::frontend::<V4>() {
+            frontend::<V4>(packet, at + option::ADDRESS, carried)?;
+        } else if first == option::frontend::<V6>() {
+            frontend::<V6>(packet, at + option::ADDRESS, carried)?;
+        } else if first & option::CRITICAL != 0 {
+            // 6.
+            return Err(Reason::MalformedHeader);
+        }
+        at = next;
+        read += 1;
+    }
+    // As many as there is room for, and none of them says anything.
+    Ok(())
+}
+
+/// Reads what the client dialled: once, and something that can be dialled.
+#[inline(always)]
+fn frontend<A: Address>(packet: &impl Packet, at: usize, carried: &mut Carried) -> Result<(), Reason> {
+    let address: A = packet.read(at).ok_or(Reason::Truncated)?;
+    if address == A::default() || carried.is_direct() {
+        return Err(Reason::MalformedHeader);
+    }
+    carried.frontend = address.to_v6();
+    carried.frontend_port = packet.read(at + size_of::<A>()).ok_or(Reason::Truncated)?;
+    Ok(())
 }
 
 /// The traffic class in the IP header at `offset`. The outcome of each read is asked for at once: kept for
@@ -239,7 +348,7 @@ fn class(packet: &impl Packet, family: Family, offset: usize) -> Result<u8, Reas
 /// # Errors
 /// `MalformedHeader`.
 #[inline(always)]
-fn options(encapsulation: u8, flags: Be32) -> Result<usize, Reason> {
+fn announced(encapsulation: u8, flags: Be32) -> Result<usize, Reason> {
     if encapsulation == Node::GENEVE {
         // 6.
         if flags.host() & geneve::FIXED != geneve::PLAIN.host() {

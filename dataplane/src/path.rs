@@ -9,13 +9,13 @@
 //! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `refuse` is
 //! the one place that makes a drop of it.
 
-use crate::conntrack::{self, Tracked};
+use crate::conntrack::{self, State, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::route;
 use crate::service::Choice;
-use crate::tables::{Endpoint, Identity, Route};
+use crate::tables::{Connection, Endpoint, Identity, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Mac, Port, V4, V6};
 use crate::{Reason, Verdict, balance, fragment, mss, nat, neighbour, overlay, policy, reject, service};
@@ -84,7 +84,7 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -123,7 +123,7 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -140,25 +140,26 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
-/// underlay, whose family may be another one inside. Then [`from_underlay`].
+/// underlay, whose family may be another one inside. What it brings along is left in `carried`, which knows of
+/// nothing yet. Then [`from_underlay`].
 ///
 /// # Errors
 /// What is refused here: the reason is counted already.
 #[inline(always)]
-pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Result<Carried, Reason> {
+pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return from_balancer(platform, packet).map(|()| Carried::default());
+        return from_balancer(platform, packet);
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
-        return Ok(Carried::default());
+        return Ok(());
     }
     let number = packet.interface().0;
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
-    overlay::unwrap(platform, packet, &outer)
+    overlay::unwrap(platform, packet, &outer, carried)
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
@@ -217,7 +218,10 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     if part.is_ok() && walk.verdict.is_none() {
         part = arrive(platform, packet, walk);
     }
-    close(platform, walk, bytes, part)
+    if part.is_ok() {
+        part = nat::seal(packet, &walk.flow);
+    }
+    close(platform, packet, walk, (bytes, part))
 }
 
 #[inline(never)]
@@ -229,6 +233,11 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     let flow = &mut walk.flow;
     if walk.from == From::Tunnel {
         flow::read(packet, flow)?;
+        if walk.carried.is_direct() {
+            flow.frontend = A::from_v6(walk.carried.frontend);
+            flow.frontend_port = walk.carried.frontend_port;
+            flow.direct = Connection::<A>::HERE;
+        }
         fragment::follow(platform, flow)?;
         fragment::remember(platform, flow)?;
     } else {
@@ -267,6 +276,12 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if walk.tracked.is_new() {
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
+            // A client outside, whom the other node passes on as it came.
+            From::Tunnel if flow.direct != 0 => {
+                if route::is_inside(platform, flow.source) {
+                    return Err(Reason::TunnelSpoofed);
+                }
+            }
             From::Tunnel if !route::is_of(platform, flow.source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
@@ -367,15 +382,27 @@ fn answer<A: Address, P: Platform<A>, K: Packet>(
 /// What it goes through last.
 #[inline(always)]
 fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
-    leave(platform, packet, walk)?;
-    if walk.verdict.is_some() {
-        return Ok(());
+    // What its client sends comes through the tunnel, though this goes another way.
+    if is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
     }
+    leave(platform, packet, walk)?;
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
     }
+    nat::seal(packet, &walk.flow)?;
+    if walk.verdict.is_some() {
+        return Ok(());
+    }
     fit_segments(platform, packet, walk)?;
     to_tunnel(platform, packet, walk)
+}
+
+/// Whether it is an answer that goes straight to a client who dialled another node.
+#[inline(always)]
+fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
+    let Tracked { state, connection, .. } = &walk.tracked;
+    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
 }
 
 /// An answer to who sent it, because it is too big.
@@ -390,6 +417,21 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Reject(Reason::TooBig))
 }
 
+/// An answer to who dialled a Service that has nobody to answer: nothing of its packet was changed so far. What came
+/// through the tunnel has no link to go back over.
+#[inline(never)]
+fn turn_away<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if walk.from as u8 == From::Tunnel as u8 {
+        return Err(Reason::NoBackend);
+    }
+    reject::nobody_there(platform, packet, &walk.flow)?;
+    walk.end(Verdict::Reject(Reason::NoBackend))
+}
+
 /// What a connection through the tunnel may put into one segment.
 #[inline(never)]
 fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
@@ -397,7 +439,8 @@ fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let room = overlay::room(&platform.node(), Route::REMOTE);
+    let room =
+        overlay::room::<A>(&platform.node(), Route::REMOTE, walk.flow.direct != 0 || is_direct_reply(walk));
     mss::lower(platform, packet, &walk.flow, room)
 }
 
@@ -414,7 +457,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     let Walk { flow, tracked, .. } = walk;
     let new = tracked.is_new();
     let route = route::next_hop(platform, flow)?;
-    let room = overlay::room(&platform.node(), route.kind);
+    let room = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
     if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
         walk.room = room;
         return Ok(());
@@ -529,9 +572,20 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
+/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
 #[inline(always)]
-fn close<A: Address>(platform: &mut impl Machine, walk: &Walk<A>, bytes: u32, part: Part) -> Verdict {
+fn close<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    (bytes, mut part): (u32, Part),
+) -> Verdict {
+    if let Err(reason) = part
+        && reason as u8 == Reason::NoBackend as u8
+    {
+        part = turn_away(platform, packet, walk);
+    }
     if let Err(reason) = part {
         drop(platform, &walk.flow, bytes, reason);
         return Verdict::Drop(reason);

@@ -4,11 +4,12 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Affinities, Backends, Balancer, Connections, Endpoints, Fragments, Frontends, Holds, Identities, IfIndex,
-    Maglev, Masquerades, Node, Nodes, Pins, Policy, Reals, Ring, Routes, SourceRanges, Virtuals, Writes,
+    Affinities, Backends, Balancer, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities,
+    IfIndex, Maglev, Masquerades, Node, Nodes, Pins, Policy, Reals, Ring, Routes, Sockets, SourceRanges,
+    Virtuals, Writes,
 };
 use crate::trace::Record;
-use crate::verdict::{Fate, Verdict};
+use crate::verdict::{Fate, Turn, Verdict};
 use crate::wire::{Address, Family, Plain};
 
 /// A frame, from its Ethernet header on.
@@ -31,12 +32,15 @@ pub trait Packet {
     /// Corrects the transport checksum at `offset` for a change elsewhere.
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
     /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
-    /// bytes) between the frame's Ethernet header and its payload. The room's content is undefined.
-    fn open_tunnel(&mut self, outer: Family) -> Option<()>;
-    /// Removes that room again, and the `options` bytes behind the tunnel's own header.
+    /// bytes and `options` more) between the frame's Ethernet header and its payload. The room's content is
+    /// undefined.
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
+    /// Removes that room again.
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()>;
     /// Cuts off what is beyond the first `length` bytes, if there is anything.
     fn trim(&mut self, length: u32) -> Option<()>;
+    /// Removes the first `length` bytes behind the frame's Ethernet header.
+    fn strip(&mut self, length: u32) -> Option<()>;
     /// Makes room for another IP header of this family and the 8 bytes of an ICMP header between the frame's
     /// Ethernet header and its payload. The room's content is undefined.
     fn open_error(&mut self, family: Family) -> Option<()>;
@@ -73,6 +77,8 @@ pub trait Machine: Holds<Nodes> {
     fn report(&mut self, record: &Record);
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
+    /// Counts what became of an address that a socket dialled.
+    fn count_turn(&mut self, turn: Turn);
     /// Makes up to `times` attempts, numbered from 0, until one gives another number than 0: that number; 0
     /// if none does. For more attempts than a verifier would follow one by one.
     #[inline(always)]
@@ -107,6 +113,8 @@ pub trait Platform<A: Address>:
     + Writes<Connections<A>>
     + Writes<Masquerades<A>>
     + Writes<Fragments<A>>
+    + Holds<Homes<A>>
+    + Writes<Sockets<A>>
 {
     /// The node's own address of this family; zero if it has none.
     fn address(&self) -> A;

@@ -1,27 +1,40 @@
-//! Tell a sender that its packet is too big, and for what size there is room.
+//! Answer a packet that goes no further: it is too big, or nobody is there to take it.
 //!
-//! Reads the frame. Makes an ICMP error of it. Drops `TooBig`.
+//! Reads the frame. Makes of it an ICMP error, or a TCP reset. Drops `TooBig`, `NoBackend`.
 //!
 //! 1. What the way takes in one piece passes. Of a packet that will be cut into segments, each segment counts.
-//! 2. Nobody is told about an ICMP error, nor about a fragment other than the first (RFC 1812 section 4.3.2.7,
-//!    RFC 4443 section 2.4).
+//! 2. Nobody is told about an ICMP error, nor about a fragment other than the first, nor about what was for more
+//!    than one, or is from no single host (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4).
 //! 3. Nobody is told about an IPv4 packet that may be cut: it is dropped. The path cuts nothing, and makes no
 //!    sender look for a fault where it made none.
-//! 4. Everybody else gets an error from the address that is its gateway, with as much of its packet as the
-//!    family's rules let an error quote, in whole words of four bytes, and no more than fits.
+//! 4. Everybody else whose packet is too big gets an error from the address that is its gateway, with as much of
+//!    its packet as the family's rules let an error quote, in whole words of four bytes, and no more than fits.
+//! 5. Where a Service has nobody to answer, the answer is the one of a host on which nobody listens, from the
+//!    address that was dialled: TCP gets a reset (which is itself never answered), everything else an error that
+//!    the port is unreachable.
 //!
-//! An error is never longer than the packet it is about, or than [`longest`]; it goes back over the sender's own
-//! link, which nobody shares: there is nothing that a limit of their rate would protect.
+//! An error is never longer than [`longest`], and one answers one packet. What a pod or the node itself sent is
+//! answered over the sender's own link, which nobody shares; there is nothing that a limit of their rate would
+//! protect. Who dials from outside is answered by the neighbour that passed the packet on, with 28 bytes more
+//! (IPv6: 48) than the packet has at most.
 //!
-//! Source: RFC 792 and RFC 1191 (IPv4), RFC 4443 section 3.2 and RFC 8201 (IPv6).
+//! Source: RFC 792 and RFC 1191 (IPv4), RFC 4443 sections 3.1 and 3.2 and RFC 8201 (IPv6), RFC 9293 section
+//! 3.10.7.1 (resets); Kubernetes, "Virtual IPs and Service Proxies" (kube-proxy rejects likewise).
 
 use crate::Reason;
 use crate::flow::Flow;
 use crate::header::{self, Header};
-use crate::platform::{Machine, Packet};
+use crate::platform::{Machine, Mend, Packet};
 use crate::trace::{self, Record, Stage};
-use crate::wire::transport::{tcp, udp};
+use crate::wire::transport::{self, tcp, udp};
 use crate::wire::{Address, Be16, Be32, Mac, V4, V6, checksum, ethernet, icmp, ip};
+
+/// In the trace: the sender is told for what size there is room.
+pub const ROOM: u8 = 1;
+/// In the trace: the sender's connection is reset.
+pub const RESET: u8 = 2;
+/// In the trace: the sender is told that nobody is at the port.
+pub const UNREACHABLE: u8 = 3;
 
 /// Bytes that are summed in one step; quotes are so many times a whole number long.
 const STEP: usize = 4;
@@ -66,7 +79,7 @@ pub fn too_big<A: Address>(
     room: u32,
 ) -> Result<(), Reason> {
     // 2.
-    if flow.error || flow.piece.offset != 0 {
+    if !may_be_answered(packet, flow) {
         return Err(Reason::TooBig);
     }
     // 3.
@@ -77,57 +90,222 @@ pub fn too_big<A: Address>(
         }
     }
     // 4.
-    error(packet, flow.sender, room).ok_or(Reason::TooBig)?;
-    trace::step(platform, || Record { number: room, ..flow.record(Stage::Reject) });
+    let code = if A::VERSION == 4 { icmp::FRAGMENTATION_NEEDED } else { 0 };
+    let complaint = Complaint {
+        source: gateway::<A>(),
+        kind: Be16([A::ICMP.too_big, code]),
+        rest: Be32::new(room),
+        most: if room < longest::<A>() as u32 { room } else { longest::<A>() as u32 },
+        reason: Reason::TooBig,
+    };
+    error(packet, flow, &complaint)?;
+    trace::step(platform, || Record { detail: ROOM, number: room, ..flow.record(Stage::Reject) });
     Ok(())
 }
 
-/// Makes the frame an error about its packet, to `sender`.
+/// Makes the frame, as its sender sent it, the answer of a host on which nobody listens.
+///
+/// # Errors
+/// `NoBackend`: the packet is dropped, and nobody is told.
 #[inline(always)]
-fn error<A: Address>(packet: &mut impl Packet, sender: A, room: u32) -> Option<()> {
+pub fn nobody_there<A: Address>(
+    platform: &mut impl Machine,
+    packet: &mut impl Packet,
+    flow: &Flow<A>,
+) -> Result<(), Reason> {
+    // 2.
+    if !may_be_answered(packet, flow) {
+        return Err(Reason::NoBackend);
+    }
+    // 5.
+    if flow.protocol == ip::protocol::TCP {
+        reset(packet, flow).ok_or(Reason::NoBackend)?;
+        trace::step(platform, || Record { detail: RESET, ..flow.record(Stage::Reject) });
+        return Ok(());
+    }
+    let complaint = Complaint {
+        source: flow.target,
+        kind: Be16([A::ICMP.unreachable, A::ICMP.port_unreachable]),
+        rest: Be32::new(0),
+        most: longest::<A>() as u32,
+        reason: Reason::NoBackend,
+    };
+    error(packet, flow, &complaint)?;
+    trace::step(platform, || Record { detail: UNREACHABLE, ..flow.record(Stage::Reject) });
+    Ok(())
+}
+
+/// Whether anybody may be told what became of the packet.
+#[inline(always)]
+fn may_be_answered<A: Address>(packet: &impl Packet, flow: &Flow<A>) -> bool {
+    if flow.error || flow.piece.offset != 0 || !flow.sender.is_one_host() {
+        return false;
+    }
+    let to: Option<Mac> = packet.read(ethernet::TARGET);
+    to.is_some_and(|to| !to.is_group())
+}
+
+/// What an ICMP error says.
+struct Complaint<A> {
+    /// Who says it.
+    source: A,
+    /// Type and code.
+    kind: Be16,
+    /// The rest of its header.
+    rest: Be32,
+    /// The most bytes that its IP packet may have.
+    most: u32,
+    /// Why the packet it is about is refused.
+    reason: Reason,
+}
+
+/// Makes the frame an error about its packet, to who sent that.
+///
+/// # Errors
+/// The complaint's reason: there is no room for it.
+// A function of its own, whoever complains: the sum of a quote is long.
+#[inline(never)]
+fn error<A: Address>(
+    packet: &mut impl Packet,
+    flow: &Flow<A>,
+    complaint: &Complaint<A>,
+) -> Result<(), Reason> {
+    quote(packet, flow, complaint).ok_or(complaint.reason)
+}
+
+#[inline(always)]
+fn quote<A: Address>(packet: &mut impl Packet, flow: &Flow<A>, complaint: &Complaint<A>) -> Option<()> {
     let message = ethernet::LENGTH + A::HEADER;
     let quote = message + icmp::LENGTH;
-    let length = quotable::<A>(packet, room);
+    let length = quotable(packet, flow, complaint.most);
     packet.trim((ethernet::LENGTH + length) as u32)?;
     packet.open_error(A::FAMILY)?;
     packet.pull((quote + length) as u32);
-    let source = gateway::<A>();
+    let (source, target) = (complaint.source, flow.sender);
     let header = Header {
         source,
-        target: sender,
+        target,
         protocol: A::ICMP.protocol,
         class: ip::NETWORK_CONTROL,
         length: (icmp::LENGTH + length) as u16,
     };
     header::write(packet, &header)?;
-    let kind = Be16([A::ICMP.too_big, if A::VERSION == 4 { icmp::FRAGMENTATION_NEEDED } else { 0 }]);
-    let room = Be32::new(room);
-    let [_, _, high, low] = room.0;
+    let [a, b, c, d] = complaint.rest.0;
     let mut sum = sum(packet, quote, length)?;
-    let mut words = [kind, Be16([high, low]), Be16::default(), Be16::default()];
+    let mut words = [complaint.kind, Be16([a, b]), Be16([c, d]), Be16::default(), Be16::default()];
     if A::ICMP.pseudo {
-        sum += source.sum() + sender.sum();
-        words = [kind, Be16([high, low]), Be16::new(header.length), Be16([0, header.protocol])];
+        sum += source.sum() + target.sum();
+        words = [
+            complaint.kind,
+            Be16([a, b]),
+            Be16([c, d]),
+            Be16::new(header.length),
+            Be16([0, header.protocol]),
+        ];
     }
-    packet.write(message + icmp::TYPE, kind)?;
+    packet.write(message + icmp::TYPE, complaint.kind)?;
     packet.write(message + icmp::CHECKSUM, checksum::of(words, sum))?;
-    packet.write(message + icmp::MTU, room)?;
+    packet.write(message + icmp::REST, complaint.rest)?;
+    turn(packet)
+}
+
+/// How many bytes of the frame's packet an error of at most so many bytes quotes: nothing of what only pads the
+/// frame.
+#[inline(always)]
+fn quotable<A: Address>(packet: &impl Packet, flow: &Flow<A>, most: u32) -> usize {
+    let most = (most as usize).saturating_sub(A::HEADER + icmp::LENGTH);
+    let length = end(packet, flow).saturating_sub(ethernet::LENGTH);
+    (if length < most { length } else { most }) & !(STEP - 1)
+}
+
+/// Where the packet ends in the frame. What will be cut into segments later may say anything of its length.
+#[inline(always)]
+fn end<A>(packet: &impl Packet, flow: &Flow<A>) -> usize {
+    if packet.segment() == 0 { flow.end } else { packet.length() as usize }
+}
+
+/// Makes the frame the reset that a connection gets which is not there.
+#[inline(always)]
+fn reset<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Option<()> {
+    if flow.flags & tcp::RST != 0 {
+        return None;
+    }
+    let words: u8 = packet.read(flow.transport + tcp::DATA_OFFSET)?;
+    let header = (words >> 4) as usize * 4;
+    let (start, end) = (flow.transport + header, end(packet, flow));
+    if header < tcp::LENGTH || end < start {
+        return None;
+    }
+    let mut sequence: Be32 = packet.read(flow.transport + tcp::ACKNOWLEDGMENT)?;
+    let (mut acknowledgment, mut flags) = (Be32::new(0), tcp::RST);
+    if flow.flags & tcp::ACK == 0 {
+        let first: Be32 = packet.read(flow.transport + tcp::SEQUENCE)?;
+        let opens = (flow.flags & tcp::SYN != 0) as u32;
+        let ends = (flow.flags & tcp::FIN != 0) as u32;
+        let length = ((end - start) as u32).wrapping_add(opens + ends);
+        sequence = Be32::new(0);
+        acknowledgment = Be32::new(first.host().wrapping_add(length));
+        flags = tcp::RST | tcp::ACK;
+    }
+    // Options and extensions go, and the segment stays where the kernel knows its checksum to be.
+    let segment = ethernet::LENGTH + A::HEADER;
+    packet.strip((flow.transport - segment) as u32)?;
+    packet.trim((segment + tcp::LENGTH) as u32)?;
+    let header = Header {
+        source: flow.target,
+        target: flow.sender,
+        protocol: ip::protocol::TCP,
+        class: 0,
+        length: tcp::LENGTH as u16,
+    };
+    header::write(packet, &header)?;
+    let ([a, b, c, d], [e, f, g, h]) = (sequence.0, acknowledgment.0);
+    let offset_flags = Be16([(tcp::LENGTH as u8 / 4) << 4, flags]);
+    packet.write(segment + transport::SOURCE_PORT, flow.target_port)?;
+    packet.write(segment + transport::TARGET_PORT, flow.source_port)?;
+    packet.write(segment + tcp::SEQUENCE, sequence)?;
+    packet.write(segment + tcp::ACKNOWLEDGMENT, acknowledgment)?;
+    packet.write(segment + tcp::DATA_OFFSET, offset_flags)?;
+    packet.write(segment + tcp::WINDOW, Be16::new(0))?;
+    packet.write(segment + tcp::URGENT, Be16::new(0))?;
+    let addresses = header.source.sum() + header.target.sum();
+    let (length, protocol) = (Be16::new(header.length), Be16([0, header.protocol]));
+    let pseudo = checksum::of([length, protocol], addresses);
+    let whole = checksum::of(
+        [
+            length,
+            protocol,
+            flow.target_port,
+            flow.source_port,
+            Be16([a, b]),
+            Be16([c, d]),
+            Be16([e, f]),
+            Be16([g, h]),
+            offset_flags,
+        ],
+        addresses,
+    );
+    // A checksum that the sender left to its network card covers the pseudo-header only, and nobody but the engine
+    // knows of it: so that is written, and the rest is a change for the engine to follow.
+    packet.write(segment + tcp::CHECKSUM, inverted(pseudo))?;
+    let delta = checksum::word_delta(pseudo, inverted(whole));
+    packet.mend(segment + tcp::CHECKSUM, Mend { delta, pseudo: false, optional: false })?;
+    turn(packet)
+}
+
+#[inline(always)]
+fn inverted(word: Be16) -> Be16 {
+    let [high, low] = word.0;
+    Be16([!high, !low])
+}
+
+/// Sends the frame back to whom it came from on the link.
+#[inline(always)]
+fn turn(packet: &mut impl Packet) -> Option<()> {
     let to: Mac = packet.read(ethernet::SOURCE)?;
     let from: Mac = packet.read(ethernet::TARGET)?;
     packet.write(ethernet::TARGET, to)?;
     packet.write(ethernet::SOURCE, from)
-}
-
-/// How many bytes of the frame's packet an error quotes.
-#[inline(always)]
-fn quotable<A: Address>(packet: &impl Packet, room: u32) -> usize {
-    let mut most = longest::<A>();
-    if room < most as u32 {
-        most = room as usize;
-    }
-    most = most.saturating_sub(A::HEADER + icmp::LENGTH);
-    let length = (packet.length() as usize).saturating_sub(ethernet::LENGTH);
-    (if length < most { length } else { most }) & !(STEP - 1)
 }
 
 /// The sum of everything from `offset` on, folded into 16 bits, if that is `length` bytes.

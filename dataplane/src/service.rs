@@ -2,7 +2,7 @@
 //!
 //! Reads `frontends`, `routes`, `maglev`, `backends`. Writes nothing. Drops `NoBackend`.
 //!
-//! 1. A packet whose client was given to a backend before goes there again: a TCP connection under way in any case,
+//! 1. A packet whose client was given to a backend before goes there again: a connection under way in any case,
 //!    also to one that is on its way out or gone. What asks for a new connection, and every datagram, goes there as
 //!    long as the backend is active.
 //! 2. The target is no Service's address and port, and no node port at an address of a node: nothing to do.
@@ -52,7 +52,7 @@ pub fn keep<A: Address>(
     choice: &mut Choice<A>,
 ) {
     // 1.
-    let under_way = flow.error || (flow.protocol == ip::protocol::TCP && !flow.is_syn());
+    let under_way = flow.error || (ip::protocol::connects(flow.protocol) && !flow.is_syn());
     if !under_way && !is_active(platform, row) {
         return;
     }

@@ -29,7 +29,7 @@ pub enum Stage {
     Nat = 8,
     /// `detail` 1: wrapped, from `source` to `target` with network identifier `number`, as the kind of
     /// [`crate::tables::Node::encapsulation`] in `flags` says; 2: unwrapped, and marked with the ECN in `flags`
-    /// unless that is 0.
+    /// unless that is 0; 3: the other node is told that the client dialled `source`; 4: as 2, and was told that.
     Overlay = 9,
     /// Tail: to the pod behind the interface `number`.
     ToPod = 10,
@@ -45,10 +45,13 @@ pub enum Stage {
     Arp = 15,
     /// `detail` is [`crate::fragment::FIRST`] or [`crate::fragment::LATER`], `number` the place in the packet.
     Fragment = 16,
-    /// The packet was too big: its sender is told that there is room for `number` bytes.
+    /// The packet's sender is told that it goes no further: `detail` is [`crate::reject::ROOM`] (for `number`
+    /// bytes), [`crate::reject::RESET`] or [`crate::reject::UNREACHABLE`].
     Reject = 17,
     /// A TCP SYN's largest segment was lowered from `source_port` to `target_port` bytes.
     Mss = 18,
+    /// A socket dialled `source` (the frontend) and was led to `target` (the backend).
+    Socket = 28,
 }
 
 impl Stage {
@@ -72,6 +75,7 @@ impl Stage {
         (Stage::Fragment, "fragment"),
         (Stage::Reject, "reject"),
         (Stage::Mss, "mss"),
+        (Stage::Socket, "socket"),
     ];
 
     /// The stage with this number.

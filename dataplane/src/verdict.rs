@@ -14,11 +14,33 @@ pub enum Verdict {
     /// Up to the node's own network stack, unchanged or as the path rewrote it.
     #[default]
     Stack,
-    /// Nowhere; but an error about it, which the path made of the frame, goes back out of the interface it
-    /// came from. Counted as a drop, under its reason.
+    /// Nowhere; but an error about it, or a reset, which the path made of the frame, goes back out of the
+    /// interface it came from. Counted as a drop, under its reason.
     Reject(Reason),
     /// Nowhere. Counted under its reason.
     Drop(Reason),
+}
+
+/// What became of a Service's address that a socket dialled, where the node translates sockets. No packet is
+/// there yet, so this is no verdict; it is counted beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A backend's address took its place.
+    Backend,
+    /// It was left alone, because what the socket dialled could not be remembered: its packets are translated
+    /// one by one.
+    Full,
+}
+
+impl Turn {
+    /// The index of its counter, which is no verdict's.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Backend => 5,
+            Self::Full => 6,
+        }
+    }
 }
 
 /// Declares the reasons once: number, slug (metrics, JSON, case files), sentence (people).
@@ -51,7 +73,7 @@ reasons! {
     Truncated = 1, "truncated", "The frame ends inside a header, or before the length its IP header states.";
     MalformedHeader = 2, "malformed-header", "A header length or version is impossible.";
     UnsupportedEtherType = 3, "unsupported-ethertype", "Neither IPv4, IPv6 nor ARP.";
-    UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP, ICMP or ICMPv6.";
+    UnsupportedProtocol = 4, "unsupported-protocol", "The IP protocol is not TCP, UDP, SCTP, ICMP or ICMPv6.";
     UnknownFragment = 5, "unknown-fragment", "A later fragment of a packet whose first fragment did not come before it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
@@ -74,6 +96,7 @@ reasons! {
     OwnAddressAsked = 23, "own-address-asked", "A question about the asker's own address (ARP or neighbour discovery): silence says that it is free.";
     FragmentsFull = 30, "fragments-full", "The table of packets in fragments is full.";
     ExtensionHeader = 25, "extension-header", "IPv6 extension headers that the path does not walk: too many, too long, encrypted, signed, or routed by the sender.";
+    SctpFragment = 36, "sctp-fragment", "The first fragment of an SCTP packet of which a port had to change: its checksum covers what is not there.";
     CongestionLost = 27, "congestion-lost", "The underlay marked congestion on the tunnel, and the sender inside knows no such mark.";
     NeedsNoAnswer = 26, "needs-no-answer", "Talk on the link alone that needs no answer: a router solicitation, a multicast report, an advertisement.";
 }

@@ -11,6 +11,7 @@ mod bytes;
 mod mapped;
 mod maps;
 mod platform;
+mod socket;
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};
@@ -85,8 +86,7 @@ fn with_room<A: Room>(
 /// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.
 #[inline(never)]
 fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Result<(), Reason> {
-    *carried = path::from_tunnel(&mut Kernel, frame)?;
-    Ok(())
+    path::from_tunnel(&mut Kernel, frame, carried)
 }
 
 /// Does what the path says.

@@ -2,17 +2,18 @@
 //!
 //! The plain hash tables are preallocated: one that is full says so, and nothing in it is evicted.
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
-    Nodes, Policy, PolicyKey, Routes, SourceRanges, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev, Masquerades,
+    Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::trace::Record;
-use dataplane::verdict::Verdict;
+use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Address, V4, V6};
 
 use crate::mapped::{Array, Hash, Longest, Mapped, bits, mapped, same};
@@ -31,6 +32,8 @@ mapped! {
     Longest Routes<V4> "routes", <V6> "routes_v6";
     Hash Nodes "nodes";
     Hash Fragments<V4> "fragments", <V6> "fragments_v6";
+    Hash Homes<V4> "homes", <V6> "homes_v6";
+    Hash Sockets<V4> "sockets", <V6> "sockets_v6";
 }
 
 const _: () = assert!(bits::<Policy<V4>>() == PolicyKey::BITS && bits::<Routes<V6>>() == V6::BITS);
@@ -64,6 +67,22 @@ pub(crate) fn count(verdict: Verdict, bytes: u32) {
         unsafe {
             (*count).packets += 1;
             (*count).bytes += bytes as u64;
+        }
+    }
+}
+
+/// Adds a call to a turn's counter. In one step: another call may come in between.
+#[inline(always)]
+pub(crate) fn count_turn(turn: Turn) {
+    if let Some(count) = COUNTS.get_ptr_mut(turn.counter()) {
+        // SAFETY: the row is there as long as the map, and everybody who writes this one does so in one step.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({place} + 0) += {one}",
+                place = in(reg) &raw mut (*count).packets,
+                one = in(reg) 1_u64,
+                options(nostack),
+            );
         }
     }
 }

@@ -17,7 +17,7 @@ use aya_ebpf::helpers::{
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
-use dataplane::verdict::Verdict;
+use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
@@ -197,9 +197,9 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-        self.adjust(tunnel::overhead(header(outer)) as i32, flags)
+        self.adjust(tunnel::overhead(header(outer)) as i32 + options as i32, flags)
     }
 
     /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is
@@ -223,6 +223,14 @@ impl Packet for Frame {
         }
         // SAFETY: the helper checks the length.
         done(unsafe { bpf_skb_change_tail(self.skb, length, 0) })
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, length: u32) -> Option<()> {
+        if length == 0 {
+            return Some(());
+        }
+        self.adjust(-(length as i32), 0)
     }
 
     #[inline(always)]
@@ -286,6 +294,11 @@ impl Machine for Kernel {
     #[inline(always)]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         maps::count(verdict, bytes);
+    }
+
+    #[inline(always)]
+    fn count_turn(&mut self, turn: Turn) {
+        maps::count_turn(turn);
     }
 
     /// By the kernel's own loop, whose body the verifier follows once instead of every time (Linux 5.17).

@@ -2,14 +2,9 @@
 //! node must hold. See [`userspace::agent`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use dataplane::trace::Record;
 use userspace::agent::{Counts, Desired, Reply, Request};
@@ -17,13 +12,12 @@ use userspace::engine::kernel::Pins;
 use userspace::model::{Cluster, Node};
 use userspace::observe::walk::{Event, Names, Step};
 
+use crate::control::{self, Control};
 use crate::dataplane::{self as dataplanes, Name, ebpf};
 use crate::netns::{Netns, Part, fnv1a};
 use crate::state;
-use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Topology, UPLINK, host_side, pod_netns};
 
-/// How long an agent may take: the verifier walks every program before the first answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The agent's program, beside this one.
 const PROGRAM: &str = "podpath-agent";
 
@@ -69,6 +63,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// What went wrong with the process of a node's agent.
+    fn of(node: &str, error: control::Error) -> Self {
+        let node = node.to_owned();
+        match error {
+            control::Error::State(error) => Self::State(error),
+            control::Error::Start { source, log, .. } => {
+                Self::Start { node, program: program(), source, log }
+            }
+            control::Error::Ask { source, .. } => Self::Ask { node, source },
+        }
+    }
+
     /// There is no agent: it never was, or has ended.
     fn is_absence(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
@@ -94,36 +100,17 @@ fn start_one(
     node: &Node,
     note: &mut impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    let program = std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM);
-    let socket = socket(&cluster.name, &node.name);
-    let log = socket.with_extension("log");
-    let failed =
-        |source| Error::Start { node: node.name.clone(), program: program.clone(), source, log: log.clone() };
     let netns = Netns::of(&cluster.name, Part::Node(&node.name));
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program());
     command.args(["--cluster", &cluster.name, "--node", &node.name, "--uplink", UPLINK]);
-    command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path()).arg("--socket").arg(&socket);
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    command
-        .stdin(Stdio::piped())
-        .stdout(OwnedFd::from(theirs))
-        .stderr(File::create(&log).map_err(failed)?)
-        .current_dir("/")
-        .process_group(0);
-    let mut child = command.spawn().map_err(failed)?;
-    // Our copy of its output ends here, so that its end is the end of ours.
-    drop(command);
-    let told = note(role(&node.name), child.id()).map_err(Error::from).and_then(|()| {
-        let mut input = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-        let request = Request::Apply(Box::new(desired(cluster, &node.name)));
-        converse(&mut input, ours, &request).map_err(failed)
-    });
-    told.and_then(|reply| done(&node.name, reply)).map(drop).inspect_err(|_| {
-        // It may have ended by itself, and is not ours to keep.
-        let _ = child.kill();
-        let _ = child.wait();
-    })
+    command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path());
+    command.arg("--socket").arg(socket(&cluster.name, &node.name));
+    let request = Request::Apply(Box::new(desired(cluster, &node.name)));
+    let started = control(&cluster.name, &node.name)
+        .start(command, &request, |number| note(role(&node.name), number))
+        .map_err(|error| Error::of(&node.name, error))?;
+    // One that cannot do it ends after it has said so.
+    done(&node.name, started).map(drop)
 }
 
 /// Brings every node to another state of the cluster. A node that is new, or whose agent is no more, gets an
@@ -222,12 +209,8 @@ fn ask_all(cluster: &Cluster, request: impl Fn(&str) -> Request) -> Result<Vec<R
 
 /// The reply of the agent of a node.
 fn ask(cluster: &str, node: &str, request: &Request) -> Result<Reply, Error> {
-    let asked = || -> io::Result<Reply> {
-        let stream = UnixStream::connect(socket(cluster, node))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        converse(&mut stream.try_clone()?, stream, request)
-    };
-    done(node, asked().map_err(|source| Error::Ask { node: node.to_owned(), source })?)
+    let asked = control(cluster, node).ask(request);
+    done(node, asked.map_err(|error| Error::of(node, error))?)
 }
 
 fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
@@ -237,24 +220,23 @@ fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
     }
 }
 
-/// One line there, one line back.
-fn converse(to: &mut impl Write, from: UnixStream, request: &Request) -> io::Result<Reply> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    to.write_all(&line)?;
-    to.flush()?;
-    let mut line = String::new();
-    if BufReader::new(from).read_line(&mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_str(&line)?)
-}
-
 /// What a node must hold.
 fn desired(cluster: &Cluster, node: &str) -> Desired {
     let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
     let interfaces: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
-    Desired { cluster: cluster.clone(), interfaces }
+    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
+    let netns = pods.map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
+    Desired { cluster: cluster.clone(), interfaces, netns }
+}
+
+/// The agent's program.
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name(PROGRAM)
+}
+
+/// The process of a node's agent.
+fn control(cluster: &str, node: &str) -> Control {
+    Control::new("the agent", &socket(cluster, node))
 }
 
 /// Where the agent of a node is asked. A socket's path is shorter than a node's name may be.

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::state;
 
-/// How long a process may take to answer: to open thousands of sockets, say.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process may take to answer: to open thousands of sockets, or to have the kernel's verifier walk every
+/// program.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a process does not do what it is asked.
 #[derive(Debug, thiserror::Error)]

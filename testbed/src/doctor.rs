@@ -1,6 +1,5 @@
 //! What this machine can and cannot do: each requirement tried, not guessed.
 
-use std::fs;
 use std::io;
 
 use nix::errno::Errno;
@@ -8,6 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 use serde::Serialize;
+use userspace::engine::kernel::cgroup;
 use userspace::engine::kernel::object::OBJECT;
 
 use crate::link::{End, pair};
@@ -53,7 +53,12 @@ pub fn examine() -> Vec<Finding> {
             "allow CAP_BPF and the bpf system call: docker run --privileged",
         ),
         finding("bpffs at /sys/fs/bpf", EBPF, bpffs(), "mount it: mount -t bpf bpf /sys/fs/bpf"),
-        finding("cgroup v2", &[], cgroup(), "mount it: mount -t cgroup2 none /sys/fs/cgroup"),
+        finding(
+            "sockets translated",
+            &[],
+            sockets(),
+            "mount cgroup v2: mount -t cgroup2 none /sys/fs/cgroup/unified; without it leave socketTranslation off",
+        ),
         finding("SCTP", &[], sctp(), "load the module: modprobe sctp; without it no pod listens over SCTP"),
     ]
 }
@@ -147,16 +152,21 @@ fn bpffs() -> Result<String, String> {
     }
 }
 
-fn cgroup() -> Result<String, String> {
-    let mounts = fs::read_to_string("/proc/mounts").map_err(|error| error.to_string())?;
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mounted = fields.find(|fields| fields.get(2) == Some(&"cgroup2"));
-    mounted.map(|fields| format!("mounted at {}", fields[1])).ok_or_else(|| "not mounted".to_owned())
+/// Hooks a program that lets everything pass into the root of the control groups, and takes it off again; and asks
+/// for the cookie of this network namespace.
+fn sockets() -> Result<String, String> {
+    let root = cgroup::try_out().map_err(|error| error.to_string())?;
+    Ok(format!("by programs of {}", root.display()))
 }
 
 fn sctp() -> Result<String, String> {
     let spoken = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp);
     spoken.map(|_| "spoken".to_owned()).map_err(|errno| errno.desc().to_owned())
+}
+
+/// Whether the kernel speaks SCTP, so that pods can listen over it.
+pub fn speaks_sctp() -> bool {
+    sctp().is_ok()
 }
 
 #[cfg(test)]

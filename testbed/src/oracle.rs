@@ -127,7 +127,7 @@ pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Prot
         Some(source) => source,
         None => return Expectation::Undefined("the cluster has no such source"),
     };
-    if let Who::Service(id) = to
+    if let Who::Service(id) | Who::Frontend(id, _) = to
         && cluster.service(id).is_none()
     {
         return Expectation::Undefined("the cluster has no such Service");
@@ -182,7 +182,7 @@ fn party<'a>(cluster: &'a Cluster, end: &Who) -> Option<Party<'a>> {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some(Party::Outside(external.address, &external.ports))
         }
-        Who::Service(_) => None,
+        Who::Service(_) | Who::Frontend(..) => None,
     }
 }
 

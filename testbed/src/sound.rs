@@ -1,18 +1,21 @@
-//! Are a frame's checksums right? Read by another parser than the path's own (etherparse), so that neither
-//! engine is its own judge.
+//! Are a frame's checksums right? Read by another parser than the path's own (etherparse; SCTP's, which that does not
+//! know, are those of the emulated hosts), so that neither engine is its own judge.
 //!
 //! [`Watched`] asks it about everything that an engine lets out: whoever sends what is sound must be answered
 //! and passed on with what is sound.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use dataplane::Verdict;
 use dataplane::tables::{IfIndex, Node};
+use dataplane::trace::Record;
 use dataplane::wire::Address;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice, UdpSlice};
-use userspace::engine::{Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::emulator::message::crc32c;
+use userspace::engine::{Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use userspace::error::Error;
 use userspace::plan::{NodePlan, NodeRows};
 
@@ -42,7 +45,8 @@ impl Tunnel {
 /// What a sound frame is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sound {
-    /// A UDP datagram without a checksum, out of the tunnel if it is in it.
+    /// A UDP datagram without a checksum, or an SCTP packet whose checksum was left to a network card, out of the
+    /// tunnel if it is in it.
     pub bare: bool,
 }
 
@@ -74,6 +78,7 @@ fn packet(bytes: &[u8], tunnel: Option<Tunnel>) -> Result<Sound, String> {
         IpNumber::TCP if bytes.len() < 20 => Err(format!("TCP header: {} bytes", bytes.len())),
         IpNumber::TCP => right("TCP", bytes, pseudo(&ip, bytes.len())),
         IpNumber::UDP => return datagram(&ip, bytes, tunnel),
+        IpNumber::SCTP => return chunks(bytes),
         IpNumber::ICMP if !stated_as_six => {
             right("ICMP", bytes, Sum16BitWords::new())?;
             quoted(bytes, matches!(bytes.first(), Some(3 | 4 | 5 | 11 | 12)))
@@ -107,6 +112,17 @@ fn datagram(ip: &IpSlice<'_>, bytes: &[u8], tunnel: Option<Tunnel>) -> Result<So
     let length = if tunnel.geneve { TUNNEL + usize::from(header & 0x3f) * 4 } else { TUNNEL };
     let inner = udp.payload().get(length..).ok_or("tunnel: the header is cut short")?;
     check(inner, None).map_err(|why| format!("in the tunnel: {why}"))
+}
+
+/// Reads an SCTP packet, whose checksum covers all of it, the field itself as zero (RFC 9260, section 6.8).
+fn chunks(bytes: &[u8]) -> Result<Sound, String> {
+    let field = bytes.get(8..12).ok_or_else(|| format!("SCTP header: {} bytes", bytes.len()))?;
+    let sum = crc32c(&[&bytes[..8], &[0; 4], &bytes[12..]].concat()).to_le_bytes();
+    match field {
+        [0, 0, 0, 0] => Ok(Sound { bare: true }),
+        stated if stated == sum => Ok(Sound::default()),
+        stated => Err(format!("SCTP: the checksum is {}, not {}", hex(stated), hex(&sum))),
+    }
 }
 
 /// Reads what an ICMP error quotes, as far as it is quoted.
@@ -208,6 +224,14 @@ impl<E: Engine> Engine for Watched<E> {
         Ok(outcome)
     }
 
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        self.engine.lead(dialling)
+    }
+
+    fn hang_up(&mut self, socket: u64) {
+        self.engine.hang_up(socket);
+    }
+
     fn counts(&self) -> Result<Vec<Count>, Error> {
         self.engine.counts()
     }
@@ -265,6 +289,14 @@ mod tests {
         frame
     }
 
+    fn sctp() -> Vec<u8> {
+        let mut packet =
+            [&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 3, 0, 19][..], b"three bytes too ."].concat();
+        let sum = crc32c(&packet).to_le_bytes();
+        packet[8..12].copy_from_slice(&sum);
+        packet
+    }
+
     /// Frames whose every byte behind the IP addresses is covered by a checksum.
     fn covered() -> Vec<(usize, Vec<u8>)> {
         let quote = v4(|step, frame| step.udp(5, 6).write(frame, b"quoted").expect("a vector takes it"));
@@ -273,6 +305,8 @@ mod tests {
         vec![
             (34, v4(|step, frame| step.tcp(1, 2, 3, 4).write(frame, b"odd").expect("a vector takes it"))),
             (34, v4(|step, frame| step.udp(1, 2).write(frame, b"odd").expect("a vector takes it"))),
+            (34, v4(|step, frame| step.write(frame, IpNumber::SCTP, &sctp()).expect("takes it"))),
+            (54, v6(|step, frame| step.write(frame, IpNumber::SCTP, &sctp()).expect("takes it"))),
             (
                 34,
                 v4(|step, frame| {
@@ -310,6 +344,14 @@ mod tests {
             assert!(why.starts_with("in the tunnel: "), "{why}");
             assert!(check(&wrap(&inner), None).is_ok(), "without a tunnel it is payload");
         }
+    }
+
+    #[test]
+    fn an_sctp_checksum_may_be_left_to_a_network_card() {
+        let mut packet = sctp();
+        packet[8..12].fill(0);
+        let frame = v6(|step, frame| step.write(frame, IpNumber::SCTP, &packet).expect("takes it"));
+        assert_eq!(check(&frame, None), Ok(Sound { bare: true }));
     }
 
     #[test]

@@ -223,6 +223,87 @@ fn get_shows_what_files_describe() {
     assert_eq!(stdout(&none).lines().count(), 1, "{none:?}");
 }
 
+/// Three Services, and one endpoint in each condition.
+const SERVICES: &str = r#"
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32000
+  externalIPs: [20.0.0.9]
+  sessionAffinity: ClientIP
+  loadBalancerSourceRanges: [203.0.113.0/24]
+  trafficDistribution: PreferSameNode
+  selector: {app: web}
+  ports: [{port: 80, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain}
+spec: {clusterIP: 10.96.0.77, ports: [{name: a, port: 53, protocol: UDP}, {name: b, port: 54}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: plain-1, labels: {kubernetes.io/service-name: plain}}
+addressType: IPv4
+ports: [{name: a, port: 53, protocol: UDP}]
+endpoints:
+- {addresses: [10.9.0.1], nodeName: n1, zone: z1}
+- {addresses: [10.9.0.2], conditions: {ready: false}}
+- {addresses: [10.9.0.3], conditions: {ready: false, serving: true, terminating: true}}
+"#;
+
+#[test]
+fn get_shows_services_as_kubectl_does_and_every_endpoint() {
+    let stage = Stage::new("services");
+    let file = stage.file("cluster.yaml", &[CLUSTER, SERVICES].concat());
+    let file = file.to_str().expect("UTF-8");
+    let table = |arguments: &[&str]| -> Vec<String> {
+        let output = podpath(&[&["get"], arguments, &["-f", file]].concat());
+        exits(&output, 0);
+        stdout(&output).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(
+        table(&["svc"]),
+        [
+            "NAMESPACE NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S)",
+            "default front LoadBalancer 10.96.0.2 198.51.100.1,20.0.0.9 80:30080/TCP",
+            "default plain ClusterIP 10.96.0.77 - 53/UDP,54/TCP",
+        ]
+    );
+    let wide = table(&["services", "-o", "wide"]);
+    assert!(wide[0].ends_with("READY EXTERNAL INTERNAL AFFINITY HEALTH-CHECK SOURCE-RANGES"), "{}", wide[0]);
+    assert!(
+        wide[1].ends_with(" 1/1 Local Cluster,PreferSameNode 10800s 32000 203.0.113.0/24"),
+        "{}",
+        wide[1]
+    );
+    assert!(wide[2].ends_with(" 1/3 Cluster Cluster - - -"), "{}", wide[2]);
+    assert_eq!(
+        table(&["endpoints"]),
+        ["NAMESPACE NAME ENDPOINTS", "default front 10.244.0.2:80", "default plain 10.9.0.1:53"]
+    );
+    assert_eq!(
+        table(&["ep", "-o", "wide"]),
+        [
+            "NAMESPACE SERVICE PORT ENDPOINT NODE ZONE CONDITIONS WEIGHT USED",
+            "default front 80/TCP 10.244.0.2:80 n1 - ready,serving 1 yes: for clients of nodes n1, outside for clients that come in at its node",
+            "default plain 53/UDP 10.9.0.1:53 n1 z1 ready,serving 1 yes",
+            "default plain 53/UDP 10.9.0.2:53 - - - 1 no: not ready",
+            "default plain 53/UDP 10.9.0.3:53 - - serving,terminating 1 no: terminating",
+        ]
+    );
+    let rows = json(&podpath(&["get", "endpoints", "-f", file, "-o", "json"]));
+    assert_eq!((&rows[3]["address"], &rows[3]["used"]), (&"10.9.0.3".into(), &"no: terminating".into()));
+    assert_eq!((&rows[0]["service"], &rows[0]["node"]), (&"front".into(), &"n1".into()));
+    let service = &json(&podpath(&["get", "services", "-f", file, "-o", "json"]))[0];
+    assert_eq!(service["load_balancer_addresses"][0], "198.51.100.1");
+    assert_eq!(service["ports"][0]["node_port"], 30080);
+}
+
 #[test]
 fn plan_says_what_fits_before_anything_is_made() {
     let stage = Stage::new("plan");

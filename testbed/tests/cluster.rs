@@ -5,10 +5,10 @@ mod clusters;
 
 use std::net::{IpAddr, SocketAddr};
 
-use clusters::sockets::{ask, ask_by_udp, ping, pour};
+use clusters::sockets::{ask, ask_by_udp, is_refused, ping, pour};
 use clusters::{Families, PEER, Site, WORLD, WORLD_V6, capture, cluster};
 use testbed::dataplane::Name;
-use userspace::model::{Encapsulation, Model};
+use userspace::model::{Encapsulation, Model, Service};
 
 /// Everybody asks everybody, in each family that the cluster has.
 fn all_is_reached(site: &Site) {
@@ -94,6 +94,39 @@ fn checksums_are_right(site: &Site) {
             assert!(checked > 10, "{checked} packets with checksums came to {address}");
         }
     }
+}
+
+/// A Service that nobody stands behind, at the same ports as the other: pods and nodes are refused at once, by TCP and
+/// UDP, over IPv4 and IPv6. (Kubernetes' end-to-end suite: "should be rejected when no endpoints exist".)
+fn a_service_without_endpoints_refuses(dataplane: Name) {
+    let mut cluster =
+        cluster(&format!("nobody-{dataplane}"), Model::Overlay, Encapsulation::Vxlan, Families::Both);
+    let nobody = ["10.96.0.20", "fd00:96::20"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let mut ports = cluster.services[0].ports.clone();
+    ports.iter_mut().for_each(|port| port.backends.clear());
+    let name = "nobody".to_owned();
+    let empty = Service { name, addresses: nobody.to_vec(), ports, ..cluster.services[0].clone() };
+    cluster.services.push(empty);
+    let site = Site::up(cluster, dataplane);
+    for address in nobody {
+        let dialled = SocketAddr::new(address, 80);
+        let ((web, own), (node, nodes)) =
+            (site.pod("web", address.is_ipv6()), site.node("n1", address.is_ipv6()));
+        is_refused((&web, own), dialled);
+        is_refused((&node, nodes), dialled);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_service_without_endpoints_refuses_tcp_and_udp_at_once() {
+    a_service_without_endpoints_refuses(Name::Ebpf);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_service_without_endpoints_refuses_tcp_and_udp_at_once_over_the_emulator() {
+    a_service_without_endpoints_refuses(Name::Emulator);
 }
 
 macro_rules! models {

@@ -8,20 +8,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 
 use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Record;
-use dataplane::verdict::Reason;
+use dataplane::verdict::{Reason, Turn};
 use dataplane::wire::{Be16, V6};
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::kernel::{Kernel, Options, Pins, Sweeper, Swept};
+use crate::engine::kernel::{Kernel, Namespaces, Options, Pins, Sweeper, Swept, cookie_of};
 use crate::engine::{Engine, Hook};
 use crate::error::Error;
 use crate::model::Cluster;
-use crate::plan::{Links, NodePlan, Plan, Rules};
+use crate::plan::{Homes, Links, NodePlan, Plan, Rules};
 
 /// Reports that are kept until somebody asks for them; older ones are dropped, and counted.
 const KEPT: usize = 16_384;
@@ -53,7 +54,12 @@ pub struct Desired {
     pub cluster: Cluster,
     /// The node's side of each of its pods' links, by `namespace/name`.
     pub interfaces: BTreeMap<String, String>,
+    /// The network namespaces of these pods, as files, by `namespace/name`.
+    pub netns: BTreeMap<String, PathBuf>,
 }
+
+/// The agent's own network namespace, which is its node's.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// What an agent answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +97,9 @@ pub struct Counts {
     /// Packets and bytes that came to each verdict, where there were any: `deliver`, `forward`, `answer`,
     /// `stack`, or the slug of the reason of a drop.
     pub verdicts: BTreeMap<String, (u64, u64)>,
+    /// Sockets that connected or sent to a Service: led to a `backend`, or left to the packets' path because there
+    /// was no room to remember what they dialled (`full`), where there were any.
+    pub sockets: BTreeMap<String, u64>,
     /// Rows that each table holds which packets fill, and rows that it can hold.
     pub tables: BTreeMap<String, (usize, u32)>,
 }
@@ -203,7 +212,7 @@ impl Agent {
             Some(running) => running.plan.after(&desired.cluster)?,
             None => Plan::of(&desired.cluster)?,
         };
-        let links = self.links(desired)?;
+        let (links, namespaces) = self.links(desired)?;
         let node = plan.node(&self.seat.node, &links)?;
         let pods = desired.interfaces.values().map(|link| (Hook::FromPod, link.clone()));
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
@@ -216,17 +225,20 @@ impl Agent {
             }
             running.kernel.apply(&node.rows)?;
             running.kernel.attach(&places)?;
+            running.kernel.end_stale_clients(&namespaces)?;
             (running.plan, running.node) = (plan, node);
             return Ok(());
         }
         let pins = Some(Pins::of(&self.seat.cluster, &self.seat.node));
         let mut kernel = Kernel::load(&node, Options { pins, ..Options::default() })?;
         kernel.attach(&places)?;
+        kernel.end_stale_clients(&namespaces)?;
         self.running = Some(Running { kernel, plan, node });
         Ok(())
     }
 
-    fn links(&self, desired: &Desired) -> Result<Links, Error> {
+    /// Interfaces by number, and network namespaces by cookie, where the cluster translates sockets.
+    fn links(&self, desired: &Desired) -> Result<(Links, Namespaces), Error> {
         let number = |link: &str| {
             let numbered = if_nametoindex(link).map(IfIndex);
             numbered.map_err(|why| Error::NoLink {
@@ -236,7 +248,20 @@ impl Agent {
             })
         };
         let pods = desired.interfaces.iter().map(|(pod, link)| Ok((pod.clone(), number(link)?)));
-        Ok(Links { uplink: number(&self.seat.uplink)?, pods: pods.collect::<Result<_, Error>>()? })
+        let pods = pods.collect::<Result<_, Error>>()?;
+        let mut links = Links { uplink: number(&self.seat.uplink)?, pods, homes: None };
+        let mut namespaces = Namespaces::new();
+        if desired.cluster.settings.services.socket_translation {
+            let mut known = |path: &Path| {
+                let cookie = cookie_of(path)?;
+                namespaces.insert(cookie, path.to_owned());
+                Ok::<_, Error>(cookie)
+            };
+            let node = known(Path::new(OWN_NETNS))?;
+            let pods = desired.netns.iter().map(|(pod, path)| Ok((pod.clone(), known(path)?)));
+            links.homes = Some(Homes { node, pods: pods.collect::<Result<_, Error>>()? });
+        }
+        Ok((links, namespaces))
     }
 
     fn trace(&mut self, on: bool) -> Result<(), Error> {
@@ -287,9 +312,15 @@ impl Agent {
             (count.packets > 0).then(|| (name.to_owned(), (count.packets, count.bytes)))
         });
         let verdicts = named.collect();
+        let turns =
+            [("backend", Turn::Backend), ("full", Turn::Full)].into_iter().filter_map(|(name, turn)| {
+                let count = counts.get(turn.counter() as usize)?;
+                (count.packets > 0).then(|| (name.to_owned(), count.packets))
+            });
+        let sockets = turns.collect();
         let tables = running.kernel.pressure()?.into_iter();
         let tables = tables.map(|of| (of.table.to_owned(), (of.rows, of.capacity))).collect();
-        Ok(Reply::Counts(Counts { verdicts, tables }))
+        Ok(Reply::Counts(Counts { verdicts, sockets, tables }))
     }
 
     /// Removes what is over.

@@ -2,10 +2,11 @@
 
 use dataplane::flow::{self, Flow};
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Address, Family, V4};
+use dataplane::wire::{Address, Family, V4, crc};
 use dataplane::{Packet, Reason};
 use etherparse::{Icmpv4Type, PacketBuilder, icmpv4};
 use userspace::engine::emulator::Frame;
+use userspace::engine::emulator::message::crc32c;
 
 const POD: [u8; 4] = [10, 244, 1, 5];
 const PEER: [u8; 4] = [203, 0, 113, 7];
@@ -59,6 +60,23 @@ fn tcp_and_udp_ports_are_read_where_an_independent_maker_put_them() {
         assert_eq!((flow.hops, flow.transport, flow.length as usize), (17, 34, frame.len()));
     }
     assert_eq!(read(&tcp(b"")).expect("a sound frame").flags, 0x02);
+}
+
+#[test]
+fn a_checksum_of_sctp_follows_a_port_as_if_it_were_computed_anew() {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    for length in (4..300).chain([511, 512, 1480, 4096, 65_535]) {
+        let mut bytes: Vec<u8> = (0..length).map(|_| next() as u8).collect();
+        let (before, change) = (crc32c(&bytes), next());
+        for (byte, changed) in bytes.iter_mut().zip(change.to_le_bytes()) {
+            *byte ^= changed;
+        }
+        assert_eq!(before ^ crc::of_change(change, length), crc32c(&bytes), "{length} bytes");
+    }
 }
 
 #[test]
@@ -143,12 +161,12 @@ fn any_bytes_at_all_give_a_flow_or_a_reason() {
 #[test]
 fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace() {
     let whole = tcp(b"payload");
-    for (outer, room) in [(Family::V4, 50), (Family::V6, 70)] {
+    for (outer, options, room) in [(Family::V4, 0, 50), (Family::V6, 0, 70), (Family::V6, 24, 94)] {
         let mut frame = Frame::new(&whole, IfIndex(1));
-        frame.open_tunnel(outer).expect("room");
+        frame.open_tunnel(outer, options).expect("room");
         assert_eq!(frame.length() as usize, whole.len() + room);
         assert_eq!(frame.read::<V4>(14 + room + V4::SOURCE), Some(V4(POD)));
-        frame.close_tunnel(outer, 0).expect("room");
+        frame.close_tunnel(outer, options).expect("room");
         assert_eq!(frame.bytes(), whole);
     }
 }

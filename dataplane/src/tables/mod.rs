@@ -19,6 +19,8 @@
 //! | [`Fragments`] | packet -> ports | path; agent sweeps | `fragment` |
 //! | [`Routes`] | address prefix -> next hop | agent | `route` |
 //! | [`Nodes`] | node address -> node | agent | `overlay` |
+//! | [`Homes`] | network namespace -> whose it is | agent | `socket` |
+//! | [`Sockets`] | socket -> what it dialled, who answers | path; agent when it ends clients | `socket` |
 //! | [`Virtuals`] | frontend, port -> slots | load balancer's element | `balance` |
 //! | [`Ring`] | slot -> nodes that have it | load balancer's element | `balance` |
 //! | [`Reals`] | number -> node behind a frontend | load balancer's element | `balance` |
@@ -33,9 +35,11 @@ use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
 mod balance;
 mod service;
+mod socket;
 
 pub use balance::{Balancer, Pin, Pinned, Real, Slot, Virtual};
 pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
+pub use socket::{Cookie, Dialled, Home, Socket};
 
 /// Declares host-order numbers that must not be mixed up.
 macro_rules! numbers {
@@ -232,6 +236,15 @@ table! {
 }
 
 table! {
+    /// Whose sockets are translated: the pods of this node and the node itself, by the cookie of the network
+    /// namespace they live in. Empty where the node does not translate sockets.
+    Homes<A>, Cookie => Home<A>, "homes", "homes_v6", Hash, 2048
+}
+table! {
+    /// What sockets dialled that were led to a backend. A socket's rows go when it is closed.
+    Sockets<A>, Socket => Dialled<A>, "sockets", "sockets_v6", Hash, 65_536
+}
+table! {
     /// Ports of frontends at the load balancer.
     Virtuals<A>, Frontend<A> => Virtual, "virtuals", "virtuals_v6", Hash, 16_384
 }
@@ -312,11 +325,15 @@ pub struct Connection<A> {
     pub client_port: Port,
     /// What is known of it: bits of `conntrack`.
     pub flags: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Where its client dialled one node and is answered straight from the backend's, one of the constants; else 0.
+    pub direct: u8,
 }
 
 impl<A> Connection<A> {
+    /// In [`Connection::direct`]: on the node that was dialled, which sees no answers.
+    pub const AWAY: u8 = 1;
+    /// In [`Connection::direct`]: on the backend's node.
+    pub const HERE: u8 = 2;
     /// In [`Connection::flags`]: the row is under what the client dialled, and says where that went.
     pub const DIALLED: u8 = 64;
 }
@@ -467,10 +484,12 @@ pub struct Node {
     pub node_port_count: u16,
     /// One of the constants.
     pub encapsulation: u8,
+    /// 1 where sockets are translated as they connect and send; else 0.
+    pub sockets: u8,
     /// 1 where the load balancer puts packets for the node into others, as [`crate::balance`] does; else 0.
     pub balanced: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 impl Node {

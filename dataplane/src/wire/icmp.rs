@@ -11,9 +11,9 @@ pub const CODE: usize = 1;
 pub const CHECKSUM: usize = 2;
 /// Offset of an echo's identifier.
 pub const IDENTIFIER: usize = 4;
-/// Offset of what there is room for, in an error about a packet that was too big (RFC 4443, section 3.2); in
-/// IPv4 the low 16 bits of it (RFC 1191, section 4).
-pub const MTU: usize = 4;
+/// Offset of the four bytes whose meaning is the type's. Of an error about a packet that was too big they are what
+/// there is room for (RFC 4443, section 3.2; in IPv4 the low 16 bits of it: RFC 1191, section 4).
+pub const REST: usize = 4;
 /// Length of the header; an error's quoted packet follows it.
 pub const LENGTH: usize = 8;
 /// Bytes of its transport header that an error quotes at least.
@@ -43,6 +43,8 @@ pub struct Numbers {
     pub echo_reply: u8,
     /// Could not be delivered.
     pub unreachable: u8,
+    /// The code of `unreachable` that says that nobody listens on the port.
+    pub port_unreachable: u8,
     /// Asks for smaller packets; in IPv4 a code of `unreachable`.
     pub too_big: u8,
     /// No hop was left, or a fragment never came.
@@ -60,6 +62,7 @@ impl Numbers {
         echo: ECHO,
         echo_reply: ECHO_REPLY,
         unreachable: UNREACHABLE,
+        port_unreachable: 3,
         too_big: UNREACHABLE,
         time_exceeded: TIME_EXCEEDED,
         parameter_problem: PARAMETER_PROBLEM,
@@ -71,6 +74,7 @@ impl Numbers {
         echo: 128,
         echo_reply: 129,
         unreachable: 1,
+        port_unreachable: 4,
         too_big: 2,
         time_exceeded: 3,
         parameter_problem: 4,

@@ -107,6 +107,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
+    /// RFC 9260.
+    pub const SCTP: u8 = 132;
     /// Options for every hop (RFC 8200, section 4.3).
     pub const HOP_BY_HOP: u8 = 0;
     /// Stops on the way (RFC 8200, section 4.4).
@@ -125,6 +127,18 @@ pub mod protocol {
     pub const HOST_IDENTITY: u8 = 139;
     /// Several addresses for one host (RFC 5533).
     pub const SHIM6: u8 = 140;
+
+    /// Whether its header begins with two ports.
+    #[inline(always)]
+    pub const fn has_ports(protocol: u8) -> bool {
+        protocol == TCP || protocol == UDP || protocol == SCTP
+    }
+
+    /// Whether its ends open connections and close them.
+    #[inline(always)]
+    pub const fn connects(protocol: u8) -> bool {
+        protocol == TCP || protocol == SCTP
+    }
 
     /// Whether it is one of IPv6's extension headers (IANA's list), known to the path or not.
     #[inline(always)]

@@ -6,6 +6,7 @@
 //! words of them.
 
 pub mod checksum;
+pub mod crc;
 pub mod ethernet;
 pub mod icmp;
 pub mod ip;
@@ -111,6 +112,13 @@ impl Mac {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// The host side of every pod's veth, which is every pod's gateway ([`V4::GATEWAY`], [`V6::GATEWAY`]).
     pub const GATEWAY: Self = Self([0x0a, 0x58, 169, 254, 1, 1]);
+
+    /// Whether it stands for several stations, or all (IEEE 802).
+    #[inline(always)]
+    pub fn is_group(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 != 0
+    }
 }
 
 impl Display for Mac {
@@ -161,6 +169,8 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     const ICMP: icmp::Numbers;
     /// Bits in an address: 32 or 128, the longest prefix.
     const BITS: u32;
+    /// Whether it is one of the host's addresses for itself (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
+    fn is_loopback(self) -> bool;
     /// The last 32 bits, host order: what hashes and hardware addresses are made of.
     fn low32(self) -> u32;
     /// All bits, folded into 32, host order.
@@ -171,6 +181,9 @@ pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + co
     fn from_v6(address: V6) -> Self;
     /// The sum of the address's 16-bit words as they lie in memory, not folded (RFC 1071, section 2).
     fn sum(self) -> u32;
+    /// Whether it stands for one host that others can send to: it is not unspecified, a group's, everybody's, or a
+    /// host's own word for itself (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+    fn is_one_host(self) -> bool;
 }
 
 /// An IPv4 address, in wire order.
@@ -197,6 +210,11 @@ impl Address for V4 {
     const ICMP: icmp::Numbers = icmp::Numbers::V4;
     const BITS: u32 = 32;
     #[inline(always)]
+    fn is_loopback(self) -> bool {
+        let [first, ..] = self.0;
+        first == 127
+    }
+    #[inline(always)]
     fn low32(self) -> u32 {
         u32::from_be_bytes(self.0)
     }
@@ -218,6 +236,11 @@ impl Address for V4 {
     fn sum(self) -> u32 {
         let [a, b, c, d] = self.0;
         u16::from_ne_bytes([a, b]) as u32 + u16::from_ne_bytes([c, d]) as u32
+    }
+    #[inline(always)]
+    fn is_one_host(self) -> bool {
+        let [first, ..] = self.0;
+        first != 0 && first != 127 && first < 224
     }
 }
 
@@ -262,6 +285,10 @@ impl Address for V6 {
     const ICMP: icmp::Numbers = icmp::Numbers::V6;
     const BITS: u32 = 128;
     #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u128::from_be_bytes(self.0) == 1
+    }
+    #[inline(always)]
     fn low32(self) -> u32 {
         let [.., a, b, c, d] = self.0;
         u32::from_be_bytes([a, b, c, d])
@@ -289,6 +316,10 @@ impl Address for V6 {
             shift += 16;
         }
         sum
+    }
+    #[inline(always)]
+    fn is_one_host(self) -> bool {
+        u128::from_be_bytes(self.0) > 1 && !self.is_multicast()
     }
 }
 

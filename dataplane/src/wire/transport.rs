@@ -1,18 +1,26 @@
-//! TCP (RFC 9293) and UDP (RFC 768). Offsets count from the start of the header.
+//! TCP (RFC 9293), UDP (RFC 768) and SCTP (RFC 9260). Offsets count from the start of the header.
 
-/// Offset of the source port, in both.
+/// Offset of the source port, in all of them.
 pub const SOURCE_PORT: usize = 0;
-/// Offset of the target port, in both.
+/// Offset of the target port, in all of them.
 pub const TARGET_PORT: usize = 2;
 
 /// TCP.
 pub mod tcp {
+    /// Offset of the sequence number.
+    pub const SEQUENCE: usize = 4;
+    /// Offset of the acknowledgment number.
+    pub const ACKNOWLEDGMENT: usize = 8;
     /// Offset of header length in words (high four bits).
     pub const DATA_OFFSET: usize = 12;
     /// Offset of the flags.
     pub const FLAGS: usize = 13;
+    /// Offset of the window.
+    pub const WINDOW: usize = 14;
     /// Offset of the checksum.
     pub const CHECKSUM: usize = 16;
+    /// Offset of the urgent pointer.
+    pub const URGENT: usize = 18;
     /// Length of a header without options.
     pub const LENGTH: usize = 20;
 
@@ -48,4 +56,28 @@ pub mod udp {
     pub const CHECKSUM: usize = 6;
     /// Length of the header.
     pub const LENGTH: usize = 8;
+}
+
+/// SCTP: a header, and chunks, each with a type.
+pub mod sctp {
+    /// Offset of the checksum ([`crate::wire::crc`]), the lowest byte first. 0 is left there by senders whose network
+    /// card writes it.
+    pub const CHECKSUM: usize = 8;
+    /// Offset of the first chunk's type.
+    pub const CHUNK: usize = 12;
+    /// Length of the header and the first four bytes of a chunk, which every chunk has.
+    pub const LENGTH: usize = 16;
+
+    /// Type of the chunk that opens an association. It travels alone.
+    pub const INIT: u8 = 1;
+    /// Answers [`INIT`].
+    pub const INIT_ACK: u8 = 2;
+    /// Ends an association at once.
+    pub const ABORT: u8 = 6;
+    /// Goes back with what [`INIT_ACK`] brought along, so that it was no forged sender who asked.
+    pub const COOKIE_ECHO: u8 = 10;
+    /// The association is open.
+    pub const COOKIE_ACK: u8 = 11;
+    /// The association is over.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
 }

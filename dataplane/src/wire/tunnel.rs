@@ -1,7 +1,7 @@
 //! VXLAN (RFC 7348) and Geneve (RFC 8926): a whole Ethernet frame inside UDP. Offsets count from the start of the
 //! tunnel's header.
 
-use super::{Be32, ethernet, ip, transport::udp};
+use super::{Address, Be32, V4, V6, ethernet, ip, transport::udp};
 
 /// Offset of the first word: flags, and in Geneve what follows.
 pub const FLAGS: usize = 0;
@@ -26,12 +26,45 @@ pub mod geneve {
     /// Version 0, no options, no flags, an Ethernet frame (0x6558) follows.
     pub const PLAIN: Be32 = Be32::new(0x6558);
     /// In host order, everything that must be as in [`PLAIN`]: the version; the flag of control packets, which
-    /// are for the tunnel's end itself; the flag of options that must be understood; the type of what follows.
-    pub const FIXED: u32 = 0xc0c0_ffff;
+    /// are for the tunnel's end itself; the type of what follows.
+    pub const FIXED: u32 = 0xc080_ffff;
+    /// In host order: there are options that must be understood.
+    pub const CRITICAL: u32 = 0x0040_0000;
     /// In host order: how far right the length of the options stands.
     pub const OPTIONS_SHIFT: u32 = 24;
     /// The bits of the options' length, in words.
     pub const OPTIONS_WORDS: u32 = 0x3f;
+}
+
+/// Geneve's options (RFC 8926 section 3.5). Each starts with a word: class (16 bits), type (8, of which the first
+/// says that it must be understood), reserved bits (3), and the length of what follows in words (5).
+pub mod option {
+    use super::Address;
+
+    /// Length of an option's first word.
+    pub const HEADER: usize = 4;
+    /// Offset of the address in [`frontend`].
+    pub const ADDRESS: usize = HEADER;
+    /// In host order: the option must be understood.
+    pub const CRITICAL: u32 = 0x8000;
+    /// In host order: bits that are sent as zero and ignored on receipt.
+    pub const RESERVED: u32 = 0xe0;
+    /// In host order: the length of what follows, in words.
+    pub const WORDS: u32 = 0x1f;
+
+    /// The first word, in host order, of the option that says what the client dialled: an address of the family,
+    /// its port, two bytes of zero. Of a class for experiments (RFC 8926 section 7), and to be understood: a node
+    /// that doesn't know it could not answer the client.
+    #[inline(always)]
+    pub const fn frontend<A: Address>() -> u32 {
+        0xff70_8100 | (frontend_length::<A>() - HEADER) as u32 / 4
+    }
+
+    /// Its length in bytes.
+    #[inline(always)]
+    pub const fn frontend_length<A: Address>() -> usize {
+        HEADER + size_of::<A>() + 4
+    }
 }
 
 /// What encapsulation adds to a packet whose outer IP header has `header` bytes: that, UDP and tunnel headers,
@@ -42,3 +75,5 @@ pub const fn overhead(header: usize) -> usize {
 }
 
 const _: () = assert!(overhead(ip::LENGTH) == 50 && overhead(ip::v6::LENGTH) == 70);
+const _: () = assert!(option::frontend_length::<V4>() == 12 && option::frontend_length::<V6>() == 24);
+const _: () = assert!(option::frontend::<V4>() == 0xff70_8102 && option::frontend::<V6>() == 0xff70_8105);

@@ -134,7 +134,7 @@ impl Packet for Frame {
 
     /// No tunnel begins at the load balancer.
     #[inline(always)]
-    fn open_tunnel(&mut self, _outer: Family) -> Option<()> {
+    fn open_tunnel(&mut self, _outer: Family, _options: u32) -> Option<()> {
         None
     }
 
@@ -152,6 +152,14 @@ impl Packet for Frame {
         }
         // SAFETY: the helper checks the length.
         done(unsafe { bpf_xdp_adjust_tail(self.context, length as i32 - whole as i32) })
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, length: u32) -> Option<()> {
+        if length == 0 {
+            return Some(());
+        }
+        self.adjust(-(length as i32))
     }
 
     #[inline(always)]

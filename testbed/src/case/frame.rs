@@ -9,7 +9,7 @@ use etherparse::{
 };
 use userspace::engine::emulator::discovery::Discovery;
 use userspace::engine::emulator::host::{Dial, Outgoing, mac_of, quote};
-use userspace::engine::emulator::message::{Body, Flags, Message, Segment};
+use userspace::engine::emulator::message::{Body, Chunk, Flags, Message, Segment};
 use userspace::engine::emulator::network::{Heard, Network, Place};
 use userspace::engine::emulator::topology::UPLINK;
 use userspace::engine::{Clock, Engine, Hook};
@@ -130,6 +130,14 @@ pub(super) fn reply<E: Engine + Clock>(
                 data,
             })
         }
+        (Body::Sctp(chunk), None | Some(Kind::Sctp(_))) => {
+            let kind = match reply.kind {
+                Some(Kind::Sctp(kind)) => kind,
+                _ => answer_to(chunk.kind),
+            };
+            let (source_port, target_port) = (chunk.target_port, chunk.source_port);
+            Body::Sctp(Chunk { source_port, target_port, tag: 1, kind, value: value_of(kind, &data) })
+        }
         (Body::Udp { source_port, target_port, .. }, None | Some(Kind::Udp)) => {
             Body::Udp { source_port: *target_port, target_port: *source_port, data }
         }
@@ -159,7 +167,9 @@ pub(super) fn host<E: Engine + Clock>(
         Who::Pod(name) => name,
         Who::Node(name) => format!("node:{name}"),
         Who::External(name) => format!("ext:{name}"),
-        Who::Service(name) => return Err(format!("svc:{name} cannot send: it is an address to dial").into()),
+        dialled @ (Who::Service(_) | Who::Frontend(..)) => {
+            return Err(format!("{dialled} cannot send: it is an address to dial").into());
+        }
     };
     Ok(network.host(&name)?)
 }
@@ -192,7 +202,7 @@ fn body(send: &Send, source: IpAddr, target: &Target, source_port: u16) -> Resul
         (Some(kind), _) => kind,
         (None, Some((Protocol::Tcp, _))) => Kind::Tcp(Flags::SYN.0),
         (None, Some((Protocol::Udp, _))) => Kind::Udp,
-        (None, Some((Protocol::Sctp, _))) => Kind::Sctp,
+        (None, Some((Protocol::Sctp, _))) => Kind::Sctp(Chunk::INIT),
         (None, None) => Kind::Ping,
     };
     let port = || target.port.map(|(_, port)| port).ok_or("there is no port: expected to: name:port");
@@ -210,9 +220,10 @@ fn body(send: &Send, source: IpAddr, target: &Target, source_port: u16) -> Resul
         Kind::Ping => {
             Body::Echo { reply: false, identifier: source_port, sequence: 1, data: filled(DATA.len()) }
         }
-        Kind::Sctp => {
-            let ports = [source_port.to_be_bytes(), port()?.to_be_bytes()].concat();
-            Body::Other { protocol: Protocol::Sctp.number(), data: [ports, filled(8)].concat() }
+        Kind::Sctp(kind) => {
+            let value = value_of(kind, &filled(if kind == Chunk::DATA { DATA.len() } else { 0 }));
+            let tag = u32::from(kind != Chunk::INIT);
+            Body::Sctp(Chunk { source_port, target_port: port()?, tag, kind, value })
         }
         Kind::Error(fault) => {
             // About a packet that the target never sent.
@@ -231,6 +242,26 @@ fn body(send: &Send, source: IpAddr, target: &Target, source_port: u16) -> Resul
             return Err("what neighbours say to each other goes through no tunnel".to_owned());
         }
     })
+}
+
+/// The chunk that answers one of this type.
+fn answer_to(kind: u8) -> u8 {
+    match kind {
+        Chunk::INIT => Chunk::INIT_ACK,
+        Chunk::COOKIE_ECHO => Chunk::COOKIE_ACK,
+        Chunk::SHUTDOWN => Chunk::SHUTDOWN_ACK,
+        Chunk::SHUTDOWN_ACK => Chunk::SHUTDOWN_COMPLETE,
+        _ => Chunk::DATA,
+    }
+}
+
+/// What a chunk of this type holds beside this data.
+fn value_of(kind: u8, data: &[u8]) -> Vec<u8> {
+    match kind {
+        Chunk::DATA => Chunk::data(1, data),
+        Chunk::INIT | Chunk::INIT_ACK => [&Chunk::opening(1, 1)[..], data].concat(),
+        _ => data.to_vec(),
+    }
 }
 
 /// What a host says to its neighbours alone, if that is what is sent.

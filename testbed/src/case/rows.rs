@@ -59,6 +59,11 @@ fn connection<A: Address>(key: &Tuple<A>, row: &Connection<A>, now_s: u32) -> St
     if row.masquerade_port != Port::default() {
         write!(text, ", masquerade port {}", row.masquerade_port).expect("a String");
     }
+    match row.direct {
+        Connection::<A>::AWAY => text += ", answered from the backend's node",
+        Connection::<A>::HERE => text += ", answered from here",
+        _ => {}
+    }
     for (flag, word) in FLAGS {
         if row.flags & flag != 0 {
             text = text + ", " + word;
@@ -88,6 +93,7 @@ fn protocol(number: u8) -> String {
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
         58 => "icmpv6".to_owned(),
+        132 => "sctp".to_owned(),
         number => format!("protocol {number}"),
     }
 }

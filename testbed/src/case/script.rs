@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use userspace::engine::emulator::message::Fault;
+use userspace::engine::emulator::message::{Chunk, Fault};
 
 /// A case as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,8 +50,8 @@ pub struct Line {
     to: Option<String>,
     /// Over which family, `IPv4` or `IPv6`, where `to` has both; its first address if left out.
     over: Option<Over>,
-    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `sctp`; `who-has` (who has the
-    /// address `to`, the gateway's if left out: ARP or neighbour discovery) and, in IPv6,
+    /// What: `tcp` and its flags (`tcp syn ack`), `tcp data`, `udp`, `ping`, `sctp` and its chunk (`sctp
+    /// cookie-echo`; an INIT if left out); `who-has` (who has the address `to`, the gateway's if left out: ARP or neighbour discovery) and, in IPv6,
     /// `router-solicitation` and `listener-report`; for a reply also the ICMP errors `unreachable`,
     /// `too-big` and `time-exceeded`. Left out: what opens a flow to `to`, or what answers the last frame.
     #[serde(rename = "as")]
@@ -219,7 +219,8 @@ pub(super) enum Kind {
     Tcp(u8),
     Udp,
     Ping,
-    Sctp,
+    /// With a chunk of this type.
+    Sctp(u8),
     WhoHas,
     RouterSolicitation,
     ListenerReport,
@@ -235,7 +236,7 @@ impl Kind {
             }
             Some("udp") => Self::Udp,
             Some("ping") => Self::Ping,
-            Some("sctp") => Self::Sctp,
+            Some("sctp") => Self::Sctp(words.next().map_or(Ok(Chunk::INIT), chunk)?),
             Some("who-has") => Self::WhoHas,
             Some("router-solicitation") => Self::RouterSolicitation,
             Some("listener-report") => Self::ListenerReport,
@@ -251,7 +252,9 @@ impl Kind {
         };
         match words.next() {
             None => Ok(kind),
-            Some(word) => Err(format!("cannot send {text:?}: only tcp has flags, {word:?} is left over")),
+            Some(word) => Err(format!(
+                "cannot send {text:?}: only tcp has flags, and sctp one chunk; {word:?} is left over"
+            )),
         }
     }
 }
@@ -265,6 +268,14 @@ fn flag(word: &str) -> Result<u8, String> {
         "ack" => 0x10,
         "data" => 0x18,
         _ => return Err(format!("unknown TCP flag {word:?}: expected syn, ack, fin, rst, psh or data")),
+    })
+}
+
+fn chunk(word: &str) -> Result<u8, String> {
+    let known = Chunk::WORDS.iter().find(|(_, one)| *one == word).map(|(kind, _)| *kind);
+    known.ok_or_else(|| {
+        let words: Vec<_> = Chunk::WORDS.iter().map(|(_, word)| *word).collect();
+        format!("unknown SCTP chunk {word:?}: expected one of {}", words.join(", "))
     })
 }
 

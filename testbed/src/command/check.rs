@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
 use testbed::dataplane::emulator::Emulated;
 use testbed::dataplane::{Name, chains};
+use testbed::doctor;
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
@@ -15,7 +16,7 @@ use testbed::probe::{self, Flow, Grid, Prober, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
 use testbed::witness::Seen;
-use userspace::model::Cluster;
+use userspace::model::{Cluster, Protocol};
 
 use super::dataplane::Dataplane;
 use super::{Answer, Source, Subject};
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     };
     let (mut grids, mut leaked) = (Vec::new(), false);
     for dataplane in chosen(args.dataplane, &subject)? {
-        let (grid, seen) = measure(&subject, dataplane, flows.clone())?;
+        let (grid, seen) = measure(&subject, dataplane, answerable(dataplane, flows.clone()))?;
         leaked |= tell(&seen);
         grids.push(grid);
     }
@@ -108,6 +109,23 @@ fn every_flow(cluster: &Cluster) -> Vec<Flow> {
     if flows.is_empty() {
         eprintln!(
             "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"
+        );
+    }
+    flows
+}
+
+/// The flows that can be answered there: where the kernel does not speak SCTP, no live pod does. Says what is left out.
+fn answerable(dataplane: Dataplane, mut flows: Vec<Flow>) -> Vec<Flow> {
+    if dataplane == Dataplane::Emulator || doctor::speaks_sctp() {
+        return flows;
+    }
+    let asked = flows.len();
+    flows.retain(|flow| flow.protocol != Protocol::Sctp);
+    if flows.len() < asked {
+        let left_out = asked - flows.len();
+        eprintln!(
+            "note: left out {left_out} flows over SCTP on {dataplane}: this kernel does not speak it, so no pod can \
+             answer. Next: modprobe sctp, or --dataplane emulator"
         );
     }
     flows

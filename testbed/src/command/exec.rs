@@ -31,11 +31,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Found::Pod(pod) => pod_netns(&cluster.name, pod),
         Found::Node(node) => Netns::of(&cluster.name, Part::Node(&node.name)),
         Found::External(_) => Netns::of(&cluster.name, Part::World),
-        Found::Service(service) => {
-            anyhow::bail!(
-                "cannot run a program in svc:{}: a Service is only an address to dial",
-                service.id()
-            )
+        Found::Service(_) | Found::Frontend(..) => {
+            anyhow::bail!("cannot run a program in {}: a Service is only an address to dial", place.who)
         }
     };
     let (program, rest) = args.command.split_first().expect("clap wants at least one word");

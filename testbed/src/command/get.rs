@@ -5,12 +5,13 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::Serialize;
 use testbed::oracle::{self, Direction};
 use testbed::output::{self, Format, columns};
-use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod, Service, ServicePort};
+use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod};
 
 use super::{Answer, Source};
 
 mod dataplane;
 mod fabric;
+mod services;
 
 /// Show what a cluster is made of
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,9 @@ enum Kind {
     Pods,
     #[value(aliases = ["service", "svc"])]
     Services,
+    /// Who answers Services; -o wide: each endpoint, and whether it is used
+    #[value(aliases = ["endpoint", "ep", "endpointslices"])]
+    Endpoints,
     #[value(aliases = ["policy", "netpol", "networkpolicy", "networkpolicies"])]
     Policies,
     #[value(aliases = ["external", "ext"])]
@@ -64,7 +68,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Kind::Nodes => show(args.output, &cluster.nodes, || nodes(&cluster, args.output))?,
         Kind::Namespaces => show(args.output, &cluster.namespaces, || namespaces(&cluster))?,
         Kind::Pods => show(args.output, &cluster.pods, || pods(&cluster.pods, args.output))?,
-        Kind::Services => show(args.output, &cluster.services, || services(&cluster.services, args.output))?,
+        Kind::Services => {
+            show(args.output, &cluster.services, || services::services(&cluster.services, args.output))?
+        }
+        Kind::Endpoints => services::endpoints(&cluster.services, args.output)?,
         Kind::Policies => show(args.output, &cluster.policies, || policies(&cluster, args.output))?,
         Kind::Externals => show(args.output, &cluster.externals, || externals(&cluster.externals))?,
         Kind::Fabric => return fabric::run(&subject, args.output),
@@ -98,7 +105,11 @@ fn namespaces(cluster: &Cluster) -> String {
 
 fn pods(pods: &[Pod], format: Format) -> String {
     let row = |pod: &Pod| {
-        let ready = if pod.ready { "yes" } else { "no" };
+        let ready = match (pod.ready, pod.terminating) {
+            (_, true) => "terminating",
+            (true, _) => "yes",
+            (false, _) => "no",
+        };
         let own = if pod.host_network { " (node's)" } else { "" };
         let address = format!("{}{own}", pod.address());
         [pod.namespace.clone(), pod.name.clone(), ready.to_owned(), address, pod.node.clone()]
@@ -111,23 +122,6 @@ fn pods(pods: &[Pod], format: Format) -> String {
         return columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE", "PORTS", "LABELS"], rows);
     }
     columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE"], pods.iter().map(row))
-}
-
-fn services(services: &[Service], format: Format) -> String {
-    let dialled = |service: &Service| {
-        listed(service.ports.iter().map(|ServicePort { port, protocol, .. }| format!("{port}/{protocol}")))
-    };
-    let backends = |service: &Service| -> Vec<String> {
-        let all = service.ports.iter().flat_map(ServicePort::ready);
-        all.map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string()).collect()
-    };
-    let rows = services.iter().map(|service| {
-        let (ports, backends) = (dialled(service), backends(service));
-        let ends =
-            if format == Format::Wide { listed(backends.into_iter()) } else { backends.len().to_string() };
-        [service.namespace.clone(), service.name.clone(), service.address().to_string(), ports, ends]
-    });
-    columns(["NAMESPACE", "NAME", "CLUSTER-IP", "PORTS", "ENDPOINTS"], rows)
 }
 
 fn policies(cluster: &Cluster, format: Format) -> String {

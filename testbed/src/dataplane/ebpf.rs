@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use dataplane::tables::{IfIndex, Node};
 use nix::net::if_::if_nametoindex;
-use userspace::engine::kernel::{Kernel, Options, Sweeper};
+use userspace::engine::kernel::{Kernel, Namespaces, Options, Sweeper, cookie_of};
 use userspace::engine::{Engine, Hook};
 use userspace::observe::walk::Names;
-use userspace::plan::{Links, NodePlan, Plan};
+use userspace::plan::{Homes, Links, NodePlan, Plan};
 
 use super::{Dataplane, Error, Name};
+use userspace::model::Node as ClusterNode;
+
 use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
 
 /// How often it is looked whether it is time to sweep.
@@ -31,6 +33,8 @@ pub struct Ebpf {
 /// The thread that keeps the nodes.
 #[derive(Debug)]
 struct Running {
+    /// What the next plan follows.
+    plan: Plan,
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<Result<(), userspace::error::Error>>,
 }
@@ -45,6 +49,7 @@ struct Planned {
     netns: PathBuf,
     plan: NodePlan,
     places: Vec<(Hook, String)>,
+    namespaces: Namespaces,
 }
 
 impl Dataplane for Ebpf {
@@ -57,18 +62,21 @@ impl Dataplane for Ebpf {
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
-        let (planned, _) = planned(topology)?;
+        let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
+        let (planned, _) = planned(topology, &plan)?;
         let mut nodes = BTreeMap::new();
         apply(&mut nodes, planned)?;
         let (orders, received) = mpsc::channel();
         let thread = std::thread::spawn(move || keep(nodes, &received));
-        self.running = Some(Running { orders, thread });
+        self.running = Some(Running { plan, orders, thread });
         Ok(())
     }
 
     fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        let Some(running) = &self.running else { return Ok(()) };
-        let (planned, _) = planned(topology)?;
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let plan = running.plan.after(topology.cluster()).map_err(userspace::error::Error::from)?;
+        let (planned, _) = planned(topology, &plan)?;
+        running.plan = plan;
         let (answer, applied) = mpsc::channel();
         if running.orders.send((planned, answer)).is_ok()
             && let Ok(applied) = applied.recv()
@@ -79,7 +87,7 @@ impl Dataplane for Ebpf {
     }
 
     fn stop(&mut self) -> Result<(), Error> {
-        let Some(Running { orders, thread }) = self.running.take() else { return Ok(()) };
+        let Some(Running { orders, thread, .. }) = self.running.take() else { return Ok(()) };
         drop(orders);
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
@@ -90,13 +98,13 @@ impl Dataplane for Ebpf {
 /// # Errors
 /// The cluster cannot be planned, or a link is missing.
 pub fn names(topology: &Topology) -> Result<Names, Error> {
-    Ok(planned(topology)?.1)
+    let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
+    Ok(planned(topology, &plan)?.1)
 }
 
 /// What each node must hold, on the links that it has.
-fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
+fn planned(topology: &Topology, plan: &Plan) -> Result<(Vec<Planned>, Names), Error> {
     let cluster = topology.cluster();
-    let plan = Plan::of(cluster).map_err(userspace::error::Error::from)?;
     let (mut planned, mut links) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
         let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
@@ -105,19 +113,44 @@ fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
         let numbered = netns.run(|| -> Result<Links, nix::Error> {
             let number = |link: &str| if_nametoindex(link).map(IfIndex);
             let pods = sides.iter().map(|(pod, side)| Ok((pod.clone(), number(side)?)));
-            Ok(Links { uplink: number(UPLINK)?, pods: pods.collect::<Result<_, nix::Error>>()? })
+            let pods = pods.collect::<Result<_, nix::Error>>()?;
+            Ok(Links { uplink: number(UPLINK)?, pods, homes: None })
         })?;
-        let numbered =
+        let mut numbered =
             numbered.map_err(|errno| Error::Number { netns: netns.name().to_owned(), why: errno })?;
         let ends = [(Hook::FromUnderlay, UPLINK.to_owned()), (Hook::FromHost, HOST_PEER.to_owned())];
         let places = sides.into_values().map(|side| (Hook::FromPod, side)).chain(ends).collect();
+        let namespaces = homes(topology, node, &mut numbered).map_err(userspace::error::Error::from)?;
         let plan = plan.node(&node.name, &numbered).map_err(userspace::error::Error::from)?;
-        planned.push(Planned { node: node.name.clone(), netns: netns.path(), plan, places });
+        planned.push(Planned { node: node.name.clone(), netns: netns.path(), plan, places, namespaces });
         links.push(numbered);
     }
     let plans = planned.iter().map(|one| one.plan.clone());
-    let names = Names::of(cluster, &plan, links.iter().zip(plans));
+    let names = Names::of(cluster, plan, links.iter().zip(plans));
     Ok((planned, names))
+}
+
+/// Notes the cookies of a node's network namespaces, where its sockets are translated: the namespaces by these.
+fn homes(
+    topology: &Topology,
+    node: &ClusterNode,
+    links: &mut Links,
+) -> Result<Namespaces, userspace::engine::kernel::Error> {
+    let mut namespaces = Namespaces::new();
+    let cluster = topology.cluster();
+    if !cluster.settings.services.socket_translation {
+        return Ok(namespaces);
+    }
+    let mut known = |path: PathBuf| {
+        let cookie = cookie_of(&path)?;
+        namespaces.insert(cookie, path);
+        Ok(cookie)
+    };
+    let own = known(topology.node(&node.name).path())?;
+    let pods = cluster.pods_on(&node.name).filter(|pod| !pod.host_network);
+    let pods = pods.map(|pod| Ok((pod.id(), known(topology.pod(pod).path())?)));
+    links.homes = Some(Homes { node: own, pods: pods.collect::<Result<_, _>>()? });
+    Ok(namespaces)
 }
 
 /// What is loaded on a node, and what it was loaded with.
@@ -155,7 +188,7 @@ fn keep(mut nodes: Nodes, orders: &mpsc::Receiver<Order>) -> Result<(), userspac
 /// Brings every node to its plan: those that are new too. Those that are no more go with their links.
 fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::error::Error> {
     nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
-    for Planned { node, netns, plan, places } in planned {
+    for Planned { node, netns, plan, places, namespaces } in planned {
         let constants = plan.node;
         if let Some(loaded) = nodes.get_mut(&node) {
             if loaded.constants != constants {
@@ -165,6 +198,7 @@ fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::erro
             }
             loaded.kernel.apply(&plan.rows)?;
             loaded.kernel.attach(&places)?;
+            loaded.kernel.end_stale_clients(&namespaces)?;
             continue;
         }
         let options = Options { netns: Some(netns), ..Options::default() };

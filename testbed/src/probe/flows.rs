@@ -82,7 +82,7 @@ fn read_row(row: &Value, cluster: &Cluster) -> Result<Flow, (&'static str, Strin
         Ok(who)
     };
     let from = end("from", from)?;
-    if let Who::Service(_) = from {
+    if let Who::Service(_) | Who::Frontend(..) = from {
         return Err(("from", format!("{from} cannot send: a Service is only an address to dial")));
     }
     let to = end("to", to)?;

@@ -87,9 +87,11 @@ impl<'a> Live<'a> {
     /// The flow as the sender's socket sees it.
     fn dial(&self, flow: &Flow) -> Option<Dial> {
         let (netns, own) = place(self.cluster, &flow.from)?;
+        let found;
         let target = match &flow.to {
-            Who::Service(id) => {
-                &self.cluster.services.iter().find(|service| service.id() == *id)?.addresses[..]
+            Who::Service(_) | Who::Frontend(..) => {
+                found = self.cluster.find(&flow.to).ok()?;
+                found.addresses()
             }
             end => place(self.cluster, end)?.1,
         };
@@ -104,7 +106,7 @@ impl<'a> Live<'a> {
     fn listeners(&self, flow: &Flow) -> Vec<Listener> {
         let Flow { to, port, protocol, .. } = flow;
         match to {
-            Who::Service(id) => {
+            Who::Service(id) | Who::Frontend(id, _) => {
                 let service = self.cluster.services.iter().find(|service| service.id() == *id);
                 let ports = service.into_iter().flat_map(|service| &service.ports);
                 let dialled = ports.filter(|one| one.port == *port && one.protocol == *protocol);
@@ -230,7 +232,7 @@ fn place<'a>(cluster: &'a Cluster, end: &Who) -> Option<(Netns, &'a [IpAddr])> {
             let external = cluster.externals.iter().find(|external| external.name == *name)?;
             Some((Netns::of(&cluster.name, Part::World), std::slice::from_ref(&external.address)))
         }
-        Who::Service(_) => None,
+        Who::Service(_) | Who::Frontend(..) => None,
     }
 }
 

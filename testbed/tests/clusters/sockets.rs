@@ -103,6 +103,20 @@ pub(crate) fn ask_by_udp(
     asked.unwrap_or_else(|error| panic!("{} to {dialled} by UDP: {error}", from.1))
 }
 
+/// Dials a connection, and sends a datagram, to where nobody is: both are refused.
+#[track_caller]
+pub(crate) fn is_refused(from: (&Netns, IpAddr), dialled: SocketAddr) {
+    let refused = |how: &str, answer: io::Result<()>| match answer {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        answer => panic!("{} to {dialled} by {how}: {answer:?}", from.1),
+    };
+    refused("TCP", dial(from, dialled).map(drop));
+    let socket = inside(from.0, || UdpSocket::bind(SocketAddr::new(from.1, 0))).expect("the port is free");
+    socket.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+    let answer = socket.connect(dialled).and_then(|()| socket.send(b"ping"));
+    refused("UDP", answer.and_then(|_| socket.recv(&mut [0; 4])).map(drop));
+}
+
 /// A ping that is answered.
 #[track_caller]
 pub(crate) fn ping(from: &Netns, to: IpAddr) {

@@ -1,6 +1,7 @@
 //! Frames as bytes: where what is in them, what would come back for them, their checksums anew, their pieces.
 
 use etherparse::checksum::Sum16BitWords;
+use userspace::engine::emulator::message::crc32c;
 
 /// Length of an Ethernet header: where an IP packet starts.
 pub(crate) const IP: usize = 14;
@@ -8,6 +9,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
 
 /// Where what is in an IP packet that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,12 @@ impl Layout {
     }
 
     fn seal_transport(&self, frame: &mut [u8]) {
+        if self.protocol == SCTP && self.transport + 12 <= self.end {
+            let field = self.transport + 8..self.transport + 12;
+            frame[field.clone()].fill(0);
+            let sum = crc32c(&frame[self.transport..self.end]).to_le_bytes();
+            frame[field].copy_from_slice(&sum);
+        }
         let (offset, pseudo) = match (self.protocol, self.six) {
             (TCP, _) => (16, true),
             (UDP, _) => (6, true),
@@ -149,7 +157,7 @@ pub(crate) fn turned(frame: &[u8]) -> Option<Vec<u8>> {
     let at = layout.transport;
     if !layout.later && at + 8 <= layout.end {
         match (layout.protocol, turned[at]) {
-            (TCP | UDP, _) => {
+            (TCP | UDP | SCTP, _) => {
                 turned[at..at + 2].copy_from_slice(&frame[at + 2..at + 4]);
                 turned[at + 2..at + 4].copy_from_slice(&frame[at..at + 2]);
             }

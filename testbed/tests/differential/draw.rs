@@ -144,7 +144,7 @@ impl Draw {
     }
 
     fn service(&mut self, index: usize, dual: bool) -> String {
-        let protocol = self.of(&["TCP", "UDP"]);
+        let protocol = self.of(&["TCP", "UDP", "SCTP"]);
         let target = if protocol == "UDP" { 53 } else { 80 };
         let families = match self.below(4) {
             0 if dual => "ipFamilies: [IPv6], ",
@@ -203,7 +203,7 @@ impl Draw {
         match self.below(5) {
             0 => String::new(),
             1 => "{port: web}".to_string(),
-            2 => "{port: 53, protocol: UDP}".to_string(),
+            2 => self.of(&["{port: 53, protocol: UDP}", "{port: 80, protocol: SCTP}"]).to_string(),
             3 => "{port: 79, endPort: 8080}".to_string(),
             _ => "{protocol: TCP}".to_string(),
         }

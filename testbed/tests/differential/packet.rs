@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::bytes::{ICMP, ICMPV6, IP, Layout, TCP, UDP, put};
+use super::bytes::{ICMP, ICMPV6, IP, Layout, SCTP, TCP, UDP, put};
 use super::draw::{Draw, PORTS};
 
 /// The longest frame that both engines are given: a kernel's test run takes no more than a page, less what
@@ -29,6 +29,10 @@ const SYN_OPTIONS: [&[u8]; 12] = [
     &[3, 40, 2, 4],
 ];
 
+const INIT: u8 = 1;
+/// SCTP's chunks, as they are in sound and in strange packets.
+const CHUNKS: [u8; 12] = [INIT, INIT, INIT, 2, 10, 11, 0, 0, 3, 6, 14, 64];
+
 /// What of the underlay a packet must be cut to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
@@ -47,8 +51,14 @@ impl Draw {
     ) -> Vec<u8> {
         let ports = (33_000 + self.below(3) as u16, port);
         let payload = self.payload(link, ends.0.is_ipv6());
-        let transport = if protocol == TCP { self.tcp(ports, &payload) } else { udp(ports, &payload) };
-        self.ip(ends, protocol, &transport)
+        let transport = match protocol {
+            TCP => self.tcp(ports, &payload),
+            SCTP => self.sctp(ports, &payload),
+            _ => udp(ports, &payload),
+        };
+        let mut frame = self.ip(ends, protocol, &transport);
+        self.unseal(&mut frame);
+        frame
     }
 
     /// A packet from one to the other, of the same family, with a small choice of ports, so that flows meet
@@ -58,17 +68,19 @@ impl Draw {
         let client = 33_000 + self.below(6) as u16;
         let ports = if self.one_in(8) { (self.of(&PORTS), client) } else { (client, self.of(&PORTS)) };
         let payload = self.payload(link, six);
-        let (protocol, transport) = match self.below(24) {
+        let (protocol, transport) = match self.below(27) {
             0..=10 => (TCP, self.tcp(ports, &payload)),
             11..=17 => (UDP, udp(ports, &payload)),
             18..=21 => (if six { ICMPV6 } else { ICMP }, self.echo(six, client, &payload)),
             22 => (if six { ICMPV6 } else { ICMP }, self.message(six, &payload)),
-            _ => (self.of(&[132, 47, 2, 59, if six { ICMP } else { ICMPV6 }]), payload),
+            23..=25 => (SCTP, self.sctp(ports, &payload)),
+            _ => (self.of(&[33, 47, 2, 59, if six { ICMP } else { ICMPV6 }]), payload),
         };
         let mut frame = self.ip(ends, protocol, &transport);
         if protocol == UDP && self.one_in(20) {
             self.without_checksum(&mut frame, six);
         }
+        self.unseal(&mut frame);
         frame
     }
 
@@ -106,6 +118,32 @@ impl Draw {
         let [c, d] = to.to_be_bytes();
         let header = [a, b, c, d, 0, 0, 0, 7, 0, 0, 0, 1, words << 4, flags, 2, 0, 0, 0, 0, 0];
         [&header[..], options, payload].concat()
+    }
+
+    fn sctp(&mut self, (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
+        let kind = if self.one_in(20) { self.next() as u8 } else { self.of(&CHUNKS) };
+        let mut packet = vec![0; 16];
+        put(&mut packet, 0, from);
+        put(&mut packet, 2, to);
+        put(&mut packet, 14, (4 + payload.len()) as u16);
+        packet[12] = kind;
+        packet.extend_from_slice(payload);
+        packet.resize(packet.len().next_multiple_of(4), 0);
+        packet
+    }
+
+    /// Some of SCTP's checksums are left to a network card, and some are wrong.
+    fn unseal(&mut self, frame: &mut [u8]) {
+        if let Some(layout) = Layout::of(frame)
+            && (layout.protocol, layout.later) == (SCTP, false)
+            && let Some(field) = frame.get_mut(layout.transport + 8..layout.transport + 12)
+        {
+            match self.below(8) {
+                0 => field.fill(0),
+                1 => field[self.below(4)] ^= 1 << self.below(8),
+                _ => {}
+            }
+        }
     }
 
     fn echo(&mut self, six: bool, identifier: u16, payload: &[u8]) -> Vec<u8> {
@@ -250,6 +288,9 @@ impl Draw {
         if layout.protocol == TCP && layout.transport + 20 <= layout.end {
             sequel[layout.transport + 13] = self.of(&[ACK, ACK, ACK | 8, ACK | 1, ACK | 1, 4, SYN, SYN]);
         }
+        if layout.protocol == SCTP && layout.transport + 16 <= layout.end {
+            sequel[layout.transport + 12] = self.of(&[0, 0, 3, 10, 11, 6, 14, INIT]);
+        }
         layout.seal(&mut sequel);
         Some(sequel)
     }
@@ -270,6 +311,16 @@ impl Draw {
             };
             layout.seal(&mut answer);
         }
+        if layout.protocol == SCTP && !layout.later && layout.transport + 16 <= layout.end {
+            let chunk = layout.transport + 12;
+            answer[chunk] = match answer[chunk] {
+                INIT if self.one_in(4) => 6,
+                INIT => 2,
+                10 => 11,
+                _ => self.of(&[0, 3, 3, 11, 6, 14]),
+            };
+            layout.seal(&mut answer);
+        }
         Some(answer)
     }
 
@@ -285,12 +336,8 @@ impl Draw {
         let [_, a, b, c] = identity.to_be_bytes();
         let mut header =
             if link.geneve { vec![0, 0, 0x65, 0x58, a, b, c, 0] } else { vec![8, 0, 0, 0, a, b, c, 0] };
-        if link.geneve && self.one_in(4) {
-            // An option of nobody's class, critical or not.
-            header[0] = 2;
-            header[1] = self.of(&[0, 0, 0x40, 0x80]);
-            let critical = if header[1] == 0x40 { 0x80 } else { 1 };
-            header.extend([0xff, 0xf0, critical, 1, 9, 9, 9, 9]);
+        if link.geneve && !self.one_in(3) {
+            self.options(&mut header, kind == [0x86, 0xdd]);
         }
         if self.one_in(16) {
             let at = self.below(8);
@@ -307,6 +354,35 @@ impl Draw {
             checksum.fill(0);
         }
         frame
+    }
+
+    /// Some of Geneve's options: of nobody's class, critical or not, and what a client dialled.
+    fn options(&mut self, header: &mut Vec<u8>, six: bool) {
+        const DIALLED_V4: [u8; 12] = [0xff, 0x70, 0x81, 2, 10, 240, 0, 5, 0x75, 0x30, 0, 0];
+        const DIALLED_V6: [u8; 24] =
+            [0xff, 0x70, 0x81, 5, 0xfd, 0, 0, 0x10, 2, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0x75, 0x30, 0, 0];
+        let dialled: &[u8] = if six { &DIALLED_V6 } else { &DIALLED_V4 };
+        header[1] = self.of(&[0, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x80]);
+        for _ in 0..1 + self.below(6) / 4 {
+            let mut option = match self.below(10) {
+                0 => vec![0xff, 0xf0, 1, 1, 9, 9, 9, 9],
+                1 => vec![0xff, 0xf0, 1, 0],
+                2 => vec![0xff, 0xf0, 0x80, 1, 9, 9, 9, 9],
+                3 => [DIALLED_V4.as_slice(), DIALLED_V6.as_slice()][usize::from(!six)].to_vec(),
+                _ => dialled.to_vec(),
+            };
+            if option.len() > 8 && self.one_in(3) {
+                // Another port, so that flows meet in one row.
+                let at = option.len() - 3;
+                option[at] = 0x31;
+            }
+            if self.one_in(12) {
+                let at = self.below(option.len());
+                option[at] = self.next() as u8;
+            }
+            header.extend(option);
+        }
+        header[0] = (header.len() as u8 - 8) / 4;
     }
 
     /// A question of a pod's about its link, or some other talk on it.

@@ -308,7 +308,7 @@ impl Draw {
     fn through_the_tunnel(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
         let (from, to) = (self.a_pod(scene), self.a_pod(scene));
         let six = to.address.is_ipv6();
-        let source = if from.address.is_ipv6() == six && !self.one_in(8) {
+        let source = if from.address.is_ipv6() == six && !self.one_in(if scene.link.geneve { 3 } else { 8 }) {
             from.address
         } else {
             self.source(scene, six)

@@ -2,14 +2,18 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Node, Nodes, Table};
+use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{
+    Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
 
@@ -141,6 +145,15 @@ impl Engine for Twins {
         }
         self.compare("reports", &emulator.records, &kernel.records);
         Ok(emulator)
+    }
+
+    /// The emulator alone can be asked: `tests/sockets.rs` asks the kernel, with sockets.
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        self.emulator.lead(dialling)
+    }
+
+    fn hang_up(&mut self, socket: u64) {
+        self.emulator.hang_up(socket);
     }
 
     fn counts(&self) -> Result<Vec<Count>, Error> {

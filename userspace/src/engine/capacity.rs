@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
-    Nodes, Policy, Routes, SourceRanges, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
+    Masquerades, Nodes, Policy, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::wire::{V4, V6};
 
 use crate::error::Error;
 
 /// Every table: its name, and the rows it can hold.
-const TABLES: [(&str, u32); 25] = [
+const TABLES: [(&str, u32); 29] = [
     of::<Nodes>(),
     of::<Endpoints<V4>>(),
     of::<Frontends<V4>>(),
@@ -25,6 +25,8 @@ const TABLES: [(&str, u32); 25] = [
     of::<Masquerades<V4>>(),
     of::<Routes<V4>>(),
     of::<Fragments<V4>>(),
+    of::<Homes<V4>>(),
+    of::<Sockets<V4>>(),
     of::<Endpoints<V6>>(),
     of::<Frontends<V6>>(),
     of::<Maglev<V6>>(),
@@ -37,6 +39,8 @@ const TABLES: [(&str, u32); 25] = [
     of::<Masquerades<V6>>(),
     of::<Routes<V6>>(),
     of::<Fragments<V6>>(),
+    of::<Homes<V6>>(),
+    of::<Sockets<V6>>(),
 ];
 
 const fn of<T: Table>() -> (&'static str, u32) {

@@ -1,5 +1,7 @@
 //! The places where the packet path runs: one trait, the kernel and the emulator.
 
+use std::net::SocketAddr;
+
 use dataplane::Verdict;
 use dataplane::tables::{Connection, Fragment, Fragmented, IfIndex, Masquerade, Masqueraded, Tuple};
 use dataplane::trace::Record;
@@ -37,6 +39,19 @@ pub struct Outcome {
     pub records: Vec<Record>,
 }
 
+/// A socket of a node that connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialling {
+    /// The socket's cookie.
+    pub socket: u64,
+    /// That of the network namespace it is in.
+    pub netns: u64,
+    /// Whom it dials.
+    pub target: SocketAddr,
+    /// As in the IP header.
+    pub protocol: u8,
+}
+
 /// How many packets and bytes came to a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -68,6 +83,19 @@ pub trait Engine: Tracks<V4> + Tracks<V6> {
     /// # Errors
     /// The engine could not run it; the path's own refusals are verdicts.
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error>;
+    /// Where a socket that connects is led: to `target` itself, unless the node translates sockets and it is a
+    /// Service. What was reported on the way comes with it. In the kernel sockets alone can ask: there is no
+    /// answer but `target`.
+    ///
+    /// # Errors
+    /// The engine could not run it.
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        Ok((dialling.target, Vec::new()))
+    }
+    /// A socket that was led somewhere is closed.
+    fn hang_up(&mut self, socket: u64) {
+        let _ = socket;
+    }
     /// Packets and bytes by verdict: see [`dataplane::verdict::Verdict::counter`].
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(super) struct Seats {
     by_mac: HashMap<Mac, usize>,
     gateways: Vec<IpAddr>,
     appliances: HashSet<Port>,
+    /// What clients dial, where any node may answer from it because the backend's own one does.
+    shared: HashSet<IpAddr>,
     mtu: usize,
 }
 
@@ -78,6 +80,10 @@ impl Seats {
             if let NextHop::VirtualAppliance(address) = route.next_hop {
                 seats.appliances.extend(seats.by_address.get(&address));
             }
+        }
+        if cluster.settings.services.direct_return {
+            let nodes = cluster.nodes.iter().flat_map(|node| &node.addresses);
+            seats.shared = nodes.chain(ways_in.keys()).copied().collect();
         }
         seats
     }
@@ -171,7 +177,9 @@ impl Seats {
         self.appliances.contains(&port)
             || self.host(source) == Some(port)
             || matches!(port, Port::Node(place)
-                if self.pods.get(&source) == Some(&place) || self.ways_in.get(&source) == Some(&place))
+                if self.pods.get(&source) == Some(&place)
+                    || self.ways_in.get(&source) == Some(&place)
+                    || self.shared.contains(&source))
     }
 
     /// See [`super::Fabric::world_port`].

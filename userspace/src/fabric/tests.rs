@@ -16,7 +16,7 @@ use etherparse::{
 use super::packet::{ETHERNET, Packet};
 use super::seats::mac_of;
 use super::*;
-use crate::model::{External, Labels, Node, Pod, Settings};
+use crate::model::{External, Labels, Node, Pod, Service, Settings};
 
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
@@ -372,6 +372,24 @@ fn nobody_sends_from_an_address_that_is_not_his() {
     }
     assert_eq!(bench.end(N1, udp("[fd00:240::5]:1", "[2001:db8::7]:2")), End::Lost(Loss::Spoofed));
     assert_eq!(bench.lost(Loss::Spoofed), 6);
+}
+
+#[test]
+fn with_direct_return_a_node_answers_from_what_was_dialled_at_another() {
+    let mut bench = Bench::with(|cluster| {
+        cluster.settings.services.direct_return = true;
+        let external_addresses = vec![ip("198.51.100.80")];
+        cluster.services = vec![Service { external_addresses, ..Service::default() }];
+    });
+    for from in ["10.240.0.5:30080", "[fd00:240::5]:30080", "198.51.100.80:80"] {
+        let to = if from.starts_with('[') { "[2001:db8::7]:2" } else { "203.0.113.7:2" };
+        assert!(matches!(bench.end(N1, udp(from, to)), End::Out(_)), "{from}");
+        assert_eq!(bench.end(N1, udp(from, to)), bench.end(N2, udp(from, to)), "{from}");
+    }
+    for from in ["10.244.1.5:1", "203.0.113.7:1"] {
+        assert_eq!(bench.end(N1, udp(from, "10.240.0.5:2")), End::Lost(Loss::Spoofed), "{from}");
+    }
+    assert_eq!(bench.end(WORLD, udp("10.240.0.4:1", "10.240.0.5:2")), End::Lost(Loss::Spoofed));
 }
 
 #[test]

@@ -197,6 +197,8 @@ struct Rules<'a> {
     settings: &'a Settings,
     /// The cluster's, or the defaults where its own model has none.
     pod_cidrs: Vec<IpNet>,
+    /// As [`Demand::internal_frontends`].
+    frontends: (u64, u64),
 }
 
 impl<'a> Rules<'a> {
@@ -207,7 +209,13 @@ impl<'a> Rules<'a> {
             [] => families.map(|family| Purpose::Pods.default(family)).collect(),
             stated => stated.to_vec(),
         };
-        Self { model, max_pods: demand.max_pods.unwrap_or(model.max_pods()), settings, pod_cidrs }
+        let max_pods = demand.max_pods.unwrap_or(model.max_pods());
+        Self { model, max_pods, settings, pod_cidrs, frontends: demand.internal_frontends }
+    }
+
+    /// What internal load balancers leave of a node subnet.
+    fn left_of(&self, subnet: IpNet) -> u128 {
+        usable(subnet).saturating_sub(of_family(self.frontends, subnet))
     }
 
     /// What allows only so many nodes, each with its name.
@@ -218,9 +226,9 @@ impl<'a> Rules<'a> {
             limits.push(match self.model {
                 Model::Flat => {
                     let each = u128::from(self.max_pods) + 1;
-                    (format!("{name}, {each} each"), usable(*subnet) / each)
+                    (format!("{name}, {each} each"), self.left_of(*subnet) / each)
                 }
-                _ => (name, usable(*subnet)),
+                _ => (name, self.left_of(*subnet)),
             });
         }
         let name = Purpose::Pods.name(self.model);
@@ -341,7 +349,8 @@ fn ranges(demand: &Demand, crowd: &Crowd) -> Vec<RangeUse> {
             Model::Flat => (nodes * (u128::from(rules.max_pods) + 1), nodes + pods),
             _ => (nodes, nodes),
         };
-        rows.push(row("nodeSubnet", *cidr, usable(*cidr), reserved, used));
+        let frontends = of_family(demand.internal_frontends, *cidr);
+        rows.push(row("nodeSubnet", *cidr, usable(*cidr), reserved + frontends, used + frontends));
     }
     for cidr in &settings.pod_cidrs {
         let name = Purpose::Pods.name(settings.model);
@@ -356,7 +365,7 @@ fn ranges(demand: &Demand, crowd: &Crowd) -> Vec<RangeUse> {
         });
     }
     for cidr in &settings.service_cidrs {
-        let used = services(demand, *cidr);
+        let used = of_family(demand.services, *cidr);
         rows.push(row("serviceCIDR", *cidr, size(*cidr) - SERVICE_RANGE_TAKES, used, used));
     }
     let subnets: Vec<RangeUse> = rows.clone();
@@ -370,11 +379,11 @@ fn ranges(demand: &Demand, crowd: &Crowd) -> Vec<RangeUse> {
     rows
 }
 
-/// Services that have an address of a service range.
-fn services(demand: &Demand, range: IpNet) -> u128 {
+/// Of a count of each family, that of a range's.
+fn of_family((four, six): (u64, u64), range: IpNet) -> u128 {
     match IpFamily::of_range(range) {
-        IpFamily::V4 => demand.services.0.into(),
-        IpFamily::V6 => demand.services.1.into(),
+        IpFamily::V4 => four.into(),
+        IpFamily::V6 => six.into(),
     }
 }
 
@@ -442,7 +451,7 @@ fn problems(demand: &Demand, crowd: &Crowd, fit: &Fit, pairs: &[Pair]) -> Vec<St
     }
     for cidr in &demand.settings.service_cidrs {
         let room = size(*cidr) - SERVICE_RANGE_TAKES;
-        let wanted = services(demand, *cidr);
+        let wanted = of_family(demand.services, *cidr);
         if wanted > room {
             problems
                 .push(format!("{wanted} Services are more than serviceCIDR {cidr} has room for: {room}."));

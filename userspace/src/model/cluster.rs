@@ -345,6 +345,8 @@ pub struct Demand {
     pub host_daemons: u64,
     /// Services with an IPv4 address, and with an IPv6 address; not the cluster's DNS, which has one of its own.
     pub services: (u64, u64),
+    /// Frontends of internal load balancers, which have addresses of the node subnets, by family as well.
+    pub internal_frontends: (u64, u64),
     /// As [`Cluster::notes`].
     pub notes: Vec<String>,
 }
@@ -362,6 +364,7 @@ impl Demand {
             daemons: 0,
             host_daemons: 0,
             services: (0, 0),
+            internal_frontends: (0, 0),
             notes: Vec::new(),
         }
     }

@@ -1,10 +1,19 @@
-//! Names on the command line: `ns/pod`, `ext:name`, `node:name`, `svc:ns/name`, with `:port/protocol` if need be.
+//! Names on the command line, with `:port/protocol` if need be.
+//!
+//! | name | stands for |
+//! | --- | --- |
+//! | `ns/pod` | a pod |
+//! | `node:name` | a node: with a node port or a host port, what is behind that |
+//! | `ext:name` | a host outside |
+//! | `svc:ns/name` | a Service at its cluster address |
+//! | `svc:ns/name@lb` | a Service at its frontend of the load balancer |
+//! | `svc:ns/name@external` | a Service at its external address (`externalIPs`) |
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::cluster::{Cluster, External, Node, Pod, Protocol, Service};
+use super::cluster::{Cluster, External, Node, Pod, Protocol, Service, ServiceKind};
 use super::syntax;
 
 /// Who, and on which port.
@@ -34,8 +43,32 @@ pub enum Who {
     External(String),
     /// A node of the cluster.
     Node(String),
-    /// `namespace/name`.
+    /// `namespace/name`, at its cluster address.
     Service(String),
+    /// `namespace/name`, at another address of it.
+    Frontend(String, Way),
+}
+
+/// How a Service is reached otherwise than at its cluster address or at a node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// At the load balancer: `@lb`.
+    LoadBalancer,
+    /// At an address of `spec.externalIPs`: `@external`.
+    External,
+}
+
+impl Way {
+    const ALL: [(&'static str, Self); 2] = [("lb", Self::LoadBalancer), ("external", Self::External)];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LoadBalancer => "lb",
+            Self::External => "external",
+        })
+    }
 }
 
 /// Why a text isn't the name of an endpoint.
@@ -43,7 +76,7 @@ pub enum Who {
 pub enum EndpointError {
     /// It isn't written as one.
     #[error(
-        "cannot read {text:?}: {why}: write ns/pod, ext:name, node:name or svc:ns/name, with :8080/tcp after it if need be"
+        "cannot read {text:?}: {why}: write ns/pod, ext:name, node:name, svc:ns/name, svc:ns/name@lb or svc:ns/name@external, with :8080/tcp after it if need be"
     )]
     Syntax {
         /// As it was given.
@@ -60,6 +93,16 @@ pub enum EndpointError {
         name: String,
         /// `, did you mean "shop/web"?`, or nothing.
         hint: String,
+    },
+    /// The Service is there, but not to be reached that way.
+    #[error("svc:{service}@{way} has no address: {why}")]
+    NoFrontend {
+        /// `namespace/name`.
+        service: String,
+        /// How it was to be reached.
+        way: Way,
+        /// What it would need.
+        why: &'static str,
     },
 }
 
@@ -83,6 +126,10 @@ impl FromStr for Who {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let wrong = |why: &str| Err(EndpointError::Syntax { text: text.into(), why: why.into() });
         let (prefix, name) = prefix_of(text);
+        let (name, way) = match name.split_once('@').filter(|_| prefix == Some("svc")) {
+            Some((name, way)) => (name, Some(way)),
+            None => (name, None),
+        };
         let namespaced = matches!(prefix, None | Some("svc"));
         let parts: Vec<&str> = name.split('/').collect();
         match parts.as_slice() {
@@ -97,7 +144,13 @@ impl FromStr for Who {
         Ok(match prefix {
             Some("ext") => Self::External(name),
             Some("node") => Self::Node(name),
-            Some("svc") => Self::Service(name),
+            Some("svc") => match way {
+                None => Self::Service(name),
+                Some(way) => match Way::ALL.iter().find(|(word, _)| *word == way) {
+                    Some((_, way)) => Self::Frontend(name, *way),
+                    None => return wrong(&format!("{way:?} is neither lb nor external")),
+                },
+            },
             _ => Self::Pod(name),
         })
     }
@@ -137,6 +190,7 @@ impl fmt::Display for Who {
             Self::External(name) => write!(f, "ext:{name}"),
             Self::Node(name) => write!(f, "node:{name}"),
             Self::Service(id) => write!(f, "svc:{id}"),
+            Self::Frontend(id, way) => write!(f, "svc:{id}@{way}"),
         }
     }
 }
@@ -157,28 +211,27 @@ pub enum Found<'a> {
     External(&'a External),
     /// A node.
     Node(&'a Node),
-    /// A Service.
+    /// A Service, at its cluster address.
     Service(&'a Service),
+    /// A Service, at another address of it, which it has.
+    Frontend(&'a Service, Way),
 }
 
 impl Found<'_> {
-    /// Where it is reached: a Service at its cluster address.
+    /// Where it is reached.
     pub fn address(&self) -> IpAddr {
-        match self {
-            Self::Pod(pod) => pod.address(),
-            Self::External(external) => external.address,
-            Self::Node(node) => node.address(),
-            Self::Service(service) => service.address(),
-        }
+        self.addresses().first().copied().expect("whoever is found has an address")
     }
 
-    /// Where it is reached, in each family it has.
+    /// Where it is reached, all of them.
     pub fn addresses(&self) -> &[IpAddr] {
         match self {
             Self::Pod(pod) => &pod.addresses,
             Self::External(external) => std::slice::from_ref(&external.address),
             Self::Node(node) => &node.addresses,
             Self::Service(service) => &service.addresses,
+            Self::Frontend(service, Way::LoadBalancer) => &service.load_balancer_addresses,
+            Self::Frontend(service, Way::External) => &service.external_addresses,
         }
     }
 
@@ -196,6 +249,7 @@ impl Found<'_> {
             Self::External(external) => Who::External(external.name.clone()),
             Self::Node(node) => Who::Node(node.name.clone()),
             Self::Service(service) => Who::Service(service.id()),
+            Self::Frontend(service, way) => Who::Frontend(service.id(), *way),
         }
     }
 }
@@ -204,8 +258,13 @@ impl Cluster {
     /// What a name stands for.
     ///
     /// # Errors
-    /// [`EndpointError::Unknown`], with the nearest name there is.
+    /// [`EndpointError::Unknown`], with the nearest name there is; [`EndpointError::NoFrontend`].
     pub fn find(&self, who: &Who) -> Result<Found<'_>, EndpointError> {
+        if let Who::Frontend(id, way) = who
+            && let Some(service) = self.service(id)
+        {
+            return frontend(service, *way);
+        }
         let (found, what, name, known): (_, _, _, Vec<String>) = match who {
             Who::Pod(id) => {
                 (self.pod(id).map(Found::Pod), "pod", id, self.pods.iter().map(Pod::id).collect())
@@ -218,7 +277,7 @@ impl Cluster {
                 let known = self.nodes.iter().map(|node| node.name.clone()).collect();
                 (self.node(name).map(Found::Node), "node", name, known)
             }
-            Who::Service(id) => {
+            Who::Service(id) | Who::Frontend(id, _) => {
                 let known = self.services.iter().map(Service::id).collect();
                 (self.service(id).map(Found::Service), "service", id, known)
             }
@@ -229,6 +288,19 @@ impl Cluster {
             hint: did_you_mean(name, known.iter().map(String::as_str)),
         })
     }
+}
+
+fn frontend(service: &Service, way: Way) -> Result<Found<'_>, EndpointError> {
+    let found = Found::Frontend(service, way);
+    let why = match way {
+        _ if !found.addresses().is_empty() => return Ok(found),
+        Way::LoadBalancer if service.kind == ServiceKind::LoadBalancer => {
+            "the load balancer gave it none that is on the path"
+        }
+        Way::LoadBalancer => "only a Service of type LoadBalancer has one",
+        Way::External => "it states no externalIPs",
+    };
+    Err(EndpointError::NoFrontend { service: service.id(), way, why })
 }
 
 /// `, did you mean "web"?` if one of the names there are is near enough, else nothing.

@@ -32,7 +32,7 @@ mod validate;
 mod workload;
 
 pub use cluster::*;
-pub use endpoint::{Endpoint, EndpointError, Found, Port, Who};
+pub use endpoint::{Endpoint, EndpointError, Found, Port, Way, Who};
 pub use error::{Error, Origin};
 pub(crate) use fabric::inside as virtual_network;
 pub use object::{Change, Entry, Key, Kind, Object, Objects};

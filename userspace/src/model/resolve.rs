@@ -84,13 +84,18 @@ pub(super) fn demand(objects: &Objects) -> Result<Demand, Error> {
         }
     }
     let ordinary = services.iter().filter(|service| !service.is_dns());
-    for family in ordinary.flat_map(|service| &service.families) {
-        match family {
-            IpFamily::V4 => demand.services.0 += 1,
-            IpFamily::V6 => demand.services.1 += 1,
-        }
-    }
+    demand.services = by_family(ordinary.flat_map(|service| service.families.clone()));
+    let subnets = &demand.settings.node_subnets;
+    demand.internal_frontends = by_family(services.iter().flat_map(|service| service.wanted_inside(subnets)));
     Ok(demand)
+}
+
+/// How many there are of each family, IPv4 first.
+fn by_family(families: impl Iterator<Item = IpFamily>) -> (u64, u64) {
+    families.fold((0, 0), |(four, six), family| match family {
+        IpFamily::V4 => (four + 1, six),
+        IpFamily::V6 => (four, six + 1),
+    })
 }
 
 /// A Testbed object, and where it was read.

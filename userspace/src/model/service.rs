@@ -28,6 +28,8 @@ mod endpoints;
 mod frontends;
 mod node_ports;
 
+pub(super) use frontends::STATIC;
+
 /// How long a client keeps its backend where the Service doesn't say. Source: Kubernetes, `DefaultClientIPServiceAffinitySeconds`.
 const AFFINITY_S: u32 = 10_800;
 /// Where source ranges were stated before there was a field for them.
@@ -107,7 +109,7 @@ pub(super) fn state(work: &mut Work<'_>, settings: &Settings, services: &mut [Se
         }
     }
     frontends::state(work, services);
-    node_ports::settle(work, settings.services.node_ports, services);
+    node_ports::settle(work, settings, services);
 }
 
 fn without_address(spec: &core::ServiceSpec) -> Option<&'static str> {

@@ -167,6 +167,35 @@ pub(super) fn host_address(text: &str) -> Result<IpAddr, String> {
     Ok(address)
 }
 
+/// A name that is looked up the same from everywhere: two labels at least.
+pub(super) fn full_name(name: &str) -> Verdict {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if !bare.contains('.') {
+        return not("should be a domain with at least two segments separated by dots", name);
+    }
+    dns_subdomain(bare)
+}
+
+/// An address that means the same on every host.
+pub(super) fn not_special(address: IpAddr) -> Verdict {
+    let (link_local, multicast) = match address {
+        IpAddr::V4(four) => (four.is_link_local(), four.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(six) => (six.is_unicast_link_local(), six.segments()[0] & 0xff0f == 0xff02),
+    };
+    let why = if address.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if address.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+    } else if link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    } else if multicast {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    } else {
+        return Ok(());
+    };
+    not(why, &address.to_string())
+}
+
 /// Not more than one of each family. `what` is what they are: `IP` or `CIDR`.
 pub(super) fn one_per_family(addresses: impl IntoIterator<Item = IpAddr>, what: &str) -> Verdict {
     let mut seen = [false; 2];

@@ -3,10 +3,8 @@
 //! Source: Kubernetes, `pkg/apis/{core,networking,discovery,apps}/validation`.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{self as core, Container, PodSpec, PodTemplateSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,6 +13,8 @@ use super::error::Fields;
 use super::object::{Kind, Object};
 use super::own::External;
 use super::{choice, masquerade, selector, stated, syntax};
+
+mod service;
 
 /// Notes every field of an object that can't be as it is.
 pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
@@ -27,8 +27,8 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
                 pod_spec(spec, "spec", fields);
             }
         }
-        Object::Service(service) => self::service(service, fields),
-        Object::EndpointSlice(slice) => endpoint_slice(slice, fields),
+        Object::Service(service) => service::service(service, fields),
+        Object::EndpointSlice(slice) => service::endpoint_slice(slice, fields),
         Object::NetworkPolicy(policy) => network_policy(policy, fields),
         Object::Deployment(workload) => {
             template(&workload.spec.template, &workload.spec.selector, fields);
@@ -159,135 +159,6 @@ fn container_ports(container: &Container, path: &str, fields: &mut Fields<'_>) {
             note(fields, &format!("{path}.name"), syntax::port_name(name));
             if !names.insert(name) {
                 fields.wrong(format!("{path}.name"), format!("Duplicate value: {name:?}"));
-            }
-        }
-    }
-}
-
-fn service(service: &core::Service, fields: &mut Fields<'_>) {
-    let Some(spec) = &service.spec else {
-        return fields.wrong("spec.ports", "Required value");
-    };
-    let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    let service_type = spec.type_.as_deref().unwrap_or("ClusterIP");
-    if !types.contains(&service_type) {
-        fields.wrong("spec.type", syntax::unsupported(service_type, &types));
-    }
-    cluster_ips(spec, fields);
-    labels(spec.selector.as_ref(), "spec.selector", fields);
-    let ports: &[_] = spec.ports.as_deref().unwrap_or_default();
-    if ports.is_empty() && service_type != "ExternalName" && spec.cluster_ip.as_deref() != Some("None") {
-        fields.wrong("spec.ports", "Required value");
-    }
-    service_ports(ports, fields);
-}
-
-/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy`, by themselves and beside each other. Whether the
-/// cluster has the families is seen when its ranges are known.
-fn cluster_ips(spec: &core::ServiceSpec, fields: &mut Fields<'_>) {
-    let several: &[String] = spec.cluster_ips.as_deref().unwrap_or_default();
-    let addresses = several.iter().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
-    let address = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
-    for (path, text) in address.chain(addresses).filter(|(_, text)| !text.is_empty() && *text != "None") {
-        note(fields, &path, syntax::host_address(text));
-    }
-    let first = spec.cluster_ip.as_ref().filter(|text| !text.is_empty());
-    if let (Some(first), Some(other)) = (first, several.first())
-        && first != other
-    {
-        fields.wrong(
-            "spec.clusterIPs[0]",
-            format!("must match `clusterIP`, not {other:?} (clusterIP is {first:?})"),
-        );
-    }
-    if several.len() > 2 {
-        fields.wrong("spec.clusterIPs", "may only hold up to 2 values");
-    }
-    let parsed: Vec<IpAddr> = several.iter().filter_map(|text| text.parse().ok()).collect();
-    note(fields, "spec.clusterIPs", syntax::one_per_family(parsed.iter().copied(), "IP"));
-    let families: &[String] = spec.ip_families.as_deref().unwrap_or_default();
-    for (i, family) in families.iter().enumerate() {
-        let path = format!("spec.ipFamilies[{i}]");
-        if !["IPv4", "IPv6"].contains(&family.as_str()) {
-            fields.wrong(path, syntax::unsupported(family, &["IPv4", "IPv6"]));
-        } else if families[..i].contains(family) {
-            fields.wrong(path, format!("Duplicate value: {family:?}"));
-        }
-    }
-    let alone = first.and_then(|text| text.parse().ok()).filter(|_| parsed.is_empty());
-    for (i, (address, family)) in alone.iter().chain(&parsed).zip(families).enumerate() {
-        let is = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        if is != family {
-            let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`, not {address}");
-            fields.wrong(format!("spec.clusterIPs[{i}]"), why);
-        }
-    }
-    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    let policy = spec.ip_family_policy.as_deref().unwrap_or("SingleStack");
-    let two = "must be 'RequireDualStack' or 'PreferDualStack' when multiple";
-    if !policies.contains(&policy) {
-        fields.wrong("spec.ipFamilyPolicy", syntax::unsupported(policy, &policies));
-    } else if policy == "SingleStack" && parsed.len() == 2 {
-        fields.wrong("spec.ipFamilyPolicy", format!("{two} cluster IPs are specified"));
-    } else if policy == "SingleStack" && families.len() == 2 && spec.cluster_ip.as_deref() != Some("None") {
-        fields.wrong("spec.ipFamilyPolicy", format!("{two} IP families are specified"));
-    }
-}
-
-fn service_ports(ports: &[core::ServicePort], fields: &mut Fields<'_>) {
-    let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
-    for (i, port) in ports.iter().enumerate() {
-        let path = format!("spec.ports[{i}]");
-        note(fields, &format!("{path}.port"), syntax::port(port.port.into()));
-        let protocol = note(fields, &format!("{path}.protocol"), syntax::protocol(port.protocol.as_deref()));
-        if let Some(target) = &port.target_port {
-            note(fields, &format!("{path}.targetPort"), syntax::port_or_name(target));
-        }
-        match port.name.as_deref().unwrap_or_default() {
-            "" if ports.len() > 1 => fields.wrong(format!("{path}.name"), "Required value"),
-            "" => {}
-            name => {
-                note(fields, &format!("{path}.name"), syntax::dns_label(name, 63));
-                if !names.insert(name) {
-                    fields.wrong(format!("{path}.name"), format!("Duplicate value: {name:?}"));
-                }
-            }
-        }
-        if let Some(protocol) = protocol.filter(|protocol| !numbers.insert((port.port, *protocol))) {
-            fields.wrong(path, format!("Duplicate value: port {} {protocol}", port.port));
-        }
-    }
-}
-
-fn endpoint_slice(slice: &EndpointSlice, fields: &mut Fields<'_>) {
-    let families = ["FQDN", "IPv4", "IPv6"];
-    if !families.contains(&slice.address_type.as_str()) {
-        fields.wrong("addressType", syntax::unsupported(&slice.address_type, &families));
-    }
-    for (i, port) in slice.ports.iter().flatten().enumerate() {
-        if let Some(number) = port.port {
-            note(fields, &format!("ports[{i}].port"), syntax::port(number.into()));
-        }
-        note(fields, &format!("ports[{i}].protocol"), syntax::protocol(port.protocol.as_deref()));
-    }
-    for (i, endpoint) in slice.endpoints.iter().flatten().enumerate() {
-        if endpoint.addresses.is_empty() {
-            fields.wrong(
-                format!("endpoints[{i}].addresses"),
-                "Required value: must contain at least 1 address",
-            );
-        }
-        for (j, text) in endpoint.addresses.iter().enumerate() {
-            let path = format!("endpoints[{i}].addresses[{j}]");
-            match (slice.address_type.as_str(), syntax::address(text)) {
-                ("IPv4" | "IPv6", Err(why)) => fields.wrong(path, why),
-                ("IPv4", Ok(address)) if !address.is_ipv4() => {
-                    fields.wrong(path, format!("must be an IPv4 address, not {text:?}"));
-                }
-                ("IPv6", Ok(address)) if !address.is_ipv6() => {
-                    fields.wrong(path, format!("must be an IPv6 address, not {text:?}"));
-                }
-                _ => {}
             }
         }
     }

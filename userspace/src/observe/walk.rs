@@ -13,12 +13,14 @@ use dataplane::fragment;
 use dataplane::nat::Change;
 use dataplane::overlay;
 use dataplane::policy::Decision;
+use dataplane::reject;
 use dataplane::tables::{Endpoint, IfIndex, Node, Route};
 use dataplane::trace::{Record, Stage};
 use dataplane::wire::ip::ecn;
 use dataplane::wire::{Address, Port, V6};
 
 use crate::engine::Hook;
+use crate::engine::emulator::message::Chunk;
 use crate::model::Cluster;
 use crate::plan::{Links, NodePlan, Plan, RuleName, Rules};
 
@@ -251,7 +253,7 @@ impl Printed {
         let says = match stage {
             Stage::FromPod => format!("{}  {}", names.node(node), names.pod_at(node, record.number)),
             Stage::FromUnderlay | Stage::FromHost => names.node(node).to_owned(),
-            Stage::Service => change(record),
+            Stage::Service | Stage::Socket => change(record),
             Stage::Conntrack => self.conntrack(record),
             Stage::Policy => policy(node, record, names),
             Stage::Route => route(node, record, names),
@@ -262,8 +264,19 @@ impl Printed {
                 let tunnel = if record.flags == Node::GENEVE { "geneve" } else { "vxlan" };
                 format!("{tunnel} vni {}, {source} -> {target}", record.number)
             }
+            Stage::Overlay if record.detail == overlay::TOLD => {
+                format!("direct, the client dialled {}", end(record.source, record.source_port))
+            }
+            Stage::Overlay if record.detail == overlay::HEARD => {
+                let dialled = end(record.source, record.source_port);
+                format!("unwrap{}, the client dialled {dialled}", mark(record.flags))
+            }
             Stage::Overlay => format!("unwrap{}", mark(record.flags)),
-            Stage::Reject => format!("the sender is told that there is room for {} bytes", record.number),
+            Stage::Reject => match record.detail {
+                reject::RESET => "the sender gets a reset".to_owned(),
+                reject::UNREACHABLE => "the sender is told that nobody is at the port".to_owned(),
+                _ => format!("the sender is told that there is room for {} bytes", record.number),
+            },
             Stage::Mss => format!("{} -> {}", record.source_port, record.target_port),
             Stage::ToPod => format!("{}  {}", names.pod_at(node, record.number), self.flow(record)),
             Stage::ToUnderlay if wrapped => return None,
@@ -315,7 +328,7 @@ impl Printed {
     }
 }
 
-/// The protocol, and TCP's flags or ICMP's type.
+/// The protocol, and TCP's flags, ICMP's type or SCTP's chunk.
 fn kind(record: &Record) -> String {
     const FLAGS: [(u8, &str); 5] = [(2, "syn"), (1, "fin"), (4, "rst"), (8, "psh"), (16, "ack")];
     match record.protocol {
@@ -339,6 +352,12 @@ fn kind(record: &Record) -> String {
             128 => "icmpv6 echo".to_owned(),
             129 => "icmpv6 echo reply".to_owned(),
             number => format!("icmpv6 type {number}"),
+        },
+        132 => match Chunk::WORDS.iter().find(|(number, _)| *number == record.flags) {
+            // Data, or what does not say what it is: a fragment, or what an error quotes.
+            Some((Chunk::DATA, _)) => "sctp".to_owned(),
+            Some((_, word)) => format!("sctp {word}"),
+            None => format!("sctp chunk {}", record.flags),
         },
         number => format!("protocol {number}"),
     }

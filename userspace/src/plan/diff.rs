@@ -2,8 +2,8 @@
 //!
 //! The order is such that no packet, whenever it comes, meets a row that points to one not there:
 //! 1. First what is new or different, and what is pointed to before what points to it: backends, their
-//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes.
-//! 2. Then what is gone, in the opposite order.
+//!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes; sockets' homes.
+//! 2. Then what is gone, in the opposite order; backends that get no new flows any more come last of all.
 //!
 //! Between two plans where one follows the other, a Service leads to its backends of before or after, and
 //! a pod whose rules stay is judged as before or after. Where a change gives a pod new rules and the other
@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Allowed, Backend, BackendId, Backends, Endpoint, Endpoints, Frontends, Identities, Identity, Maglev,
-    NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
+    Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
+    Identity, Maglev, NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -61,26 +61,54 @@ pub enum Change<A: Address> {
     Policy(PolicyPrefix, Option<PolicyRow>),
     /// Of [`Routes`].
     Route(Prefix<A>, Option<Route>),
+    /// Of [`Homes`].
+    Home(Cookie, Option<Home<A>>),
+}
+
+/// Rows of a family by index, as they shall be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cells<A> {
+    /// Of [`Maglev`].
+    pub(super) slots: Vec<(u32, BackendId)>,
+    /// Of [`Backends`].
+    pub(super) backends: Vec<(u32, Backend<A>)>,
 }
 
 fn of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
+    let cells = Cells {
+        slots: different(&from.maglev, &to.maglev).collect(),
+        backends: different(&from.backends, &to.backends).collect(),
+    };
+    ordered(from, to, &cells)
+}
+
+/// The changes that write the cells, and turn the other rows of `from` into those of `to`.
+pub(super) fn ordered<A: Address>(from: &Rows<A>, to: &Rows<A>, cells: &Cells<A>) -> Vec<Change<A>> {
     let mut changes = Vec::new();
+    let backends = |active: bool| {
+        let cells = cells.backends.iter();
+        let cells = cells.filter(move |(_, row)| (row.state == Backend::<A>::ACTIVE) == active);
+        cells.map(|(index, row)| Change::Backend(*index, *row))
+    };
     // 1.
-    fill(&mut changes, &from.backends, &to.backends, Change::Backend);
-    fill(&mut changes, &from.maglev, &to.maglev, Change::Slot);
+    changes.extend(backends(true));
+    changes.extend(cells.slots.iter().map(|(index, row)| Change::Slot(*index, *row)));
     put(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     put(&mut changes, &from.policy, &to.policy, Change::Policy);
     put(&mut changes, &from.identities, &to.identities, Change::Identity);
     put(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     put(&mut changes, &from.routes, &to.routes, Change::Route);
+    put(&mut changes, &from.homes, &to.homes, Change::Home);
     // 2.
+    remove(&mut changes, &from.homes, &to.homes, Change::Home);
     remove(&mut changes, &from.routes, &to.routes, Change::Route);
     remove(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
     remove(&mut changes, &from.identities, &to.identities, Change::Identity);
     remove(&mut changes, &from.policy, &to.policy, Change::Policy);
     remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     remove(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
+    changes.extend(backends(false));
     changes
 }
 
@@ -94,14 +122,10 @@ fn put<A: Address, K: Copy + Ord, R: Copy + PartialEq>(
     changes.extend(new.map(|(key, row)| change(*key, Some(*row))));
 }
 
-fn fill<A: Address, R: Copy + PartialEq>(
-    changes: &mut Vec<Change<A>>,
-    from: &[R],
-    to: &[R],
-    change: impl Fn(u32, R) -> Change<A>,
-) {
-    let new = (0..).zip(to).enumerate().filter(|(place, (_, row))| from.get(*place) != Some(row));
-    changes.extend(new.map(|(_, (index, row))| change(index, *row)));
+/// What `to` has elsewhere or otherwise than `from`.
+fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = (u32, R)> {
+    let rows = (0..).zip(to).enumerate();
+    rows.filter(|(place, (_, row))| from.get(*place) != Some(row)).map(|(_, (index, row))| (index, *row))
 }
 
 fn remove<A: Address, K: Copy + Ord, R: Copy>(
@@ -112,6 +136,53 @@ fn remove<A: Address, K: Copy + Ord, R: Copy>(
 ) {
     let gone = from.keys().filter(|key| !to.contains_key(key));
     changes.extend(gone.map(|key| change(*key, None)));
+}
+
+impl NodeRows {
+    /// Makes a change.
+    pub fn make(&mut self, change: NodeChange) {
+        match change {
+            NodeChange::Node(key, row) => set(&mut self.nodes, key, row),
+            NodeChange::V4(change) => self.v4.make(change),
+            NodeChange::V6(change) => self.v6.make(change),
+        }
+    }
+}
+
+impl<A: Address> Rows<A> {
+    /// Makes a change.
+    pub fn make(&mut self, change: Change<A>) {
+        match change {
+            Change::Endpoint(key, row) => set(&mut self.endpoints, key, row),
+            Change::Frontend(key, row) => set(&mut self.frontends, key, row),
+            Change::SourceRange(key, row) => set(&mut self.source_ranges, key, row),
+            Change::Slot(index, row) => _ = write(&mut self.maglev, index, row),
+            Change::Backend(index, row) => _ = write(&mut self.backends, index, row),
+            Change::Identity(key, row) => set(&mut self.identities, key, row),
+            Change::Policy(key, row) => set(&mut self.policy, key, row),
+            Change::Route(key, row) => set(&mut self.routes, key, row),
+            Change::Home(key, row) => set(&mut self.homes, key, row),
+        }
+    }
+}
+
+fn set<K: Ord, R>(rows: &mut BTreeMap<K, R>, key: K, row: Option<R>) {
+    match row {
+        Some(row) => _ = rows.insert(key, row),
+        None => _ = rows.remove(&key),
+    }
+}
+
+/// Writes a row, and says whether another was there, or none.
+pub(super) fn write<R: Copy + Default + PartialEq>(rows: &mut Vec<R>, index: u32, row: R) -> bool {
+    let index = index as usize;
+    let grown = index >= rows.len();
+    if grown {
+        rows.resize(index + 1, R::default());
+    }
+    let other = grown || rows[index] != row;
+    rows[index] = row;
+    other
 }
 
 /// How much of a table is used.
@@ -133,7 +204,7 @@ pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
 }
 
 /// [`peak`] of the tables of one family.
-pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 8] {
+pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 9] {
     [
         of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
         of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
@@ -143,6 +214,7 @@ pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 
         of::<Identities<A>>(both(&from.identities, &to.identities)),
         of::<Policy<A>>(both(&from.policy, &to.policy)),
         of::<Routes<A>>(both(&from.routes, &to.routes)),
+        of::<Homes<A>>(both(&from.homes, &to.homes)),
     ]
 }
 

@@ -54,12 +54,17 @@ impl Error {
     }
     pub(super) fn table_full(what: &str, table: &'static str, needed: usize, capacity: u32) -> Self {
         let remedy = match table {
-            "endpoints" => "place fewer pods on the node",
-            "frontends" => "ask for fewer Services, or fewer ports of them",
-            "maglev" => "ask for fewer Services, or fewer endpoints behind each",
-            "backends" => "ask for fewer endpoints behind Services",
-            "identities" => "let policies tell fewer addresses apart: fewer ipBlocks, fewer distinct peers",
-            "policy" => "let policies tell fewer peers apart, or name fewer port ranges",
+            "endpoints" | "endpoints_v6" => "place fewer pods on the node",
+            "frontends" | "frontends_v6" => "ask for fewer Services, or fewer ports of them",
+            "maglev" | "maglev_v6" => {
+                "set a smaller services.maglevTableSize, or ask for fewer Services with many endpoints"
+            }
+            "backends" | "backends_v6" => "ask for fewer endpoints behind Services",
+            "source_ranges" | "source_ranges_v6" => "ask for fewer loadBalancerSourceRanges",
+            "identities" | "identities_v6" => {
+                "let policies tell fewer addresses apart: fewer ipBlocks, fewer distinct peers"
+            }
+            "policy" | "policy_v6" => "let policies tell fewer peers apart, or name fewer port ranges",
             "nodes" => "ask for fewer nodes",
             _ => "ask for fewer nodes, or for pods inside their nodes' ranges",
         };

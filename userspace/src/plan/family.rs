@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::tables::{Endpoint, RuleSet};
+use dataplane::tables::{Cookie, Endpoint, Home, RuleSet};
 use dataplane::wire::Mac;
 
 use super::bits;
@@ -12,9 +12,9 @@ use super::policy::Policy;
 use super::route::Map;
 use super::ruleset::RuleSets;
 use super::selector::Pods;
-use super::service::Services;
-use super::{Error, Family, Links, Rows, RuleName, mac_of};
-use crate::model::Cluster;
+use super::service::{Prepared, Services};
+use super::{Change, Error, Family, Homes, Links, Rows, RuleName, mac_of};
+use crate::model::{Cluster, Service};
 
 /// One node's part in the plan of a family.
 pub(super) struct Part<A: Family> {
@@ -116,6 +116,22 @@ impl<A: Family> FamilyPlan<A> {
         Ok(Part { address: self.addresses[place].unwrap_or_default(), rows, rules: self.sets.names.clone() })
     }
 
+    /// Prepares one Service (`namespace/name`) as it is now, or its end.
+    ///
+    /// # Errors
+    /// [`Error::TableFull`]; nothing has changed then.
+    pub(super) fn prepare(&mut self, id: &str, service: Option<&Service>) -> Result<Prepared<A>, Error> {
+        self.services.prepare(id, service)
+    }
+    /// Takes back what was prepared.
+    pub(super) fn undo(&mut self, prepared: &Prepared<A>) {
+        self.services.undo(prepared);
+    }
+    /// Makes the change that was prepared, and says what it changes on the node at this place.
+    pub(super) fn commit(&mut self, prepared: Prepared<A>, place: usize) -> Vec<Change<A>> {
+        self.services.commit(prepared, place as u32)
+    }
+
     fn rows(&self, place: usize, links: &Links) -> Result<Rows<A>, Error> {
         let mut endpoints = BTreeMap::new();
         let mut policy = BTreeMap::new();
@@ -145,16 +161,29 @@ impl<A: Family> FamilyPlan<A> {
                 self.sets.write(rules, &self.identities, own, &mut policy);
             }
         }
+        let (frontends, source_ranges) = self.services.fronts(place as u32);
         Ok(Rows {
             endpoints,
-            frontends: self.services.frontends.clone(),
-            maglev: self.services.maglev.clone(),
-            backends: self.services.backends.clone(),
-            source_ranges: BTreeMap::new(),
+            frontends,
+            maglev: self.services.maglev().to_vec(),
+            backends: self.services.backends().to_vec(),
+            source_ranges,
             identities: self.identities.rows(address),
             policy,
             routes: self.map.rows(place, address.is_some()),
+            homes: links.homes.as_ref().map_or_else(BTreeMap::new, |homes| self.homes(place, homes)),
         })
+    }
+
+    /// Who lives in which network namespace of the node at this place.
+    fn homes(&self, place: usize, homes: &Homes) -> BTreeMap<Cookie, Home<A>> {
+        let row = |address, own| Home { address, own, pad: [0; 3] };
+        let pods = self.pods[place].iter().filter_map(|pod| {
+            let cookie = homes.pods.get(&pod.id)?;
+            Some((Cookie::new(*cookie), row(pod.address, 0)))
+        });
+        let node = self.addresses[place].map(|address| (Cookie::new(homes.node), row(address, 1)));
+        pods.chain(node).collect()
     }
 
     /// The policies that isolate a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or

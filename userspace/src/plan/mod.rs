@@ -7,9 +7,11 @@
 //! Each family is planned for itself (`family`): nothing in its tables is about the other.
 //!
 //! `policy` reads NetworkPolicies, `selector` finds the pods they name; `identity` and `ruleset` make rows
-//! of both. `service` with `maglev` does Services, `route` everything that has an address.
+//! of both. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
+//! does everything that has an address.
 
 mod bits;
+mod candidate;
 mod diff;
 mod error;
 mod family;
@@ -20,6 +22,7 @@ mod numbers;
 mod policy;
 mod port;
 mod prefix;
+mod room;
 mod route;
 pub mod rows;
 mod ruleset;
@@ -40,7 +43,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Forward, Model, Settings};
+use crate::model::{Cluster, Encapsulation, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 
 /// The interfaces of a node.
@@ -50,6 +53,17 @@ pub struct Links {
     pub uplink: IfIndex,
     /// The host side of each local pod's link, by `namespace/name`.
     pub pods: BTreeMap<String, IfIndex>,
+    /// The network namespaces whose sockets are translated; none where the cluster does not ask for that.
+    pub homes: Option<Homes>,
+}
+
+/// The network namespaces of a node, by their cookies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Homes {
+    /// The node's own.
+    pub node: u64,
+    /// Those of its pods, by `namespace/name`.
+    pub pods: BTreeMap<String, u64>,
 }
 
 /// What all nodes of a cluster share.
@@ -90,15 +104,44 @@ impl Plan {
         })
     }
 
+    /// Plans one Service (`namespace/name`) as it is now, or its end, and says what that changes on a node,
+    /// in the order to change it in: what [`Plan::after`] and [`diff`] come to where all else is as before,
+    /// in a time that does not grow with the cluster.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`], or [`Error::TableFull`]; the plan is as it was then.
+    pub fn change(
+        &mut self,
+        node: &str,
+        id: &str,
+        service: Option<&Service>,
+    ) -> Result<Vec<NodeChange>, Error> {
+        let place = self.place(node)?;
+        let v4 = self.v4.prepare(id, service)?;
+        let v6 = match self.v6.prepare(id, service) {
+            Ok(v6) => v6,
+            Err(error) => {
+                self.v4.undo(&v4);
+                return Err(error);
+            }
+        };
+        let v4 = self.v4.commit(v4, place).into_iter().map(NodeChange::V4);
+        Ok(v4.chain(self.v6.commit(v6, place).into_iter().map(NodeChange::V6)).collect())
+    }
+
+    fn place(&self, name: &str) -> Result<usize, Error> {
+        self.nodes.iter().position(|(node, _)| node == name).ok_or_else(|| {
+            let known: Vec<_> = self.nodes.iter().map(|(node, _)| node.as_str()).collect();
+            Error::UnknownNode { node: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
     /// What the node of this name must hold.
     ///
     /// # Errors
     /// [`Error::UnknownNode`], [`Error::NoInterface`], [`Error::TableFull`].
     pub fn node(&self, name: &str, links: &Links) -> Result<NodePlan, Error> {
-        let place = self.nodes.iter().position(|(node, _)| node == name).ok_or_else(|| {
-            let known: Vec<_> = self.nodes.iter().map(|(node, _)| node.as_str()).collect();
-            Error::UnknownNode { node: name.to_owned(), known: known.join(", ") }
-        })?;
+        let place = self.place(name)?;
         let (v4, v6) = (self.v4.node(place, links)?, self.v6.node(place, links)?);
         let underlay = self.nodes[place].1;
         let node = Node {
@@ -152,6 +195,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Overlay, Encapsulation::Geneve) => Node::GENEVE,
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
+        sockets: u8::from(cluster.settings.services.socket_translation),
         balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         ..Node::default()
     }

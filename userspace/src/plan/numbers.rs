@@ -43,9 +43,57 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
     }
 }
 
+/// Numbers in turn: one that was given back comes again when all the others have had their turn, so that
+/// what still speaks of it is over by then.
+#[derive(Clone, Debug)]
+pub(super) struct Turns {
+    /// Of the numbers from `first` on, who is taken.
+    taken: Vec<bool>,
+    first: u32,
+    next: usize,
+    most: usize,
+}
+
+impl Turns {
+    /// So many numbers from `first` on.
+    pub(super) fn new(first: u32, most: u32) -> Self {
+        Self { taken: Vec::new(), first, next: 0, most: most as usize }
+    }
+    /// The next that nobody has; `None` if all are taken.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        let free = |place: &usize| !self.taken.get(*place).is_some_and(|taken| *taken);
+        let place = (self.next..self.most).find(free).or_else(|| (0..self.next).find(free))?;
+        if place >= self.taken.len() {
+            self.taken.resize(place + 1, false);
+        }
+        self.taken[place] = true;
+        self.next = place + 1;
+        Some(self.first + place as u32)
+    }
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.iter().filter(|taken| **taken).count()
+    }
+    /// Nobody has it any more.
+    pub(super) fn give_back(&mut self, number: u32) {
+        self.taken[(number - self.first) as usize] = false;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_was_given_back_comes_again_after_all_the_others() {
+        let mut turns = Turns::new(1, 4);
+        assert_eq!([turns.take(), turns.take()], [Some(1), Some(2)]);
+        turns.give_back(1);
+        assert_eq!([turns.take(), turns.take(), turns.take()], [Some(3), Some(4), Some(1)]);
+        assert_eq!(turns.take(), None);
+        turns.give_back(3);
+        assert_eq!(turns.take(), Some(3));
+    }
 
     #[test]
     fn numbers_are_given_in_the_order_of_asking() {

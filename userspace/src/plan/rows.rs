@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Allowed, Backend, BackendId, Endpoint, Frontend, Identity, Node, NodeId, PolicyKey, PolicyRow, Route,
-    Service, ServiceId, SourceRange,
+    Allowed, Backend, BackendId, Cookie, Endpoint, Frontend, Home, Identity, Node, NodeId, PolicyKey,
+    PolicyRow, Route, Service, ServiceId, SourceRange,
 };
 use dataplane::wire::{Address, V4, V6};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,8 @@ pub struct Rows<A: Address> {
     pub policy: BTreeMap<PolicyPrefix, PolicyRow>,
     /// See [`dataplane::tables::Routes`].
     pub routes: BTreeMap<Prefix<A>, Route>,
+    /// See [`dataplane::tables::Homes`].
+    pub homes: BTreeMap<Cookie, Home<A>>,
 }
 
 impl<A: Address> Default for Rows<A> {
@@ -61,6 +63,7 @@ impl<A: Address> Default for Rows<A> {
             identities: BTreeMap::new(),
             policy: BTreeMap::new(),
             routes: BTreeMap::new(),
+            homes: BTreeMap::new(),
         }
     }
 }

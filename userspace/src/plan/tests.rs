@@ -120,7 +120,7 @@ fn service(cluster: &mut Cluster, address: &str, number: u16, backends: &[&str])
 /// Interface 1 leads to the underlay, 101, 102, ... to the pods in the cluster's order.
 fn links(cluster: &Cluster) -> Links {
     let pods = cluster.pods.iter().zip(101..).map(|(pod, index)| (pod.id(), IfIndex(index)));
-    Links { uplink: IfIndex(1), pods: pods.collect() }
+    Links { uplink: IfIndex(1), pods: pods.collect(), homes: None }
 }
 fn planned(cluster: &Cluster, node: &str) -> NodePlan {
     plan(cluster, node, &links(cluster)).expect("it can be planned")

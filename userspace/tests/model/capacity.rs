@@ -298,3 +298,29 @@ fn as_many_pods_start_as_was_planned() {
         assert!(outcomes.iter().all(|count| *count > 0), "both ways: {model}, {spec}");
     }
 }
+
+#[test]
+fn frontends_of_internal_load_balancers_take_addresses_of_nodes() {
+    let balanced = |name: &str, annotation: &str, spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{{annotation}}}}}\nspec: {{type: LoadBalancer, ports: [{{port: 80}}]{spec}}}\n"
+        )
+    };
+    let internal = "service.beta.kubernetes.io/azure-load-balancer-internal: \"true\"";
+    let text = testbed("nodeSubnet: 10.240.0.0/29, vnetCIDRs: [10.240.0.0/16], nodes: 2")
+        + &balanced("a", internal, "")
+        + &balanced("b", "", "")
+        + &balanced("c", internal, ", loadBalancerIP: 10.240.9.9");
+    let still = planned(&text, &STILL);
+    assert!(still.fits, "{:?}", still.problems);
+    let nodes = still.ranges.iter().find(|range| range.name == "nodeSubnet").expect("it is there");
+    assert_eq!((nodes.usable, nodes.reserved, nodes.used, nodes.free), (3, 3, 3, 0));
+    assert_eq!(fit(&still, Model::Overlay).nodes, 2, "one of three is the frontend of `a`");
+    let upgraded = planned(&text, &Outlook { surge: Surge::Nodes(1), ..STILL });
+    assert_eq!(
+        upgraded.problems,
+        [
+            "An upgrade adds 1 to 2 nodes, which is more than nodeSubnet 10.240.0.0/29 allows: 2 fit in overlay."
+        ]
+    );
+}

@@ -137,14 +137,14 @@ fn what_is_somebodys_is_no_frontend() {
     assert_eq!(fault(&(external + &node_at("n1", "20.0.0.1"))), format!("{of} Node n1 already"));
     assert_eq!(
         fault(&(testbed("serviceCIDR: 10.96.0.0/16") + &service("a", "", "externalIPs: [10.96.0.9]"))),
-        "Service default/a: spec.externalIPs: 10.96.0.9 is inside serviceCIDR 10.96.0.0/16: it needs an address outside of it"
+        "Service default/a: spec.externalIPs[0]: 10.96.0.9 is inside serviceCIDR 10.96.0.0/16: it needs an address outside of it"
     );
     assert_eq!(
         fault(
             &(testbed("podCIDR: 10.244.0.0/16")
                 + &service("a", "", "type: LoadBalancer, loadBalancerIP: 10.244.0.9"))
         ),
-        "Service default/a: status.loadBalancer.ingress: 10.244.0.9 is inside podCIDR 10.244.0.0/16: it needs an address outside of it"
+        "Service default/a: spec.loadBalancerIP: 10.244.0.9 is inside podCIDR 10.244.0.0/16: it needs an address outside of it"
     );
 }
 

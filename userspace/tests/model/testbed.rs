@@ -1,7 +1,8 @@
 //! The Testbed object: every field, its default and its bounds.
 
 use userspace::model::{
-    Direction, Encapsulation, FabricKind, LinkQuality, Model, NextHop, Objects, Timeouts, load_text,
+    Algorithm, Direction, Encapsulation, FabricKind, Forward, LinkQuality, Model, NextHop, Objects, Probe,
+    Services, Timeouts, load_text,
 };
 
 use crate::{cluster, external_at, fault, node_at, testbed, wrong};
@@ -461,4 +462,77 @@ fn a_testbed_survives_being_written_down() {
     let settings =
         |objects: &Objects| objects.resolve(None).unwrap_or_else(|error| panic!("{error}")).settings;
     assert_eq!(settings(&read), settings(&objects));
+}
+
+#[test]
+fn services_are_carried_out_as_stated() {
+    let services = |spec: &str| cluster(&testbed(spec)).settings.services;
+    assert_eq!(services(""), Services::default());
+    let stated = services(
+        "encapsulation: geneve, services: {algorithm: random, maglevTableSize: 251, nodePorts: {first: 100, last: 200}, directReturn: true, socketTranslation: true}",
+    );
+    assert_eq!(
+        (stated.algorithm, stated.maglev_table_size, stated.node_ports),
+        (Algorithm::Random, 251, (100, 200))
+    );
+    assert!(stated.direct_return && stated.socket_translation);
+    assert_eq!(
+        refused("services: {algorithm: rendezvous}"),
+        r#"spec.services.algorithm: Unsupported value: "rendezvous": supported values: "maglev", "random""#
+    );
+    assert_eq!(
+        refused("services: {maglevTableSize: 1000}"),
+        "spec.services.maglevTableSize: must be one of 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071, not 1000"
+    );
+    assert_eq!(
+        refused("services: {nodePorts: {first: 31000, last: 30000}}"),
+        "spec.services.nodePorts.last: must be greater than or equal to `first`, not 30000 (first is 31000)"
+    );
+}
+
+#[test]
+fn a_port_of_a_node_is_one_services_or_stands_for_a_pod_outside() {
+    assert_eq!(
+        refused("services: {nodePorts: {first: 30000, last: 32768}}"),
+        "spec.services.nodePorts: 30000-32768 overlaps masqueradePorts 32768-60999: a packet to such a port would be anybody's"
+    );
+    assert_eq!(
+        refused("masqueradePorts: {first: 1024, last: 30000}"),
+        "spec.services.nodePorts: 30000-32767 overlaps masqueradePorts 1024-30000: a packet to such a port would be anybody's"
+    );
+}
+
+#[test]
+fn direct_return_needs_an_option_to_travel_in() {
+    let why = |found: &str| {
+        format!(
+            "spec.services.directReturn: needs model overlay with encapsulation geneve, whose option carries what the backend's node has to know, not {found}"
+        )
+    };
+    assert_eq!(refused("services: {directReturn: true}"), why("vxlan"));
+    assert_eq!(refused("model: flat, encapsulation: geneve, services: {directReturn: true}"), why("flat"));
+}
+
+#[test]
+fn the_load_balancer_probes_and_forwards_as_stated() {
+    let balancer = |spec: &str| cluster(&testbed(spec)).settings.load_balancer;
+    let default = balancer("");
+    assert_eq!((default.probe, default.probe_threshold, default.client_affinity), (Probe::Tcp, 2, false));
+    assert_eq!(default.forward, Forward::FloatingIp);
+    let stated = balancer(
+        "loadBalancer: {probe: http, probeThreshold: 3, clientAffinity: true, forward: ip-in-ip, frontendCIDRs: [20.0.0.0/24]}",
+    );
+    assert_eq!((stated.probe, stated.probe_threshold, stated.client_affinity), (Probe::Http, 3, true));
+    assert_eq!(
+        (stated.forward, stated.frontend_cidrs[0].to_string()),
+        (Forward::IpInIp, "20.0.0.0/24".into())
+    );
+    assert_eq!(
+        refused("loadBalancer: {forward: dsr}"),
+        r#"spec.loadBalancer.forward: Unsupported value: "dsr": supported values: "floating-ip", "node-port", "ip-in-ip""#
+    );
+    assert_eq!(
+        refused("loadBalancer: {probeThreshold: 0}"),
+        "spec.loadBalancer.probeThreshold: must be between 1 and 100, inclusive, not 0"
+    );
 }

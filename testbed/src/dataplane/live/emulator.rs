@@ -118,7 +118,7 @@ impl Node {
 
 /// The links of a node as the planner wants them, pods without a number given the next.
 fn numbered(cluster: &Cluster, node: &str, numbers: &mut BTreeMap<IpAddr, IfIndex>, next: &mut u32) -> Links {
-    let mut links = Links { uplink: UPLINK, pods: BTreeMap::new() };
+    let mut links = Links { uplink: UPLINK, ..Links::default() };
     for pod in cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network) {
         let number = *numbers.entry(pod.address()).or_insert_with(|| {
             *next += 1;

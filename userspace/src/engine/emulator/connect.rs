@@ -1,13 +1,14 @@
 //! Somebody dials somebody: a whole conversation, and what became of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::Reason;
 use dataplane::trace::Stage;
 
 use super::host::{Dial, Progress};
 use super::network::Network;
-use crate::engine::{Clock, Engine};
+use super::topology::{NODE_NETNS, Seat, netns_of};
+use crate::engine::{Clock, Dialling, Engine};
 use crate::error::Error;
 use crate::observe::walk::{Event, Step};
 use crate::plan::RuleName;
@@ -36,6 +37,9 @@ pub struct Attempt {
     pub walk: Vec<Step>,
 }
 
+/// Where a socket is led, and the node that led it with the cookie it has there.
+type Led = (IpAddr, Dial, Option<(usize, u64)>);
+
 impl<E: Engine + Clock> Network<E> {
     /// Lets a host dial an address, and hosts talk until nobody has more to say.
     ///
@@ -46,29 +50,59 @@ impl<E: Engine + Clock> Network<E> {
     pub fn connect(&mut self, from: usize, to: IpAddr, dial: Dial) -> Result<Attempt, Error> {
         self.hush(false);
         self.take_steps();
-        let host = self.host_at(from);
-        let alone = |answer, event| {
-            Ok(Attempt { answer, reason: None, rule: None, walk: vec![Step { packet: 1, event }] })
+        let (to, dial, socket) = self.lead(from, to, dial)?;
+        let answer = self.converse(from, to, dial)?;
+        if let Some((node, socket)) = socket
+            && let Some(engine) = self.engine(node)
+        {
+            engine.hang_up(socket);
+        }
+        let walk = self.take_steps();
+        Ok(Attempt { answer, reason: first_drop(&walk), rule: self.names().decider(&walk), walk })
+    }
+
+    /// Where a host's socket is led that dials, and by which node under which cookie it is known there.
+    fn lead(&mut self, from: usize, to: IpAddr, dial: Dial) -> Result<Led, Error> {
+        let Dial::Port(protocol, port) = dial else { return Ok((to, dial, None)) };
+        let (node, netns) = match self.seat(from) {
+            Seat::Pod { node, interface, .. } => (node, netns_of(interface)),
+            Seat::Node(node) => (node, NODE_NETNS),
+            Seat::World(_) => return Ok((to, dial, None)),
         };
+        let socket = self.next_socket();
+        let target = SocketAddr::new(to, port);
+        let dialling = Dialling { socket, netns, target, protocol: protocol.number() };
+        let Some(engine) = self.engine(node) else { return Ok((to, dial, None)) };
+        let (led, records) = engine.lead(&dialling)?;
+        for record in records {
+            self.note(Event::Stage { node, record });
+        }
+        Ok((led.ip(), Dial::Port(protocol, led.port()), Some((node, socket))))
+    }
+
+    /// Lets the host talk until nobody has more to say.
+    fn converse(&mut self, from: usize, to: IpAddr, dial: Dial) -> Result<Answer, Error> {
+        let host = self.host_at(from);
         if host.addresses.contains(&to) {
             let answer = if host.answers(dial) { Answer::Allow } else { Answer::Reject };
-            return alone(answer, Event::Loopback { host: host.name.clone() });
+            let host = host.name.clone();
+            self.note(Event::Loopback { host });
+            return Ok(answer);
         }
         if host.address_like(to).is_none() {
             let why = format!("{} has no address to dial {to} from", host.name);
-            return alone(Answer::Reject, Event::Lost { place: "host", why });
+            self.note(Event::Lost { place: "host", why });
+            return Ok(Answer::Reject);
         }
         let opening = self.host_mut(from).dial(to, dial);
         let (place, frame) = self.framed(from, opening)?;
         self.send(place, frame);
         self.run()?;
-        let answer = match self.host_at(from).progress() {
+        Ok(match self.host_at(from).progress() {
             Progress::Answered => Answer::Allow,
             Progress::Refused => Answer::Reject,
             Progress::Waiting | Progress::Open => Answer::Deny,
-        };
-        let walk = self.take_steps();
-        Ok(Attempt { answer, reason: first_drop(&walk), rule: self.names().decider(&walk), walk })
+        })
     }
 }
 

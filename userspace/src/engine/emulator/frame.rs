@@ -6,7 +6,7 @@ use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunn
 use dataplane::{Mend, Packet};
 
 /// Room that a new frame leaves before its first byte: one tunnel's headers and some to spare.
-const HEAD_ROOM: usize = 80;
+const HEAD_ROOM: usize = 96;
 
 /// A frame from its Ethernet header on, with room to grow at its front.
 ///
@@ -106,8 +106,8 @@ impl Packet for Frame {
         self.write(offset, new)
     }
 
-    fn open_tunnel(&mut self, outer: Family) -> Option<()> {
-        self.open(tunnel::overhead(header(outer)))
+    fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
+        self.open(tunnel::overhead(header(outer)) + options as usize)
     }
 
     /// As `bpf_skb_adjust_room` does: a header at least of the family inside must be left.
@@ -118,14 +118,19 @@ impl Packet for Frame {
         if self.bytes().len() < ethernet::LENGTH + overhead + least {
             return None;
         }
-        let from = self.start;
-        self.start += overhead;
-        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
-        Some(())
+        self.strip(u32::try_from(overhead).ok()?)
     }
 
     fn trim(&mut self, length: u32) -> Option<()> {
         self.buffer.truncate(self.start.saturating_add(length as usize));
+        Some(())
+    }
+
+    fn strip(&mut self, length: u32) -> Option<()> {
+        self.bytes().get(..ethernet::LENGTH + length as usize)?;
+        let from = self.start;
+        self.start += length as usize;
+        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
         Some(())
     }
 
@@ -217,14 +222,14 @@ mod tests {
     #[test]
     fn a_tunnel_opens_behind_the_ethernet_header_and_closes_again() {
         let mut frame = frame(60);
-        for _ in 0..3 {
-            frame.open_tunnel(Family::V4).expect("has an Ethernet header");
+        for options in [0, 12, 24] {
+            frame.open_tunnel(Family::V4, options).expect("has an Ethernet header");
         }
-        assert_eq!(frame.length(), 60 + 150);
+        assert_eq!(frame.length(), 60 + 150 + 36);
         assert_eq!(frame.bytes()[..14], (0..14).collect::<Vec<u8>>());
-        assert_eq!(frame.bytes()[164..], (14..60).collect::<Vec<u8>>());
-        for _ in 0..3 {
-            frame.close_tunnel(Family::V4, 0).expect("was opened");
+        assert_eq!(frame.bytes()[200..], (14..60).collect::<Vec<u8>>());
+        for options in [24, 12, 0] {
+            frame.close_tunnel(Family::V4, options).expect("was opened");
         }
         assert_eq!(frame.bytes(), (0..60).collect::<Vec<u8>>());
     }
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_does_not_open_without_an_ethernet_header() {
-        assert_eq!(frame(13).open_tunnel(Family::V4), None);
+        assert_eq!(frame(13).open_tunnel(Family::V4, 0), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use ipnet::IpNet;
 
 use crate::model::{Cluster, Model};
@@ -114,17 +114,13 @@ fn read(frame: &[u8]) -> Option<(Ends, Option<Ends>)> {
 }
 
 fn ends(packet: &LaxSlicedPacket<'_>) -> Option<(Ends, Option<Ends>)> {
-    let (source, target, protocol) = match packet.net.as_ref()? {
-        LaxNetSlice::Ipv4(ip) => (
-            IpAddr::V4(ip.header().source_addr()),
-            IpAddr::V4(ip.header().destination_addr()),
-            ip.payload().ip_number.0,
-        ),
-        LaxNetSlice::Ipv6(ip) => (
-            IpAddr::V6(ip.header().source_addr()),
-            IpAddr::V6(ip.header().destination_addr()),
-            ip.payload().ip_number.0,
-        ),
+    let (source, target, payload) = match packet.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => {
+            (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()), ip.payload())
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()), ip.payload())
+        }
         LaxNetSlice::Arp(_) => return None,
     };
     let quoted = |quote: &[u8]| Some(ends(&LaxSlicedPacket::from_ip(quote).ok()?)?.0);
@@ -137,9 +133,17 @@ fn ends(packet: &LaxSlicedPacket<'_>) -> Option<(Ends, Option<Ends>)> {
         Some(TransportSlice::Icmpv6(it)) if it.type_u8() < 128 => ((0, 0), quoted(it.payload())),
         Some(TransportSlice::Icmpv4(it)) => (identifier(it.bytes5to8()), None),
         Some(TransportSlice::Icmpv6(it)) => (identifier(it.bytes5to8()), None),
+        _ if payload.ip_number == IpNumber::SCTP && !payload.fragmented => {
+            (payload.payload.first_chunk().map_or((0, 0), ports), None)
+        }
         _ => ((0, 0), None),
     };
+    let protocol = payload.ip_number.0;
     Some((Ends { source, target, protocol, ports }, quoted))
+}
+
+fn ports([a, b, c, d]: &[u8; 4]) -> (u16, u16) {
+    (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
 }
 
 fn identifier([a, b, ..]: [u8; 4]) -> (u16, u16) {

@@ -37,6 +37,8 @@ pub struct Message {
 pub enum Body {
     /// A TCP segment.
     Tcp(Segment),
+    /// An SCTP packet of one chunk.
+    Sctp(Chunk),
     /// A UDP datagram.
     Udp {
         /// Source port.
@@ -141,6 +143,119 @@ impl std::ops::BitOr for Flags {
     }
 }
 
+/// A chunk of SCTP, and the header of its packet (RFC 9260, section 3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chunk {
+    /// Source port.
+    pub source_port: u16,
+    /// Target port.
+    pub target_port: u16,
+    /// Verification tag: the receiver's; 0 of an INIT.
+    pub tag: u32,
+    /// Its type: one of [`Chunk::WORDS`], or another.
+    pub kind: u8,
+    /// What follows its length.
+    pub value: Vec<u8>,
+}
+
+impl Chunk {
+    /// User data.
+    pub const DATA: u8 = 0;
+    /// Opens an association.
+    pub const INIT: u8 = 1;
+    /// Answers [`Self::INIT`], with a cookie.
+    pub const INIT_ACK: u8 = 2;
+    /// Asks whether the other is there.
+    pub const HEARTBEAT: u8 = 4;
+    /// Answers [`Self::HEARTBEAT`].
+    pub const HEARTBEAT_ACK: u8 = 5;
+    /// Ends an association at once.
+    pub const ABORT: u8 = 6;
+    /// No more data from the sender.
+    pub const SHUTDOWN: u8 = 7;
+    /// Answers [`Self::SHUTDOWN`].
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// Brings the cookie back.
+    pub const COOKIE_ECHO: u8 = 10;
+    /// Answers [`Self::COOKIE_ECHO`]: the association is open.
+    pub const COOKIE_ACK: u8 = 11;
+    /// Answers [`Self::SHUTDOWN_ACK`]: the association is over.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+    /// The words for them.
+    pub const WORDS: [(u8, &'static str); 12] = [
+        (Self::DATA, "data"),
+        (Self::INIT, "init"),
+        (Self::INIT_ACK, "init-ack"),
+        (3, "sack"),
+        (Self::HEARTBEAT, "heartbeat"),
+        (Self::HEARTBEAT_ACK, "heartbeat-ack"),
+        (Self::ABORT, "abort"),
+        (Self::SHUTDOWN, "shutdown"),
+        (Self::SHUTDOWN_ACK, "shutdown-ack"),
+        (Self::COOKIE_ECHO, "cookie-echo"),
+        (Self::COOKIE_ACK, "cookie-ack"),
+        (Self::SHUTDOWN_COMPLETE, "shutdown-complete"),
+    ];
+    /// Bytes before a chunk's value: of the packet's header, and the chunk's own.
+    const HEADERS: usize = 12 + 4;
+
+    /// An INIT's value, or an INIT ACK's without its cookie: the sender's tag, a window of 65,536 bytes, one stream
+    /// each way, and the first number of its data.
+    pub fn opening(tag: u32, first: u32) -> Vec<u8> {
+        [tag.to_be_bytes(), 65_536_u32.to_be_bytes(), [0, 1, 0, 1], first.to_be_bytes()].concat()
+    }
+
+    /// The value of a DATA chunk on stream 0: its number, the stream, its place there, no protocol, and the data.
+    pub fn data(number: u32, data: &[u8]) -> Vec<u8> {
+        [&number.to_be_bytes()[..], &[0; 8], data].concat()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        // A DATA chunk is all of its message.
+        let flags = if self.kind == Self::DATA { 3 } else { 0 };
+        let length = u16::try_from(4 + self.value.len()).expect("hosts send small packets");
+        let [high, low] = length.to_be_bytes();
+        let ports = [self.source_port.to_be_bytes(), self.target_port.to_be_bytes()].concat();
+        let header = [&ports[..], &self.tag.to_be_bytes(), &[0; 4]].concat();
+        let mut packet = [&header[..], &[self.kind, flags, high, low], &self.value].concat();
+        packet.resize(packet.len().next_multiple_of(4), 0);
+        let checksum = crc32c(&packet).to_le_bytes();
+        packet[8..12].copy_from_slice(&checksum);
+        packet
+    }
+
+    /// The first chunk of a packet. A checksum of 0 was left to a network card.
+    fn read(packet: &[u8]) -> Result<Self, Unreadable> {
+        let header: &[u8; Self::HEADERS] = packet.first_chunk().ok_or(Unreadable::Malformed)?;
+        let [a, b, c, d, e, f, g, h, sum @ .., kind, _, high, low] = *header;
+        let sum: [u8; 4] = sum;
+        let unsealed = [&packet[..8], &[0; 4], &packet[12..]].concat();
+        if sum != [0; 4] && sum != crc32c(&unsealed).to_le_bytes() {
+            return Err(Unreadable::BodyChecksum);
+        }
+        let end = 12 + usize::from(u16::from_be_bytes([high, low]));
+        let value = packet.get(Self::HEADERS..end).ok_or(Unreadable::Malformed)?;
+        Ok(Self {
+            source_port: u16::from_be_bytes([a, b]),
+            target_port: u16::from_be_bytes([c, d]),
+            tag: u32::from_be_bytes([e, f, g, h]),
+            kind,
+            value: value.to_vec(),
+        })
+    }
+}
+
+/// CRC32c, SCTP's checksum, bit by bit (RFC 9260, appendix A): Castagnoli's polynomial, bits reversed. In a packet its
+/// lowest byte comes first.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc: u32, _| {
+            let taken = if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            crc >> 1 ^ taken
+        })
+    })
+}
+
 /// Why a host made nothing of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unreadable {
@@ -148,7 +263,7 @@ pub enum Unreadable {
     Malformed,
     /// The IP header's checksum is wrong.
     HeaderChecksum,
-    /// The checksum of TCP, UDP or ICMP is wrong, or absent where it must not be (RFC 8200, section 8.1).
+    /// The checksum of TCP, UDP, SCTP or ICMP is wrong, or absent where it must not be (RFC 8200, section 8.1).
     BodyChecksum,
     /// A piece of a packet.
     Fragment,
@@ -239,6 +354,7 @@ impl Message {
         };
         let body = match sliced.transport {
             Some(transport) => Body::read(&transport, ends)?,
+            None if payload.ip_number == IpNumber::SCTP => Body::Sctp(Chunk::read(payload.payload)?),
             None => Body::Other { protocol: payload.ip_number.0, data: payload.payload.to_vec() },
         };
         let (source, target) = match ends {
@@ -255,6 +371,7 @@ impl Body {
         match self {
             Self::Tcp(_) => 6,
             Self::Udp { .. } => 17,
+            Self::Sctp(_) => IpNumber::SCTP.0,
             Self::Echo { .. } | Self::Error { .. } => icmp(target),
             Self::Other { protocol, .. } => *protocol,
         }
@@ -263,6 +380,7 @@ impl Body {
     fn to_bytes(&self, ends: Ends) -> Vec<u8> {
         match self {
             Self::Tcp(segment) => segment.to_bytes(ends),
+            Self::Sctp(chunk) => chunk.to_bytes(),
             Self::Udp { source_port, target_port, data } => {
                 let length = u16::try_from(8 + data.len()).expect("hosts send small packets");
                 let mut header = UdpHeader {
@@ -468,7 +586,14 @@ mod tests {
             Body::Error { fault: Fault::Unreachable(0), quote: vec![0x45; 28] },
             Body::Error { fault: Fault::TooBig(1400), quote: vec![0x45; 28] },
             Body::Error { fault: Fault::TimeExceeded, quote: vec![0x45; 28] },
-            Body::Other { protocol: 132, data: vec![1; 20] },
+            Body::Sctp(Chunk {
+                source_port: 40_000,
+                target_port: 80,
+                tag: 7,
+                kind: Chunk::DATA,
+                value: Chunk::data(1, b"odd"),
+            }),
+            Body::Other { protocol: 47, data: vec![1; 20] },
         ];
         let both = bodies.into_iter().flat_map(|body| {
             [message("10.0.0.1", "10.0.0.2", body.clone()), message("fd00::1", "fd00::2", body)]
@@ -509,6 +634,21 @@ mod tests {
                 assert!(Message::read(&frame[..length]).is_err(), "{length} bytes of {message:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_checksum_of_sctp_is_castagnolis() {
+        // The check value of CRC-32C, and the first of those in RFC 3720, appendix B.4.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    }
+
+    #[test]
+    fn an_sctp_checksum_may_be_left_to_a_network_card() {
+        let body = Body::Sctp(Chunk { kind: Chunk::COOKIE_ACK, tag: 9, ..Chunk::default() });
+        let mut frame = message("10.0.0.1", "10.0.0.2", body.clone()).to_frame();
+        frame[14 + 20 + 8..14 + 20 + 12].fill(0);
+        assert_eq!(Message::read(&frame).map(|message| message.body), Ok(body));
     }
 
     #[test]

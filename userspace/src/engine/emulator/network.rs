@@ -8,12 +8,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 
+use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
 use dataplane::wire::{Address, Mac, V4, V6};
-use dataplane::{Machine, Verdict};
 
-use super::Emulator;
 use super::discovery::Discovery;
 use super::host::{Host, Listeners, Outgoing};
 use super::leak::{Leak, Watch};
@@ -54,6 +53,8 @@ pub struct Network<E> {
     now_ns: u64,
     serial: u64,
     packets: u32,
+    /// Sockets that have dialled.
+    sockets: u64,
     tally: Tally,
     steps: Vec<Step>,
     quiet: bool,
@@ -98,22 +99,6 @@ struct Flight {
     frame: Vec<u8>,
 }
 
-impl Network<Emulator> {
-    /// Lets so much time pass that every flow is over, and the agents sweep them away: whoever asks about
-    /// many flows does so now and then, or the tables fill up.
-    ///
-    /// # Errors
-    /// None that this engine has.
-    pub fn settle(&mut self) -> Result<(), Error> {
-        let timeouts = self.engines.iter().map(|(_, engine)| engine.node().timeouts);
-        let longest_s = timeouts
-            .map(|it| it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s))
-            .max();
-        self.wait(longest_s.unwrap_or(0))?;
-        self.sweep()
-    }
-}
-
 impl<E: Engine + Clock> Network<E> {
     /// A cluster on engines that `make` makes, one for each node. The seed decides what would otherwise be
     /// chance, so that a run can be repeated.
@@ -136,6 +121,7 @@ impl<E: Engine + Clock> Network<E> {
             now_ns: 0,
             serial: 0,
             packets: 0,
+            sockets: 0,
             tally: Tally::default(),
             steps: Vec::new(),
             quiet: false,
@@ -197,6 +183,22 @@ impl<E: Engine + Clock> Network<E> {
     /// A host by its place.
     pub fn host_at(&self, place: usize) -> &Host {
         &self.topology.hosts[place].0
+    }
+
+    /// Where a host is attached.
+    pub(super) fn seat(&self, place: usize) -> Seat {
+        self.topology.hosts[place].1
+    }
+
+    /// A cookie that no socket had before.
+    pub(super) fn next_socket(&mut self) -> u64 {
+        self.sockets += 1;
+        self.sockets
+    }
+
+    /// Notes what happens to the first packet before there is one.
+    pub(super) fn note(&mut self, event: Event) {
+        self.steps.push(Step { packet: 1, event });
     }
 
     pub(super) fn host_mut(&mut self, place: usize) -> &mut Host {

@@ -1,20 +1,27 @@
 //! One node: the path, its tables in memory, a clock that is moved by hand.
 
+use std::net::{IpAddr, SocketAddr};
+
 use dataplane::flow::{self, Flow};
+use dataplane::overlay::Carried;
+use dataplane::socket::{self, Call};
 use dataplane::tables::{
-    Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Endpoint,
-    Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Identities, Identity, IfIndex,
-    Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes, NotAdded, Policy, PolicyKey,
-    PolicyRow, Route, Routes, Service, SourceRange, SourceRanges, Timeouts, Tuple, Writes,
+    Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
+    Dialled, Endpoint, Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Home, Homes,
+    Identities, Identity, IfIndex, Maglev, Masquerade, Masqueraded, Masquerades, Node, NodeId, Nodes,
+    NotAdded, Policy, PolicyKey, PolicyRow, Route, Routes, Service, Socket, Sockets, SourceRange,
+    SourceRanges, Timeouts, Tuple, Writes,
 };
 use dataplane::trace::Record;
-use dataplane::wire::{Address, Family, V4, V6};
-use dataplane::{Machine, Platform, Verdict, path};
+use dataplane::wire::{Address, Be16, Family, V4, V6};
+use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{
+    Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use crate::error::Error;
 use crate::plan::{NodePlan, NodeRows, Rows};
 
@@ -56,6 +63,8 @@ struct Tables<A: Address> {
     masquerades: HashTable<Masquerades<A>>,
     routes: LongestTable<Routes<A>>,
     fragments: HashTable<Fragments<A>>,
+    homes: HashTable<Homes<A>>,
+    sockets: HashTable<Sockets<A>>,
 }
 
 impl<A: Address> Tables<A> {
@@ -74,6 +83,8 @@ impl<A: Address> Tables<A> {
             masquerades: HashTable::new(capacities.rows::<Masquerades<A>>()),
             routes: LongestTable::new(capacities.rows::<Routes<A>>()),
             fragments: HashTable::new(capacities.rows::<Fragments<A>>()),
+            homes: HashTable::new(capacities.rows::<Homes<A>>()),
+            sockets: HashTable::new(capacities.rows::<Sockets<A>>()),
         }
     }
 
@@ -85,7 +96,8 @@ impl<A: Address> Tables<A> {
         self.source_ranges.fits(rows.source_ranges.len())?;
         self.identities.fits(rows.identities.len())?;
         self.policy.fits(rows.policy.len())?;
-        self.routes.fits(rows.routes.len())
+        self.routes.fits(rows.routes.len())?;
+        self.homes.fits(rows.homes.len())
     }
 
     /// Replaces every row that the agent writes; [`Tables::fit`] has been asked.
@@ -98,6 +110,7 @@ impl<A: Address> Tables<A> {
         self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
         self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
         self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
+        self.homes.replace(rows.homes.iter().map(|(key, row)| (*key, *row)));
     }
 
     /// What is of no more use by `now_s` goes.
@@ -168,10 +181,10 @@ impl Emulator {
                 Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
-                let carried = match path::from_tunnel(self, frame) {
-                    Ok(carried) => carried,
-                    Err(reason) => return Verdict::Drop(reason),
-                };
+                let mut carried = Carried::default();
+                if let Err(reason) = path::from_tunnel(self, frame, &mut carried) {
+                    return Verdict::Drop(reason);
+                }
                 match flow::family(frame) {
                     Family::V4 => {
                         path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)
@@ -182,6 +195,22 @@ impl Emulator {
                 }
             }
         }
+    }
+
+    fn connect<A: Address>(&mut self, dialling: &Dialling, address: A) -> SocketAddr
+    where
+        Self: Platform<A>,
+    {
+        let mut call = Call {
+            socket: Cookie::new(dialling.socket),
+            home: Cookie::new(dialling.netns),
+            address,
+            port: Be16::new(dialling.target.port()),
+            protocol: dialling.protocol,
+        };
+        socket::connect(self, &mut call);
+        let address = IpAddr::from(call.address.to_v6().0).to_canonical();
+        SocketAddr::new(address, call.port.host())
     }
 
     /// The reports since the last time, in order.
@@ -212,6 +241,20 @@ impl Engine for Emulator {
         let mut frame = Frame::new(frame, interface);
         let verdict = self.run(hook, &mut frame);
         Ok(Outcome { verdict, frame: frame.bytes().to_vec(), records: self.take_records() })
+    }
+
+    fn lead(&mut self, dialling: &Dialling) -> Result<(SocketAddr, Vec<Record>), Error> {
+        self.records.clear();
+        let target = match dialling.target.ip() {
+            IpAddr::V4(address) => self.connect(dialling, V4(address.octets())),
+            IpAddr::V6(address) => self.connect(dialling, V6(address.octets())),
+        };
+        Ok((target, self.take_records()))
+    }
+
+    fn hang_up(&mut self, socket: u64) {
+        socket::release::<V4>(self, Cookie::new(socket));
+        socket::release::<V6>(self, Cookie::new(socket));
     }
 
     fn counts(&self) -> Result<Vec<Count>, Error> {
@@ -273,6 +316,10 @@ impl Machine for Emulator {
         let count = &mut self.counts[verdict.counter() as usize];
         count.packets += 1;
         count.bytes += u64::from(bytes);
+    }
+
+    fn count_turn(&mut self, turn: Turn) {
+        self.counts[turn.counter() as usize].packets += 1;
     }
 }
 
@@ -354,6 +401,8 @@ macro_rules! platform {
             masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
             routes: Routes, $address => Route;
             fragments: Fragments, Fragment<$address> => Fragmented;
+            homes: Homes, Cookie => Home<$address>;
+            sockets: Sockets, Socket => Dialled<$address>;
         }
 
         writes! { $family $address;
@@ -361,6 +410,7 @@ macro_rules! platform {
             connections: Connections, Tuple<$address> => Connection<$address>;
             masquerades: Masquerades, Masquerade<$address> => Masqueraded<$address>;
             fragments: Fragments, Fragment<$address> => Fragmented;
+            sockets: Sockets, Socket => Dialled<$address>;
         }
     )+ };
 }

@@ -11,7 +11,7 @@ use super::host::{CLIENT_PORTS, Host, Listeners, NODE_PORTS, mac_of};
 use super::message::Ether;
 use crate::health;
 use crate::model::{Cluster, ContainerPort, Pod};
-use crate::plan::Links;
+use crate::plan::{Homes, Links};
 
 /// The interface of every node to the fabric.
 pub const UPLINK: IfIndex = IfIndex(2);
@@ -59,8 +59,20 @@ impl Interfaces {
             });
             links.pods.insert(pod.id(), interface);
         }
+        if cluster.settings.services.socket_translation {
+            let pods = links.pods.iter().map(|(pod, interface)| (pod.clone(), netns_of(*interface)));
+            links.homes = Some(Homes { node: NODE_NETNS, pods: pods.collect() });
+        }
         links
     }
+}
+
+/// The cookie of a node's own network namespace.
+pub const NODE_NETNS: u64 = 1;
+
+/// The cookie of the network namespace of the pod behind an interface: no other of its node has it.
+pub fn netns_of(interface: IfIndex) -> u64 {
+    NODE_NETNS + u64::from(interface.0)
 }
 
 /// The hosts of a cluster, and whom a node's stack hands packets to: the path, or the fabric.

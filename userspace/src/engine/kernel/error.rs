@@ -42,6 +42,14 @@ pub enum Error {
         /// What the kernel says.
         why: String,
     },
+    /// Sockets cannot be translated here.
+    #[error(
+        "cannot find the root of the control groups, version 2: {why}: mount it (mount -t cgroup2 none /sys/fs/cgroup/unified), or set `spec.services.socketTranslation: false`"
+    )]
+    NoCgroup {
+        /// What is wrong.
+        why: String,
+    },
     /// A table could not be read or written.
     #[error("cannot {tried} table {table}: {why}")]
     Table {

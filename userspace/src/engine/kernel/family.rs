@@ -2,8 +2,8 @@
 
 use aya::Ebpf;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Identities, Maglev, Masquerades,
-    Policy, Routes, SourceRanges, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
+    Masquerades, Policy, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -27,10 +27,12 @@ pub(super) struct Tables<A: Address> {
     pub(super) masquerades: HashTable<Masquerades<A>>,
     pub(super) routes: LongestTable<Routes<A>>,
     pub(super) fragments: HashTable<Fragments<A>>,
+    pub(super) homes: HashTable<Homes<A>>,
+    pub(super) sockets: HashTable<Sockets<A>>,
 }
 
 impl<A: Address> Tables<A> {
-    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 4], Error> {
+    pub(super) fn pressure(&self, capacities: &Capacities) -> Result<[Pressure; 5], Error> {
         fn of<T: Table>(table: &HashTable<T>, capacities: &Capacities) -> Result<Pressure, Error> {
             Ok(Pressure { table: T::NAME, rows: table.count()?, capacity: capacities.rows::<T>() })
         }
@@ -39,6 +41,7 @@ impl<A: Address> Tables<A> {
             of(&self.masquerades, capacities)?,
             of(&self.fragments, capacities)?,
             of(&self.affinities, capacities)?,
+            of(&self.sockets, capacities)?,
         ])
     }
 
@@ -56,6 +59,8 @@ impl<A: Address> Tables<A> {
             masquerades: HashTable::new(take(ebpf, Masquerades::<A>::NAME)?)?,
             routes: LongestTable::new(take(ebpf, Routes::<A>::NAME)?)?,
             fragments: HashTable::new(take(ebpf, Fragments::<A>::NAME)?)?,
+            homes: HashTable::new(take(ebpf, Homes::<A>::NAME)?)?,
+            sockets: HashTable::new(take(ebpf, Sockets::<A>::NAME)?)?,
         })
     }
 
@@ -69,6 +74,7 @@ impl<A: Address> Tables<A> {
             Change::Identity(prefix, row) => self.identities.set(&prefix, row),
             Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
             Change::Route(prefix, row) => self.routes.set(&prefix, row),
+            Change::Home(key, row) => self.homes.set(&key, row),
         }
     }
 }

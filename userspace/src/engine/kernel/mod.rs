@@ -9,6 +9,8 @@
 //! ```
 
 pub mod balancer;
+pub mod cgroup;
+mod diag;
 mod error;
 mod events;
 mod family;
@@ -18,6 +20,7 @@ pub mod object;
 mod pin;
 mod renew;
 mod run;
+mod sockets;
 mod sweep;
 mod table;
 
@@ -26,13 +29,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Affine, Affinities, Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Nodes, Table,
-    Timeouts,
+    Affine, Affinities, Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Node, Nodes,
+    Sockets, Table,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -41,6 +44,7 @@ use tracing::warn;
 pub use error::Error;
 pub use hook::Way;
 pub use pin::Pins;
+pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
 
 use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
@@ -111,8 +115,8 @@ pub struct Kernel {
     options: Options,
     /// What [`Options::capacities`] came to on this node.
     capacities: Capacities,
-    /// How long flows are remembered.
-    timeouts: Timeouts,
+    /// What the programs know of the node.
+    node: Node,
     netns: Option<Netns>,
     /// The rows that the tables hold which the agent writes to.
     rows: NodeRows,
@@ -125,6 +129,8 @@ pub struct Kernel {
     /// Says what the programs have logged.
     flush_log: Option<Box<dyn FnMut() + Send>>,
     hooked: BTreeMap<(Hook, String), Hooked>,
+    /// The programs that sockets meet.
+    sockets: Vec<Hooked>,
 }
 
 impl fmt::Debug for Kernel {
@@ -155,6 +161,9 @@ impl Kernel {
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
         }
+        for name in cgroup::PROGRAMS.iter().filter(|_| plan.node.sockets != 0) {
+            load_program(&mut ebpf, name)?;
+        }
         let mut kernel = Self {
             nodes: HashTable::new(take(&mut ebpf, Nodes::NAME)?)?,
             v4: Tables::new(&mut ebpf)?,
@@ -166,10 +175,11 @@ impl Kernel {
             netns,
             options,
             capacities,
-            timeouts: plan.node.timeouts,
+            node: plan.node,
             rows: NodeRows::default(),
             flush_log,
             hooked: BTreeMap::new(),
+            sockets: Vec::new(),
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -198,14 +208,15 @@ impl Kernel {
             let hooked = inside(self.netns.as_ref(), || hook::attach(program, place, way, pins))??;
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
+        self.attach_sockets()?;
         if way == Way::Clsact {
             let gone = before.keys().filter(|place| !self.hooked.contains_key(place));
             for (hook, interface) in gone {
                 inside(self.netns.as_ref(), || hook::detach_filter(hook.program(), interface))?;
             }
         } else if let Some(pins) = &self.options.pins {
-            let keep: Vec<_> =
-                places.iter().map(|(hook, interface)| pins.link(hook.program(), interface)).collect();
+            let packets = places.iter().map(|(hook, interface)| pins.link(hook.program(), interface));
+            let keep: Vec<_> = packets.chain(self.socket_pins(pins)).collect();
             pins.keep_links(&keep)?;
         }
         Ok(())
@@ -238,20 +249,19 @@ impl Kernel {
         Ok(())
     }
 
-    /// How many instructions the verifier walked for each program: its limit is a million.
+    /// How many instructions the verifier walked for each program that is loaded: its limit is a million.
     ///
     /// # Errors
     /// [`Error::Program`].
-    pub fn verified_instructions(&self) -> Result<Vec<(Hook, u32)>, Error> {
-        let mut verified = Vec::new();
-        for hook in Hook::ALL {
-            let program = self.ebpf.program(hook.program()).expect("it was loaded from this object");
-            let info = program
-                .info()
-                .map_err(|why| Error::Program { program: hook.program(), why: sentence(&why) })?;
-            verified.push((hook, info.verified_instruction_count().unwrap_or(0)));
-        }
-        Ok(verified)
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, Error> {
+        let sockets = cgroup::PROGRAMS.into_iter().filter(|_| self.has_sockets());
+        let programs = Hook::ALL.into_iter().map(Hook::program).chain(sockets);
+        let verified = programs.map(|name| {
+            let program = self.ebpf.program(name).expect("it was loaded from this object");
+            let info = program.info().map_err(|why| Error::Program { program: name, why: sentence(&why) })?;
+            Ok((name, info.verified_instruction_count().unwrap_or(0)))
+        });
+        verified.collect()
     }
 
     /// How full the tables are that the path fills.
@@ -424,7 +434,9 @@ const LOST: &str = "lost";
 /// for them are the largest that there are.
 fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error::Error> {
     fn without<A: Address>(capacities: &mut Capacities) -> Result<(), crate::error::Error> {
-        for table in [Connections::<A>::NAME, Masquerades::<A>::NAME, Affinities::<A>::NAME] {
+        for table in
+            [Connections::<A>::NAME, Masquerades::<A>::NAME, Affinities::<A>::NAME, Sockets::<A>::NAME]
+        {
             if capacities.named(table).is_none() {
                 capacities.set(table, 1)?;
             }
@@ -432,6 +444,13 @@ fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error
         Ok(())
     }
     let mut capacities = asked.clone();
+    if plan.node.sockets == 0 {
+        for table in [Sockets::<V4>::NAME, Sockets::<V6>::NAME] {
+            if capacities.named(table).is_none() {
+                capacities.set(table, 1)?;
+            }
+        }
+    }
     if plan.addresses.0 == V4::default() {
         without::<V4>(&mut capacities)?;
     }
@@ -442,7 +461,7 @@ fn sized(plan: &NodePlan, asked: &Capacities) -> Result<Capacities, crate::error
 }
 
 /// The maps that outlive a process: what the path itself has written.
-fn lasting(capacities: &Capacities) -> [Layout; 11] {
+fn lasting(capacities: &Capacities) -> [Layout; 13] {
     fn of<T: Table>(capacities: &Capacities) -> Layout {
         let (key, row) = (size_of::<T::Key>() as u32, size_of::<T::Row>() as u32);
         Layout { name: T::NAME, kind: MapType::Hash, key, row, rows: capacities.rows::<T>() }
@@ -452,10 +471,12 @@ fn lasting(capacities: &Capacities) -> [Layout; 11] {
         of::<Masquerades<V4>>(capacities),
         of::<Fragments<V4>>(capacities),
         of::<Affinities<V4>>(capacities),
+        of::<Sockets<V4>>(capacities),
         of::<Connections<V6>>(capacities),
         of::<Masquerades<V6>>(capacities),
         of::<Fragments<V6>>(capacities),
         of::<Affinities<V6>>(capacities),
+        of::<Sockets<V6>>(capacities),
         Layout { name: COUNTS, kind: MapType::PerCpuArray, key: 4, row: 16, rows: Verdict::COUNTERS },
         Layout { name: LOST, kind: MapType::PerCpuArray, key: 4, row: 8, rows: 1 },
         Layout { name: RECORDS, kind: MapType::RingBuf, key: 0, row: 0, rows: RECORDS_BYTES },
@@ -527,7 +548,14 @@ fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
 
 /// Has the verifier look at a program.
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
-    match scheduled(ebpf, name)?.load() {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| Error::Program { program: name, why: "the object has no such program".to_owned() })?;
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        other => sockets::load(other),
+    };
+    match loaded {
         Ok(()) => Ok(()),
         Err(ProgramError::LoadError { io_error, verifier_log }) => {
             let text = verifier_log.to_string();

@@ -81,7 +81,7 @@ fn sweep_family<A: Family>(
     swept: &mut Swept,
     now_s: u32,
 ) -> Result<(), Error> {
-    let timeouts = kernel.timeouts;
+    let timeouts = kernel.node.timeouts;
     let is_spent =
         |row: &Connection<A>, tuple: &Tuple<A>| conntrack::is_spent(row, tuple.protocol, now_s, &timeouts);
     let tables = A::tables_mut(kernel);

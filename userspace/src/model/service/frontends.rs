@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::super::cluster::{Protocol, ServiceKind};
@@ -22,7 +23,7 @@ use crate::ipam::{self, IpFamily, Ipam};
 /// The frontend is in the virtual network.
 const INTERNAL: &str = "service.beta.kubernetes.io/azure-load-balancer-internal";
 /// The frontend of each family.
-const STATIC: [(IpFamily, &str); 2] = [
+pub(in super::super) const STATIC: [(IpFamily, &str); 2] = [
     (IpFamily::V4, "service.beta.kubernetes.io/azure-load-balancer-ipv4"),
     (IpFamily::V6, "service.beta.kubernetes.io/azure-load-balancer-ipv6"),
 ];
@@ -76,6 +77,14 @@ impl ServiceDraft<'_> {
         asked
     }
 
+    /// `spec.externalIPs`.
+    fn external(&self) -> Vec<Stated> {
+        let texts = self.spec.external_ips.iter().flatten().enumerate();
+        // They have been validated.
+        let parsed = texts.map(|(i, text)| Some((format!("spec.externalIPs[{i}]"), text.parse().ok()?)));
+        parsed.flatten().collect()
+    }
+
     /// Its ports, as clients dial them.
     fn dialled(&self) -> impl Iterator<Item = (u16, Protocol)> {
         let ports = self.spec.ports.iter().flatten();
@@ -84,6 +93,20 @@ impl ServiceDraft<'_> {
             let number = syntax::port(port.port.into()).ok()?;
             Some((number, syntax::protocol(port.protocol.as_deref()).ok()?))
         })
+    }
+
+    /// The families of its frontends that have, or are to have, an address of the node subnets.
+    pub(in super::super) fn wanted_inside(&self, subnets: &[IpNet]) -> Vec<IpFamily> {
+        if !self.balanced() || !self.frontends.internal {
+            return Vec::new();
+        }
+        let known = &self.frontends.addresses;
+        let of = |family: IpFamily| known.iter().filter(move |address| IpFamily::of(**address) == family);
+        let inside = |family: &IpFamily| match of(*family).next() {
+            None => !self.frontends.complete && family.pick(subnets).is_some(),
+            Some(_) => of(*family).any(|address| subnets.iter().any(|subnet| subnet.contains(address))),
+        };
+        self.families.iter().copied().filter(inside).collect()
     }
 
     fn balanced(&self) -> bool {
@@ -159,18 +182,13 @@ pub(super) fn state(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
 }
 
 fn state_external(work: &mut Work<'_>, draft: &mut ServiceDraft<'_>) {
-    let texts: Vec<String> = draft.spec.external_ips.iter().flatten().cloned().collect();
-    for (i, text) in texts.iter().enumerate() {
-        let Ok(address) = text.parse::<IpAddr>() else {
-            // It has been validated.
-            continue;
-        };
+    for (field, address) in draft.external() {
         match claim(work, draft, address) {
             // Who comes by the load balancer's address is asked more: it stands for both.
             Ok(()) if draft.frontends.addresses.contains(&address) => {}
             Ok(()) if draft.external_addresses.contains(&address) => {}
             Ok(()) => draft.external_addresses.push(address),
-            Err(why) => draft.wrong(work, format!("spec.externalIPs[{i}]"), why),
+            Err(why) => draft.wrong(work, field, why),
         }
     }
 }
@@ -188,23 +206,23 @@ pub(super) fn check_ranges(
     services: &mut [ServiceDraft<'_>],
 ) {
     let private_pods = matches!(model, Model::Overlay | Model::Kubenet);
+    let closed: Vec<(&str, IpNet)> = ranges
+        .named(model)
+        .filter(|(name, _)| {
+            *name == Purpose::Services.name(model) || private_pods && *name == Purpose::Pods.name(model)
+        })
+        .collect();
+    let closed = |address: &IpAddr| closed.iter().find(|(_, range)| range.contains(address));
     for draft in services {
-        let all = draft.frontends.addresses.iter().map(|address| ("status.loadBalancer.ingress", *address));
-        let external = draft.external_addresses.iter().map(|address| ("spec.externalIPs", *address));
-        let wrong: Vec<(&str, String)> = all
-            .chain(external)
-            .filter_map(|(field, address)| {
-                let mut closed = ranges.named(model).filter(|(name, _)| {
-                    *name == Purpose::Services.name(model)
-                        || private_pods && *name == Purpose::Pods.name(model)
-                });
-                let (name, range) = closed.find(|(_, range)| range.contains(&address))?;
+        let stated: Vec<Stated> = [draft.reported(), draft.asked(), draft.external()].concat();
+        // What was chosen for it before, and is in a range that has been stated since, is chosen anew.
+        let is_stated = |address: &IpAddr| stated.iter().any(|(_, other)| other == address);
+        draft.frontends.addresses.retain(|address| is_stated(address) || closed(address).is_none());
+        for (field, address) in &stated {
+            if let Some((name, range)) = closed(address) {
                 let why = format!("{address} is inside {name} {range}: it needs an address outside of it");
-                Some((field, why))
-            })
-            .collect();
-        for (field, why) in wrong {
-            draft.wrong(work, field.into(), why);
+                draft.wrong(work, field.clone(), why);
+            }
         }
         let inside =
             |address: &IpAddr| ranges.nodes.iter().chain(&ranges.vnet).any(|range| range.contains(address));

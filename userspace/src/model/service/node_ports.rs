@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use super::super::cluster::{ServiceKind, TrafficPolicy};
 use super::super::resolve::Work;
+use super::super::settings::{Forward, Settings};
 use super::ServiceDraft;
 
 /// Numbers that are given out, and which Service has each.
@@ -20,14 +21,22 @@ struct NodePorts {
 }
 
 /// Gives every Service the node ports and the health check node port that it needs.
-pub(super) fn settle(work: &mut Work<'_>, range: (u16, u16), services: &mut [ServiceDraft<'_>]) {
-    let mut ports = NodePorts { first: range.0, last: range.1, owners: HashMap::new() };
+pub(super) fn settle(work: &mut Work<'_>, settings: &Settings, services: &mut [ServiceDraft<'_>]) {
+    let (first, last) = settings.services.node_ports;
+    let mut ports = NodePorts { first, last, owners: HashMap::new() };
     keep(work, &mut ports, services);
     for draft in services.iter_mut() {
         state(work, &mut ports, draft);
     }
     for draft in services.iter_mut() {
         choose(work, &mut ports, draft);
+        let balanced = draft.kind == ServiceKind::LoadBalancer;
+        if balanced && settings.load_balancer.forward == Forward::NodePort && !draft.wants_node_ports() {
+            let why = "the load balancer of this cluster forwards to node ports (loadBalancer.forward of the Testbed), so none may be missing";
+            if draft.node_ports.contains(&None) {
+                draft.wrong(work, "spec.allocateLoadBalancerNodePorts".into(), why.into());
+            }
+        }
     }
 }
 

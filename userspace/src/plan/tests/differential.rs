@@ -24,7 +24,7 @@ impl Dice {
     pub(super) fn once_in(&mut self, of: usize) -> bool {
         self.below(of) == 0
     }
-    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(super) fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
     fn labels(&mut self) -> Vec<String> {

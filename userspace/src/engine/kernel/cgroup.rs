@@ -1,0 +1,248 @@
+//! The programs that run as sockets connect, send, receive, ask and close: hooked into the root of the control
+//! groups, so that whoever enters a pod's network namespace is met by them, whatever control group it is in.
+//!
+//! The root has them of every node of every cluster, up to 64 of a kind. Each knows its own node's network
+//! namespaces and lets all others pass.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
+
+use super::error::{Error, sentence};
+use super::hook::Hooked;
+use super::pin::Pins;
+
+/// The programs.
+pub(super) const PROGRAMS: [&str; 9] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "sock_release",
+];
+
+/// What stands in a pin's name where others have an interface.
+const PLACE: &str = "cgroup";
+/// The most programs of a kind that a control group takes (`BPF_CGROUP_MAX_PROGS`).
+const MOST: u32 = 64;
+
+/// The root of the control groups, version 2, wherever it is mounted.
+///
+/// # Errors
+/// [`Error::NoCgroup`].
+pub fn root() -> Result<PathBuf, Error> {
+    let mounts = fs::read_to_string("/proc/self/mounts")
+        .map_err(|why| Error::NoCgroup { why: format!("/proc/self/mounts: {why}") })?;
+    mounted(&mounts).ok_or_else(|| Error::NoCgroup { why: "it is not mounted".to_owned() })
+}
+
+fn mounted(mounts: &str) -> Option<PathBuf> {
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2"))?;
+    // As proc(5) writes a blank in a path.
+    found.get(1).map(|path| PathBuf::from(path.replace("\\040", " ")))
+}
+
+/// Whether sockets can be translated here: hooks a program that lets everything pass into the root, takes it off
+/// again, and asks for a network namespace's cookie. Where the root is.
+///
+/// # Errors
+/// [`Error::NoCgroup`], or [`Error::Attach`] with what the kernel says.
+pub fn try_out() -> Result<PathBuf, Error> {
+    let root = root()?;
+    let tried = File::open(&root).and_then(|cgroup| {
+        let program = let_pass()?;
+        drop(hooked(&program, &cgroup)?);
+        super::netns::cookie()
+    });
+    let failed = |why: io::Error| Error::Attach {
+        program: "connect4",
+        interface: root.display().to_string(),
+        why: why.to_string(),
+    };
+    tried.map_err(failed)?;
+    Ok(root)
+}
+
+/// The shortest program there is for sockets that connect to IPv4 addresses.
+fn let_pass() -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_int = 5;
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    /// `r0 = 1; exit`
+    const CODE: [u64; 2] = [0x1_0000_00b7, 0x95];
+    /// Up to what the kernel expects the program to be hooked into (`union bpf_attr`).
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        log: [u64; 2],
+        flags: [u32; 2],
+        name: [u8; 16],
+        interface: u32,
+        expected: u32,
+    }
+    let load = Load {
+        kind: CGROUP_SOCK_ADDR,
+        instructions: CODE.len() as u32,
+        code: CODE.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        log: [0; 2],
+        flags: [0; 2],
+        name: [0; 16],
+        interface: 0,
+        expected: CONNECT4,
+    };
+    let program = bpf(PROG_LOAD, &load)?;
+    // SAFETY: the kernel has just made it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// `BPF_CGROUP_INET4_CONNECT`.
+const CONNECT4: u32 = 10;
+
+/// Hooks a program in, for as long as the link is open.
+fn hooked(program: &OwnedFd, cgroup: &File) -> io::Result<OwnedFd> {
+    const LINK_CREATE: libc::c_int = 28;
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        hook: u32,
+        flags: u32,
+    }
+    let (program, target) = (program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32);
+    let link = bpf(LINK_CREATE, &Create { program, target, hook: CONNECT4, flags: 0 })?;
+    // SAFETY: as for the program.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// Where the link of a program is pinned.
+pub(super) fn pin(pins: &Pins, name: &str) -> PathBuf {
+    pins.link(name, PLACE)
+}
+
+/// Hooks a program in, in place of the one that may be there from before.
+pub(super) fn attach(
+    program: &mut Program,
+    name: &'static str,
+    root: &Path,
+    pins: Option<&Pins>,
+) -> Result<Hooked, Error> {
+    let failed = |why: String| Error::Attach { program: name, interface: root.display().to_string(), why };
+    let pin = pins.map(|pins| pin(pins, name));
+    if let Some(pin) = &pin
+        && pin.exists()
+    {
+        let fd = program.fd().map_err(|why| failed(sentence(&why)))?.as_fd();
+        replace(pin, fd).map_err(|why| failed(format!("{}: {why}", pin.display())))?;
+        return PinnedLink::from_pin(pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why)));
+    }
+    let cgroup = File::open(root).map_err(|why| failed(why.to_string()))?;
+    let link = link(program, &cgroup).map_err(failed)?;
+    match pin {
+        Some(pin) => link.pin(&pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why))),
+        None => Ok(Hooked::Held(link)),
+    }
+}
+
+/// Makes the link: if it is there, the program is called.
+fn link(program: &mut Program, cgroup: &File) -> Result<FdLink, String> {
+    // A control group's links are several in any mode; this is the one that the kernel takes.
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSockAddr(program) => {
+            let link = program.attach(cgroup, MODE).and_then(|id| program.take_link(id));
+            FdLink::try_from(link.map_err(|why| refusal(&why))?).map_err(|why| sentence(&why))
+        }
+        Program::CgroupSock(program) => {
+            let link = program.attach(cgroup, MODE).and_then(|id| program.take_link(id));
+            FdLink::try_from(link.map_err(|why| refusal(&why))?).map_err(|why| sentence(&why))
+        }
+        _ => Err(sentence(&ProgramError::UnexpectedProgramType)),
+    }
+}
+
+/// Why a control group takes no more.
+fn refusal(why: &ProgramError) -> String {
+    let mut cause: Option<&dyn std::error::Error> = Some(why);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(libc::E2BIG) {
+            return format!(
+                "it has {MOST} of this kind, the most that the kernel takes, and each node that translates \
+                 sockets needs one; take a cluster down, have fewer nodes, or set \
+                 `spec.services.socketTranslation: false`"
+            );
+        }
+        cause = error.source();
+    }
+    sentence(why)
+}
+
+/// Puts the program into a pinned link, in one step (`BPF_LINK_UPDATE`, which the loader has for other links
+/// only).
+fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    const OBJ_GET: libc::c_int = 7;
+    const LINK_UPDATE: libc::c_int = 29;
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old: u32,
+    }
+    let path = std::ffi::CString::new(pin.as_os_str().as_bytes())?;
+    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let link = bpf(OBJ_GET, &get)?;
+    // SAFETY: the kernel has just made it, for nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let update =
+        Update { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, old: 0 };
+    bpf(LINK_UPDATE, &update).map(drop)
+}
+
+/// The system call, which reads so much of its parameters as they are long.
+fn bpf<T>(command: libc::c_int, parameters: &T) -> io::Result<libc::c_int> {
+    // SAFETY: the parameters are there for as long as the call takes, and what they point to as well.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(parameters), std::mem::size_of::<T>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_found_among_the_mounts() {
+        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n";
+        assert_eq!(mounted(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        assert_eq!(mounted("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_full_control_group_says_how_many_it_takes() {
+        let full = ProgramError::IOError(io::Error::from_raw_os_error(libc::E2BIG));
+        assert!(refusal(&full).contains("64"), "{}", refusal(&full));
+        let other = ProgramError::IOError(io::Error::from_raw_os_error(libc::EPERM));
+        assert!(!refusal(&other).contains("64"), "{}", refusal(&other));
+    }
+}
