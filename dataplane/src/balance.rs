@@ -268,8 +268,8 @@ fn send<A: Address, K: Packet>(
     if constants.forward == Balancer::IP_IN_IP {
         wrap(packet, real, hash).ok_or(Miss::WriteFailed)?;
     } else if constants.forward == Balancer::NODE_PORT {
-        if ends.error {
-            return Err(Miss::Icmp);
+        if ends.error || ends.protocol == ip::protocol::SCTP {
+            return Err(Miss::Untranslatable);
         }
         let (from, to) = ((ends.target, ends.target_port), (real.address, real.port));
         rewrite(packet, ends, (A::TARGET, transport::TARGET_PORT), from, to).ok_or(Miss::WriteFailed)?;
