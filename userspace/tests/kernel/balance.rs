@@ -111,7 +111,7 @@ fn frame(dice: &mut Dice) -> Vec<u8> {
     match dice.below(12) {
         0 => frame.truncate(14 + 40 + dice.below(20) as usize),
         1 => {
-            let at = 14 + dice.below(30) as usize;
+            let at = 14 + dice.below(frame.len() as u32 - 14) as usize;
             frame[at] = dice.below(256) as u8;
         }
         _ => {}
