@@ -417,21 +417,6 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Reject(Reason::TooBig))
 }
 
-/// An answer to who dialled a Service that has nobody to answer: nothing of its packet was changed so far. What came
-/// through the tunnel has no link to go back over.
-#[inline(never)]
-fn turn_away<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if walk.from as u8 == From::Tunnel as u8 {
-        return Err(Reason::NoBackend);
-    }
-    reject::nobody_there(platform, packet, &walk.flow)?;
-    walk.end(Verdict::Reject(Reason::NoBackend))
-}
-
 /// What a connection through the tunnel may put into one segment.
 #[inline(never)]
 fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
@@ -572,31 +557,42 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
-/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
 #[inline(always)]
 fn close<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-    (bytes, mut part): (u32, Part),
+    (bytes, part): (u32, Part),
 ) -> Verdict {
-    if let Err(reason) = part
-        && reason as u8 == Reason::NoBackend as u8
-    {
-        part = turn_away(platform, packet, walk);
-    }
     if let Err(reason) = part {
-        drop(platform, &walk.flow, bytes, reason);
-        return Verdict::Drop(reason);
+        give_up(platform, packet, walk, reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
-    if let Verdict::Reject(reason) = verdict {
-        drop(platform, &walk.flow, bytes, reason);
-        return verdict;
+    match verdict {
+        Verdict::Drop(reason) | Verdict::Reject(reason) => drop(platform, &walk.flow, bytes, reason),
+        _ => platform.count(verdict, bytes),
     }
-    platform.count(verdict, bytes);
     verdict
+}
+
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
+#[inline(never)]
+fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
+    }
 }
 
 /// [`refuse`], for a packet whose flow is known.
