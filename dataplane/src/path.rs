@@ -223,21 +223,15 @@ fn open_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried:
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
-/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node.
-///
-/// # Errors
-/// What is refused: the reason is counted already.
+/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node:
+/// what is refused is counted already.
 #[inline(never)]
 fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Part {
     let node = platform.node();
     if node.balanced == 0 {
         return Ok(());
     }
-    let outer = match flow::family(packet) {
-        Family::V4 => flow::wrapped::<V4>(packet),
-        Family::V6 => flow::wrapped::<V6>(packet),
-    };
-    let Some(outer) = outer else {
+    let Some(outer) = balance::outer(packet) else {
         return Ok(());
     };
     let mut part = Ok(());
@@ -250,10 +244,7 @@ fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Par
     } else if outer.target == node.underlay {
         part = Err(Reason::UnknownTunnelSource);
     }
-    if let Err(reason) = part {
-        refuse(platform, outer.record(Stage::Drop), outer.length, reason);
-    }
-    part
+    part.inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
