@@ -286,7 +286,8 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     *ours = true;
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
-        if carried.is_direct() {
+        // An echo has no port that a Service could be dialled at.
+        if carried.is_direct() && flow.protocol != A::ICMP.protocol {
             flow.frontend = A::from_v6(carried.frontend);
             flow.frontend_port = carried.frontend_port;
             flow.direct = Connection::<A>::HERE;
@@ -577,7 +578,6 @@ fn give_up<A: Address, P: Platform<A>, K: Packet>(
     }
 }
 
-/// [`refuse`], for a packet whose flow is known.
 #[inline(never)]
 fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
     refuse(platform, flow.record(Stage::Drop), bytes, reason);
