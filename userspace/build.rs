@@ -1,5 +1,5 @@
-//! Builds the eBPF object in a cargo of its own and hands it to the crate as `$OUT_DIR/object.rs`: an expression,
-//! `Ok(bytes)`, or `Err(why there is no toolchain)`. Without a toolchain the crate still builds, and all but the
+//! Builds the eBPF objects in a cargo of its own and hands them to the crate as `$OUT_DIR/object.rs`: an expression,
+//! an array of `Ok(bytes)`, or `Err(why there is no toolchain)`, one for each. Without a toolchain the crate still builds, and all but the
 //! eBPF engine works. With one, an object that does not build fails this build, with the compiler's words.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,10 @@ use toolchain::{Lacks, Missing, Toolchain};
 /// The bpf target, little endian as every machine that this runs on.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// How the object is compiled.
+/// The objects: the packet path of a node, and the load balancer.
+const OBJECTS: [&str; 2] = ["podpath-ebpf", "podpath-balancer"];
+
+/// How they are compiled.
 const FLAGS: [&str; 4] = [
     // bpf-linker makes BTF, with the source lines that the verifier quotes, out of debug information.
     "-Clink-arg=--btf",
@@ -35,12 +38,9 @@ fn main() -> ExitCode {
     watch_sources(root);
     let expression = match toolchain::find() {
         Ok(toolchain) => match build(&toolchain, root, &shared_target(&out)) {
-            Ok(object) => {
+            Ok(folder) => {
                 watch_programs(&toolchain);
-                let copy = out.join("podpath-ebpf.o");
-                fs::copy(&object, &copy)
-                    .expect("OUT_DIR can be written, and the nested build made the object");
-                format!("Ok(aya::include_bytes_aligned!({copy:?}))")
+                embed(&folder, &out)
             }
             Err(why) => {
                 eprintln!("{why}");
@@ -50,14 +50,25 @@ fn main() -> ExitCode {
         Err(missing) => {
             println!("cargo::warning=built without the eBPF engine: {}. Next: make setup", missing.lacks);
             watch_toolchain(&missing);
-            format!("Err({:?})", missing.to_string())
+            format!("[Err({0:?}), Err({0:?})]", missing.to_string())
         }
     };
     fs::write(out.join("object.rs"), expression).expect("OUT_DIR can be written");
     ExitCode::SUCCESS
 }
 
-/// Runs the nested cargo: the object's path, or what to show the user.
+/// Copies the objects out of the folder in which they were made: the expression that hands them to the crate.
+fn embed(folder: &Path, out: &Path) -> String {
+    let objects = OBJECTS.map(|name| {
+        let copy = out.join(format!("{name}.o"));
+        fs::copy(folder.join(name), &copy)
+            .expect("OUT_DIR can be written, and the nested build made the object");
+        format!("Ok(aya::include_bytes_aligned!({copy:?}))")
+    });
+    format!("[{}]", objects.join(", "))
+}
+
+/// Runs the nested cargo: the folder of the objects, or what to show the user.
 fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf, String> {
     let manifest = root.join("ebpf/Cargo.toml");
     let flags: Vec<String> = [format!("-Clinker={}", toolchain.linker.path.display())]
@@ -91,7 +102,7 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf, S
     for warning in warnings(&said) {
         println!("cargo::warning=ebpf: {warning}");
     }
-    Ok(target.join(TARGET).join("release/podpath-ebpf"))
+    Ok(target.join(TARGET).join("release"))
 }
 
 /// True for what cargo, rustup and the outer crate's build put into the environment for themselves. Cargo's place, its

@@ -3,4 +3,5 @@
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
+pub mod micro;
 pub mod report;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
-use benches::{masquerade, measure};
+use benches::{masquerade, measure, micro};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -45,6 +45,8 @@ enum Which {
     Standard,
     /// How full a masquerade's range gets, and at what cost; in the kernel too, as root.
     Masquerade,
+    /// What the load balancer's program costs for a packet, as root.
+    Micro,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -76,6 +78,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
         Which::Masquerade => return fill(&options),
+        Which::Micro => return balance(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -108,6 +111,22 @@ fn fill(options: &Options) -> anyhow::Result<()> {
         Output::Table => print!("{}", masquerade::Beside(&rows)),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{}", masquerade::csv(&rows)),
+    }
+    Ok(())
+}
+
+/// Times the load balancer's program.
+fn balance(options: &Options) -> anyhow::Result<()> {
+    let rows = micro::measure(|what| eprintln!("{what}"))?;
+    let json = serde_json::to_string_pretty(&rows)?;
+    if let Some(path) = &options.out {
+        fs::write(path, format!("{json}\n"))
+            .with_context(|| format!("cannot write the result to {}", path.display()))?;
+    }
+    match options.output {
+        Output::Table => print!("{}", micro::Beside(&rows)),
+        Output::Json => println!("{json}"),
+        Output::Csv => print!("{}", micro::csv(&rows)),
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use dataplane::tables::{
     RuleSet, Table, Writes,
 };
 use dataplane::trace::Record;
+use dataplane::verdict::Turn;
 use dataplane::wire::{Mac, Port, V4, V6, ip};
 use dataplane::{Machine, Platform, Reason, Verdict};
 use serde::Serialize;
@@ -131,6 +132,7 @@ impl Machine for Counting {
     }
     fn report(&mut self, _: &Record) {}
     fn count(&mut self, _: Verdict, _: u32) {}
+    fn count_turn(&mut self, _: Turn) {}
 }
 
 impl Platform<V4> for Counting {

@@ -10,7 +10,10 @@
 //! 3. A SYN opens a connection anew if one side has finished it or reset it; or if the other side sends it,
 //!    and so far it was seen from its middle on, and never answered: who opened it was a guess.
 //! 4. The opener's direction, with the same translation: established. With another: a second flow would
-//!    share the row, and replies could not be told apart: refuse.
+//!    share the row, and replies could not be told apart: refuse. The path then lets another port stand for the
+//!    client's own ([`find_port`]): of one client that dials an endpoint from the same port by two Services, by two
+//!    nodes, or by a Service and directly. As long as one that is dialled directly goes on, so does the row that it shall not share: that is what
+//!    says that another port is to be found.
 //! 5. The other direction: reply.
 //!
 //! What TCP says is believed for how long a row lasts, never for whether a packet may pass: windows are not
@@ -33,11 +36,11 @@
 //! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
 //! the client's direction only: whatever else would come under its tuple is refused.
 //! 10. A packet may find a Service where its flow found none: see [`asks`].
-//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers. There a
-//!     packet without SYN ends the handshake, for who sends it has been answered; and the opener's FIN closes the
-//!     connection as far as one can know: what it still acknowledges prolongs the row by a handshake's time. If that
-//!     is over too early, the next packet is one from the middle (9), and goes to the same backend as long as it may
-//!     be chosen. The backend's node sees both directions, and has the last word on what is let through.
+//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers, and has
+//!     the row under what was dialled only; the backend's node has the flow's own. Here a packet without SYN ends the
+//!     handshake, for who sends it has been answered; and the opener's FIN closes the connection as far as one can
+//!     know: what it still acknowledges prolongs the row by a handshake's time. If that is over too early, the next
+//!     packet is one from the middle (9), and goes to the same backend as long as that may be chosen.
 //!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
@@ -47,9 +50,9 @@
 //! away in their time only).
 
 use crate::Reason;
-use crate::flow::{self, Flow};
+use crate::flow::{self, Flow, mix};
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, Timeouts, Tuple, Writes};
+use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{sctp, tcp};
 use crate::wire::{Address, Port, ip};
@@ -90,7 +93,7 @@ impl<A> Tracked<A> {
     /// Whether the row found is the one under what the client dialled: the flow's own is still to be found.
     #[inline(always)]
     pub fn is_dialled(&self) -> bool {
-        !self.is_new() && self.connection.flags & Connection::<A>::DIALLED != 0
+        !self.is_new() && is_dialled(&self.connection)
     }
 }
 
@@ -115,6 +118,13 @@ pub const RESET: u8 = 16;
 /// In [`Connection::flags`]: a packet of a TCP connection without SYN has come, or its first was no SYN.
 pub const SETTLED: u8 = 32;
 
+/// How many ports are tried that might stand for a client's own.
+pub const PORTS: u32 = 64;
+/// The first of them: beyond those that say what is spoken (RFC 6335, section 6).
+const FIRST_PORT: u16 = 1024;
+/// What [`attempt`] gives where there is room for no more rows: no port's number.
+const FULL: u32 = 1 << 16;
+
 const FINISHED: u8 = OPENER_FINISHED | OTHER_FINISHED;
 
 /// Finds the packet's flow, moves its state on, and leaves the packet's place in it in `tracked`.
@@ -133,6 +143,10 @@ pub fn track<A: Address>(
     let timeouts = platform.node().timeouts;
     let seen = Writes::<Connections<A>>::change(platform, &tuple, |row| {
         let seen = advance(row, flow, from_high, now_s);
+        if seen as u8 == Seen::Conflict as u8 && !is_dialled(row) && flow.frontend == A::default() {
+            let lasts_s = longest_s(flow.protocol, &timeouts);
+            row.expires_s = now_s.wrapping_add(lasts_s);
+        }
         // An error prolongs nothing.
         if seen as u8 == Seen::Onward as u8 && !flow.error {
             row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
@@ -149,7 +163,7 @@ pub fn track<A: Address>(
         Some(seen) => seen,
     };
     if seen as u8 == Seen::Conflict as u8 {
-        return Err(Reason::FlowConflict);
+        return Err(if flow.error { Reason::UnknownIcmp } else { Reason::FlowConflict });
     }
     if seen as u8 == Seen::Over as u8 {
         if flow.error {
@@ -199,8 +213,8 @@ pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> boo
     going_on == Some(true)
 }
 
-/// Starts tracking a flow whose first packet was let through: under its two ends, and under what its client
-/// dialled. Both, or neither.
+/// Starts tracking a flow whose first packet was let through, under its two ends. [`dial`] comes first, if a
+/// Service has translated it.
 ///
 /// # Errors
 /// `ConntrackFull`.
@@ -216,16 +230,10 @@ pub fn open<A: Address>(
     row.frontend_port = flow.frontend_port;
     row.masquerade_port = masquerade_port;
     row.client_port = flow.client_port;
-    if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
+    // 11.
+    let elsewhere = flow.direct == Connection::<A>::AWAY;
+    if !elsewhere && Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
-    }
-    // Who was told by another node what was dialled has no use for the second: nobody dials that here.
-    if flow.frontend != A::default()
-        && flow.direct != Connection::<A>::HERE
-        && let Err(reason) = dial(platform, flow)
-    {
-        Writes::<Connections<A>>::remove(platform, &tuple);
-        return Err(reason);
     }
     platform.report(&flow.record(Stage::Open));
     Ok(())
@@ -237,11 +245,7 @@ pub fn open<A: Address>(
 /// `ConntrackFull`.
 #[inline(never)]
 pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<(), Reason> {
-    let mut client = (flow.source, flow.source_port);
-    if flow.client_port != Port::default() {
-        client.1 = flow.client_port;
-    }
-    let (tuple, from_high) = dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol);
+    let (tuple, from_high) = dialled_by(flow);
     let mut row = first(platform, flow, from_high);
     row.flags |= Connection::<A>::DIALLED;
     row.frontend = flow.target;
@@ -254,11 +258,85 @@ pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Resu
     }
     Ok(())
 }
+
+/// Takes back what [`dial`] has remembered, because the flow could not be opened after all.
+#[inline(always)]
+pub fn forget<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) {
+    if flow.frontend != A::default() {
+        Writes::<Connections<A>>::remove(platform, &dialled_by(flow).0);
+    }
+}
+
+/// Finds a port that stands for the client's own, because its own would make the flow one with another: the one
+/// that this flow has already, or one that is free. That is claimed by a row which is over already, so that it says
+/// nothing of the flow before that is let through.
+///
+/// # Errors
+/// `FlowConflict`: none of [`PORTS`] is free. `ConntrackFull`.
+#[inline(always)]
+pub fn find_port<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    port: &mut Port,
+) -> Result<(), Reason> {
+    let own = if flow.client_port == Port::default() { flow.source_port } else { flow.client_port };
+    let claim = Connection {
+        frontend: flow.frontend,
+        frontend_port: flow.frontend_port,
+        client_port: own,
+        expires_s: platform.now_s(),
+        ..Connection::default()
+    };
+    let hash = flow.hash(mix(platform.node().seed ^ flow.frontend.fold32() ^ own.host() as u32));
+    let found = platform.first_of(PORTS, |platform, tried| {
+        let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9)) as u64;
+        let place = ((random * (u16::MAX - FIRST_PORT) as u64) >> 32) as u16;
+        let port = Port::new(FIRST_PORT.wrapping_add(place));
+        let (tuple, _) = flow::ends((flow.source, port), (flow.target, flow.target_port), flow.protocol);
+        attempt(platform, &tuple, &claim, port)
+    });
+    if found == FULL {
+        return Err(Reason::ConntrackFull);
+    }
+    if found == 0 {
+        return Err(Reason::FlowConflict);
+    }
+    *port = Port::new(found as u16);
+    Ok(())
+}
+
+/// The port, if the flow of the claim may have it; 0 if another has it, or [`FULL`].
+#[inline(always)]
+fn attempt<A: Address>(
+    platform: &mut impl Platform<A>,
+    tuple: &Tuple<A>,
+    claim: &Connection<A>,
+    port: Port,
+) -> u32 {
+    let free = Writes::<Connections<A>>::change(platform, tuple, |row| {
+        let same = row.frontend == claim.frontend
+            && row.frontend_port == claim.frontend_port
+            && row.client_port == claim.client_port;
+        is_over(row, claim.expires_s) || (same && !is_dialled(row))
+    });
+    match free {
+        Some(true) => port.host() as u32,
+        Some(false) => 0,
+        None => match Writes::<Connections<A>>::add(platform, tuple, claim) {
+            Ok(()) => port.host() as u32,
+            Err(NotAdded::Full) => FULL,
+            // Another CPU was faster.
+            Err(NotAdded::Taken) => 0,
+        },
+    }
+}
+
 /// Notes under what its client dialled what an answer says of the connection; `row` is the flow's own.
 #[inline(always)]
 pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
     // What else may be said changes nothing.
-    if flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+    let dialled = row.frontend != A::default() && row.direct == 0;
+    if dialled && flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         answered(platform, flow, row);
     }
     let turns = said_by(flow.flags) != SETTLED || flow.flags == sctp::COOKIE_ACK;
@@ -283,6 +361,16 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
             row.expires_s = now_s.wrapping_add(lifetime_s(row, flow.protocol, &timeouts));
         }
     });
+}
+
+/// The key under what the client of a translated packet dialled, and whether the client is the higher end.
+#[inline(always)]
+fn dialled_by<A: Address>(flow: &Flow<A>) -> (Tuple<A>, bool) {
+    let mut client = (flow.source, flow.source_port);
+    if flow.client_port != Port::default() {
+        client.1 = flow.client_port;
+    }
+    dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol)
 }
 
 /// The key under what a client dialled; a pod that is its own backend goes there by another address.
@@ -357,7 +445,7 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
         return Seen::Over;
     }
     let original = is_original(row, from_high);
-    if row.flags & Connection::<A>::DIALLED != 0 && !original {
+    if is_dialled(row) && !original {
         return Seen::Conflict;
     }
     // 2.
@@ -372,12 +460,26 @@ fn advance<A: Address>(row: &mut Connection<A>, flow: &Flow<A>, from_high: bool,
         }
     }
     // 4.
-    let same = row.frontend == flow.frontend && row.frontend_port == flow.frontend_port;
-    if original && !same && row.flags & Connection::<A>::DIALLED == 0 {
+    // What goes to a backend is nobody's reply.
+    if (original || flow.frontend != A::default()) && !is_dialled(row) && !is_same(row, flow) {
         return Seen::Conflict;
     }
     observe(row, flow, original);
     Seen::Onward
+}
+
+/// Whether a packet that goes the way of the row's first one is translated as that was.
+#[inline(always)]
+fn is_same<A: Address>(row: &Connection<A>, flow: &Flow<A>) -> bool {
+    row.frontend == flow.frontend
+        && row.frontend_port == flow.frontend_port
+        && row.client_port == flow.client_port
+}
+
+/// Whether a row is one under what a client dialled.
+#[inline(always)]
+fn is_dialled<A>(row: &Connection<A>) -> bool {
+    row.flags & Connection::<A>::DIALLED != 0
 }
 
 /// Whether a packet with its source at the higher end, or the lower, goes the way of the flow's first.
@@ -427,9 +529,25 @@ fn said_by(chunk: u8) -> u8 {
     SETTLED
 }
 
+/// The lifetime of a flow that goes on.
+#[inline(always)]
+fn longest_s(protocol: u8, timeouts: &Timeouts) -> u32 {
+    lasts_s(ANSWERED | SETTLED, protocol, timeouts)
+}
+
 #[inline(always)]
 fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 {
-    let flags = row.flags;
+    let mut flags = row.flags;
+    // 11.
+    if row.direct == Connection::<A>::AWAY && flags & OPENER_FINISHED == 0 {
+        flags |= ANSWERED;
+    }
+    lasts_s(flags, protocol, timeouts)
+}
+
+/// As [`lifetime_s`], by what is known of a flow.
+#[inline(always)]
+fn lasts_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
     if protocol == ip::protocol::UDP {
         return timeouts.udp_s;
     }
@@ -442,10 +560,6 @@ fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 
     }
     // 6.
     if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
-        return timeouts.tcp_s;
-    }
-    // 11.
-    if row.direct == Connection::<A>::AWAY && flags & (SETTLED | OPENER_FINISHED) == SETTLED {
         return timeouts.tcp_s;
     }
     timeouts.tcp_opening_s

@@ -19,6 +19,10 @@
 //! Source: RFC 791, RFC 792, RFC 1122 section 3.2.2 (what an error quotes); RFC 8200, RFC 4443, RFC 5095
 //! (routing headers); RFC 9260 (SCTP).
 
+mod glance;
+
+pub use glance::{Ends, glance};
+
 use crate::Reason;
 use crate::platform::Packet;
 use crate::tables::{BackendId, Tuple};
@@ -185,7 +189,8 @@ pub fn family(packet: &mut impl Packet) -> Family {
     if ethertype(packet) == Ok(ethernet::IPV6) { Family::V6 } else { Family::V4 }
 }
 
-/// What a tunnel's outer packet says: UDP in an IP packet that is not in fragments.
+/// What a tunnel's outer packet says: an IP packet that is not in fragments, with UDP in it but for
+/// [`wrapped`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Datagram {
     /// Who sent it ([`Address::to_v6`]).
@@ -196,6 +201,8 @@ pub struct Datagram {
     pub source_port: Port,
     /// The target's port.
     pub target_port: Port,
+    /// As in its header.
+    pub protocol: u8,
     /// Offset of the UDP header.
     pub transport: usize,
     /// Length of the whole frame in bytes.
@@ -209,7 +216,7 @@ impl Datagram {
         Record {
             stage: stage as u8,
             length: self.length,
-            protocol: ip::protocol::UDP,
+            protocol: self.protocol,
             source: self.source,
             target: self.target,
             source_port: self.source_port,
@@ -236,6 +243,34 @@ pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
         target: network.target.to_v6(),
         source_port: packet.read(network.transport + transport::SOURCE_PORT)?,
         target_port: packet.read(network.transport + transport::TARGET_PORT)?,
+        protocol: ip::protocol::UDP,
+        transport: network.transport,
+        length: packet.length(),
+    })
+}
+
+/// The outer packet of what the load balancer has put into another of the same family, if the frame carries such a
+/// thing: without ports, for it has none.
+#[inline(always)]
+pub fn wrapped<A: Address>(packet: &impl Packet) -> Option<Datagram> {
+    let carried: Be16 = packet.read(ethernet::TYPE)?;
+    if carried != A::ETHERTYPE {
+        return None;
+    }
+    let network = header::<A>(packet, ethernet::LENGTH).ok()?;
+    let inside = if A::VERSION == 4 { ip::protocol::IPV4 } else { ip::protocol::IPV6 };
+    if network.protocol != inside || !network.piece.is_whole() {
+        return None;
+    }
+    if network.transport != ethernet::LENGTH + A::HEADER {
+        return None;
+    }
+    Some(Datagram {
+        source: network.source.to_v6(),
+        target: network.target.to_v6(),
+        source_port: Port::default(),
+        target_port: Port::default(),
+        protocol: inside,
         transport: network.transport,
         length: packet.length(),
     })

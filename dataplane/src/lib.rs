@@ -35,6 +35,8 @@ pub mod overlay;
 
 pub mod reject;
 
+pub mod balance;
+
 pub mod trace;
 
 pub use platform::{Machine, Mend, Packet, Platform};

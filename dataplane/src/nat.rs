@@ -51,6 +51,10 @@ pub enum Change {
     Masquerade = 2,
     /// The node's address and port became the pod's again.
     Restore = 3,
+    /// Another port took the place of the client's own.
+    StandIn = 4,
+    /// The client's own port took its place again.
+    OwnPort = 5,
 }
 
 /// The end of a flow that is rewritten.
@@ -60,8 +64,7 @@ enum Side {
     Target,
 }
 
-/// Sends a packet for a Service to the backend with this address, port and number. A pod that is its own backend meets itself under another
-/// address ([`Address::ITSELF`]), so that its answer comes out of it again.
+/// Sends a packet for a Service to the backend with this address, port and number.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
@@ -75,26 +78,63 @@ pub fn to_backend<A: Address>(
     flow.frontend = flow.target;
     flow.frontend_port = flow.target_port;
     flow.chosen = number;
-    rewrite(packet, flow, Side::Target, backend.0, backend.1)?;
-    if flow.target == flow.source {
-        return rewrite(packet, flow, Side::Source, A::ITSELF, flow.source_port);
-    }
-    Ok(())
+    rewrite(packet, flow, Side::Target, backend.0, backend.1)
 }
 
-/// Makes a reply come from what its client dialled: a Service, as the flow's row says.
+/// Lets a pod that is its own backend meet itself under another address ([`Address::ITSELF`]), so that its answer
+/// comes out of it again.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
 #[inline(always)]
-pub fn from_frontend<A: Address>(
+pub fn meet_itself<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+    rewrite(packet, flow, Side::Source, A::ITSELF, flow.source_port)
+}
+
+/// Lets another port stand for the client's own.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn stand_in<A: Address>(
+    platform: &mut impl Platform<A>,
+    packet: &mut impl Packet,
+    flow: &mut Flow<A>,
+    port: Port,
+) -> Result<(), Reason> {
+    note(platform, flow, Change::StandIn, (flow.source, port));
+    if flow.client_port == Port::default() {
+        flow.client_port = flow.source_port;
+    }
+    rewrite(packet, flow, Side::Source, flow.source, port)
+}
+
+/// Makes a reply what its client waits for, as the flow's row says: from the Service that it dialled, to the
+/// address and port that it dialled from.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
+#[inline(always)]
+pub fn to_client<A: Address>(
     platform: &mut impl Platform<A>,
     packet: &mut impl Packet,
     flow: &mut Flow<A>,
     connection: &Connection<A>,
 ) -> Result<(), Reason> {
-    if flow.target == A::ITSELF {
-        rewrite(packet, flow, Side::Target, flow.source, flow.target_port)?;
+    let mut client = (flow.target, flow.target_port);
+    if client.0 == A::ITSELF {
+        client.0 = flow.source;
+    }
+    if connection.client_port != Port::default() {
+        note(platform, flow, Change::OwnPort, (client.0, connection.client_port));
+        flow.client_port = flow.target_port;
+        client.1 = connection.client_port;
+    }
+    if client != (flow.target, flow.target_port) {
+        rewrite(packet, flow, Side::Target, client.0, client.1)?;
+    }
+    if connection.frontend == A::default() {
+        return Ok(());
     }
     note(platform, flow, Change::Frontend, (connection.frontend, connection.frontend_port));
     flow.backend = flow.source;
@@ -115,13 +155,21 @@ pub fn lends<A: Address>(flow: &Flow<A>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Makes a packet what it was before [`to_backend`] or [`from_frontend`], for an error about it: who sent it must
-/// know it again. Not for a pod that met itself.
+/// Makes a packet what it was before [`to_backend`], [`stand_in`] or [`to_client`], for an error about it: who sent
+/// it must know it again. `original`: it goes the way of its flow's first. Not for a pod that met itself.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
 #[inline(always)]
-pub fn undo<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>) -> Result<(), Reason> {
+pub fn undo<A: Address>(packet: &mut impl Packet, flow: &mut Flow<A>, original: bool) -> Result<(), Reason> {
+    let port = flow.client_port;
+    let stood_for = port != Port::default();
+    if stood_for && original {
+        rewrite(packet, flow, Side::Source, flow.source, port)?;
+    }
+    if stood_for && !original {
+        rewrite(packet, flow, Side::Target, flow.target, port)?;
+    }
     if flow.frontend != A::default() {
         rewrite(packet, flow, Side::Target, flow.frontend, flow.frontend_port)?;
     }
@@ -216,12 +264,16 @@ pub fn masquerade<A: Address>(
     rewrite(packet, flow, Side::Source, address, port)
 }
 
-/// The pod that the node's address and this port stand for towards whoever sent the packet; all zero if they
-/// stand for none.
+/// Whether the node's address and this port stand for somebody towards whoever sent the packet, who is left in
+/// `behind`.
 #[inline(always)]
-pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Masqueraded<A> {
+pub fn stands_for<A: Address>(
+    platform: &impl Platform<A>,
+    flow: &Flow<A>,
+    behind: &mut Masqueraded<A>,
+) -> bool {
     if flow.target != platform.address() {
-        return Masqueraded::default();
+        return false;
     }
     let key = Masquerade {
         remote: flow.source,
@@ -230,10 +282,14 @@ pub fn stands_for<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>) -> Ma
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    Masquerades::get(platform, &key).unwrap_or_default()
+    let Some(row) = Masquerades::get(platform, &key) else {
+        return false;
+    };
+    *behind = row;
+    true
 }
 
-/// Makes a packet from the world one for the pod that [`stands_for`] has found.
+/// Makes a packet for the node's address one for whom [`stands_for`] has found.
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
@@ -262,8 +318,8 @@ fn reverse<A: Address>(flow: &Flow<A>, port: Port) -> Masquerade<A> {
 #[inline(always)]
 fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, change: Change, to: (A, Port)) {
     let (from, from_port) = match change {
-        Change::Restore => (flow.target, flow.target_port),
-        Change::Frontend | Change::Masquerade => (flow.source, flow.source_port),
+        Change::Restore | Change::OwnPort => (flow.target, flow.target_port),
+        Change::Frontend | Change::Masquerade | Change::StandIn => (flow.source, flow.source_port),
     };
     trace::step(platform, || Record {
         detail: change as u8,

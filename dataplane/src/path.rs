@@ -1,24 +1,27 @@
-//! The walk of a packet, whole: every branch of the path is on this page.
+//! The walk of a packet, whole: every branch of the path is on this page, or on that of its tails ([`tails`]).
 //!
 //! ```text
-//!  from_pod --+                                  +-- to_pod       (ingress policy, hand over)
-//! from_host --+-- service -> conntrack -> policy |
-//! from_underlay --+  (out of the tunnel first)   +-- to_underlay  (overlay, or masquerade)
-//!                 |        -> route -------------+-- to_host
+//!  from_pod --+                                        +-- to_pod       (ingress policy, hand over)
+//! from_host --+-- conntrack -> service -> policy ------+
+//! from_underlay --+  (out of the tunnel first)         +-- to_underlay  (overlay, or masquerade)
+//!                 |-- conntrack -> service -> route ---+-- to_host
 //! ```
 //! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `refuse` is
 //! the one place that makes a drop of it.
 
-use crate::conntrack::{self, State, Tracked};
+mod tails;
+
+use crate::conntrack::{self, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::route;
 use crate::service::Choice;
-use crate::tables::{Connection, Endpoint, Identity, Route};
+use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
-use crate::wire::{Address, Family, Mac, Port, V4, V6};
-use crate::{Reason, Verdict, fragment, mss, nat, neighbour, overlay, policy, reject, service};
+use crate::wire::{Address, Family, Port, V4, V6};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, service};
+use tails::{fit_segments, go, to_host, turn_away};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,10 +32,26 @@ enum From {
     Host,
     Tunnel,
     World,
-    /// From the world, for a port that stands for a pod.
+    /// From outside, for a port that stands for somebody.
     Masquerade,
-    /// From whom the node itself sent a packet to, for the node.
-    Peer,
+}
+
+/// Where a packet leaves to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    #[default]
+    Pod,
+    Host,
+    Elsewhere,
+}
+
+impl From {
+    /// Whether it came to the node from elsewhere.
+    #[inline(always)]
+    fn is_elsewhere(self) -> bool {
+        self as u8 >= From::Tunnel as u8
+    }
 }
 
 /// What is known of a packet on its way. The engine has room for one.
@@ -46,12 +65,27 @@ pub struct Walk<A> {
     tracked: Tracked<A>,
     /// Where a Service sends it.
     choice: Choice<A>,
+    /// For whom the port that it came to stands.
+    behind: Masqueraded<A>,
     carried: Carried,
     from: From,
     /// The way into the tunnel, if that is where it leads.
     route: Route,
     /// What the way has room for, if the packet is longer; else 0.
     room: u32,
+    /// It is for a pod of this node, or came through the tunnel: the node has no part in it.
+    ours: bool,
+    /// Another flow has its two ends, and is translated in another way.
+    conflict: bool,
+    /// Where it leaves to.
+    exit: Exit,
+    /// The pod it is for, if that is where.
+    pod: Endpoint,
+    /// It leaves with the node's address, and this port if it is of a flow's first direction; else 0.
+    lends: bool,
+    port: Port,
+    /// The port was claimed for it.
+    claimed: bool,
     /// The end of it, once it has come to one.
     verdict: Option<Verdict>,
 }
@@ -82,6 +116,12 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     let bytes = start(packet, walk, From::Pod);
     let mut part = pod_enter(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
+        part = meet(platform, packet, walk);
+    }
+    if part.is_ok() && walk.verdict.is_none() {
+        part = pod_judge(platform, packet, walk);
+    }
+    if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
     close(platform, packet, walk, (bytes, part))
@@ -104,11 +144,21 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
     walk.carried.identity = pod.identity;
-    enter(platform, packet, walk)?;
-    if walk.tracked.is_new() && !policy::is_itself(&walk.flow) {
-        policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))?;
+    enter(platform, walk)
+}
+
+/// Whether a pod may open its flow.
+#[inline(never)]
+fn pod_judge<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if !walk.tracked.is_new() || policy::is_itself(&walk.flow) {
+        return Ok(());
     }
-    Ok(())
+    let pod = route::owner(platform, &walk.flow, packet.interface())?;
+    policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -120,6 +170,9 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
 ) -> Verdict {
     let bytes = start(packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        part = meet(platform, packet, walk);
+    }
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
     }
@@ -135,8 +188,7 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     flow::read(packet, &mut walk.flow)?;
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
-    enter(platform, packet, walk)?;
-    Ok(())
+    enter(platform, walk)
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
@@ -152,7 +204,7 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carr
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return Ok(());
+        return from_balancer(platform, packet);
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
         return Ok(());
@@ -161,6 +213,39 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carr
     trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
     overlay::unwrap(platform, packet, &outer, carried)
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
+}
+
+/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node.
+///
+/// # Errors
+/// What is refused: the reason is counted already.
+#[inline(never)]
+fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Part {
+    let node = platform.node();
+    if node.balanced == 0 {
+        return Ok(());
+    }
+    let outer = match flow::family(packet) {
+        Family::V4 => flow::wrapped::<V4>(packet),
+        Family::V6 => flow::wrapped::<V6>(packet),
+    };
+    let Some(outer) = outer else {
+        return Ok(());
+    };
+    let mut part = Ok(());
+    if balance::is_outer(outer.source) {
+        let number = packet.interface().0;
+        trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
+        if packet.close_ip(outer.source.family()).is_none() {
+            part = Err(Reason::WriteFailed);
+        }
+    } else if outer.target == node.underlay {
+        part = Err(Reason::UnknownTunnelSource);
+    }
+    if let Err(reason) = part {
+        refuse(platform, outer.record(Stage::Drop), outer.length, reason);
+    }
+    part
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -179,159 +264,248 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
-    if part.is_ok() && walk.from == From::Tunnel {
+    if part.is_ok() && walk.verdict.is_none() {
+        part = underlay_meet(platform, packet, walk);
+    }
+    if part.is_ok() && carried.is_some() {
         part = fit_segments(platform, packet, walk);
     }
     if part.is_ok() && walk.verdict.is_none() {
-        part = arrive(platform, packet, walk);
-    }
-    if part.is_ok() {
-        part = nat::seal(packet, &walk.flow);
+        part = go(platform, packet, walk);
     }
     close(platform, packet, walk, (bytes, part))
 }
 
+/// Who speaks to whom.
 #[inline(never)]
 fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let flow = &mut walk.flow;
-    if walk.from == From::Tunnel {
+    let Walk { flow, behind, carried, from, ours, .. } = &mut *walk;
+    *ours = true;
+    if *from == From::Tunnel {
         flow::read(packet, flow)?;
-        if walk.carried.is_direct() {
-            flow.frontend = A::from_v6(walk.carried.frontend);
-            flow.frontend_port = walk.carried.frontend_port;
-            flow.direct = Connection::<A>::HERE;
-        }
         fragment::follow(platform, flow)?;
-        fragment::remember(platform, flow)?;
+        if carried.is_direct() {
+            flow.frontend = A::from_v6(carried.frontend);
+            flow.frontend_port = carried.frontend_port;
+            flow.direct = Connection::<A>::HERE;
+            return Ok(());
+        }
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
             return walk.end(Verdict::Stack);
         }
-        let target = flow::target(packet)?;
-        if !route::is_here(platform, target) {
-            return walk.end(Verdict::Stack);
-        }
-        let for_node = target == platform.address();
+        *ours = route::is_here(platform, flow::target(packet)?);
         if let Err(reason) = flow::read(packet, flow) {
-            return if for_node { walk.end(Verdict::Stack) } else { Err(reason) };
+            return if *ours { Err(reason) } else { walk.end(Verdict::Stack) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
         if let Err(reason) = fragment::follow(platform, flow) {
-            return if for_node { to_host(platform, walk) } else { Err(reason) };
-        }
-        let behind = nat::stands_for(platform, flow);
-        let masqueraded = behind.pod != A::default();
-        if for_node && !masqueraded {
-            // What answers a packet that the node sent through here came from where that went.
-            if !conntrack::knows(platform, flow) {
-                return to_host(platform, walk);
-            }
-            walk.from = From::Peer;
-        }
-        fragment::remember(platform, flow)?;
-        if masqueraded {
-            nat::restore(platform, packet, flow, &behind)?;
-            walk.from = From::Masquerade;
+            return if *ours { Err(reason) } else { to_host(platform, walk) };
         }
     }
-    conntrack::track(platform, flow, &mut walk.tracked)?;
-    conntrack::note(platform, flow, &walk.tracked);
-    if walk.tracked.is_new() {
-        match walk.from {
-            From::Masquerade => return Err(Reason::StaleMasquerade),
-            // A client outside, whom the other node passes on as it came.
-            From::Tunnel if flow.direct != 0 => {
-                if route::is_inside(platform, flow.source) {
-                    return Err(Reason::TunnelSpoofed);
-                }
-            }
-            From::Tunnel if !route::is_of(platform, flow.source, walk.carried.node) => {
-                return Err(Reason::TunnelSpoofed);
-            }
-            From::World if route::is_inside(platform, flow.source) => {
-                return Err(Reason::Spoofed);
-            }
-            _ => {}
-        }
+    if nat::stands_for(platform, flow, behind) {
+        *from = From::Masquerade;
     }
-    answer(platform, packet, walk)
+    Ok(())
 }
 
-/// To whom it is for, on this node.
-#[inline(never)]
-fn arrive<A: Address, P: Platform<A>, K: Packet>(
+/// What goes through what comes from elsewhere: Service, then flow.
+#[inline(always)]
+fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    if let Some(pod) = route::local(platform, &walk.flow)? {
-        return to_pod(platform, packet, walk, &pod);
+    // Where its client was told to go, its Service has been found already.
+    if walk.from != From::Masquerade && walk.flow.direct == 0 {
+        if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
+            let others = !walk.ours && reason as u8 == Reason::UnknownIcmp as u8;
+            return if others { to_host(platform, walk) } else { Err(reason) };
+        }
+        if walk.tracked.is_new() || walk.tracked.is_dialled() {
+            pick(platform, walk)?;
+        }
+        // What is for nobody but the node, and no answer to what that sent through here, is its own affair.
+        let known = !walk.tracked.is_new() && walk.flow.target == platform.address();
+        if !walk.ours && !known && !walk.choice.is_some() {
+            return to_host(platform, walk);
+        }
     }
-    if route::next_hop(platform, &walk.flow)?.kind != Route::HOST {
-        return Err(Reason::NotLocal);
+    underlay_turn(platform, packet, walk)?;
+    if walk.flow.direct != 0 && walk.conflict {
+        make_way(platform, packet, walk)?;
     }
-    // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
-    if walk.tracked.is_new() {
-        conntrack::open(platform, &walk.flow, Port::default())?;
+    if walk.choice.is_some() {
+        serve(platform, packet, walk)?;
     }
-    to_host(platform, walk)
+    underlay_admit(platform, packet, walk)
 }
 
-/// What every packet of the node's own pods and processes goes through first: Service, then flow.
-#[inline(always)]
-fn enter<A: Address, P: Platform<A>, K: Packet>(
+/// Remembers its ports, if it is in fragments; and makes it one for whom the node's address stands.
+#[inline(never)]
+fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-) -> Result<(), Reason> {
-    let flow = &mut walk.flow;
-    fragment::follow(platform, flow)?;
-    fragment::remember(platform, flow)?;
-    conntrack::track(platform, flow, &mut walk.tracked)?;
-    if conntrack::asks(flow, &walk.tracked) {
-        serve(platform, packet, walk)?;
+) -> Part {
+    fragment::remember(platform, &walk.flow)?;
+    if walk.from == From::Masquerade {
+        nat::restore(platform, packet, &mut walk.flow, &walk.behind)?;
+        conntrack::track(platform, &walk.flow, &mut walk.tracked)?;
+    } else if walk.flow.direct != 0 {
+        track(platform, walk)?;
     }
+    Ok(())
+}
+
+/// Whether its sender may say so.
+#[inline(never)]
+fn underlay_admit<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    conntrack::note(platform, &walk.flow, &walk.tracked);
+    if walk.tracked.is_new() {
+        let source = walk.flow.source;
+        if walk.from == From::Masquerade {
+            return Err(Reason::StaleMasquerade);
+        }
+        if walk.from == From::Tunnel && walk.flow.direct == 0 {
+            if !route::is_of(platform, source, walk.carried.node) {
+                return Err(Reason::TunnelSpoofed);
+            }
+        } else if route::is_inside(platform, source)
+            // Nodes dial each other's node ports by way of the underlay.
+            && !(walk.choice.is_some() && route::is_node(platform, source))
+        {
+            // A client outside is passed on as it came.
+            return Err(if walk.from == From::Tunnel { Reason::TunnelSpoofed } else { Reason::Spoofed });
+        }
+    }
+    answer(platform, packet, walk)
+}
+
+/// What every packet of the node's own pods and processes goes through first: what is known of it.
+#[inline(always)]
+fn enter<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    fragment::follow(platform, &mut walk.flow)?;
+    fragment::remember(platform, &walk.flow)?;
+    track(platform, walk)
+}
+
+/// What they go through then: Service, then flow.
+#[inline(always)]
+fn meet<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
+    if walk.conflict {
+        make_way(platform, packet, walk)?;
+    }
+    if conntrack::asks(&walk.flow, &walk.tracked) {
+        pick(platform, walk)?;
+        if walk.choice.is_some() {
+            serve(platform, packet, walk)?;
+        }
+    }
+    settle(platform, packet, walk)
+}
+
+#[inline(never)]
+fn settle<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
     conntrack::note(platform, &walk.flow, &walk.tracked);
     answer(platform, packet, walk)
 }
 
-/// To a backend, if a Service is dialled: the one that the client was given before, or one that is chosen now.
-/// Then the flow is the one between client and backend.
+/// Finds its flow, and whether another port would help if there is another there.
+#[inline(always)]
+fn track<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    walk.conflict = false;
+    if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
+        if reason as u8 != Reason::FlowConflict as u8 {
+            return Err(reason);
+        }
+        walk.conflict = true;
+    }
+    Ok(())
+}
+
+/// Where a Service sends it, if one is dialled: to whom the client was given before, or to whom is chosen now.
 #[inline(never)]
+fn pick<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    let Walk { flow, tracked, choice, from, .. } = walk;
+    if tracked.is_dialled() {
+        service::keep(platform, flow, &tracked.connection, choice);
+        if choice.is_some() {
+            return Ok(());
+        }
+        tracked.forget();
+    }
+    service::choose(platform, flow, *from == From::World, choice)?;
+    choice.direct = choice.direct && route::is_direct(platform, flow.source, choice.address);
+    Ok(())
+}
+
+/// To the backend that was picked: from here on the flow is the one between that and the client.
+#[inline(always)]
 fn serve<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let Walk { flow, tracked, choice, .. } = walk;
-    *choice = Choice::default();
-    if tracked.is_dialled() {
-        service::keep(platform, flow, &tracked.connection, choice);
-        if !choice.is_some() {
-            tracked.forget();
-        }
+    turn(platform, packet, walk)?;
+    if walk.conflict {
+        make_way(platform, packet, walk)?;
     }
-    if !choice.is_some() {
-        service::choose(platform, flow, false, choice)?;
-    }
-    if !choice.is_some() {
-        return Ok(());
-    }
-    service::note(platform, flow, choice);
-    nat::to_backend(packet, flow, (choice.address, choice.port), choice.backend)?;
-    conntrack::track(platform, flow, tracked)?;
     // Who has a row of the flow needs none to be opened, but the other one.
-    if !tracked.is_new() && !choice.kept {
-        return conntrack::dial(platform, flow);
+    if !walk.tracked.is_new() && !walk.choice.kept {
+        conntrack::dial(platform, &walk.flow)?;
     }
     Ok(())
 }
 
-/// What answers the client of a Service comes from what that dialled.
+#[inline(never)]
+fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
+    let Walk { flow, choice, from, .. } = &mut *walk;
+    service::note(platform, flow, choice);
+    nat::to_backend(packet, flow, (choice.address, choice.port), choice.backend)?;
+    if choice.direct {
+        // The backend's node tracks the flow between the two: nothing of it comes by here but this.
+        flow.direct = Connection::<A>::AWAY;
+        walk.conflict = false;
+        return Ok(());
+    }
+    // A pod that is its own backend.
+    if flow.target == flow.source && !from.is_elsewhere() {
+        nat::meet_itself(packet, flow)?;
+    }
+    if choice.client_port != Port::default() {
+        nat::stand_in(platform, packet, flow, choice.client_port)?;
+    }
+    track(platform, walk)
+}
+
+/// Another port for the client: a flow of its own with the same two ends goes another way.
+#[inline(never)]
+fn make_way<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, tracked, .. } = walk;
+    let mut port = Port::default();
+    conntrack::find_port(platform, flow, &mut port)?;
+    nat::stand_in(platform, packet, flow, port)?;
+    conntrack::track(platform, flow, tracked)
+}
+
+/// What answers a client comes from what that dialled, to where it dialled from.
 #[inline(always)]
 fn answer<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
@@ -339,186 +513,11 @@ fn answer<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let row = &walk.tracked.connection;
-    if walk.tracked.original || row.frontend == A::default() {
+    if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
         return Ok(());
     }
     conntrack::mirror(platform, &walk.flow, row);
-    nat::from_frontend(platform, packet, &mut walk.flow, row)
-}
-
-/// What it goes through last.
-#[inline(always)]
-fn go<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) -> Part {
-    // What its client sends comes through the tunnel, though this goes another way.
-    if is_direct_reply(walk) {
-        fit_segments(platform, packet, walk)?;
-    }
-    leave(platform, packet, walk)?;
-    if walk.room != 0 {
-        return turn_back(platform, packet, walk);
-    }
-    nat::seal(packet, &walk.flow)?;
-    if walk.verdict.is_some() {
-        return Ok(());
-    }
-    fit_segments(platform, packet, walk)?;
-    to_tunnel(platform, packet, walk)
-}
-
-/// Whether it is an answer that goes straight to a client who dialled another node.
-#[inline(always)]
-fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
-    let Tracked { state, connection, .. } = &walk.tracked;
-    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
-}
-
-/// An answer to who sent it, because it is too big.
-#[inline(never)]
-fn turn_back<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    nat::undo(packet, &mut walk.flow)?;
-    reject::too_big(platform, packet, &walk.flow, walk.room)?;
-    walk.end(Verdict::Reject(Reason::TooBig))
-}
-
-/// An answer to who dialled a Service that has nobody to answer: nothing of its packet was changed so far. What came
-/// through the tunnel has no link to go back over.
-#[inline(never)]
-fn turn_away<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if walk.from as u8 == From::Tunnel as u8 {
-        return Err(Reason::NoBackend);
-    }
-    reject::nobody_there(platform, packet, &walk.flow)?;
-    walk.end(Verdict::Reject(Reason::NoBackend))
-}
-
-/// What a connection through the tunnel may put into one segment.
-#[inline(never)]
-fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    let room =
-        overlay::room::<A>(&platform.node(), Route::REMOTE, walk.flow.direct != 0 || is_direct_reply(walk));
-    mss::lower(platform, packet, &walk.flow, room)
-}
-
-/// Route, then the tail that the route names.
-#[inline(never)]
-fn leave<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if let Some(pod) = route::local(platform, &walk.flow)? {
-        return to_pod(platform, packet, walk, &pod);
-    }
-    let Walk { flow, tracked, .. } = walk;
-    let new = tracked.is_new();
-    let route = route::next_hop(platform, flow)?;
-    let room = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
-    if route.kind != Route::HOST && !reject::fits(packet, flow, room)? {
-        walk.room = room;
-        return Ok(());
-    }
-    match route.kind {
-        Route::HOST => {
-            if new {
-                conntrack::open(platform, flow, Port::default())?;
-            }
-            to_host(platform, walk)
-        }
-        Route::REMOTE => {
-            if new {
-                conntrack::open(platform, flow, Port::default())?;
-            }
-            walk.route = route;
-            Ok(())
-        }
-        Route::WORLD => {
-            let mut port = tracked.connection.masquerade_port;
-            // A flow may also have been opened while its target was still somewhere else.
-            if new || (tracked.original && port == Port::default()) {
-                nat::lends(flow)?;
-                port = nat::claim(platform, flow, port)?;
-                if let Err(reason) = conntrack::open(platform, flow, port) {
-                    nat::release(platform, flow, port);
-                    return Err(reason);
-                }
-            }
-            // Replies to whoever reached the pod from outside leave as they are.
-            if tracked.original {
-                nat::masquerade(platform, packet, flow, port)?;
-            }
-            route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, walk)
-        }
-        // Route::ROUTED, Route::NATIVE.
-        _ => {
-            if new {
-                conntrack::open(platform, flow, Port::default())?;
-            }
-            route::pass_on(packet, flow, platform.node().mac, route.mac)?;
-            to_underlay(platform, walk)
-        }
-    }
-}
-
-/// To a pod of this node, if its policies agree.
-#[inline(always)]
-fn to_pod<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-    pod: &Endpoint,
-) -> Part {
-    let Walk { flow, tracked, carried, from, .. } = walk;
-    if tracked.is_new() {
-        if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
-            policy::waive(platform, flow, pod);
-        } else {
-            policy::judge(platform, flow, pod, (Endpoint::INGRESS, carried.identity))?;
-        }
-        conntrack::open(platform, flow, Port::default())?;
-    }
-    route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
-    trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
-    walk.end(Verdict::Deliver(pod.interface))
-}
-
-/// To another node, through the tunnel.
-#[inline(never)]
-fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    let Walk { flow, route, carried, .. } = walk;
-    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
-    overlay::wrap(platform, packet, flow, route, carried.identity)?;
-    to_underlay(platform, walk)
-}
-
-/// To the underlay: the frame is addressed already.
-#[inline(always)]
-fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
-    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
-    walk.end(Verdict::Forward(platform.node().uplink))
-}
-
-/// To the node's own stack.
-#[inline(always)]
-fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
-    trace::step(platform, || walk.flow.record(Stage::ToHost));
-    walk.end(Verdict::Stack)
+    nat::to_client(platform, packet, &mut walk.flow, row)
 }
 
 /// The head's line in the trace.
@@ -534,6 +533,7 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     let bytes = packet.length();
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
+    walk.choice = Choice::default();
     walk.room = 0;
     walk.verdict = None;
     bytes
@@ -554,22 +554,25 @@ fn close<A: Address, P: Platform<A>, K: Packet>(
         part = turn_away(platform, packet, walk);
     }
     if let Err(reason) = part {
-        drop(platform, &walk.flow, bytes, reason);
-        return Verdict::Drop(reason);
+        walk.verdict = None;
+        drop(platform, walk, bytes, reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
-    if let Verdict::Reject(reason) = verdict {
-        drop(platform, &walk.flow, bytes, reason);
-        return verdict;
+    match verdict {
+        Verdict::Drop(_) => {}
+        Verdict::Reject(reason) => drop(platform, walk, bytes, reason),
+        _ => platform.count(verdict, bytes),
     }
-    platform.count(verdict, bytes);
     verdict
 }
 
-/// [`refuse`], for a packet whose flow is known.
+/// Counts a drop. It is the walk's end, unless that is an error about it.
 #[inline(never)]
-fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
-    refuse(platform, flow.record(Stage::Drop), bytes, reason);
+fn drop<A: Address>(platform: &mut impl Machine, walk: &mut Walk<A>, bytes: u32, reason: Reason) {
+    if walk.verdict.is_none() {
+        walk.verdict = Some(Verdict::Drop(reason));
+    }
+    refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
 }
 
 /// The one place that makes a drop of a reason.

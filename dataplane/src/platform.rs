@@ -4,11 +4,12 @@
 //! interface numbers. The path itself is a function of these.
 
 use crate::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities, IfIndex,
-    Maglev, Masquerades, Node, Nodes, Policy, Routes, Sockets, SourceRanges, Writes,
+    Affinities, Backends, Balancer, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities,
+    IfIndex, Maglev, Masquerades, Node, Nodes, Pins, Policy, Reals, Ring, Routes, Sockets, SourceRanges,
+    Virtuals, Writes,
 };
 use crate::trace::Record;
-use crate::verdict::{Turn, Verdict};
+use crate::verdict::{Fate, Turn, Verdict};
 use crate::wire::{Address, Family, Plain};
 
 /// A frame, from its Ethernet header on.
@@ -43,6 +44,11 @@ pub trait Packet {
     /// Makes room for another IP header of this family and the 8 bytes of an ICMP header between the frame's
     /// Ethernet header and its payload. The room's content is undefined.
     fn open_error(&mut self, family: Family) -> Option<()>;
+    /// Makes room for another IP header of this family behind the Ethernet header. The content of the room is
+    /// undefined, and so is that of the Ethernet header.
+    fn open_ip(&mut self, outer: Family) -> Option<()>;
+    /// Removes an IP header of this family, behind which another of the same one follows.
+    fn close_ip(&mut self, outer: Family) -> Option<()>;
 }
 
 /// A change that a transport checksum has to follow (RFC 1624).
@@ -112,4 +118,18 @@ pub trait Platform<A: Address>:
 {
     /// The node's own address of this family; zero if it has none.
     fn address(&self) -> A;
+}
+
+/// An engine, for the load balancer and one address family.
+pub trait Balancing<A: Address>:
+    Holds<Virtuals<A>> + Holds<Ring<A>> + Holds<Reals<A>> + Writes<Pins<A>>
+{
+    /// What it is to do.
+    fn balancer(&self) -> Balancer;
+    /// Seconds of a clock that does not go back.
+    fn now_s(&self) -> u32;
+    /// Notes that a flow of a moved slot was sent home.
+    fn at_home(&mut self, slot: u32, now_s: u32);
+    /// Counts a packet and its bytes under its fate.
+    fn count(&mut self, fate: Fate, bytes: u32);
 }

@@ -78,7 +78,7 @@ pub fn judge<A: Address>(
 /// What policies can tell apart about a peer: what is known of it, where that says enough, else what its
 /// address says. The addresses of nodes are told apart here only.
 #[inline(always)]
-fn identity<A: Address>(platform: &impl Platform<A>, peer: A, carried: Identity) -> Identity {
+pub fn identity<A: Address>(platform: &impl Platform<A>, peer: A, carried: Identity) -> Identity {
     if carried.0 >= Identity::FIRST.0 || carried.0 == Identity::WORLD.0 {
         return carried;
     }

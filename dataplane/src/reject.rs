@@ -7,7 +7,7 @@
 //!    than one, or is from no single host (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4).
 //! 3. Nobody is told about an IPv4 packet that may be cut: it is dropped. The path cuts nothing, and makes no
 //!    sender look for a fault where it made none.
-//! 4. Everybody else whose packet is too big gets an error from the address that is its gateway, with as much of
+//! 4. Everybody else whose packet is too big gets an error, a pod from the address that is its gateway, with as much of
 //!    its packet as the family's rules let an error quote, in whole words of four bytes, and no more than fits.
 //! 5. Where a Service has nobody to answer, the answer is the one of a host on which nobody listens, from the
 //!    address that was dialled: TCP gets a reset (which is itself never answered), everything else an error that
@@ -77,6 +77,7 @@ pub fn too_big<A: Address>(
     packet: &mut impl Packet,
     flow: &Flow<A>,
     room: u32,
+    teller: A,
 ) -> Result<(), Reason> {
     // 2.
     if !may_be_answered(packet, flow) {
@@ -92,7 +93,7 @@ pub fn too_big<A: Address>(
     // 4.
     let code = if A::VERSION == 4 { icmp::FRAGMENTATION_NEEDED } else { 0 };
     let complaint = Complaint {
-        source: gateway::<A>(),
+        source: teller,
         kind: Be16([A::ICMP.too_big, code]),
         rest: Be32::new(room),
         most: if room < longest::<A>() as u32 { room } else { longest::<A>() as u32 },
@@ -329,8 +330,8 @@ fn sum(packet: &impl Packet, offset: usize, length: usize) -> Option<u32> {
     Some(checksum::fold(checksum::add(sum as u32, (sum >> 32) as u32)) as u32)
 }
 
-/// The pod's end of the link knows its other end by this address only.
+/// Who tells a pod: its end of the link knows its other end by this address only.
 #[inline(always)]
-fn gateway<A: Address>() -> A {
+pub fn gateway<A: Address>() -> A {
     A::from_v6(if A::VERSION == 4 { V4::GATEWAY.to_v6() } else { V6::GATEWAY })
 }

@@ -37,10 +37,32 @@ pub fn owner<A: Address>(
     Ok(pod)
 }
 
-/// Whether the path has a say in packets that arrive for this address: the node's own, or a pod's here.
+/// Whether an address is of a pod of this node.
 #[inline(always)]
 pub fn is_here<A: Address>(platform: &impl Platform<A>, target: A) -> bool {
-    target == platform.address() || Endpoints::get(platform, &target).is_some()
+    Endpoints::get(platform, &target).is_some()
+}
+
+/// Whether an address is a node's own.
+#[inline(always)]
+pub fn is_node<A: Address>(platform: &impl Platform<A>, address: A) -> bool {
+    match Routes::get(platform, &address) {
+        Some(route) => route.own == 1,
+        None => false,
+    }
+}
+
+/// Whether a backend's node can answer a client straight: the client is outside, and the backend is a pod behind the
+/// tunnel. What a node itself answers does not go through its path.
+#[inline(always)]
+pub fn is_direct<A: Address>(platform: &impl Platform<A>, client: A, backend: A) -> bool {
+    if Endpoints::get(platform, &backend).is_some() || is_inside(platform, client) {
+        return false;
+    }
+    match Routes::get(platform, &backend) {
+        Some(route) => route.kind == Route::REMOTE && route.own == 0,
+        None => false,
+    }
 }
 
 /// Whether an address is on the node at this end of the tunnel, so that it may send from it.

@@ -1,22 +1,30 @@
 //! Virtual address -> backend.
 //!
-//! Reads `frontends`, `routes`, `maglev`, `backends`. Writes nothing. Drops `NoBackend`.
+//! Reads `frontends`, `routes`, `source_ranges`, `maglev`, `backends`. Reads and writes `affinities`. Drops
+//! `NoBackend`, `NoLocalBackend`, `SourceRange`.
 //!
 //! 1. A packet whose client was given to a backend before goes there again: a connection under way in any case,
 //!    also to one that is on its way out or gone. What asks for a new connection, and every datagram, goes there as
 //!    long as the backend is active.
 //! 2. The target is no Service's address and port, and no node port at an address of a node: nothing to do.
-//! 3. Nobody may answer: refuse.
-//! 4. The hash of the flow, or chance, picks a slot, and the slot names the backend. The same flow always picks the
-//!    same slot, and few slots change hands when endpoints come or go.
+//! 3. Who comes from outside the ranges of a Service that has some: refuse.
+//! 4. A client that a Service with affinity gave to a backend goes there again, for as long as the Service says
+//!    after its last new connection, and as that backend is active.
+//! 5. Nobody may answer: refuse. Where only this node's endpoints may, others may have some: nobody is told.
+//! 6. The hash of the flow, or chance, picks a slot, and the slot names the backend. The same flow always picks the
+//!    same slot, and few slots change hands when endpoints come or go. With affinity it is the hash of the client's
+//!    address alone: where there is no room to remember it, most clients keep their backend even so.
 //!
-//! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Kubernetes, "Virtual IPs and Service Proxies".
+//! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Kubernetes, "Virtual IPs and Service Proxies", and API
+//! reference, Service v1 (`sessionAffinity`, `externalTrafficPolicy`, `internalTrafficPolicy`,
+//! `loadBalancerSourceRanges`).
 
 use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::Platform;
 use crate::tables::{
-    Backend, BackendId, Backends, Connection, Frontend, Frontends, Maglev, Routes, Service, Slots, Table,
+    Affine, Affinities, Affinity, Backend, BackendId, Backends, Connection, Frontend, Frontends, Maglev,
+    Routes, Service, Slots, SourceRange, SourceRanges, Table, Writes,
 };
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Port, ip};
@@ -30,8 +38,12 @@ pub struct Choice<A> {
     pub port: Port,
     /// Its number.
     pub backend: BackendId,
-    /// The client was given to it before.
+    /// The port that stands for the client's own; 0 if none does.
+    pub client_port: Port,
+    /// The flow was given to it before.
     pub kept: bool,
+    /// The backend's node is to answer the client straight.
+    pub direct: bool,
 }
 
 impl<A: Address> Choice<A> {
@@ -56,7 +68,14 @@ pub fn keep<A: Address>(
     if !under_way && !is_active(platform, row) {
         return;
     }
-    *choice = Choice { address: row.frontend, port: row.frontend_port, backend: row.backend, kept: true };
+    *choice = Choice {
+        address: row.frontend,
+        port: row.frontend_port,
+        backend: row.backend,
+        client_port: row.client_port,
+        kept: true,
+        direct: row.direct == Connection::<A>::AWAY,
+    };
 }
 
 /// Whether the backend of a row under what was dialled takes new flows. Its number may be another's by now.
@@ -74,7 +93,7 @@ fn is_active<A: Address>(platform: &impl Platform<A>, row: &Connection<A>) -> bo
 /// outside the cluster.
 ///
 /// # Errors
-/// `NoBackend`.
+/// `NoBackend`, `NoLocalBackend`, `SourceRange`.
 #[inline(always)]
 pub fn choose<A: Address>(
     platform: &mut impl Platform<A>,
@@ -88,16 +107,86 @@ pub fn choose<A: Address>(
     if service.id.0 == 0 {
         return Ok(());
     }
-    let slots = if external { service.external } else { service.internal };
     // 3.
-    if slots.count == 0 {
-        return Err(Reason::NoBackend);
+    if service.flags & Service::RANGES != 0 {
+        let asked = SourceRange { service: service.id, address: flow.source };
+        if SourceRanges::get(platform, &asked).is_none() {
+            return Err(Reason::SourceRange);
+        }
     }
-    // 4.
+    // 5.
+    let mut slots = service.internal;
+    let mut local = service.flags & Service::INTERNAL_LOCAL != 0;
+    if external {
+        slots = service.external;
+        local = service.flags & Service::EXTERNAL_LOCAL != 0;
+        choice.direct = service.flags & Service::DIRECT_RETURN != 0;
+    }
+    if slots.count == 0 {
+        return Err(if local { Reason::NoLocalBackend } else { Reason::NoBackend });
+    }
+    if service.affinity_s != 0 {
+        return choose_for_client(platform, flow, &service, slots, choice);
+    }
+    // 6.
     let mut hash = flow.hash(platform.node().seed);
     if service.flags & Service::RANDOM != 0 {
         hash = platform.random();
     }
+    spread(platform, slots, hash, choice).map(|_| ())
+}
+
+/// [`choose`], where the client goes where it went.
+#[inline(always)]
+fn choose_for_client<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    service: &Service,
+    slots: Slots,
+    choice: &mut Choice<A>,
+) -> Result<(), Reason> {
+    // 4.
+    let client = Affinity { client: flow.source, service: service.id };
+    let now_s = platform.now_s();
+    let mut seed = 0;
+    if let Some(row) = Affinities::get(platform, &client)
+        && !is_over(&row, now_s)
+        && let Some(backend) = Backends::get(platform, &row.backend.0)
+        && backend.state == Backend::<A>::ACTIVE
+        && backend.seed == row.seed
+    {
+        seed = row.seed;
+        *choice = Choice { address: backend.address, port: backend.port, backend: row.backend, ..*choice };
+    }
+    if !choice.is_some() {
+        // 6.
+        let hash = mix(platform.node().seed ^ flow.source.fold32());
+        seed = spread(platform, slots, hash, choice)?;
+    }
+    let expires_s = now_s.wrapping_add(service.affinity_s);
+    let row = Affine { backend: choice.backend, seed, expires_s };
+    // A full table: 6.
+    let _ = Writes::<Affinities<A>>::put(platform, &client, &row);
+    Ok(())
+}
+
+/// Whether a row of `affinities` is over: the path takes it for absent, the agent removes it.
+#[inline(always)]
+pub fn is_over(row: &Affine, now_s: u32) -> bool {
+    row.expires_s <= now_s
+}
+
+/// Leaves in `choice` the backend that a hash picks among these slots. Its seed.
+///
+/// # Errors
+/// `NoBackend`.
+#[inline(always)]
+fn spread<A: Address>(
+    platform: &impl Platform<A>,
+    slots: Slots,
+    hash: u32,
+    choice: &mut Choice<A>,
+) -> Result<u32, Reason> {
     let slot = if slots.count <= Slots::FEW {
         slots.first.wrapping_add(winner(platform, slots, hash))
     } else {
@@ -105,8 +194,8 @@ pub fn choose<A: Address>(
     };
     let number = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
     let backend = Backends::get(platform, &number.0).ok_or(Reason::NoBackend)?;
-    *choice = Choice { address: backend.address, port: backend.port, backend: number, kept: false };
-    Ok(())
+    *choice = Choice { address: backend.address, port: backend.port, backend: number, ..*choice };
+    Ok(backend.seed)
 }
 
 /// Notes that a packet goes where `choice` says.

@@ -146,12 +146,7 @@ pub fn release<A: Address>(platform: &mut impl Writes<Sockets<A>>, socket: Cooki
 
 /// Leads a socket to a backend, if what it names is a Service's and there is a place to remember it.
 #[inline(always)]
-fn lead<A: Address>(
-    platform: &mut impl Platform<A>,
-    call: &mut Call<A>,
-    home: &Home<A>,
-    place: u32,
-) -> bool {
+fn lead<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>, home: &Home<A>, place: u32) -> bool {
     // 3.
     let itself = home.own == 1 && call.address.is_loopback();
     let flow = Flow {

@@ -77,6 +77,8 @@ reasons! {
     UnknownFragment = 5, "unknown-fragment", "A later fragment of a packet whose first fragment did not come before it.";
     InvalidSource = 6, "invalid-source", "The source address is not the one of the pod behind the interface.";
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
+    NoLocalBackend = 31, "no-local-backend", "Only the node's own endpoints may answer for the Service, and there is none.";
+    SourceRange = 32, "source-range", "The Service's loadBalancerSourceRanges do not have the client's address.";
     PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
     ConntrackFull = 9, "conntrack-full", "The connection tracking table is full.";
     FlowConflict = 10, "flow-conflict", "A live flow with another translation already uses these addresses and ports.";
@@ -130,3 +132,62 @@ impl Verdict {
 }
 
 const _: () = assert!(8 + Reason::ALL.len() < Verdict::COUNTERS as usize);
+
+/// What becomes of a frame at the load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is nobody's here: neither for a frontend, nor an answer from behind one.
+    Other,
+    /// To a node: the frame is addressed.
+    Sent,
+    /// To a client: an answer, from the frontend again.
+    Returned,
+    /// Nowhere.
+    Missed(Miss),
+}
+
+/// Why the load balancer refused a packet for a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Miss {
+    /// Its headers are broken, or of a kind that is not balanced.
+    Unreadable = 1,
+    /// It is a fragment: only the first one says its ports, and they would part.
+    Fragment = 2,
+    /// Nobody behind the frontend answers probes.
+    NoHealthyNode = 3,
+    /// The table of pins is full, and without a row its answers would not be known.
+    PinsFull = 4,
+    /// An ICMP error that would have to be translated.
+    Icmp = 5,
+    /// The engine could not change the packet.
+    WriteFailed = 6,
+}
+
+impl Miss {
+    /// Every miss, by number.
+    pub const ALL: [Self; 6] = [
+        Self::Unreadable,
+        Self::Fragment,
+        Self::NoHealthyNode,
+        Self::PinsFull,
+        Self::Icmp,
+        Self::WriteFailed,
+    ];
+}
+
+impl Fate {
+    /// Counters an engine keeps.
+    pub const COUNTERS: u32 = 16;
+
+    /// The index of this fate's counter, below [`Fate::COUNTERS`].
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Other => 0,
+            Self::Sent => 1,
+            Self::Returned => 2,
+            Self::Missed(miss) => 8 + miss as u32,
+        }
+    }
+}

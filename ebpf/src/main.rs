@@ -4,9 +4,11 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
-    reason = "only the compiler knows which offsets are constant: see platform::bounded"
+    reason = "only the compiler knows which offsets are constant: see bytes::bounded"
 )]
 
+mod bytes;
+mod mapped;
 mod maps;
 mod platform;
 mod socket;
@@ -20,7 +22,7 @@ use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::overlay::Carried;
 use dataplane::path::Walk;
 use dataplane::wire::{Family, V4, V6};
-use dataplane::{Machine, Packet, Reason, Verdict, flow, path};
+use dataplane::{Machine, Packet, Platform, Reason, Verdict, flow, path};
 
 use crate::maps::Room;
 use crate::platform::{Frame, Kernel};
@@ -41,17 +43,14 @@ pub fn from_pod(context: TcContext) -> i32 {
 pub fn from_underlay(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
     let mut carried = Carried::default();
-    let verdict = match tunnel(frame, &mut carried) {
-        Err(reason) => Verdict::Drop(reason),
+    let mut verdict = Verdict::Stack;
+    match tunnel(frame, &mut carried) {
+        Err(reason) => verdict = Verdict::Drop(reason),
         Ok(()) => match flow::family(frame) {
-            Family::V4 => with_room::<V4>(frame, |kernel, frame, walk| {
-                path::from_underlay(kernel, frame, walk, &carried)
-            }),
-            Family::V6 => with_room::<V6>(frame, |kernel, frame, walk| {
-                path::from_underlay(kernel, frame, walk, &carried)
-            }),
+            Family::V4 => underlay::<V4>(frame, &carried, &mut verdict),
+            Family::V6 => underlay::<V6>(frame, &carried, &mut verdict),
         },
-    };
+    }
     obey(&context, verdict)
 }
 
@@ -79,6 +78,15 @@ fn with_room<A: Room>(
     };
     // SAFETY: the room is this CPU's, programs are not preempted by each other on it, and nobody else has it.
     walk(&mut Kernel, frame, unsafe { &mut *room })
+}
+
+/// Walks on out of the tunnel. A function of its own: the tunnel's needs most of the stack.
+#[inline(never)]
+fn underlay<A: Room>(frame: &mut Frame, carried: &Carried, verdict: &mut Verdict)
+where
+    Kernel: Platform<A>,
+{
+    *verdict = with_room::<A>(frame, |kernel, frame, walk| path::from_underlay(kernel, frame, walk, carried));
 }
 
 /// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.

@@ -3,68 +3,20 @@
 //! The plain hash tables are preallocated: one that is full says so, and nothing in it is evicted.
 
 use core::arch::asm;
-use core::hint::assert_unchecked;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Holds, Homes, Identities, Maglev,
-    Masquerades, Nodes, NotAdded, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table, Writes,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev, Masquerades,
+    Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::trace::Record;
 use dataplane::verdict::{Turn, Verdict};
-use dataplane::wire::{Address, Plain, V4, V6};
+use dataplane::wire::{Address, V4, V6};
 
-use crate::platform::Kernel;
-
-/// A map of the rows of `T`, found by their whole key.
-type Hash<T> = maps::HashMap<<T as Table>::Key, <T as Table>::Row>;
-/// A map of the rows of `T`, found by their longest matching prefix.
-type Longest<T> = maps::LpmTrie<<T as Table>::Key, <T as Table>::Row>;
-/// A map of the rows of `T`, found by their index.
-type Array<T> = maps::Array<<T as Table>::Row>;
-
-/// The error numbers of the kernel's map updates, negated.
-const EEXIST: i32 = -17;
-
-/// A table that has a map.
-trait Mapped: Table {
-    /// The kind of its map.
-    type Map: Finds<Self> + 'static;
-    /// Its map.
-    fn map() -> &'static Self::Map;
-}
-
-/// A kind of map, and how rows of `T` are found in it.
-trait Finds<T: Table + ?Sized> {
-    /// The row for this key.
-    fn find(&self, key: &T::Key) -> Option<*const T::Row>;
-}
-
-/// Declares the map of each table, which is called as its table is: in each line one table, or those of both
-/// families.
-macro_rules! mapped {
-    ($($shape:ident $table:ident $(<$family:ident>)? $name:literal $(, <$other:ident> $name_of_other:literal)?;)+) => { $(
-        mapped!(one $shape, $table $(<$family>)?, $name);
-        $(mapped!(one $shape, $table<$other>, $name_of_other);)?
-    )+ };
-    (one $shape:ident, $table:ty, $name:literal) => {
-        impl Mapped for $table {
-            type Map = $shape<$table>;
-            #[inline(always)]
-            fn map() -> &'static $shape<$table> {
-                #[map(name = $name)]
-                static MAP: $shape<$table> = <$shape<$table>>::with_max_entries(<$table>::CAPACITY, 0);
-                &MAP
-            }
-        }
-        const _: () = assert!(same(<$table>::NAME, $name));
-    };
-}
+use crate::mapped::{Array, Hash, Longest, Mapped, bits, mapped, same};
 
 mapped! {
     Hash Endpoints<V4> "endpoints", <V6> "endpoints_v6";
@@ -84,103 +36,7 @@ mapped! {
     Hash Sockets<V4> "sockets", <V6> "sockets_v6";
 }
 
-/// Whether two names are the same.
-const fn same(left: &str, right: &str) -> bool {
-    let (left, right) = (left.as_bytes(), right.as_bytes());
-    if left.len() != right.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < left.len() {
-        if left[at] != right[at] {
-            return false;
-        }
-        at += 1;
-    }
-    true
-}
-
-impl<T: Table> Finds<T> for Hash<T> {
-    #[inline(always)]
-    fn find(&self, key: &T::Key) -> Option<*const T::Row> {
-        self.get_ptr(key)
-    }
-}
-
-impl<T: Table> Finds<T> for Longest<T> {
-    #[inline(always)]
-    fn find(&self, key: &T::Key) -> Option<*const T::Row> {
-        self.get(Key::new(const { bits::<T>() }, *key)).map(core::ptr::from_ref)
-    }
-}
-
-impl<T: Table<Key = u32>> Finds<T> for Array<T> {
-    #[inline(always)]
-    fn find(&self, key: &u32) -> Option<*const T::Row> {
-        self.get_ptr(*key)
-    }
-}
-
-/// Bits of a whole key: what a packet asks a longest-prefix table with.
-const fn bits<T: Table>() -> u32 {
-    size_of::<T::Key>() as u32 * 8
-}
-
 const _: () = assert!(bits::<Policy<V4>>() == PolicyKey::BITS && bits::<Routes<V6>>() == V6::BITS);
-
-/// Copies a value out of a map.
-#[inline(always)]
-pub(crate) fn copy<T: Plain>(row: *const T) -> T {
-    // SAFETY: the kernel handed out a row of this size, at a multiple of four: the compiler may take words
-    // where the type alone, made of bytes in wire order, would have it take bytes. A row that is removed
-    // and used again for another key meanwhile can be read torn or as the other: what the kernel promises
-    // of preallocated maps, and what any packet that comes a moment later would see.
-    unsafe {
-        assert_unchecked(row.addr().is_multiple_of(4));
-        *row
-    }
-}
-
-impl<T: Mapped> Holds<T> for Kernel {
-    #[inline(always)]
-    fn row(&self, key: &T::Key) -> Option<T::Row> {
-        T::map().find(key).map(copy)
-    }
-}
-
-impl<T: Mapped<Map = Hash<T>>> Writes<T> for Kernel {
-    #[inline(always)]
-    fn change<R>(&mut self, key: &T::Key, change: impl FnOnce(&mut T::Row) -> R) -> Option<R> {
-        let row = T::map().get_ptr_mut(key)?;
-        // SAFETY: as in `copy`. Another CPU may change the row at the same time; every bit pattern is a
-        // valid row, and a lost update is one packet's.
-        unsafe {
-            assert_unchecked(row.addr().is_multiple_of(4));
-            Some(change(&mut *row))
-        }
-    }
-
-    #[inline(always)]
-    fn add(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
-        match T::map().insert(key, row, BPF_NOEXIST as u64) {
-            Ok(()) => Ok(()),
-            Err(EEXIST) => Err(NotAdded::Taken),
-            // E2BIG and ENOMEM, and EBUSY from an interrupt: there is no row for it now.
-            Err(_) => Err(NotAdded::Full),
-        }
-    }
-
-    #[inline(always)]
-    fn put(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
-        T::map().insert(key, row, BPF_ANY as u64).map_err(|_| NotAdded::Full)
-    }
-
-    #[inline(always)]
-    fn remove(&mut self, key: &T::Key) {
-        // That the row is gone already is as good.
-        let _ = T::map().remove(key);
-    }
-}
 
 /// A row of [`COUNTS`].
 #[repr(C)]

@@ -2,8 +2,7 @@
 
 use core::arch::asm;
 use core::ffi::c_void;
-use core::intrinsics::is_val_statically_known;
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::offset_of;
 use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::{
@@ -13,8 +12,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_pull_data,
+    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
@@ -22,17 +21,8 @@ use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
+use crate::bytes::{bounded, constants, done, load, store};
 use crate::maps;
-
-/// Declares what userspace writes into the object before the programs are loaded: constants to the verifier,
-/// which leaves out what they forbid, but not to the compiler.
-macro_rules! constants {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => { $(
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        static $name: Constant<$type> = Constant(MaybeUninit::zeroed());
-    )+ };
-}
 
 constants! {
     /// The node these programs were loaded for.
@@ -45,22 +35,6 @@ constants! {
     TRACE: u32;
     /// Not 0: the time, and what chance gives, are what userspace wrote into `clock`.
     FIXED_CLOCK: u32;
-}
-
-/// One of [`constants`].
-#[repr(C, align(4))]
-struct Constant<T>(MaybeUninit<T>);
-
-impl<T: Plain> Constant<T> {
-    /// The value. Only those parts of it are loaded that are used: a volatile read would copy all of it, and
-    /// a node is long.
-    #[inline(always)]
-    fn load(&'static self) -> T {
-        let mut place = self.0.as_ptr();
-        // SAFETY: it changes nothing. The compiler is not to know what the place holds.
-        unsafe { asm!("/* {place} */", place = inout(reg) place, options(pure, nomem, nostack)) };
-        maps::copy(place)
-    }
 }
 
 const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
@@ -76,6 +50,14 @@ const fn header(family: Family) -> usize {
     match family {
         Family::V4 => V4::HEADER,
         Family::V6 => V6::HEADER,
+    }
+}
+
+/// What the kernel is told of an outer header.
+const fn encapsulated(outer: Family) -> u32 {
+    match outer {
+        Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
     }
 }
 
@@ -216,11 +198,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
-        let layer = match outer {
-            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-        };
-        let flags = layer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        let flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
         self.adjust(tunnel::overhead(header(outer)) as i32 + options as i32, flags)
     }
 
@@ -259,108 +237,20 @@ impl Packet for Frame {
     fn open_error(&mut self, family: Family) -> Option<()> {
         self.adjust((header(family) + icmp::LENGTH) as i32, 0)
     }
-}
 
-/// An offset that the verifier knows to be below 2048, behind everything that the path looks into: Ethernet, an
-/// IP header, ICMP, and the longest packet that it quotes.
-///
-/// An offset that was itself read from the packet loses its bounds where the compiler moves it through
-/// memory or folds the check into later sums ("math between pkt pointer and register with unbounded min
-/// value", kernel 6.18). It can go when every program loads without it.
-#[inline(always)]
-fn bounded(mut offset: usize) -> usize {
-    if !is_val_statically_known(offset) {
-        // SAFETY: it changes nothing but the register.
-        unsafe { asm!("{offset} &= 2047", offset = inout(reg) offset, options(pure, nomem, nostack)) };
+    #[inline(always)]
+    fn open_ip(&mut self, outer: Family) -> Option<()> {
+        self.adjust(header(outer) as i32, encapsulated(outer))
     }
-    offset
-}
 
-/// One load or store of a packet, at whatever address: the kernel allows it where the machine does, while
-/// the compiler, which must also keep to what the kernel allows of the stack, would take bytes.
-macro_rules! access {
-    (load $size:literal, $place:expr) => {{
-        let value: u64;
-        asm!(
-            concat!("{value} = *(", $size, " *)({place} + 0)"),
-            value = lateout(reg) value,
-            place = in(reg) $place,
-            options(readonly, nostack),
-        );
-        value
-    }};
-    (store $size:literal, $place:expr, $value:expr) => {
-        asm!(
-            concat!("*(", $size, " *)({place} + 0) = {value}"),
-            place = in(reg) $place,
-            value = in(reg) $value as u64,
-            options(nostack),
-        )
-    };
-}
-
-/// Reads a value from a packet.
-///
-/// # Safety
-/// Its bytes lie between the packet's start and its end.
-#[inline(always)]
-unsafe fn load<T: Plain>(place: usize) -> T {
-    let mut value = MaybeUninit::<T>::uninit();
-    let to = value.as_mut_ptr();
-    // SAFETY: the caller's promise; each arm fills the value, which is just so long.
-    unsafe {
-        match size_of::<T>() {
-            1 => to.cast::<u8>().write(access!(load "u8", place) as u8),
-            2 => to.cast::<u16>().write_unaligned(access!(load "u16", place) as u16),
-            4 => to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32),
-            6 => {
-                to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32);
-                to.cast::<u16>().add(2).write_unaligned(access!(load "u16", place + 4) as u16);
-            }
-            16 => {
-                to.cast::<u64>().write_unaligned(access!(load "u64", place));
-                to.cast::<u64>().add(1).write_unaligned(access!(load "u64", place + 8));
-            }
-            _ => {
-                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
-            }
-        }
-        value.assume_init()
+    #[inline(always)]
+    fn close_ip(&mut self, outer: Family) -> Option<()> {
+        let flags = match outer {
+            Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        };
+        self.adjust(-(header(outer) as i32), flags)
     }
-}
-
-/// Writes a value into a packet.
-///
-/// # Safety
-/// As for [`load`].
-#[inline(always)]
-unsafe fn store<T: Plain>(place: usize, value: T) {
-    let from = &raw const value;
-    // SAFETY: the caller's promise; each arm reads no more than the value.
-    unsafe {
-        match size_of::<T>() {
-            1 => access!(store "u8", place, from.cast::<u8>().read()),
-            2 => access!(store "u16", place, from.cast::<u16>().read_unaligned()),
-            4 => access!(store "u32", place, from.cast::<u32>().read_unaligned()),
-            6 => {
-                access!(store "u32", place, from.cast::<u32>().read_unaligned());
-                access!(store "u16", place + 4, from.cast::<u16>().add(2).read_unaligned());
-            }
-            16 => {
-                access!(store "u64", place, from.cast::<u64>().read_unaligned());
-                access!(store "u64", place + 8, from.cast::<u64>().add(1).read_unaligned());
-            }
-            _ => {
-                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
-            }
-        }
-    }
-}
-
-/// What a kernel helper returned, as the path wants it.
-#[inline(always)]
-fn done(code: i64) -> Option<()> {
-    if code == 0 { Some(()) } else { None }
 }
 
 /// The kernel as the engine of one node. Its state is the maps.

@@ -15,7 +15,9 @@ use dataplane::wire::Address;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice, UdpSlice};
 use userspace::engine::emulator::message::crc32c;
-use userspace::engine::{Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{
+    Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use userspace::error::Error;
 use userspace::plan::{NodePlan, NodeRows};
 
@@ -249,6 +251,10 @@ impl<A: Address, E: Tracks<A>> Tracks<A> for Watched<E> {
     fn fragments(&self) -> Result<Pieces<A>, Error> {
         self.engine.fragments()
     }
+
+    fn affinities(&self) -> Result<Clients<A>, Error> {
+        self.engine.affinities()
+    }
 }
 
 impl<E: Clock> Clock for Watched<E> {
@@ -290,7 +296,8 @@ mod tests {
     }
 
     fn sctp() -> Vec<u8> {
-        let mut packet = [&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 3, 0, 19][..], b"three bytes too ."].concat();
+        let mut packet =
+            [&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 3, 0, 19][..], b"three bytes too ."].concat();
         let sum = crc32c(&packet).to_le_bytes();
         packet[8..12].copy_from_slice(&sum);
         packet

@@ -9,9 +9,9 @@ use dataplane::Reason;
 use dataplane::trace::{Record, Stage};
 use dataplane::wire::V6;
 use serde::Serialize;
+use userspace::engine::emulator::Network;
 use userspace::engine::emulator::host::Outgoing;
 use userspace::engine::emulator::message::{Body, Flags, Segment};
-use userspace::engine::emulator::Network;
 use userspace::model::{Algorithm, Backend, Cluster, Pod, Port, Protocol, Service, Who};
 use userspace::observe::walk::{Event, Step};
 

@@ -184,7 +184,10 @@ impl Server {
         let over = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), LISTENING);
         let (tcp, udp) = inside(netns, || {
-            (TcpListener::bind(any).expect("the port is free"), UdpSocket::bind(any).expect("the port is free"))
+            (
+                TcpListener::bind(any).expect("the port is free"),
+                UdpSocket::bind(any).expect("the port is free"),
+            )
         });
         tcp.set_nonblocking(true).expect("it can be");
         udp.set_read_timeout(Some(GLANCE)).expect("it is not zero");
@@ -462,7 +465,8 @@ fn sockets_of_other_namespaces_are_left_alone() {
     let lab = Lab::up("others", |_| {}, &Capacities::default());
     let service = lab.service(false);
     // The cluster's virtual address is somebody's own elsewhere.
-    let elsewhere = Netns::create(format!("podpath-test-{}-elsewhere", std::process::id())).expect("a namespace");
+    let elsewhere =
+        Netns::create(format!("podpath-test-{}-elsewhere", std::process::id())).expect("a namespace");
     let elsewhere = elsewhere.guarded();
     inside(&elsewhere, || {
         let set = std::process::Command::new("ip")

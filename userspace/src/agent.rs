@@ -312,10 +312,11 @@ impl Agent {
             (count.packets > 0).then(|| (name.to_owned(), (count.packets, count.bytes)))
         });
         let verdicts = named.collect();
-        let turns = [("backend", Turn::Backend), ("full", Turn::Full)].into_iter().filter_map(|(name, turn)| {
-            let count = counts.get(turn.counter() as usize)?;
-            (count.packets > 0).then(|| (name.to_owned(), count.packets))
-        });
+        let turns =
+            [("backend", Turn::Backend), ("full", Turn::Full)].into_iter().filter_map(|(name, turn)| {
+                let count = counts.get(turn.counter() as usize)?;
+                (count.packets > 0).then(|| (name.to_owned(), count.packets))
+            });
         let sockets = turns.collect();
         let tables = running.kernel.pressure()?.into_iter();
         let tables = tables.map(|of| (of.table.to_owned(), (of.rows, of.capacity))).collect();

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod engine;
 pub mod error;
 pub mod fabric;
+pub mod health;
 pub mod ipam;
 pub mod model;
 pub mod observe;

@@ -6,6 +6,7 @@ use dataplane::flow::Flow;
 use dataplane::nat;
 use dataplane::tables::{Holds, Node, NotAdded, Table, Writes};
 use dataplane::trace::Record;
+use dataplane::verdict::Turn;
 use dataplane::wire::{Port, V4, ip};
 use dataplane::{Machine, Platform, Reason, Verdict};
 use userspace::engine::Tracks;
@@ -90,6 +91,9 @@ impl<F: FnOnce(&mut Emulator)> Machine for HeldUp<F> {
     }
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         self.node.count(verdict, bytes);
+    }
+    fn count_turn(&mut self, turn: Turn) {
+        self.node.count_turn(turn);
     }
 }
 

@@ -70,7 +70,8 @@ fn backend<A: Family>(last: u8) -> Backend<A> {
 /// node port.
 fn rows<A: Family>() -> Rows<A> {
     let mut frontends = BTreeMap::new();
-    let row = |id, slots| Service { internal: slots, external: slots, id: ServiceId(id), ..Service::default() };
+    let row =
+        |id, slots| Service { internal: slots, external: slots, id: ServiceId(id), ..Service::default() };
     let slots = Slots { first: 1, count: 2 };
     for protocol in [TCP, UDP] {
         let mut add = |address, port, row| frontends.insert(FrontendKey { address, port, protocol }, row);

@@ -21,6 +21,10 @@
 //! | [`Nodes`] | node address -> node | agent | `overlay` |
 //! | [`Homes`] | network namespace -> whose it is | agent | `socket` |
 //! | [`Sockets`] | socket -> what it dialled, who answers | path; agent when it ends clients | `socket` |
+//! | [`Virtuals`] | frontend, port -> slots | load balancer's element | `balance` |
+//! | [`Ring`] | slot -> nodes that have it | load balancer's element | `balance` |
+//! | [`Reals`] | number -> node behind a frontend | load balancer's element | `balance` |
+//! | [`Pins`] | client, port, frontend -> node | `balance`; its element sweeps | `balance` |
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -29,9 +33,11 @@ use core::mem::size_of;
 
 use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
+mod balance;
 mod service;
 mod socket;
 
+pub use balance::{Balancer, Pin, Pinned, Real, Slot, Virtual};
 pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
 pub use socket::{Cookie, Dialled, Home, Socket};
 
@@ -210,7 +216,8 @@ table! {
     Policy<A>, PolicyKey => PolicyRow, "policy", "policy_v6", Longest, 65_536
 }
 table! {
-    /// Source ports of the node's address that are in use towards a remote address and port.
+    /// Source ports of the node's address that are in use towards a remote address and port: for pods that speak
+    /// to the world, and for clients outside whose Service's backend is elsewhere.
     /// Adding the row is the claim to the port.
     Masquerades<A>, Masquerade<A> => Masqueraded<A>, "masquerades", "masquerades_v6", Hash, 131_072
 }
@@ -238,9 +245,25 @@ table! {
     /// What sockets dialled that were led to a backend. A socket's rows go when it is closed.
     Sockets<A>, Socket => Dialled<A>, "sockets", "sockets_v6", Hash, 65_536
 }
+table! {
+    /// Ports of frontends at the load balancer.
+    Virtuals<A>, Frontend<A> => Virtual, "virtuals", "virtuals_v6", Hash, 16_384
+}
+table! {
+    /// The slots of frontends' ports, one run after the other.
+    Ring<A>, u32 => Slot, "ring", "ring_v6", Array, 1 << 20
+}
+table! {
+    /// Nodes behind frontends' ports: one row for each node and port. 0 is never used.
+    Reals<A>, u32 => Real<A>, "reals", "reals_v6", Array, 65_536
+}
+table! {
+    /// Flows at the load balancer whose slot does not say who has them.
+    Pins<A>, Pin<A> => Pinned, "pins", "pins_v6", Hash, 131_072
+}
 
 /// Row of [`Endpoints`]: a pod of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Endpoint {
     /// The host side of its veth.
@@ -363,11 +386,11 @@ pub struct Masquerade<A> {
     pub pad: [u8; 3],
 }
 
-/// Row of [`Masquerades`]: the pod a port stands for.
+/// Row of [`Masquerades`]: whom a port stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Masqueraded<A> {
-    /// The pod.
+    /// The pod, or the client outside.
     pub pod: A,
     /// Its own port.
     pub pod_port: Port,
@@ -464,8 +487,10 @@ pub struct Node {
     pub encapsulation: u8,
     /// 1 where sockets are translated as they connect and send; else 0.
     pub sockets: u8,
+    /// 1 where the load balancer puts packets for the node into others, as [`crate::balance`] does; else 0.
+    pub balanced: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 impl Node {

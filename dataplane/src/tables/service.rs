@@ -112,6 +112,8 @@ pub struct Affinity<A> {
 pub struct Affine {
     /// Who answered.
     pub backend: BackendId,
+    /// [`Backend::seed`] of it: its number may be another's by now.
+    pub seed: u32,
     /// When that is forgotten, in seconds of the engine's clock.
     pub expires_s: u32,
 }
@@ -137,7 +139,7 @@ pub struct Allowed {
 plain!(Service, Affine, Allowed);
 plain!(<A> Frontend, Backend, Affinity, SourceRange);
 
-const _: () = assert!(size_of::<Service>() == 28 && size_of::<Affine>() == 8 && size_of::<Allowed>() == 4);
+const _: () = assert!(size_of::<Service>() == 28 && size_of::<Affine>() == 12 && size_of::<Allowed>() == 4);
 const _: () = assert!(size_of::<Frontend<V4>>() == 8 && size_of::<Frontend<V6>>() == 20);
 const _: () = assert!(size_of::<Backend<V4>>() == 12 && size_of::<Backend<V6>>() == 24);
 const _: () = assert!(size_of::<Affinity<V4>>() == 8 && size_of::<Affinity<V6>>() == 20);

@@ -97,6 +97,10 @@ pub mod ecn {
 pub mod protocol {
     /// RFC 792.
     pub const ICMP: u8 = 1;
+    /// An IPv4 packet (RFC 2003).
+    pub const IPV4: u8 = 4;
+    /// An IPv6 packet (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// RFC 9293.
     pub const TCP: u8 = 6;
     /// RFC 768.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use dataplane::conntrack::{ANSWERED, OPENED_BY_HIGH, OPENER_FINISHED, OTHER_FINISHED, RESET, SETTLED};
-use dataplane::tables::{Connection, Masquerade, Masqueraded, Tuple};
+use dataplane::tables::{Affine, Affinity, Connection, Masquerade, Masqueraded, Tuple};
 use dataplane::wire::{Address, Port, V4, V6};
 use userspace::engine::emulator::Network;
 use userspace::engine::{Clock, Engine, Tracks};
@@ -17,7 +17,7 @@ const FLAGS: [(u8, &str); 5] = [
     (RESET, "reset"),
 ];
 
-/// Every row of every node's `conntrack` and `masquerades`, in the order of the nodes and the keys' bytes.
+/// Every row of every node's `conntrack`, `masquerades` and `affinities`, in the order of the nodes and the keys' bytes.
 pub(super) fn print<E: Engine + Clock>(network: &Network<E>) -> Result<String, Error> {
     let mut text = String::new();
     for node in 0..network.nodes() {
@@ -40,6 +40,9 @@ fn family<A: Address, E: Engine + Clock + Tracks<A>>(
     }
     for (key, row) in network.masquerades::<A>(node)? {
         writeln!(text, "{name}  masquerades  {}", masquerade(&key, &row)).expect("a String");
+    }
+    for (key, row) in network.affinities::<A>(node)? {
+        writeln!(text, "{name}  affinities   {}", affinity(&key, &row, now_s)).expect("a String");
     }
     Ok(())
 }
@@ -75,6 +78,11 @@ fn connection<A: Address>(key: &Tuple<A>, row: &Connection<A>, now_s: u32) -> St
 fn masquerade<A: Address>(key: &Masquerade<A>, row: &Masqueraded<A>) -> String {
     let (remote, pod) = (end(key.remote, key.remote_port), end(row.pod, row.pod_port));
     format!("{} port {} towards {remote}: {pod}", protocol(key.protocol), key.port)
+}
+
+fn affinity<A: Address>(key: &Affinity<A>, row: &Affine, now_s: u32) -> String {
+    let left = row.expires_s.saturating_sub(now_s);
+    format!("{} at Service {}: backend {}, {left}s left", key.client, key.service.0, row.backend.0)
 }
 
 fn end<A: Address>(address: A, port: Port) -> String {

@@ -252,7 +252,9 @@ impl Kind {
         };
         match words.next() {
             None => Ok(kind),
-            Some(word) => Err(format!("cannot send {text:?}: only tcp has flags, and sctp one chunk; {word:?} is left over")),
+            Some(word) => Err(format!(
+                "cannot send {text:?}: only tcp has flags, and sctp one chunk; {word:?} is left over"
+            )),
         }
     }
 }

@@ -259,6 +259,10 @@ impl Shared {
     fn keep_time(&self) {
         let mut state = self.lock();
         while self.running.load(Ordering::Relaxed) {
+            let now_ns = self.now_ns();
+            if state.fabric.next_probe_ns().is_some_and(|due_ns| due_ns <= now_ns) {
+                state.fabric.probe(now_ns);
+            }
             self.send_due(&mut state);
             let now_ns = self.now_ns();
             let turn_ns = now_ns + TURN.as_nanos() as u64;
@@ -278,6 +282,7 @@ impl Shared {
                     tracing::trace!("lost a frame: {}", loss.sentence());
                     continue;
                 }
+                End::Taken => continue,
             };
             let wire = Wire::of(port);
             if wire == Wire::World {

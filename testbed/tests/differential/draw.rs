@@ -96,7 +96,7 @@ impl Draw {
             text.push_str(&self.pod(index));
         }
         for index in 0..3 + self.below(3) {
-            text.push_str(&self.service(index, v4 && v6));
+            text.push_str(&self.service(index, (v4, v6)));
         }
         for index in 0..self.below(6) {
             text.push_str(&self.policy(index, (v4, v6)));
@@ -124,6 +124,9 @@ impl Draw {
                  icmp: {icmp}s, quarantine: {quarantine}s, fragment: {fragment}s}}"
             );
         }
+        if self.one_in(4) {
+            spec.push_str(", services: {algorithm: random}");
+        }
         if self.one_in(2) {
             spec.push_str(", nonMasqueradeCIDRs: [8.8.8.0/24, \"2001:db8:8::/48\"]");
         }
@@ -143,7 +146,8 @@ impl Draw {
         )
     }
 
-    fn service(&mut self, index: usize, dual: bool) -> String {
+    fn service(&mut self, index: usize, (v4, v6): (bool, bool)) -> String {
+        let dual = v4 && v6;
         let protocol = self.of(&["TCP", "UDP", "SCTP"]);
         let target = if protocol == "UDP" { 53 } else { 80 };
         let families = match self.below(4) {
@@ -156,10 +160,42 @@ impl Draw {
         let label = self.of(&["a", "a", "b", "b", "c", "none"]);
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{index}, namespace: {}}}\n\
-             spec: {{{families}selector: {{app: {label}}}, ports: [{{port: {}, targetPort: {target}, protocol: {protocol}}}]}}\n",
+             spec: {{{families}{}selector: {{app: {label}}}, ports: [{{port: {}, targetPort: {target}, protocol: {protocol}}}]}}\n",
             self.of(&["x", "y"]),
+            self.exposure(index, v4),
             self.of(&PORTS),
         )
+    }
+
+    /// From where a Service may be dialled, who may answer, and for how long a client stays with whom.
+    fn exposure(&mut self, index: usize, v4: bool) -> String {
+        let mut text =
+            self.of(&["", "type: NodePort, ", "type: LoadBalancer, ", "type: LoadBalancer, "]).to_owned();
+        if text.contains("LoadBalancer") && self.one_in(2) {
+            text.push_str("loadBalancerSourceRanges: [203.0.113.0/25, 10.0.0.0/9, \"2001:db8::/48\"], ");
+        }
+        if !text.is_empty() && self.one_in(2) {
+            text.push_str("externalTrafficPolicy: Local, ");
+        }
+        if self.one_in(4) {
+            text.push_str("internalTrafficPolicy: Local, ");
+        }
+        if self.one_in(3) {
+            let seconds = 1 + self.below(20);
+            let _ = write!(
+                text,
+                "sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}, "
+            );
+        }
+        if self.one_in(4) {
+            let address = if v4 {
+                format!("198.18.0.{}", index + 1)
+            } else {
+                format!("\"2001:db8:18::{}\"", index + 1)
+            };
+            let _ = write!(text, "externalIPs: [{address}], ");
+        }
+        text
     }
 
     fn policy(&mut self, index: usize, families: (bool, bool)) -> String {
@@ -212,7 +248,8 @@ impl Draw {
     /// Room in the tables that the path writes to: for most of what a run brings, or for little.
     pub(crate) fn capacities(&mut self) -> Capacities {
         let mut capacities = Capacities::default();
-        for (table, plenty, little) in [("conntrack", 600, 24), ("masquerades", 300, 4), ("fragments", 64, 3)]
+        for (table, plenty, little) in
+            [("conntrack", 600, 24), ("masquerades", 300, 4), ("fragments", 64, 3), ("affinities", 32, 2)]
         {
             for table in [table.to_owned(), format!("{table}_v6")] {
                 let rows = if self.one_in(3) { little } else { plenty };

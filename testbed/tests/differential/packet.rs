@@ -61,6 +61,13 @@ impl Draw {
         frame
     }
 
+    /// What somebody sends who pretends to be a Service, to one of the ports that [`Draw::dial`] sends from.
+    pub(crate) fn pretend(&mut self, ends: (IpAddr, IpAddr), (protocol, port): (u8, u16)) -> Vec<u8> {
+        let ports = (port, 33_000 + self.below(3) as u16);
+        let transport = if protocol == TCP { self.tcp(ports, &[]) } else { udp(ports, &[]) };
+        self.ip(ends, protocol, &transport)
+    }
+
     /// A packet from one to the other, of the same family, with a small choice of ports, so that flows meet
     /// again.
     pub(crate) fn packet(&mut self, ends: (IpAddr, IpAddr), link: Link) -> Vec<u8> {

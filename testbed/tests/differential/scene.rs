@@ -43,6 +43,10 @@ pub(crate) struct Scene {
     nodes: Vec<Party>,
     /// What clients dial: a Service's address, its protocol and port.
     services: Vec<(IpAddr, u8, u16)>,
+    /// Those of it that are dialled from outside.
+    frontends: Vec<(IpAddr, u8, u16)>,
+    /// How many rows there may be of backends.
+    ends: usize,
     /// What dialling comes to.
     backends: Vec<(IpAddr, u8, u16)>,
     world: Vec<IpAddr>,
@@ -56,6 +60,11 @@ pub(crate) struct Scene {
     coming: Vec<Act>,
 }
 
+/// What becomes of a backend: mostly it takes new flows.
+const STATES: [u8; 5] = {
+    type Row = dataplane::tables::Backend<dataplane::wire::V4>;
+    [Row::ACTIVE, Row::ACTIVE, Row::ACTIVE, Row::DRAINING, Row::GONE]
+};
 /// How many frames are remembered.
 const MEMORY: usize = 96;
 
@@ -81,17 +90,25 @@ impl Scene {
             };
             node.addresses.iter().map(party).collect::<Vec<_>>()
         };
-        let (mut services, mut backends) = (Vec::new(), Vec::new());
+        let own: Vec<IpAddr> = cluster.nodes.iter().flat_map(|node| node.addresses.iter().copied()).collect();
+        let (mut services, mut backends, mut frontends) = (Vec::new(), Vec::new(), Vec::new());
         for service in &cluster.services {
             for port in &service.ports {
                 let protocol = port.protocol.number();
                 services.extend(service.addresses.iter().map(|address| (*address, protocol, port.port)));
+                let outside = service.external_addresses.iter().chain(&service.load_balancer_addresses);
+                frontends.extend(outside.map(|address| (*address, protocol, port.port)));
+                let node_ports = own.iter().zip(std::iter::repeat(port.node_port));
+                frontends.extend(node_ports.filter_map(|(own, port)| Some((*own, protocol, port?))));
                 backends.extend(port.backends.iter().map(|one| (one.address, protocol, one.port)));
             }
         }
+        services.extend(&frontends);
         let settings = &cluster.settings;
         Self {
             pods,
+            ends: backends.len(),
+            frontends,
             nodes: cluster.nodes.iter().enumerate().flat_map(node).collect(),
             services,
             backends,
@@ -137,6 +154,9 @@ impl Draw {
         }
         if self.one_in(400) {
             return Act::Sweep;
+        }
+        if scene.ends > 0 && self.one_in(60) {
+            return Act::Backend { number: 1 + self.below(scene.ends), state: self.of(&STATES) };
         }
         if !scene.coming.is_empty() && !self.one_in(4) {
             return scene.coming.remove(0);
@@ -254,6 +274,7 @@ impl Draw {
                 (node.node, Hook::FromHost, HOST_LINK, frame)
             }
             7..=8 if scene.has_tunnel => self.through_the_tunnel(scene),
+            _ if !scene.frontends.is_empty() && self.one_in(2) => self.from_outside(scene),
             _ => {
                 let to = if self.one_in(3) { self.of(&scene.nodes) } else { self.a_pod(scene) };
                 let from = self.source(scene, to.address.is_ipv6());
@@ -261,6 +282,23 @@ impl Draw {
                 (to.node, Hook::FromUnderlay, UPLINK, frame)
             }
         }
+    }
+
+    /// A Service is dialled from outside, or somebody there pretends to be one.
+    fn from_outside(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
+        let (address, protocol, port) = self.of(&scene.frontends);
+        let six = address.is_ipv6();
+        if self.one_in(6) {
+            let pod = self.a_pod(scene);
+            if pod.address.is_ipv6() == six {
+                let frame = self.pretend((address, pod.address), (protocol, port));
+                return (pod.node, Hook::FromUnderlay, UPLINK, frame);
+            }
+        }
+        let source = self.source(scene, six);
+        let frame = self.dial((source, address), (protocol, port), scene.link);
+        let node = scene.whose(address).map_or_else(|| self.of(&scene.nodes).node, |party| party.node);
+        (node, Hook::FromUnderlay, UPLINK, frame)
     }
 
     fn a_pods_frame(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {

@@ -11,7 +11,9 @@ use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::Emulator;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use userspace::engine::{
+    Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
 
@@ -109,6 +111,7 @@ impl Twins {
         self.connections()?;
         self.masquerades()?;
         self.fragments()?;
+        self.affinities()?;
         Ok(())
     }
 }
@@ -132,10 +135,12 @@ impl Engine for Twins {
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error> {
+        let chance = self.emulator.chance();
         let emulator = self.emulator.push(hook, interface, frame)?;
         if frame.len() < shortest(frame) {
             return Ok(emulator);
         }
+        self.kernel_mut().set_random(chance)?;
         let kernel = self.kernel_mut().push(hook, interface, frame)?;
         self.compare("verdicts", &emulator.verdict, &kernel.verdict);
         if emulator.frame != kernel.frame {
@@ -184,6 +189,12 @@ where
         self.compare("fragment rows", &emulator, &kernel);
         Ok(emulator)
     }
+
+    fn affinities(&self) -> Result<Clients<A>, Error> {
+        let (emulator, kernel) = (self.emulator.affinities()?, self.kernel().affinities()?);
+        self.compare("affinity rows", &emulator, &kernel);
+        Ok(emulator)
+    }
 }
 
 impl Clock for Twins {
@@ -228,6 +239,8 @@ pub(crate) enum Act {
     Wait(u32),
     /// The agents remove what is over.
     Sweep,
+    /// A backend comes to be in this state, on every node and in both families.
+    Backend { number: usize, state: u8 },
 }
 
 impl fmt::Display for Act {
@@ -238,6 +251,7 @@ impl fmt::Display for Act {
             }
             Self::Wait(seconds) => write!(f, "wait {seconds}s"),
             Self::Sweep => f.write_str("sweep"),
+            Self::Backend { number, state } => write!(f, "backend {number} state {state}"),
         }
     }
 }
@@ -248,6 +262,8 @@ const INTERVAL: usize = 100;
 /// The nodes of a drawn cluster, each with both engines.
 pub(crate) struct Cluster {
     nodes: Vec<Watched<Twins>>,
+    /// What the agents have written on each.
+    rows: Vec<NodeRows>,
     differences: Differences,
     kinds: Kinds,
     performed: usize,
@@ -256,12 +272,13 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(nodes: &[(NodePlan, Links)], capacities: &Capacities) -> Result<Self, Error> {
         let differences: Differences = Rc::default();
+        let rows = nodes.iter().map(|(plan, _)| plan.rows.clone()).collect();
         let nodes = nodes.iter().map(|(plan, _)| {
             let twins = Twins::new(plan, &fitting(plan, capacities), Rc::clone(&differences))?;
             Ok(Watched::new(twins, plan, Rc::clone(&differences)))
         });
         let nodes = nodes.collect::<Result<_, Error>>()?;
-        Ok(Self { nodes, differences, kinds: Kinds::default(), performed: 0 })
+        Ok(Self { nodes, rows, differences, kinds: Kinds::default(), performed: 0 })
     }
 
     pub(crate) fn kinds(&self) -> &Kinds {
@@ -282,6 +299,18 @@ impl Cluster {
                 for node in &mut self.nodes {
                     node.sweep().expect("tables can be swept");
                     node.engine.compare_rows().expect("tables can be read");
+                }
+                None
+            }
+            Act::Backend { number, state } => {
+                for (node, rows) in self.nodes.iter_mut().zip(&mut self.rows) {
+                    if let Some(row) = rows.v4.backends.get_mut(*number) {
+                        row.state = *state;
+                    }
+                    if let Some(row) = rows.v6.backends.get_mut(*number) {
+                        row.state = *state;
+                    }
+                    node.apply(rows).expect("rows can be written");
                 }
                 None
             }

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 
 use dataplane::Verdict;
-use dataplane::tables::{Connection, Fragment, Fragmented, IfIndex, Masquerade, Masqueraded, Tuple};
+use dataplane::tables::{
+    Affine, Affinity, Connection, Fragment, Fragmented, IfIndex, Masquerade, Masqueraded, Tuple,
+};
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
 
 use crate::error::Error;
 use crate::plan::NodeRows;
 
+pub mod balancer;
 pub mod capacity;
 pub mod emulator;
 pub mod kernel;
@@ -69,6 +72,9 @@ pub type Claims<A> = Vec<(Masquerade<A>, Masqueraded<A>)>;
 /// Rows of [`dataplane::tables::Fragments`].
 pub type Pieces<A> = Vec<(Fragment<A>, Fragmented)>;
 
+/// Rows of [`dataplane::tables::Affinities`].
+pub type Clients<A> = Vec<(Affinity<A>, Affine)>;
+
 /// One node's packet path, running somewhere.
 pub trait Engine: Tracks<V4> + Tracks<V6> {
     /// Brings the tables the agent writes to exactly these rows, changing only what differs, in an order
@@ -119,6 +125,11 @@ pub trait Tracks<A: Address> {
     /// # Errors
     /// The table could not be read.
     fn fragments(&self) -> Result<Pieces<A>, Error>;
+    /// The clients that Services remember, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn affinities(&self) -> Result<Clients<A>, Error>;
 }
 
 /// An engine whose clock can be moved on by hand: what cases need to see rows expire.

@@ -43,6 +43,11 @@ losses! {
     FragmentWithoutFirst = "fragment-without-first", "A later fragment of a packet whose first was not seen: its ports are not known.";
     SnatPortsExhausted = "snat-ports-exhausted", "All the node's SNAT ports are in use towards this destination.";
     SnatProtocol = "snat-protocol", "The load balancer's outbound rule translates TCP and UDP only.";
+    NoFrontend = "no-frontend", "The load balancer has no such port at this address.";
+    NoHealthyNode = "no-healthy-node", "Behind the load balancer's frontend no node answers health probes.";
+    BalancerFragment = "balancer-fragment", "The load balancer does not balance packets in fragments.";
+    BalancerFull = "balancer-full", "The load balancer holds as many flows as it can.";
+    BalancerIcmp = "balancer-icmp", "An ICMP error that the load balancer would have to translate.";
     SnatNoFlow = "snat-no-flow", "No flow of a node stands behind this port of the outbound address.";
 }
 

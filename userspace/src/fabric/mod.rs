@@ -32,6 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::model::{Cluster, LinkQuality};
 
+use balancer::LoadBalancer;
 use flows::Flows;
 use fragments::Fragments;
 use link::{Fate, Links, Way};
@@ -40,6 +41,7 @@ use seats::Seats;
 use security::Security;
 use snat::Outbound;
 
+mod balancer;
 mod dice;
 mod flows;
 mod fragments;
@@ -47,6 +49,7 @@ mod link;
 mod loss;
 mod neighbour;
 mod packet;
+mod probe;
 mod report;
 mod route;
 mod seats;
@@ -55,7 +58,9 @@ mod snat;
 mod walk;
 
 pub use loss::Loss;
-pub use report::{LinkReport, Report, RuleReport, SnatDestination, SnatNode, SnatReport};
+pub use report::{
+    FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode, SnatReport,
+};
 
 /// How often flows that are over are forgotten.
 const SWEEP_NS: u64 = 5_000_000_000;
@@ -91,6 +96,8 @@ pub enum End {
     Out(Port),
     /// It is lost.
     Lost(Loss),
+    /// It was for the fabric itself: an answer to a health probe.
+    Taken,
 }
 
 /// What the fabric did to a frame, beside passing it on. Its text is a line of the walk.
@@ -128,6 +135,18 @@ pub enum Note {
     Duplicate,
     /// The fabric made it: an ICMP error about the frame that it is named after.
     Made,
+    /// The load balancer sends it from a frontend to a node.
+    Balanced {
+        /// The frontend's address.
+        frontend: IpAddr,
+        /// The node's name.
+        node: String,
+    },
+    /// The load balancer makes it come from the frontend again.
+    Returned {
+        /// The frontend's address.
+        frontend: IpAddr,
+    },
 }
 
 impl fmt::Display for Note {
@@ -142,6 +161,8 @@ impl fmt::Display for Note {
             Self::Inbound { from, to } => write!(f, "snat undone {from} -> {to}"),
             Self::Duplicate => f.write_str("doubled by the link"),
             Self::Made => f.write_str("made by the gateway"),
+            Self::Balanced { frontend, node } => write!(f, "load balancer {frontend} -> node {node}"),
+            Self::Returned { frontend } => write!(f, "load balancer, from {frontend} again"),
         }
     }
 }
@@ -177,6 +198,16 @@ pub enum Error {
         /// Nodes that could have so many.
         fit: u32,
     },
+    /// The load balancer's ring is too small.
+    #[error(
+        "cannot give the load balancer {ports} ports of frontends: it takes {limit}; have fewer Services of type LoadBalancer, or fewer ports in them"
+    )]
+    Frontends {
+        /// Those that there would be.
+        ports: usize,
+        /// Those that there may be.
+        limit: usize,
+    },
     /// A link's name is that of nobody.
     #[error("cannot find link {link:?}: links are called node:name and ext:name after the cluster's hosts")]
     UnknownLink {
@@ -192,12 +223,16 @@ pub struct Fabric {
     routes: Routes,
     security: Option<Security>,
     outbound: Outbound,
+    balancer: LoadBalancer,
+    /// What the load balancer plans by.
+    cluster: Cluster,
     flows: Flows,
     fragments: Fragments,
     links: Links,
     queue: BinaryHeap<Reverse<Flight>>,
     serial: u64,
     swept_ns: u64,
+    now_ns: u64,
     counters: Counters,
 }
 
@@ -221,6 +256,8 @@ enum Step {
     Leave(Port),
     /// It is said to be lost.
     Lose(Loss),
+    /// It was for the fabric itself.
+    Take,
 }
 
 /// Frames so far.
@@ -230,6 +267,7 @@ struct Counters {
     duplicated: u64,
     made: u64,
     departed: u64,
+    taken: u64,
     lost: BTreeMap<Loss, u64>,
 }
 
@@ -241,6 +279,7 @@ impl Fabric {
     /// Its route table or its outbound address is too small, or a link has nobody's name.
     pub fn of(cluster: &Cluster, seed: u64) -> Result<Self, Error> {
         Outbound::check(cluster)?;
+        LoadBalancer::check(cluster)?;
         let seats = Seats::of(cluster, None);
         let mut outbound = Outbound::default();
         outbound.apply(cluster, &seats);
@@ -248,6 +287,8 @@ impl Fabric {
             routes: Routes::of(cluster)?,
             security: Security::of(cluster),
             outbound,
+            balancer: LoadBalancer::of(cluster, &seats),
+            cluster: cluster.clone(),
             flows: Flows::default(),
             fragments: Fragments::default(),
             links: Links::of(&cluster.settings.fabric.links, &seats, seed)?,
@@ -255,6 +296,7 @@ impl Fabric {
             queue: BinaryHeap::new(),
             serial: 0,
             swept_ns: 0,
+            now_ns: 0,
             counters: Counters::default(),
         })
     }
@@ -267,6 +309,7 @@ impl Fabric {
     /// As [`Self::of`]; nothing is changed then.
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
         Outbound::check(cluster)?;
+        LoadBalancer::check(cluster)?;
         let seats = Seats::of(cluster, Some(&self.seats));
         let routes = Routes::of(cluster)?;
         self.links.apply(&cluster.settings.fabric.links, &seats)?;
@@ -275,6 +318,8 @@ impl Fabric {
         self.flows.retain_nodes(&seats);
         let moved: Vec<_> = self.queue.drain().map(|flight| flight.0.moved(&self.seats, &seats)).collect();
         self.queue = moved.into_iter().map(Reverse).collect();
+        self.balancer.apply(cluster, &seats, self.now_ns);
+        self.cluster = cluster.clone();
         (self.seats, self.routes) = (seats, routes);
         Ok(())
     }
@@ -291,6 +336,7 @@ impl Fabric {
     /// A frame arrives at a port. `tag` comes back with whatever becomes of it. Time must not go back.
     pub fn arrive(&mut self, port: Port, frame: Vec<u8>, tag: u32, now_ns: u64) {
         self.counters.arrived += 1;
+        self.now_ns = self.now_ns.max(now_ns);
         let flight =
             Flight { due_ns: now_ns, serial: 0, step: Step::Enter(port), tag, frame, notes: Vec::new() };
         self.cross_link(flight, port, Way::In);
@@ -300,6 +346,7 @@ impl Fabric {
     /// The next thing that has happened until `now_ns`, which is the present: in the order in which it
     /// happened; none if nothing has any more. To be called until then.
     pub fn due(&mut self, now_ns: u64) -> Option<Outcome> {
+        self.now_ns = self.now_ns.max(now_ns);
         self.sweep(now_ns);
         while self.next_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
             let Reverse(flight) = self.queue.pop()?;
@@ -317,6 +364,10 @@ impl Fabric {
                     *self.counters.lost.entry(loss).or_default() += 1;
                     End::Lost(loss)
                 }
+                Step::Take => {
+                    self.counters.taken += 1;
+                    End::Taken
+                }
             };
             self.check();
             let Flight { due_ns, tag, frame, notes, .. } = flight;
@@ -328,6 +379,21 @@ impl Fabric {
     /// When [`Self::due`] has something next; none if nothing is under way. It may be past.
     pub fn next_due_ns(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse(flight)| flight.due_ns)
+    }
+
+    /// When the load balancer probes its nodes next; none if it has none.
+    pub fn next_probe_ns(&self) -> Option<u64> {
+        self.balancer.prober.next_ns()
+    }
+
+    /// Sends the load balancer's probes of this moment, if it is time for any.
+    pub fn probe(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        for sent in self.balancer.prober.ask(now_ns) {
+            self.send_probe(sent);
+        }
+        self.replan();
+        self.check();
     }
 
     /// Frames so far that nobody sent: copies that links made, and what the gateway had to say.
@@ -343,18 +409,20 @@ impl Fabric {
 
     /// What happened so far.
     pub fn report(&self) -> Report {
-        let Counters { arrived, duplicated, made, departed, lost } = &self.counters;
+        let Counters { arrived, duplicated, made, departed, taken, lost } = &self.counters;
         Report {
             arrived: *arrived,
             duplicated: *duplicated,
             made: *made,
             departed: *departed,
+            taken: *taken,
             under_way: self.queue.len() as u64,
             lost: lost.iter().map(|(loss, count)| (loss.slug().to_owned(), *count)).collect(),
             links: self.links.report(),
             rules: self.security.as_ref().map(Security::report).unwrap_or_default(),
             flows: self.flows.len() as u64,
             snat: self.outbound.report(),
+            frontends: self.balancer.report(),
         }
     }
 
@@ -364,6 +432,7 @@ impl Fabric {
             self.swept_ns = now_ns;
             self.flows.sweep(now_ns);
             self.outbound.sweep(now_ns);
+            self.balancer.sweep(now_ns);
         }
     }
 
@@ -396,8 +465,8 @@ impl Fabric {
 
     /// The invariant of the module.
     fn check(&self) {
-        let Counters { arrived, duplicated, made, departed, lost } = &self.counters;
-        let ended = departed + lost.values().sum::<u64>() + self.queue.len() as u64;
+        let Counters { arrived, duplicated, made, departed, taken, lost } = &self.counters;
+        let ended = departed + taken + lost.values().sum::<u64>() + self.queue.len() as u64;
         assert_eq!(arrived + duplicated + made, ended, "every frame leaves, is lost or is under way");
     }
 }
@@ -410,6 +479,7 @@ impl Flight {
             Step::Enter(port) => place(port).map_or(Step::Lose(Loss::NoNeighbour), Step::Enter),
             Step::Leave(port) => place(port).map_or(Step::Lose(Loss::NoNeighbour), Step::Leave),
             Step::Lose(loss) => Step::Lose(loss),
+            Step::Take => Step::Take,
         };
         self
     }

@@ -14,10 +14,13 @@ pub struct Report {
     pub arrived: u64,
     /// Frames that links doubled.
     pub duplicated: u64,
-    /// ICMP errors that the gateway made.
+    /// ICMP errors that the gateway made, and health probes.
     pub made: u64,
     /// Frames that left.
     pub departed: u64,
+    /// Frames that were for the fabric itself: answers to health probes.
+    #[serde(default)]
+    pub taken: u64,
     /// Frames that are under way.
     pub under_way: u64,
     /// Frames that were lost, by the slug of the [`Loss`]; those of which there was none are left out.
@@ -30,6 +33,31 @@ pub struct Report {
     pub flows: u64,
     /// Source ports of the outbound rule, if there is one.
     pub snat: Option<SnatReport>,
+    /// The load balancer's frontends.
+    #[serde(default)]
+    pub frontends: Vec<FrontendReport>,
+}
+
+/// A port of a frontend at the load balancer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendReport {
+    /// Address and port.
+    pub frontend: SocketAddr,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// The nodes behind it.
+    pub nodes: Vec<RealReport>,
+}
+
+/// A node behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealReport {
+    /// The node's name.
+    pub node: String,
+    /// `healthy` or `unhealthy`.
+    pub state: String,
+    /// Slots of the ring that it has: its share of new flows.
+    pub slots: u32,
 }
 
 /// One link, with what it does now.

@@ -138,6 +138,11 @@ impl Seats {
         self.by_mac.get(&mac).map(|place| Port::Node(*place))
     }
 
+    /// The name of the node at a place.
+    pub(super) fn node_name(&self, place: usize) -> Option<&str> {
+        self.nodes.get(place).map(|seat| seat.name.as_str())
+    }
+
     /// Whether it is the gateway's hardware address.
     pub(super) fn is_gateway(&self, mac: Mac) -> bool {
         self.gateways.iter().any(|gateway| mac_of(*gateway) == mac)
@@ -189,6 +194,11 @@ impl Seats {
     pub(super) fn mtu(&self) -> usize {
         self.mtu
     }
+}
+
+/// The gateway's hardware address in a cluster.
+pub(super) fn gateway_mac_of(cluster: &Cluster) -> Mac {
+    cluster.settings.node_subnets.first().map_or_else(Mac::default, |subnet| mac_of(gateway_of(subnet)))
 }
 
 /// The gateway of a subnet: its first usable address.

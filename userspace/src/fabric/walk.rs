@@ -6,6 +6,7 @@ use dataplane::wire::Mac;
 
 use super::link::Way;
 use super::packet::{ETHERNET, Packet, Side, Tuple};
+use super::probe::{self, Sent};
 use super::{Fabric, Flight, Loss, Note, Port, Step, neighbour};
 use crate::model::Direction;
 
@@ -30,6 +31,9 @@ impl Fabric {
                 Ok(frame) => self.leave(Flight { frame, ..flight }, from),
                 Err(loss) => self.schedule(flight, now_ns, Step::Lose(loss)),
             };
+        }
+        if self.take(from, &flight) {
+            return self.schedule(flight, now_ns, Step::Take);
         }
         let passed = Packet::read(&flight.frame).and_then(|packet| self.pass(from, packet, &mut flight));
         match passed {
@@ -64,8 +68,12 @@ impl Fabric {
     /// Steps 3 to 7: the port that a packet leaves by, and the packet as it leaves.
     fn pass(&mut self, from: Port, mut packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
         // 3.
-        if !self.seats.may_send_from(from, packet.source) {
+        let direct = matches!(from, Port::Node(_)) && self.balancer.is_frontend(packet.source);
+        if !direct && !self.seats.may_send_from(from, packet.source) {
             return Err(Loss::Spoofed);
+        }
+        if self.balancer.is_frontend(packet.target) {
+            return self.balance(from, packet, flight);
         }
         // 4. Until it is clear that it can be passed on, nothing is changed: the gateway may have to quote it.
         let for_rule = self.outbound.address() == Some(packet.target);
@@ -129,7 +137,7 @@ impl Fabric {
     /// The flow of a packet, or of the one that it quotes, as that one's replies have it; none if nobody
     /// wants to know.
     fn flow(&mut self, packet: &Packet, now_ns: u64) -> Result<Option<Flow>, Loss> {
-        if self.security.is_none() && self.outbound.address().is_none() {
+        if self.security.is_none() && self.outbound.address().is_none() && !self.balancer.translates() {
             return Ok(None);
         }
         let own = self.fragments.tuple(packet, now_ns)?;
@@ -148,6 +156,9 @@ impl Fabric {
         if let Port::Node(place) = hop.from {
             // 5.
             let began = self.judge(place, Direction::Outbound, flow, flight)?;
+            if self.answer(packet, flight)? {
+                return Ok(());
+            }
             let to_world = matches!(hop.port, Port::External(_)) && !hop.passes_through;
             // 6.
             if to_world && began == Direction::Outbound {
@@ -228,6 +239,88 @@ impl Fabric {
         let node = self.seats.id(place).ok_or(Loss::NoNeighbour)?;
         self.flows.begin(node, Direction::Outbound, reply.reversed(), flight.due_ns)?;
         Ok(port)
+    }
+}
+
+/// The load balancer's part.
+impl Fabric {
+    /// Whether a frame is an answer to one of its probes; then it is heard.
+    fn take(&mut self, from: Port, flight: &Flight) -> bool {
+        let Port::Node(_) = from else { return false };
+        let for_probes =
+            |packet: &Packet| packet.target == probe::PROBES || packet.target == probe::PROBES_V6;
+        if !Packet::read(&flight.frame).as_ref().is_ok_and(for_probes) {
+            return false;
+        }
+        if let Some(next) = self.balancer.prober.hear(&flight.frame) {
+            self.send_probe(next);
+        }
+        self.replan();
+        true
+    }
+
+    /// Sends a probe to its node, if the node's security group lets it pass.
+    pub(super) fn send_probe(&mut self, sent: Sent) {
+        let (place, due_ns) = (sent.place, self.now_ns);
+        let step = Step::Leave(Port::Node(place));
+        let mut flight = Flight { due_ns, serial: 0, step, tag: 0, frame: sent.frame, notes: Vec::new() };
+        let Ok(packet) = Packet::read(&flight.frame) else { return };
+        self.counters.made += 1;
+        let judged = match self.flow(&packet, due_ns) {
+            Ok(Some(flow)) => self.judge(place, Direction::Inbound, flow, &mut flight).map(drop),
+            Ok(None) => Ok(()),
+            Err(loss) => Err(loss),
+        };
+        match judged {
+            Ok(()) => self.leave(flight, Port::Node(place)),
+            Err(loss) => self.schedule(flight, due_ns, Step::Lose(loss)),
+        }
+    }
+
+    /// Plans anew if somebody is not what he was.
+    pub(super) fn replan(&mut self) {
+        if self.balancer.prober.take_changed() {
+            self.balancer.plan(&self.cluster, self.now_ns);
+        }
+    }
+
+    /// A packet for a frontend: to a node.
+    fn balance(&mut self, from: Port, mut packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
+        if packet.hops <= 1 {
+            return Err(Loss::TtlExceeded);
+        }
+        let now_ns = flight.due_ns;
+        let before = self.flow(&packet, now_ns)?;
+        if let (Port::Node(place), Some(flow)) = (from, before) {
+            self.judge(place, Direction::Outbound, flow, flight)?;
+        }
+        let frontend = packet.target;
+        let (mac, frame) = self.balancer.send(&flight.frame, now_ns)?;
+        let Some(port @ Port::Node(place)) = self.seats.neighbour(mac) else { return Err(Loss::NoNeighbour) };
+        let node = self.seats.node_name(place).unwrap_or_default().to_owned();
+        // The hop is the client's packet's, not that of one around it.
+        if self.balancer.wraps() {
+            packet.take_hop(&mut flight.frame);
+            flight.frame = self.balancer.send(&flight.frame, now_ns)?.1;
+        } else {
+            flight.frame = frame;
+            packet = Packet::read(&flight.frame)?;
+            packet.take_hop(&mut flight.frame);
+        }
+        flight.notes.push(Note::Balanced { frontend, node });
+        if let Some(flow) = self.flow(&packet, now_ns)? {
+            self.judge(place, Direction::Inbound, flow, flight)?;
+        }
+        Ok(port)
+    }
+
+    /// A packet of a node that answers a frontend's client comes from the frontend again; whether it is one.
+    fn answer(&mut self, packet: &mut Packet, flight: &mut Flight) -> Result<bool, Loss> {
+        let Some(frame) = self.balancer.restore(&flight.frame, flight.due_ns) else { return Ok(false) };
+        flight.frame = frame;
+        *packet = Packet::read(&flight.frame)?;
+        flight.notes.push(Note::Returned { frontend: packet.source });
+        Ok(true)
     }
 }
 

@@ -422,6 +422,8 @@ fn nat(record: &Record) -> String {
         number if number == Change::Frontend as u8 => "frontend",
         number if number == Change::Masquerade as u8 => "masquerade",
         number if number == Change::Restore as u8 => "restore",
+        number if number == Change::StandIn as u8 => "another port",
+        number if number == Change::OwnPort as u8 => "own port",
         _ => "change",
     };
     format!("{word} {}", change(record))

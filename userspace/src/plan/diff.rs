@@ -14,8 +14,7 @@ use std::collections::BTreeMap;
 
 use dataplane::tables::{
     Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
-    Identity, Maglev,
-    NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
+    Identity, Maglev, NodeId, Nodes, Policy, PolicyRow, Route, Routes, Service, SourceRanges, Table,
 };
 use dataplane::wire::{Address, V4, V6};
 
@@ -162,6 +161,7 @@ impl<A: Address> Rows<A> {
             Change::Identity(key, row) => set(&mut self.identities, key, row),
             Change::Policy(key, row) => set(&mut self.policy, key, row),
             Change::Route(key, row) => set(&mut self.routes, key, row),
+            Change::Home(key, row) => set(&mut self.homes, key, row),
         }
     }
 }

@@ -43,7 +43,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 
 /// The interfaces of a node.
@@ -196,6 +196,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
         sockets: u8::from(cluster.settings.services.socket_translation),
+        balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         ..Node::default()
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dataplane::tables::{
-    Allowed, Backend, BackendId, Cookie, Endpoint, Frontend, Home, Identity, Node, NodeId, PolicyKey, PolicyRow, Route,
-    Service, ServiceId, SourceRange,
+    Allowed, Backend, BackendId, Cookie, Endpoint, Frontend, Home, Identity, Node, NodeId, PolicyKey,
+    PolicyRow, Route, Service, ServiceId, SourceRange,
 };
 use dataplane::wire::{Address, V4, V6};
 use serde::{Deserialize, Serialize};

@@ -71,7 +71,8 @@ fn plan(netns: &Netns) -> NodePlan {
             node_port_count: 2768,
             encapsulation: Node::VXLAN,
             sockets: 0,
-            pad: [0; 2],
+            balanced: 0,
+            pad: 0,
         },
         addresses: (NODE, V6::default()),
         rows: NodeRows {

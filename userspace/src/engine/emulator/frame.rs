@@ -137,6 +137,21 @@ impl Packet for Frame {
     fn open_error(&mut self, family: Family) -> Option<()> {
         self.open(header(family) + icmp::LENGTH)
     }
+
+    fn open_ip(&mut self, outer: Family) -> Option<()> {
+        self.open(header(outer))
+    }
+
+    /// As `bpf_skb_adjust_room` does: a header of the family must be left.
+    fn close_ip(&mut self, outer: Family) -> Option<()> {
+        if self.bytes().len() < ethernet::LENGTH + 2 * header(outer) {
+            return None;
+        }
+        let from = self.start;
+        self.start += header(outer);
+        self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
+        Some(())
+    }
 }
 
 /// Length of an IP header of this family.

@@ -3,7 +3,7 @@
 //!
 //! A server keeps no state, so whatever it is sent has one answer. A client has one conversation at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -11,6 +11,7 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 
 use super::message::{Body, Chunk, Ether, Fault, Flags, Message, Segment, Unreadable};
+use crate::health;
 use crate::model::Protocol;
 
 /// The sequence number with which every client opens.
@@ -38,6 +39,8 @@ pub struct Host {
     pub other_mac: Option<Ether>,
     /// Where it answers.
     pub listeners: Listeners,
+    /// What it answers by HTTP on these TCP ports, whatever it is asked.
+    pub pages: BTreeMap<u16, String>,
     client: Option<Client>,
     ports: RangeInclusive<u16>,
     next_port: u16,
@@ -138,6 +141,7 @@ impl Host {
             addresses,
             other_mac: None,
             listeners,
+            pages: BTreeMap::new(),
             client: None,
             ports,
             next_port,
@@ -246,7 +250,8 @@ impl Host {
             return None;
         }
         let length = segment.data.len() as u32 + u32::from(flags.any(Flags::SYN | Flags::FIN));
-        let listens = self.listeners.answer(6, segment.target_port);
+        let page = self.pages.get(&segment.target_port);
+        let listens = page.is_some() || self.listeners.answer(6, segment.target_port);
         let (answer, sequence, data) = if !listens || flags == (Flags::SYN | Flags::ACK) {
             let sequence = if flags.any(Flags::ACK) { segment.acknowledged } else { 0 };
             (Flags::RST | Flags::ACK, sequence, Vec::new())
@@ -255,7 +260,12 @@ impl Host {
         } else if flags.any(Flags::FIN) {
             (Flags::FIN | Flags::ACK, segment.acknowledged, Vec::new())
         } else if !segment.data.is_empty() {
-            (Flags::PSH | Flags::ACK, segment.acknowledged, segment.data.clone())
+            let answer = match page {
+                Some(page) => page.as_bytes(),
+                None if segment.data.starts_with(b"GET ") => health::FINE.as_bytes(),
+                None => &segment.data,
+            };
+            (Flags::PSH | Flags::ACK, segment.acknowledged, answer.to_vec())
         } else {
             return None;
         };

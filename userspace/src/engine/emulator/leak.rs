@@ -115,16 +115,12 @@ fn read(frame: &[u8]) -> Option<(Ends, Option<Ends>)> {
 
 fn ends(packet: &LaxSlicedPacket<'_>) -> Option<(Ends, Option<Ends>)> {
     let (source, target, payload) = match packet.net.as_ref()? {
-        LaxNetSlice::Ipv4(ip) => (
-            IpAddr::V4(ip.header().source_addr()),
-            IpAddr::V4(ip.header().destination_addr()),
-            ip.payload(),
-        ),
-        LaxNetSlice::Ipv6(ip) => (
-            IpAddr::V6(ip.header().source_addr()),
-            IpAddr::V6(ip.header().destination_addr()),
-            ip.payload(),
-        ),
+        LaxNetSlice::Ipv4(ip) => {
+            (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()), ip.payload())
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()), ip.payload())
+        }
         LaxNetSlice::Arp(_) => return None,
     };
     let quoted = |quote: &[u8]| Some(ends(&LaxSlicedPacket::from_ip(quote).ok()?)?.0);

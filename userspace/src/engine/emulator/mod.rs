@@ -2,6 +2,7 @@
 //!
 //! [`Emulator`] is one node; [`Network`] is a cluster of nodes on any engine, with hosts that speak.
 
+pub mod balancer;
 pub mod connect;
 pub mod discovery;
 pub mod frame;

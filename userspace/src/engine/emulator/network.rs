@@ -4,14 +4,16 @@
 //! **Invariant:** what hosts sent is what hosts received and what was dropped, for a reason that is counted.
 //! And no pod's address reaches the world that must not: see [`super::leak`].
 
+mod rows;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 
+use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Stage;
-use dataplane::wire::{Address, Mac, V4, V6};
-use dataplane::Verdict;
+use dataplane::wire::{Mac, V4, V6};
 
 use super::discovery::Discovery;
 use super::host::{Host, Listeners, Outgoing};
@@ -20,7 +22,7 @@ use super::message::{Ether, Message, TTL};
 use super::pieces::{Joined, Pieces};
 use super::tally::{Loss, Tally};
 use super::topology::{HOST_LINK, Interfaces, Seat, Topology, UPLINK};
-use crate::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
+use crate::engine::{Clock, Engine, Hook};
 use crate::error::Error;
 use crate::fabric::{End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
@@ -166,6 +168,9 @@ impl<E: Engine + Clock> Network<E> {
         self.topology = topology;
         self.watch.apply(cluster);
         self.plan = Some(plan);
+        if self.fabric.next_probe_ns().is_some_and(|due_ns| due_ns <= self.now_ns) {
+            self.probe()?;
+        }
         Ok(())
     }
 
@@ -229,33 +234,6 @@ impl<E: Engine + Clock> Network<E> {
         &self.fabric
     }
 
-    /// The flows of a family that a node tracks, without those whose time is over: an engine may still hold
-    /// them.
-    ///
-    /// # Errors
-    /// The engine could not be read.
-    pub fn connections<A: Address>(&self, node: usize) -> Result<Flows<A>, Error>
-    where
-        E: Tracks<A>,
-    {
-        let (_, engine) = &self.engines[node];
-        let now_s = engine.now_s()?;
-        let mut rows: Flows<A> = engine.connections()?;
-        rows.retain(|(_, row)| !dataplane::conntrack::is_over(row, now_s));
-        Ok(rows)
-    }
-
-    /// The source ports that a node has claimed in a family.
-    ///
-    /// # Errors
-    /// The engine could not be read.
-    pub fn masquerades<A: Address>(&self, node: usize) -> Result<Claims<A>, Error>
-    where
-        E: Tracks<A>,
-    {
-        self.engines[node].1.masquerades()
-    }
-
     /// Seconds of a node's clock.
     ///
     /// # Errors
@@ -274,8 +252,24 @@ impl<E: Engine + Clock> Network<E> {
     /// # Errors
     /// An engine could not move its clock.
     pub fn wait(&mut self, seconds: u32) -> Result<(), Error> {
-        self.now_ns += u64::from(seconds) * SECOND_NS;
-        self.engines.iter_mut().try_for_each(|(_, engine)| engine.wait(seconds))
+        let end_ns = self.now_ns + u64::from(seconds) * SECOND_NS;
+        while let Some(due_ns) = self.fabric.next_probe_ns().filter(|due_ns| *due_ns <= end_ns) {
+            self.advance(due_ns)?;
+            self.probe()?;
+        }
+        self.advance(end_ns)
+    }
+
+    /// Lets the load balancer probe its nodes, if it is time, and nobody hear of it.
+    fn probe(&mut self) -> Result<(), Error> {
+        let (steps, quiet) = (self.steps.len(), std::mem::replace(&mut self.quiet, false));
+        let heard = self.heard.take();
+        self.fabric.probe(self.now_ns);
+        self.added_by_fabric();
+        self.run()?;
+        self.steps.truncate(steps);
+        (self.quiet, self.heard) = (quiet, heard);
+        Ok(())
     }
 
     /// Lets the nodes' agents sweep away what is of no more use.
@@ -502,8 +496,14 @@ impl<E: Engine + Clock> Network<E> {
                     self.schedule(FABRIC_NS, packet, Place::Host(host), outcome.frame);
                 }
                 End::Lost(loss) => self.lose(packet, Loss::Fabric(loss)),
+                End::Taken => self.tally.delivered += 1,
             }
         }
+        self.added_by_fabric();
+    }
+
+    /// Frames that the fabric itself has sent count as sent.
+    fn added_by_fabric(&mut self) {
         let added = self.fabric.added();
         self.tally.sent += added - self.added;
         self.added = added;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::flow::{self, Flow};
 use dataplane::overlay::Carried;
+use dataplane::socket::{self, Call};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
     Dialled, Endpoint, Endpoints, Fragment, Fragmented, Fragments, Frontend, Frontends, Holds, Home, Homes,
@@ -13,13 +14,14 @@ use dataplane::tables::{
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, Be16, Family, V4, V6};
-use dataplane::socket::{self, Call};
 use dataplane::{Machine, Platform, Turn, Verdict, path};
-use dataplane::{conntrack, fragment};
+use dataplane::{conntrack, fragment, service};
 
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
-use crate::engine::{Capacities, Claims, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{
+    Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+};
 use crate::error::Error;
 use crate::plan::{NodePlan, NodeRows, Rows};
 
@@ -128,6 +130,7 @@ impl<A: Address> Tables<A> {
             connections.row(&tuple).is_some_and(|connection| connection.masquerade_port == key.port)
         });
         self.fragments.retain(|_, row| !fragment::is_over(row, now_s));
+        self.affinities.retain(|_, row| !service::is_over(row, now_s));
     }
 }
 
@@ -209,6 +212,11 @@ impl Emulator {
         socket::connect(self, &mut call);
         let address = IpAddr::from(call.address.to_v6().0).to_canonical();
         SocketAddr::new(address, call.port.host())
+    }
+
+    /// The number that chance gives the next packet that asks.
+    pub fn chance(&self) -> u32 {
+        self.random
     }
 
     /// The reports since the last time, in order.
@@ -383,6 +391,10 @@ macro_rules! platform {
 
             fn fragments(&self) -> Result<Pieces<$address>, Error> {
                 Ok(self.$family.fragments.sorted())
+            }
+
+            fn affinities(&self) -> Result<Clients<$address>, Error> {
+                Ok(self.$family.affinities.sorted())
             }
         }
 

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::host::{CLIENT_PORTS, Host, Listeners, NODE_PORTS, mac_of};
 use super::message::Ether;
+use crate::health;
 use crate::model::{Cluster, ContainerPort, Pod};
 use crate::plan::{Homes, Links};
 
@@ -129,6 +130,7 @@ impl Topology {
             let name = format!("node:{}", node.name);
             let mut host = Host::new(name, node.addresses.clone(), node_listeners(cluster, &node.name));
             host.other_mac = Some(Mac::GATEWAY.0);
+            host.pages = health::pages(cluster, node).collect();
             let place = topology.seat(host, Seat::Node(index));
             topology.stacks.push(place);
             topology.node_addresses.extend(&node.addresses);

@@ -64,8 +64,11 @@ pub fn try_out() -> Result<PathBuf, Error> {
         drop(hooked(&program, &cgroup)?);
         super::netns::cookie()
     });
-    let failed =
-        |why: io::Error| Error::Attach { program: "connect4", interface: root.display().to_string(), why: why.to_string() };
+    let failed = |why: io::Error| Error::Attach {
+        program: "connect4",
+        interface: root.display().to_string(),
+        why: why.to_string(),
+    };
     tried.map_err(failed)?;
     Ok(root)
 }
@@ -209,12 +212,8 @@ fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = bpf(OBJ_GET, &get)?;
     // SAFETY: the kernel has just made it, for nobody else.
     let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let update = Update {
-        link: link.as_raw_fd() as u32,
-        program: program.as_raw_fd() as u32,
-        flags: 0,
-        old: 0,
-    };
+    let update =
+        Update { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, old: 0 };
     bpf(LINK_UPDATE, &update).map(drop)
 }
 

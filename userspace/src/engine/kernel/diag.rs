@@ -44,7 +44,8 @@ impl Found {
 
     /// The far end, an IPv4 address as its socket has it: in sixteen bytes where the socket is an IPv6 one.
     pub(super) fn peer(&self) -> (&[u8], u16) {
-        let address = if i32::from(self.family) == libc::AF_INET { &self.name[20..24] } else { &self.name[20..36] };
+        let address =
+            if i32::from(self.family) == libc::AF_INET { &self.name[20..24] } else { &self.name[20..36] };
         (address, u16::from_be_bytes([self.name[2], self.name[3]]))
     }
 

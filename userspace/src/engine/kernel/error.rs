@@ -43,7 +43,9 @@ pub enum Error {
         why: String,
     },
     /// Sockets cannot be translated here.
-    #[error("cannot find the root of the control groups, version 2: {why}: mount it (mount -t cgroup2 none /sys/fs/cgroup/unified), or set `spec.services.socketTranslation: false`")]
+    #[error(
+        "cannot find the root of the control groups, version 2: {why}: mount it (mount -t cgroup2 none /sys/fs/cgroup/unified), or set `spec.services.socketTranslation: false`"
+    )]
     NoCgroup {
         /// What is wrong.
         why: String,

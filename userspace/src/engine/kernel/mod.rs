@@ -8,7 +8,9 @@
 //! load: programs -> tables filled -> attach: links, each given the new program in one step
 //! ```
 
+pub mod balancer;
 pub mod cgroup;
+mod clock;
 mod diag;
 mod error;
 mod events;
@@ -33,8 +35,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Affine, Affinities, Connection, Connections, Fragmented, Fragments, IfIndex, Masquerades, Node, Nodes,
-    Sockets, Table,
+    Affinities, Connections, Fragments, IfIndex, Masquerades, Node, Nodes, Sockets, Table,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -46,7 +47,7 @@ pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
 
-use crate::engine::{Capacities, Claims, Clock, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
+use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::plan::{NodeChange, NodePlan, NodeRows, diff, peak};
 use error::sentence;
 use events::Events;
@@ -370,55 +371,9 @@ impl<A: Family> Tracks<A> for Kernel {
     fn fragments(&self) -> Result<Pieces<A>, crate::error::Error> {
         Ok(A::tables(self).fragments.sorted()?)
     }
-}
 
-impl Kernel {
-    /// Moves the end of every flow of a family nearer.
-    fn hasten<A: Family>(&mut self, seconds: u32) -> Result<(), Error> {
-        let tables = A::tables_mut(self);
-        for (key, row) in tables.connections.sorted()? {
-            let expires_s = row.expires_s.saturating_sub(seconds);
-            tables.connections.set(&key, Some(Connection { expires_s, ..row }))?;
-        }
-        for (key, row) in tables.affinities.sorted()? {
-            let expires_s = row.expires_s.saturating_sub(seconds);
-            tables.affinities.set(&key, Some(Affine { expires_s, ..row }))?;
-        }
-        for (key, row) in tables.fragments.sorted()? {
-            let expires_s = row.expires_s.saturating_sub(seconds);
-            tables.fragments.set(&key, Some(Fragmented { expires_s, ..row }))?;
-        }
-        Ok(())
-    }
-}
-
-impl Clock for Kernel {
-    fn now_s(&self) -> Result<u32, crate::error::Error> {
-        if self.options.fixed_clock {
-            return Ok(self.clock.get(&0, 0).map_err(table_failed("read", CLOCK))?);
-        }
-        Ok(coarse_clock_s())
-    }
-
-    /// Moves a fixed clock on. Where the clock is the kernel's, every flow's end is moved nearer instead.
-    fn wait(&mut self, seconds: u32) -> Result<(), crate::error::Error> {
-        if self.options.fixed_clock {
-            let now_s = self.now_s()?;
-            return Ok(self.set_clock(now_s.saturating_add(seconds))?);
-        }
-        self.hasten::<V4>(seconds)?;
-        Ok(self.hasten::<V6>(seconds)?)
-    }
-
-    fn set_random(&mut self, number: u32) -> Result<(), crate::error::Error> {
-        Ok(self.clock.set(RANDOM, number, 0).map_err(table_failed("write", CLOCK))?)
-    }
-
-    fn sweep(&mut self) -> Result<(), crate::error::Error> {
-        let mut sweeper = Sweeper::default();
-        // A source port goes only when it is seen without a flow a second time.
-        sweeper.sweep(self)?;
-        sweeper.sweep(self).map(|_| ())
+    fn affinities(&self) -> Result<Clients<A>, crate::error::Error> {
+        Ok(A::tables(self).affinities.sorted()?)
     }
 }
 

@@ -1,5 +1,10 @@
-//! The eBPF object that the build step made.
+//! The eBPF objects that the build step made.
 
-/// The object file's bytes, aligned as an ELF reader needs them; or why there are none, in full: what lacks of the
+/// The packet path's and the load balancer's, in this order.
+static OBJECTS: [Result<&[u8], &str>; 2] = include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// The packet path's object file, aligned as an ELF reader needs it; or why there is none, in full: what lacks of the
 /// toolchain, what was looked for, the commands that bring it. See `userspace/build.rs`.
-pub static OBJECT: Result<&[u8], &str> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
+pub static OBJECT: Result<&[u8], &str> = OBJECTS[0];
+/// As [`OBJECT`], the load balancer's.
+pub static BALANCER: Result<&[u8], &str> = OBJECTS[1];

@@ -146,9 +146,11 @@ mod tests {
     #[test]
     fn a_backend_is_active_while_its_row_says_so_and_is_still_its_own() {
         let port = Be16::new(53);
-        let row = Backend { address: V4([10, 0, 0, 1]), port, state: Backend::<V4>::ACTIVE, ..Backend::default() };
+        let row =
+            Backend { address: V4([10, 0, 0, 1]), port, state: Backend::<V4>::ACTIVE, ..Backend::default() };
         let mut rows = Rows { backends: vec![Backend::default(), row], ..Rows::default() };
-        let led = Dialled { backend: row.address, backend_port: port, id: BackendId(1), ..Dialled::default() };
+        let led =
+            Dialled { backend: row.address, backend_port: port, id: BackendId(1), ..Dialled::default() };
         assert!(is_active(&rows, &led));
         rows.backends[1].state = Backend::<V4>::DRAINING;
         assert!(!is_active(&rows, &led), "no new flows");

@@ -3,6 +3,7 @@
 //! 1. A flow that is of no more use is removed: see `conntrack::is_spent`.
 //! 2. A source port that no flow has any more is removed when that was so twice in a row: between the claim
 //!    of a port and the row of its flow lies a moment in which the port is nobody's.
+//! 3. A packet in fragments, and a client that a Service remembers, is removed when its time is over.
 //!
 //! How long to wait until the next time follows from how many flows were over. Source: the constants of
 //! Cilium's (`pkg/maps/ctmap`), which wait the longer the less there is to do. While
@@ -14,7 +15,7 @@ use std::time::Duration;
 use dataplane::conntrack::OPENED_BY_HIGH;
 use dataplane::tables::{Connection, Masquerade, Tuple};
 use dataplane::wire::{Address, Be16, V4, V6};
-use dataplane::{conntrack, fragment};
+use dataplane::{conntrack, fragment, service};
 
 use super::{Family, Kernel, Pressure};
 use crate::engine::Clock;
@@ -102,6 +103,14 @@ fn sweep_family<A: Family>(
     for (key, row) in tables.fragments.sorted()? {
         if fragment::is_over(&row, now_s) {
             tables.fragments.set(&key, None)?;
+        }
+    }
+    for (key, row) in tables.affinities.sorted()? {
+        // Its client may have come again since the table was read.
+        let still_over =
+            || Ok::<_, Error>(tables.affinities.row(&key)?.is_some_and(|row| service::is_over(&row, now_s)));
+        if service::is_over(&row, now_s) && still_over()? {
+            tables.affinities.set(&key, None)?;
         }
     }
     // 2.

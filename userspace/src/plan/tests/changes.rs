@@ -44,6 +44,7 @@ fn make(rows: &mut Rows<V4>, change: Change<V4>) {
         Change::Identity(key, it) => row(&mut rows.identities, key, it),
         Change::Policy(key, it) => row(&mut rows.policy, key, it),
         Change::Route(key, it) => row(&mut rows.routes, key, it),
+        Change::Home(key, it) => row(&mut rows.homes, key, it),
     }
 }
 

@@ -1,0 +1,251 @@
+//! The last parts of a walk: where a packet goes, and what it needs for that.
+
+use super::{Exit, From, Part, Walk};
+use crate::conntrack::{State, Tracked};
+use crate::platform::{Machine, Packet, Platform};
+use crate::tables::{Connection, Endpoint, Route};
+use crate::trace::{self, Record, Stage};
+use crate::wire::{Address, Mac, Port};
+use crate::{Reason, Verdict, conntrack, mss, nat, overlay, policy, reject, route};
+
+/// What it goes through last: route, then the tail that the route names.
+#[inline(always)]
+pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    leave(platform, packet, walk)?;
+    if walk.room != 0 {
+        return turn_back(platform, packet, walk);
+    }
+    if walk.lends {
+        lend(platform, walk)?;
+    }
+    if walk.tracked.is_new() || walk.claimed {
+        open(platform, walk)?;
+    }
+    if walk.port != Port::default() {
+        borrow(platform, packet, walk)?;
+    }
+    nat::seal(packet, &walk.flow)?;
+    match walk.exit {
+        Exit::Pod => return to_pod(platform, packet, walk),
+        Exit::Host => return to_host(platform, walk),
+        Exit::Elsewhere => {}
+    }
+    let remote = walk.route.kind == Route::REMOTE;
+    // What a client who is answered straight sends comes through the tunnel all the same.
+    if remote || is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
+    }
+    if !remote {
+        return to_neighbour(platform, packet, walk);
+    }
+    to_tunnel(platform, packet, walk)
+}
+
+/// Starts tracking its flow: under what was dialled, and under its two ends. Both, or neither. Of a flow whose client
+/// is answered straight, the node that was dialled has the first alone, and the backend's the other.
+#[inline(always)]
+fn open<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    let mut part = Ok(());
+    if walk.flow.frontend != A::default() && walk.flow.direct != Connection::<A>::HERE {
+        part = conntrack::dial(platform, &walk.flow);
+    }
+    if part.is_ok() {
+        part = conntrack::open(platform, &walk.flow, walk.port);
+    }
+    if part.is_err() {
+        take_back(platform, walk);
+    }
+    part
+}
+
+/// Its flow could not be opened after all.
+#[inline(never)]
+fn take_back<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) {
+    conntrack::forget(platform, &walk.flow);
+    if walk.claimed {
+        nat::release(platform, &walk.flow, walk.port);
+    }
+}
+
+/// An answer to who sent it, because it is too big.
+#[inline(never)]
+fn turn_back<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let teller = match walk.from {
+        From::Pod | From::Host => reject::gateway(),
+        From::World => platform.address(),
+        // They fit what they came through.
+        From::Tunnel | From::Masquerade => return Err(Reason::TooBig),
+    };
+    nat::undo(packet, &mut walk.flow, walk.tracked.original)?;
+    reject::too_big(platform, packet, &walk.flow, walk.room, teller)?;
+    walk.end(Verdict::Reject(Reason::TooBig))
+}
+
+/// An answer to who dialled a Service that has nobody to answer. What came through the tunnel has no link to go back
+/// over.
+#[inline(never)]
+pub(super) fn turn_away<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if walk.from as u8 == From::Tunnel as u8 {
+        return Err(Reason::NoBackend);
+    }
+    nat::undo(packet, &mut walk.flow, true)?;
+    reject::nobody_there(platform, packet, &walk.flow)?;
+    walk.end(Verdict::Reject(Reason::NoBackend))
+}
+
+/// Whether it is an answer that goes straight to a client who dialled another node.
+#[inline(always)]
+fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
+    let Tracked { state, connection, .. } = &walk.tracked;
+    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
+}
+
+/// What a connection through the tunnel may put into one segment.
+#[inline(never)]
+pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let direct = walk.flow.direct != 0 || is_direct_reply(walk);
+    let room = overlay::room::<A>(&platform.node(), Route::REMOTE, direct);
+    mss::lower(platform, packet, &walk.flow, room)
+}
+
+/// Where to, and whether it may go there.
+#[inline(never)]
+fn leave<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    (walk.lends, walk.port, walk.claimed) = (false, Port::default(), false);
+    let Walk { flow, tracked, choice, carried, from, exit, pod: place, room, lends, route: way, .. } = walk;
+    if let Some(pod) = route::local(platform, flow)? {
+        (*exit, *place) = (Exit::Pod, pod);
+        if !tracked.is_new() {
+            return Ok(());
+        }
+        if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
+            policy::waive(platform, flow, place);
+            return Ok(());
+        }
+        return policy::judge(platform, flow, place, (Endpoint::INGRESS, carried.identity));
+    }
+    let route = route::next_hop(platform, flow)?;
+    if route.kind == Route::HOST {
+        // The node's answers are tracked, so an ICMP error among them needs a flow to be about.
+        *exit = Exit::Host;
+        return Ok(());
+    }
+    // What comes from elsewhere goes elsewhere only by way of a Service.
+    let serves = from.is_elsewhere() && choice.is_some();
+    let answers = !tracked.original && tracked.connection.frontend != A::default();
+    if from.is_elsewhere() && !serves && !answers {
+        return Err(Reason::NotLocal);
+    }
+    let most = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
+    if !reject::fits(packet, flow, most)? {
+        *room = most;
+        return Ok(());
+    }
+    // Replies leave as they are: to whoever reached a pod from outside, or a Service.
+    *lends = tracked.original && (serves || route.kind == Route::WORLD);
+    (*exit, *way) = (Exit::Elsewhere, route);
+    Ok(())
+}
+
+/// A port of the node's address for what only the node may say, unless the backend's node says it.
+#[inline(never)]
+fn lend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    let Walk { flow, tracked, carried, route, from, port, claimed, .. } = walk;
+    if from.is_elsewhere() && route.kind == Route::REMOTE {
+        // The tunnel says what the client is: its address says no more than the node's.
+        carried.identity = policy::identity(platform, flow.source, carried.identity);
+    }
+    if flow.direct != 0 {
+        return Ok(());
+    }
+    *port = tracked.connection.masquerade_port;
+    // A flow may also have been opened while its target was still somewhere else.
+    if tracked.is_new() || *port == Port::default() {
+        nat::lends(flow)?;
+        *port = nat::claim(platform, flow, *port)?;
+        *claimed = true;
+    }
+    Ok(())
+}
+
+/// Leaves with the port that was lent to it.
+#[inline(never)]
+fn borrow<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    nat::masquerade(platform, packet, &mut walk.flow, walk.port)
+}
+
+/// To a pod of this node.
+#[inline(never)]
+fn to_pod<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, pod, .. } = &mut *walk;
+    route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
+    trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
+    let interface = pod.interface;
+    walk.end(Verdict::Deliver(interface))
+}
+
+/// To whom the underlay knows the way: [`Route::WORLD`], [`Route::ROUTED`], [`Route::NATIVE`].
+#[inline(never)]
+fn to_neighbour<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    route::pass_on(packet, &walk.flow, platform.node().mac, walk.route.mac)?;
+    to_underlay(platform, walk)
+}
+
+/// To another node, through the tunnel.
+#[inline(never)]
+fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let Walk { flow, route, carried, .. } = walk;
+    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
+    overlay::wrap(platform, packet, flow, route, carried.identity)?;
+    to_underlay(platform, walk)
+}
+
+/// To the underlay: the frame is addressed already.
+#[inline(always)]
+fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+    walk.end(Verdict::Forward(platform.node().uplink))
+}
+
+/// To the node's own stack.
+#[inline(always)]
+pub(super) fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    trace::step(platform, || walk.flow.record(Stage::ToHost));
+    walk.end(Verdict::Stack)
+}

@@ -1,0 +1,139 @@
+//! Bytes of packets, and constants of programs, whatever program they are of.
+
+use core::arch::asm;
+use core::intrinsics::is_val_statically_known;
+use core::mem::MaybeUninit;
+
+use dataplane::wire::Plain;
+
+use crate::mapped::copy;
+
+/// Declares what userspace writes into the object before the programs are loaded: constants to the verifier,
+/// which leaves out what they forbid, but not to the compiler.
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => { $(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        static $name: $crate::bytes::Constant<$type> =
+            $crate::bytes::Constant(core::mem::MaybeUninit::zeroed());
+    )+ };
+}
+pub(crate) use constants;
+
+/// One of [`constants`].
+#[repr(C, align(4))]
+pub(crate) struct Constant<T>(pub(crate) MaybeUninit<T>);
+
+impl<T: Plain> Constant<T> {
+    /// The value. Only those parts of it are loaded that are used: a volatile read would copy all of it, and
+    /// a node is long.
+    #[inline(always)]
+    pub(crate) fn load(&'static self) -> T {
+        let mut place = self.0.as_ptr();
+        // SAFETY: it changes nothing. The compiler is not to know what the place holds.
+        unsafe { asm!("/* {place} */", place = inout(reg) place, options(pure, nomem, nostack)) };
+        copy(place)
+    }
+}
+
+/// An offset that the verifier knows to be below 2048, behind everything that the path looks into: Ethernet, an
+/// IP header, ICMP, and the longest packet that it quotes.
+///
+/// An offset that was itself read from the packet loses its bounds where the compiler moves it through
+/// memory or folds the check into later sums ("math between pkt pointer and register with unbounded min
+/// value", kernel 6.18). It can go when every program loads without it.
+#[inline(always)]
+pub(crate) fn bounded(mut offset: usize) -> usize {
+    if !is_val_statically_known(offset) {
+        // SAFETY: it changes nothing but the register.
+        unsafe { asm!("{offset} &= 2047", offset = inout(reg) offset, options(pure, nomem, nostack)) };
+    }
+    offset
+}
+
+/// One load or store of a packet, at whatever address: the kernel allows it where the machine does, while
+/// the compiler, which must also keep to what the kernel allows of the stack, would take bytes.
+macro_rules! access {
+    (load $size:literal, $place:expr) => {{
+        let value: u64;
+        asm!(
+            concat!("{value} = *(", $size, " *)({place} + 0)"),
+            value = lateout(reg) value,
+            place = in(reg) $place,
+            options(readonly, nostack),
+        );
+        value
+    }};
+    (store $size:literal, $place:expr, $value:expr) => {
+        asm!(
+            concat!("*(", $size, " *)({place} + 0) = {value}"),
+            place = in(reg) $place,
+            value = in(reg) $value as u64,
+            options(nostack),
+        )
+    };
+}
+
+/// Reads a value from a packet.
+///
+/// # Safety
+/// Its bytes lie between the packet's start and its end.
+#[inline(always)]
+pub(crate) unsafe fn load<T: Plain>(place: usize) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to = value.as_mut_ptr();
+    // SAFETY: the caller's promise; each arm fills the value, which is just so long.
+    unsafe {
+        match size_of::<T>() {
+            1 => to.cast::<u8>().write(access!(load "u8", place) as u8),
+            2 => to.cast::<u16>().write_unaligned(access!(load "u16", place) as u16),
+            4 => to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32),
+            6 => {
+                to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32);
+                to.cast::<u16>().add(2).write_unaligned(access!(load "u16", place + 4) as u16);
+            }
+            16 => {
+                to.cast::<u64>().write_unaligned(access!(load "u64", place));
+                to.cast::<u64>().add(1).write_unaligned(access!(load "u64", place + 8));
+            }
+            _ => {
+                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
+            }
+        }
+        value.assume_init()
+    }
+}
+
+/// Writes a value into a packet.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub(crate) unsafe fn store<T: Plain>(place: usize, value: T) {
+    let from = &raw const value;
+    // SAFETY: the caller's promise; each arm reads no more than the value.
+    unsafe {
+        match size_of::<T>() {
+            1 => access!(store "u8", place, from.cast::<u8>().read()),
+            2 => access!(store "u16", place, from.cast::<u16>().read_unaligned()),
+            4 => access!(store "u32", place, from.cast::<u32>().read_unaligned()),
+            6 => {
+                access!(store "u32", place, from.cast::<u32>().read_unaligned());
+                access!(store "u16", place + 4, from.cast::<u16>().add(2).read_unaligned());
+            }
+            16 => {
+                access!(store "u64", place, from.cast::<u64>().read_unaligned());
+                access!(store "u64", place + 8, from.cast::<u64>().add(1).read_unaligned());
+            }
+            _ => {
+                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
+            }
+        }
+    }
+}
+
+/// What a kernel helper returned, as the path wants it.
+#[inline(always)]
+pub(crate) fn done(code: i64) -> Option<()> {
+    if code == 0 { Some(()) } else { None }
+}

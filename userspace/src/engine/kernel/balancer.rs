@@ -1,0 +1,277 @@
+//! The load balancer's walk in the kernel, as an XDP program.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader, TestRun, TestRunOptions};
+use dataplane::tables::{Balancer as Constants, Pin, Pinned, Pins, Reals, Ring, Table, Virtuals};
+use dataplane::verdict::Fate;
+use dataplane::wire::{Address, V4, V6};
+
+use super::error::{Error, sentence};
+use super::object;
+use super::table::{ArrayTable, HashTable, Row};
+use super::{keep_log, meaningful, table_failed, take, typed};
+use crate::engine::Count;
+use crate::engine::balancer::{FamilyRows, Rows};
+
+/// Room for what is put around a frame.
+const OUTER_BYTES: usize = 40;
+const COUNTS: &str = "counts";
+const CLOCK: &str = "clock";
+const TESTED: &str = "tested";
+const TEMPLATE: &str = "template";
+
+/// What the program says of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is lost.
+    Drop,
+    /// It goes to the network stack.
+    Pass,
+    /// It goes out where it came in.
+    Send,
+    /// Something else: an error.
+    Other(u32),
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tested {
+    /// The program.
+    Balance,
+    /// One that does nothing, in its place.
+    Trivial,
+}
+
+/// A load balancer in the kernel, hooked in nowhere.
+pub struct Balancer {
+    ebpf: Ebpf,
+    v4: Tables<V4>,
+    v6: Tables<V6>,
+    counts: PerCpuArray<MapData, [u64; 2]>,
+    clock: Array<MapData, u32>,
+    tested: ProgramArray<MapData>,
+    template: Array<MapData, [u32; 4]>,
+}
+
+struct Tables<A: Address> {
+    rows: FamilyRows<A>,
+    virtuals: HashTable<Virtuals<A>>,
+    ring: ArrayTable<Ring<A>>,
+    reals: ArrayTable<Reals<A>>,
+    pins: HashTable<Pins<A>>,
+}
+
+impl fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balancer").finish_non_exhaustive()
+    }
+}
+
+impl<A: Address> Tables<A> {
+    fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            rows: FamilyRows::default(),
+            virtuals: HashTable::new(take(ebpf, Virtuals::<A>::NAME)?)?,
+            ring: ArrayTable::new(take(ebpf, Ring::<A>::NAME)?)?,
+            reals: ArrayTable::new(take(ebpf, Reals::<A>::NAME)?)?,
+            pins: HashTable::new(take(ebpf, Pins::<A>::NAME)?)?,
+        })
+    }
+
+    /// Nodes first, then slots, then frontends: no packet meets a row that points to one not yet there.
+    fn apply(&mut self, rows: &FamilyRows<A>) -> Result<(), Error> {
+        for (place, row) in (0..).zip(&rows.reals) {
+            if self.rows.reals.get(place as usize) != Some(row) {
+                self.reals.set(place, *row)?;
+            }
+        }
+        for (place, row) in (0..).zip(&rows.ring) {
+            if self.rows.ring.get(place as usize) != Some(row) {
+                self.ring.set(place, *row)?;
+            }
+        }
+        let gone: BTreeMap<_, _> =
+            self.rows.virtuals.iter().filter(|(key, _)| !rows.virtuals.contains_key(key)).collect();
+        for key in gone.keys() {
+            self.virtuals.set(&(**key).into(), None)?;
+        }
+        for (key, row) in &rows.virtuals {
+            if self.rows.virtuals.get(key) != Some(row) {
+                self.virtuals.set(&(*key).into(), Some(*row))?;
+            }
+        }
+        self.rows = rows.clone();
+        Ok(())
+    }
+}
+
+impl Balancer {
+    /// Loads the program, with empty tables; with a clock that stands still but for [`Self::set_clock`], or the
+    /// kernel's.
+    ///
+    /// # Errors
+    /// [`Error::NotBuilt`], [`Error::Object`], [`Error::Refused`].
+    pub fn load(constants: Constants, fixed_clock: bool) -> Result<Self, Error> {
+        let bytes = object::BALANCER.map_err(Error::NotBuilt)?;
+        let (constants, fixed_clock) = (Row(constants), u32::from(fixed_clock));
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        loader.override_global("BALANCER", &constants, true);
+        loader.override_global("FIXED_CLOCK", &fixed_clock, true);
+        let mut ebpf = loader.load(bytes).map_err(|why| Error::Object { why: sentence(&why) })?;
+        for name in ["balance", "empty", "trivial", "restore"] {
+            load_program(&mut ebpf, name)?;
+        }
+        Ok(Self {
+            v4: Tables::new(&mut ebpf)?,
+            v6: Tables::new(&mut ebpf)?,
+            counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
+            clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
+            tested: typed(take(&mut ebpf, TESTED)?, TESTED)?,
+            template: typed(take(&mut ebpf, TEMPLATE)?, TEMPLATE)?,
+            ebpf,
+        })
+    }
+
+    /// Brings the tables to exactly these rows; pins stay.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn apply(&mut self, rows: &Rows) -> Result<(), Error> {
+        self.v4.apply(&rows.v4)?;
+        self.v6.apply(&rows.v6)
+    }
+
+    /// Sets a clock that stands still.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
+        self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
+    }
+
+    /// Walks one frame through: what the program says, and the frame as it is then.
+    ///
+    /// # Errors
+    /// [`Error::Run`].
+    pub fn push(&mut self, frame: &[u8]) -> Result<(Action, Vec<u8>), Error> {
+        let mut out = vec![0; frame.len() + OUTER_BYTES];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat: 1,
+            ..Default::default()
+        };
+        let result = program(&mut self.ebpf, "balance")?
+            .test_run(options)
+            .map_err(|why| failed("balance", frame, sentence(&why)))?;
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Send,
+            other => Action::Other(other),
+        };
+        Ok((action, out))
+    }
+
+    /// How long an empty program takes, on average of so many repeats.
+    ///
+    /// # Errors
+    /// [`Error::Run`].
+    pub fn time_nothing(&mut self, frame: &[u8], repeat: u32) -> Result<Duration, Error> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..Default::default() };
+        let result = program(&mut self.ebpf, "empty")?.test_run(options);
+        result.map(|result| result.duration).map_err(|why| failed("empty", frame, sentence(&why)))
+    }
+
+    /// How long a frame takes on average of so many repeats, each of another one of `flows` flows (a power of
+    /// two), with what makes it so.
+    ///
+    /// # Errors
+    /// [`Error::Run`], [`Error::Table`].
+    pub fn time(&mut self, tested: Tested, frame: &[u8], flows: u32, repeat: u32) -> Result<Duration, Error> {
+        let name = if tested == Tested::Balance { "balance" } else { "trivial" };
+        let target = program(&mut self.ebpf, name)?
+            .fd()
+            .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError))
+            .map_err(|why| failed(name, frame, sentence(&why)))?;
+        self.tested.set(0, &target, 0).map_err(table_failed("write", TESTED))?;
+        let v6 = u32::from(frame.get(12) == Some(&0x86));
+        self.template
+            .set(0, [flows - 1, frame.len() as u32, 0, v6], 0)
+            .map_err(table_failed("write", TEMPLATE))?;
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..Default::default() };
+        let result = program(&mut self.ebpf, "restore")?
+            .test_run(options)
+            .map_err(|why| failed("restore", frame, sentence(&why)))?;
+        match result.return_value {
+            3 => Ok(result.duration),
+            other => Err(failed("restore", frame, format!("it ended with action {other}, not with XDP_TX"))),
+        }
+    }
+
+    /// The pins of IPv4, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn pins(&self) -> Result<Vec<(Pin<V4>, Pinned)>, Error> {
+        self.v4.pins.sorted()
+    }
+
+    /// The pins of IPv6, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn pins_v6(&self) -> Result<Vec<(Pin<V6>, Pinned)>, Error> {
+        self.v6.pins.sorted()
+    }
+
+    /// Packets and bytes by [`Fate::counter`].
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn counts(&self) -> Result<Vec<Count>, Error> {
+        let mut counts = Vec::new();
+        for index in 0..Fate::COUNTERS {
+            let values = self.counts.get(&index, 0).map_err(table_failed("read", COUNTS))?;
+            let sum = |count: Count, [packets, bytes]: &[u64; 2]| Count {
+                packets: count.packets + packets,
+                bytes: count.bytes + bytes,
+            };
+            counts.push(values.iter().fold(Count::default(), sum));
+        }
+        Ok(counts)
+    }
+}
+
+fn failed(program: &'static str, frame: &[u8], why: String) -> Error {
+    Error::Run { program, length: frame.len(), interface: 0, why }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| Error::Program { program: name, why: "the object has no such program".to_owned() })?;
+    program.try_into().map_err(|why: ProgramError| Error::Program { program: name, why: sentence(&why) })
+}
+
+/// Has the verifier look at a program.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    match program(ebpf, name)?.load() {
+        Ok(()) => Ok(()),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let text = verifier_log.to_string();
+            let Some(line) = meaningful(&text) else {
+                return Err(Error::Program { program: name, why: io_error.to_string() });
+            };
+            Err(Error::Refused { program: name, line: line.to_owned(), log: keep_log(name, &text) })
+        }
+        Err(why) => Err(Error::Program { program: name, why: sentence(&why) }),
+    }
+}

@@ -1,0 +1,350 @@
+//! The cloud's load balancer as an element of the fabric: what is for a frontend goes to a healthy node, by
+//! [`dataplane::balance`]; [`super::probe`] says who is healthy.
+//!
+//! It is there for Services of kind `LoadBalancer`, at their load balancer's addresses. Behind each port of a
+//! frontend are all nodes with an address of its family. Each slot of its ring prefers the node with the highest
+//! hash of both (rendezvous hashing), of those that are healthy: when one leaves, only its own slots move, and when
+//! it is back, it has them again.
+//!
+//! A slot that has moved settles once its home was sent nothing for [`LoadBalancer::idle_s`], and no pin holds a
+//! flow of it at a third node: see [`dataplane::balance`].
+//!
+//! Where no node is healthy, new flows are dropped, as the clouds do.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::balance;
+use dataplane::flow::mix;
+use dataplane::tables::{Balancer as Constants, Real, Slot, Virtual};
+use dataplane::verdict::{Fate, Miss};
+use dataplane::wire::{Be16, Mac, V4, V6};
+
+use super::probe::Prober;
+use super::seats::{Seats, mac_of};
+use super::{Error, FrontendReport, Loss};
+use crate::engine::balancer::{FamilyRows, Rows};
+use crate::engine::emulator::balancer::{Balancer, Kept};
+use crate::model::{Cluster, Forward, Service, ServiceKind, ServicePort};
+use crate::plan::{Family, FrontendKey};
+
+/// Slots of a frontend's port.
+const SLOTS: u32 = 4096;
+/// Ports of frontends that there may be in a family: what the ring has room for.
+const MOST: usize = 256;
+/// For how long after a slot has moved a datagram counts as an old flow's.
+const DRAIN_S: u32 = 60;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A port of a frontend.
+type Front = (IpAddr, u16, u8);
+
+/// The load balancer of a cluster.
+#[derive(Debug)]
+pub(super) struct LoadBalancer {
+    engine: Balancer,
+    rows: Rows,
+    constants: Constants,
+    idle_s: u32,
+    /// Addresses of frontends.
+    addresses: HashSet<IpAddr>,
+    /// Numbers that were given out, and are not given again.
+    fronts: BTreeMap<Front, u16>,
+    reals: BTreeMap<(Front, String), u16>,
+    pub(super) prober: Prober,
+}
+
+/// Everything behind a port of a frontend.
+struct Behind<'a> {
+    front: Front,
+    service: &'a Service,
+    port: &'a ServicePort,
+}
+
+impl LoadBalancer {
+    /// Whether there is room for a cluster's frontends.
+    ///
+    /// # Errors
+    /// [`Error::Frontends`].
+    pub(super) fn check(cluster: &Cluster) -> Result<(), Error> {
+        let ports = behind(cluster).count();
+        if ports > MOST { Err(Error::Frontends { ports, limit: MOST }) } else { Ok(()) }
+    }
+
+    /// The load balancer of a cluster that [`Self::check`] found possible.
+    pub(super) fn of(cluster: &Cluster, seats: &Seats) -> Self {
+        let constants = constants(cluster, seats);
+        let mut balancer = Self {
+            engine: Balancer::new(constants),
+            rows: Rows::default(),
+            constants,
+            idle_s: 0,
+            addresses: HashSet::new(),
+            fronts: BTreeMap::new(),
+            reals: BTreeMap::new(),
+            prober: Prober::default(),
+        };
+        balancer.apply(cluster, seats, 0);
+        balancer
+    }
+
+    /// Goes on with a cluster that has changed.
+    pub(super) fn apply(&mut self, cluster: &Cluster, seats: &Seats, now_ns: u64) {
+        self.constants = constants(cluster, seats);
+        self.idle_s = cluster.settings.load_balancer.idle_timeout_s;
+        self.engine.set_constants(self.constants);
+        self.addresses = behind(cluster).map(|behind| behind.front.0).collect();
+        self.prober.apply(cluster, now_ns);
+        self.plan(cluster, now_ns);
+    }
+
+    /// Brings the tables to who is healthy now.
+    pub(super) fn plan(&mut self, cluster: &Cluster, now_ns: u64) {
+        let now_s = seconds(now_ns);
+        let rows = Rows {
+            v4: self.family(cluster, now_s, |rows| &rows.v4),
+            v6: self.family(cluster, now_s, |rows| &rows.v6),
+        };
+        self.engine.apply(&rows).expect("there is room for as many frontends as `check` allows");
+        self.rows = rows;
+    }
+
+    fn family<A: Family>(
+        &mut self,
+        cluster: &Cluster,
+        now_s: u32,
+        old: fn(&Rows) -> &FamilyRows<A>,
+    ) -> FamilyRows<A> {
+        let before = old(&self.rows).clone();
+        let mut rows =
+            FamilyRows { reals: before.reals.clone(), ring: before.ring.clone(), ..FamilyRows::default() };
+        rows.reals.iter_mut().for_each(|real| real.state = Real::<A>::GONE);
+        let pins = if self.constants.forward == Constants::NODE_PORT { Virtual::PINS } else { 0 };
+        for behind in behind(cluster) {
+            let Some(address) = A::of(behind.front.0) else { continue };
+            let next = self.fronts.len() as u16;
+            let number = *self.fronts.entry(behind.front).or_insert(next);
+            let first = u32::from(number) % MOST as u32 * SLOTS;
+            let service = Virtual { first, count: SLOTS, number, flags: pins, pad: 0 };
+            let key = FrontendKey { address, port: behind.front.1, protocol: behind.front.2 };
+            let known = before.virtuals.contains_key(&key);
+            rows.virtuals.insert(key, service);
+            let nodes = self.nodes(cluster, &behind, &mut rows);
+            let end = (first + SLOTS) as usize;
+            if rows.ring.len() < end {
+                rows.ring.resize(end, Slot::default());
+            }
+            for slot in first..first + SLOTS {
+                let best = nodes.iter().max_by_key(|(_, hash)| mix(hash ^ slot.wrapping_mul(0x9e37_79b9)));
+                let now = best.map_or(0, |(real, _)| *real);
+                let row = &mut rows.ring[slot as usize];
+                *row = if known { moved(*row, now, now_s) } else { Slot { now, home: now, moved_s: 0 } };
+            }
+        }
+        rows
+    }
+
+    /// The rows of the nodes behind a frontend's port: the numbers of those that are healthy, and what a slot's
+    /// preference is made of.
+    fn nodes<A: Family>(
+        &mut self,
+        cluster: &Cluster,
+        behind: &Behind<'_>,
+        rows: &mut FamilyRows<A>,
+    ) -> Vec<(u16, u32)> {
+        let mut healthy = Vec::new();
+        for node in &cluster.nodes {
+            let Some(address) = A::among(&node.addresses) else { continue };
+            let next = self.reals.len() as u16 + 1;
+            let number = *self.reals.entry((behind.front, node.name.clone())).or_insert(next);
+            let is_healthy = self.prober.is_healthy(&behind.service.id(), &node.name);
+            let place = usize::from(number);
+            if rows.reals.len() <= place {
+                rows.reals.resize(place + 1, Real::default());
+            }
+            let port = behind.port.node_port.unwrap_or(behind.port.port);
+            rows.reals[place] = Real {
+                address,
+                frontend: A::of(behind.front.0).unwrap_or_default(),
+                sum: balance::outer_sum(address),
+                port: Be16::new(port),
+                frontend_port: Be16::new(behind.front.1),
+                mac: mac_of(node.address()),
+                state: if is_healthy { Real::<A>::ACTIVE } else { Real::<A>::DRAINING },
+                pad: 0,
+            };
+            if self.constants.forward == Constants::NODE_PORT {
+                let key = FrontendKey { address, port, protocol: behind.front.2 };
+                let (first, virtual_number) = (u32::from(number), self.fronts[&behind.front]);
+                let back =
+                    Virtual { first, count: 0, number: virtual_number, flags: Virtual::RETURN, pad: 0 };
+                rows.virtuals.entry(key).or_insert(back);
+            }
+            if is_healthy {
+                healthy.push((number, name_hash(&node.name)));
+            }
+        }
+        healthy
+    }
+
+    /// Whether it is a frontend's address.
+    pub(super) fn is_frontend(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether packets are put into others on their way to a node.
+    pub(super) fn wraps(&self) -> bool {
+        self.constants.forward == Constants::IP_IN_IP
+    }
+
+    /// Whether it changes packets' ends, so that answers must come back through it.
+    pub(super) fn translates(&self) -> bool {
+        self.constants.forward == Constants::NODE_PORT && !self.addresses.is_empty()
+    }
+
+    /// Sends a packet for a frontend to a node: the node's hardware address, and the frame as it goes there.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn send(&mut self, frame: &[u8], now_ns: u64) -> Result<(Mac, Vec<u8>), Loss> {
+        let carried = self.engine.push(frame, seconds(now_ns));
+        match carried.fate {
+            Fate::Sent => {
+                let mut mac = Mac::default();
+                mac.0.copy_from_slice(&carried.frame[..6]);
+                Ok((mac, carried.frame))
+            }
+            Fate::Other | Fate::Returned => Err(Loss::NoFrontend),
+            Fate::Missed(miss) => Err(match miss {
+                Miss::Unreadable => Loss::Unreadable,
+                Miss::Fragment => Loss::BalancerFragment,
+                Miss::NoHealthyNode => Loss::NoHealthyNode,
+                Miss::PinsFull => Loss::BalancerFull,
+                Miss::Icmp | Miss::WriteFailed => Loss::BalancerIcmp,
+            }),
+        }
+    }
+
+    /// Makes a node's answer to a frontend's client come from the frontend, if it is one.
+    pub(super) fn restore(&mut self, frame: &[u8], now_ns: u64) -> Option<Vec<u8>> {
+        if self.constants.forward != Constants::NODE_PORT {
+            return None;
+        }
+        let carried = self.engine.push(frame, seconds(now_ns));
+        (carried.fate == Fate::Returned).then_some(carried.frame)
+    }
+
+    /// Forgets pins of flows that are over, and settles slots.
+    pub(super) fn sweep(&mut self, now_ns: u64) {
+        let now_s = seconds(now_ns);
+        settle::<V4>(&mut self.engine, (&mut self.rows.v4, &self.constants), self.idle_s, now_s);
+        settle::<V6>(&mut self.engine, (&mut self.rows.v6, &self.constants), self.idle_s, now_s);
+        self.engine.apply(&self.rows).expect("they have been there before");
+    }
+
+    /// The frontends, each with its nodes.
+    pub(super) fn report(&self) -> Vec<FrontendReport> {
+        let mut reports: BTreeMap<Front, FrontendReport> = BTreeMap::new();
+        for ((front, node), number) in &self.reals {
+            let slots = share(&self.rows.v4.ring, *number) + share(&self.rows.v6.ring, *number);
+            let state = [
+                self.rows.v4.reals.get(usize::from(*number)).map(|real| real.state),
+                self.rows.v6.reals.get(usize::from(*number)).map(|real| real.state),
+            ];
+            let state = state.into_iter().flatten().max().unwrap_or(Real::<V4>::GONE);
+            let word = match state {
+                Real::<V4>::ACTIVE => "healthy",
+                Real::<V4>::DRAINING => "unhealthy",
+                _ => continue,
+            };
+            let report = reports.entry(*front).or_insert_with(|| FrontendReport {
+                frontend: SocketAddr::new(front.0, front.1),
+                protocol: front.2,
+                nodes: Vec::new(),
+            });
+            report.nodes.push(super::RealReport { node: node.clone(), state: word.to_owned(), slots });
+        }
+        reports.into_values().collect()
+    }
+}
+
+/// How many slots a node has.
+fn share(ring: &[Slot], number: u16) -> u32 {
+    ring.iter().filter(|slot| slot.now == number).count() as u32
+}
+
+/// A slot after its preference has become `now`.
+fn moved(slot: Slot, now: u16, now_s: u32) -> Slot {
+    if slot.now == now { slot } else { Slot { now, moved_s: now_s.max(1), ..slot } }
+}
+
+/// The slots of a family that have moved, and hold flows of nobody but who has them now, are settled.
+fn settle<A: Kept>(
+    engine: &mut Balancer,
+    (rows, constants): (&mut FamilyRows<A>, &Constants),
+    idle_s: u32,
+    now_s: u32,
+) {
+    A::retain_pins(engine, |_, pinned| now_s.saturating_sub(pinned.seen_s) < idle_s);
+    let fronts: HashMap<u16, (FrontendKey<A>, Virtual)> = rows
+        .virtuals
+        .iter()
+        .filter(|(_, row)| row.flags & Virtual::RETURN == 0)
+        .map(|(key, row)| (row.number, (*key, *row)))
+        .collect();
+    let mut held = HashSet::new();
+    for (pin, pinned) in A::pins(engine) {
+        let Some((key, service)) = fronts.get(&pin.number) else { continue };
+        let slot = balance::slot(&pin, &(*key).into(), service, constants);
+        let now = rows.ring.get(slot as usize).map_or(0, |row| u32::from(row.now));
+        if pinned.real != now {
+            held.insert(slot);
+        }
+    }
+    let at_home = A::at_home(engine);
+    for (slot, row) in (0..).zip(&mut rows.ring) {
+        if row.moved_s == 0 || held.contains(&slot) {
+            continue;
+        }
+        let used_s = at_home.get(&slot).copied().unwrap_or(0).max(row.moved_s);
+        if row.now == row.home || now_s.saturating_sub(used_s) >= idle_s {
+            (row.home, row.moved_s) = (row.now, 0);
+        }
+    }
+}
+
+fn constants(cluster: &Cluster, seats: &Seats) -> Constants {
+    let settings = &cluster.settings.load_balancer;
+    Constants {
+        seed: name_hash(&cluster.name),
+        drain_s: DRAIN_S,
+        mac: seats.gateway_mac(),
+        gateway: seats.gateway_mac(),
+        forward: match settings.forward {
+            Forward::FloatingIp => Constants::FLOATING_IP,
+            Forward::NodePort => Constants::NODE_PORT,
+            Forward::IpInIp => Constants::IP_IN_IP,
+        },
+        client_affinity: u8::from(settings.client_affinity),
+        pad: [0; 2],
+    }
+}
+
+fn behind(cluster: &Cluster) -> impl Iterator<Item = Behind<'_>> {
+    let services = cluster.services.iter().filter(|service| service.kind == ServiceKind::LoadBalancer);
+    services.flat_map(|service| {
+        service.load_balancer_addresses.iter().flat_map(move |address| {
+            let front = |port: &ServicePort| (*address, port.port, port.protocol.number());
+            service.ports.iter().map(move |port| Behind { front: front(port), service, port })
+        })
+    })
+}
+
+/// The same on every machine: 32-bit FNV-1a, stirred.
+fn name_hash(name: &str) -> u32 {
+    mix(name.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
+}
+
+fn seconds(now_ns: u64) -> u32 {
+    u32::try_from(now_ns / SECOND_NS).unwrap_or(u32::MAX)
+}
