@@ -36,12 +36,18 @@ pub fn connect6(context: SockAddrContext) -> i32 {
 /// `sendmsg` to an IPv4 address, of a UDP socket that is not connected to it.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(context: SockAddrContext) -> i32 {
+    if is_connected(&context) {
+        return GO_ON;
+    }
     turn_v4(&context, |call| socket::send(&mut Kernel, call))
 }
 
 /// `sendmsg` to an IPv6 address, of a UDP socket that is not connected to it.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(context: SockAddrContext) -> i32 {
+    if is_connected(&context) {
+        return GO_ON;
+    }
     turn_v6(&context, |call| socket::send(&mut Kernel, call), |call| socket::send(&mut Kernel, call))
 }
 
@@ -182,6 +188,32 @@ fn call<A: Address>(place: *mut bpf_sock_addr, address: A) -> Call<A> {
         port: Be16([first, second]),
         protocol: word!(place, offset_of!(bpf_sock_addr, protocol)) as u8,
     }
+}
+
+/// Whether the socket is connected. It may still be said to send to an address: an IPv6 socket that is connected to
+/// an IPv4 address is, with each datagram. Whatever it sends elsewhere, it takes no answer but its peer's.
+#[inline(always)]
+fn is_connected(context: &SockAddrContext) -> bool {
+    let socket: u64;
+    let port: u64;
+    // SAFETY: the context is valid as long as the program runs; its socket always is there.
+    unsafe {
+        asm!(
+            "{socket} = *(u64 *)({context} + {offset})",
+            socket = lateout(reg) socket,
+            context = in(reg) context.sock_addr,
+            offset = const offset_of!(bpf_sock_addr, __bindgen_anon_1),
+            options(readonly, nostack),
+        );
+        asm!(
+            "{port} = *(u16 *)({socket} + {offset})",
+            port = lateout(reg) port,
+            socket = in(reg) socket,
+            offset = const offset_of!(bpf_sock, dst_port),
+            options(readonly, nostack),
+        );
+    }
+    port != 0
 }
 
 #[inline(always)]

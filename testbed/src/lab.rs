@@ -151,6 +151,7 @@ impl Lab {
         self.state.cluster.nodes.clone_from(&built.nodes);
         self.state.cluster.externals.clone_from(&built.externals);
         self.state.cluster.pods.clone_from(&built.pods);
+        self.state.cluster.services.clone_from(&built.services);
         if let Err(error) = moved {
             self.lock.save(&self.state)?;
             return Err(error);
@@ -217,7 +218,7 @@ impl Lab {
         for pod in cluster.pods.iter().filter(|pod| there.pod(&pod.id()).is_none()) {
             topology.add_pod(pod)?;
         }
-        Ok(topology.change_services(&old, cluster)?)
+        Ok(topology.change_services(cluster)?)
     }
 
     /// The agent of a node takes everything off it and ends; one that is no more has left that to others.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
-use userspace::model::{Cluster, ContainerPort, Node, Protocol, Who};
+use userspace::model::{Cluster, ContainerPort, Node, Protocol, Way, Who};
 
 use crate::oracle::{self, Expectation};
 
@@ -286,7 +286,7 @@ fn seen_over(cluster: &Cluster, family: Family) -> Cluster {
 
 /// Every pair at every declared port: from each pod and external, to each port that a pod, a Service or
 /// an external declares. Ports of nodes, which every node may have, are dialled where it may matter: see
-/// [`node_ports`]. Left out: what never touches the cluster (external to external), and cluster IPs dialled
+/// [`node_ports`]. A Service's addresses outside of the cluster's ranges are dialled from everywhere. Left out: what never touches the cluster (external to external), and cluster IPs dialled
 /// from outside.
 pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
     let pods = cluster.pods.iter().map(|pod| Who::Pod(pod.id()));
@@ -312,6 +312,15 @@ pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
         }
         for (node, ports) in &at_nodes {
             dial(Who::Node((*node).to_owned()), &mut ports.iter().copied());
+        }
+        for service in &cluster.services {
+            for way in [Way::LoadBalancer, Way::External] {
+                let to = Who::Frontend(service.id(), way);
+                // Not every Service has such an address.
+                if cluster.find(&to).is_ok() {
+                    dial(to, &mut service.ports.iter().map(|port| (port.port, port.protocol)));
+                }
+            }
         }
         if outside {
             continue;
@@ -471,14 +480,16 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_nodes_are_dialled_with_and_without_an_endpoint_and_from_outside_too() {
+    fn ports_of_nodes_and_addresses_outside_are_dialled_from_outside_too() {
         let mut cluster = cluster();
         let node = cluster.nodes[0].clone();
         cluster.nodes.extend(["n2", "n3"].map(|name| Node { name: name.to_owned(), ..node.clone() }));
         let port = &mut cluster.services[0].ports[0];
         port.node_port = Some(30_080);
         let address = "10.244.1.3".parse().unwrap();
-        port.backends = vec![Backend { node: Some("n2".to_owned()), ..Backend::new(address, 80) }];
+        let backend = Backend { node: Some("n2".to_owned()), ..Backend::new(address, 80) };
+        port.backends = vec![backend];
+        cluster.services[0].external_addresses = vec!["192.0.2.1".parse().unwrap()];
         cluster.pods[0].host_ports =
             vec![HostPort { address: None, port: 9000, protocol: Protocol::Udp, container_port: 53 }];
         let asked: Vec<String> = all_pairs(&cluster).iter().map(ToString::to_string).collect();
@@ -486,6 +497,7 @@ mod tests {
             let to_nodes: Vec<_> =
                 asked.iter().filter_map(|flow| flow.strip_prefix(&format!("{from} -> node:"))).collect();
             assert_eq!(to_nodes, ["n1:9000/UDP", "n1:30080/TCP", "n2:30080/TCP"]);
+            assert!(asked.contains(&format!("{from} -> svc:shop/api@external:80/TCP")), "{asked:?}");
         }
     }
 
@@ -556,7 +568,7 @@ mod tests {
     fn a_truth_table_is_printed_for_each_port() {
         let expected = [
             "80/TCP     1 2",
-            "shop/web   . X",
+            "shop/web   . R",
             "ext:world  !",
             "  1 shop/api",
             "  2 svc:shop/api",

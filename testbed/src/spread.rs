@@ -2,6 +2,7 @@
 //! path made of it is counted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -41,6 +42,8 @@ pub struct Spread {
     pub refused: BTreeMap<&'static str, usize>,
     /// Flows that no Service took: the address stands for nobody there.
     pub untouched: usize,
+    /// How an endpoint is chosen; none if no node saw the flows.
+    pub choice: Option<Choice>,
 }
 
 /// What one endpoint was given.
@@ -145,19 +148,78 @@ pub fn spread(cluster: &Cluster, question: &Question<'_>) -> anyhow::Result<Spre
         backends,
         refused,
         untouched,
+        choice: node.map(|_| Choice::among(cluster, target, &standings)),
     })
 }
 
-/// Why a flow is given to one of these candidates, and not to another of them.
-pub fn why(cluster: &Cluster, target: SocketAddr, candidates: usize) -> String {
-    let affinity_s = service_at(cluster, target).and_then(|service| service.affinity_s);
-    match (candidates, affinity_s, cluster.settings.services.algorithm) {
-        (0 | 1, ..) => "there is no other".to_owned(),
-        (_, Some(seconds), _) => {
-            format!("session affinity: the client's first flow chose it, and {seconds}s keep it")
+/// Why a flow went to the endpoint that a Service gave it to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// Endpoints that there are.
+    pub endpoints: usize,
+    /// Those that might have answered as well, and itself.
+    pub candidates: usize,
+    /// The others, by why they might not.
+    pub left_out: BTreeMap<Standing, usize>,
+    /// Why this one of them.
+    pub why: String,
+}
+
+impl Choice {
+    /// The choice among these.
+    pub fn among(cluster: &Cluster, target: SocketAddr, standings: &[(Backend, Standing)]) -> Self {
+        let mut left_out = BTreeMap::new();
+        for (_, standing) in standings.iter().filter(|(_, standing)| *standing != Standing::Candidate) {
+            *left_out.entry(*standing).or_default() += 1;
         }
-        (_, None, Algorithm::Maglev) => "by the flow's hash".to_owned(),
-        (_, None, Algorithm::Random) => "by chance".to_owned(),
+        let candidates: Vec<&Backend> =
+            standings.iter().filter(|(_, it)| *it == Standing::Candidate).map(|(it, _)| it).collect();
+        let affinity_s = service_at(cluster, target).and_then(|service| service.affinity_s);
+        let why = match (candidates.len(), affinity_s, cluster.settings.services.algorithm) {
+            (0 | 1, ..) => "there is no other".to_owned(),
+            (_, Some(seconds), _) => {
+                format!("session affinity, {seconds}s after the client's last connection")
+            }
+            (_, None, Algorithm::Maglev) => "by the flow's hash".to_owned(),
+            (_, None, Algorithm::Random) => "by chance".to_owned(),
+        };
+        let going = !candidates.is_empty() && candidates.iter().all(|it| !it.ready);
+        let why = if going { format!("none is ready, so those that go: {why}") } else { why };
+        Self { endpoints: standings.len(), candidates: candidates.len(), left_out, why }
+    }
+
+    /// That of the first packet that a Service translated; none if none did.
+    pub fn of(cluster: &Cluster, steps: &[Step]) -> Option<Self> {
+        let mut inside = false;
+        for step in steps {
+            let Event::Stage { node, record } = &step.event else { continue };
+            match Stage::from_number(record.stage) {
+                Some(Stage::FromPod | Stage::FromHost) => inside = true,
+                Some(Stage::Service) => {
+                    let target = SocketAddr::new(ip(record.source), record.source_port.host());
+                    let numbered = |protocol: &Protocol| protocol.number() == record.protocol;
+                    let protocol =
+                        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(numbered)?;
+                    let node = cluster.nodes.get(*node)?;
+                    let standings = oracle::standings(cluster, target, protocol, node, inside);
+                    return Some(Self::among(cluster, target, &standings));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, candidates, left_out, why } = self;
+        write!(f, "{candidates} of {endpoints} endpoints may answer")?;
+        if !left_out.is_empty() {
+            let left_out = left_out.iter().map(|(standing, count)| format!("{count} {standing}"));
+            write!(f, " ({})", left_out.collect::<Vec<_>>().join(", "))?;
+        }
+        write!(f, ": {why}")
     }
 }
 
@@ -205,8 +267,11 @@ fn fate(steps: &[Step]) -> (Option<Entry>, Fate) {
 }
 
 fn backend(record: &Record) -> SocketAddr {
-    let V6(bytes) = record.target;
-    SocketAddr::new(IpAddr::from(bytes).to_canonical(), record.target_port.host())
+    SocketAddr::new(ip(record.target), record.target_port.host())
+}
+
+fn ip(V6(bytes): V6) -> IpAddr {
+    IpAddr::from(bytes).to_canonical()
 }
 
 /// Every endpoint with what it was given, which is taken from `given`.
@@ -310,8 +375,32 @@ spec: {selector: {app: none}, ports: [{port: 80}]}
         let cluster = load_text("spread", CLUSTER).unwrap();
         let one = asked(&cluster, "svc:default/api:80", 40_000..=40_000);
         assert_eq!(one.backends.iter().filter(|share| share.flows == 1).count(), 1);
-        assert_eq!(one, asked(&cluster, "svc:default/api:80", 40_000..=40_000));
-        assert_eq!(why(&cluster, one.target, 4), "by the flow's hash");
+        assert_eq!(one.clone(), asked(&cluster, "svc:default/api:80", 40_000..=40_000));
+        let choice = one.choice.unwrap();
+        assert_eq!(choice.to_string(), "4 of 4 endpoints may answer: by the flow's hash");
+    }
+
+    #[test]
+    fn a_choice_says_who_is_left_out_and_why() {
+        let mut cluster = load_text("spread", CLUSTER).unwrap();
+        let service = &mut cluster.services[0];
+        service.affinity_s = Some(60);
+        let backends = &mut service.ports[0].backends;
+        (backends[0].ready, backends[0].serving) = (false, false);
+        (backends[1].ready, backends[1].terminating) = (false, true);
+        let said =
+            |cluster: &Cluster| asked(cluster, "svc:default/api:80", 1..=1).choice.unwrap().to_string();
+        assert_eq!(
+            said(&cluster),
+            "2 of 4 endpoints may answer (1 not ready, 1 terminating): session affinity, 60s after the client's \
+             last connection"
+        );
+        let backends = &mut cluster.services[0].ports[0].backends;
+        backends.truncate(2);
+        assert_eq!(
+            said(&cluster),
+            "1 of 2 endpoints may answer (1 not ready): none is ready, so those that go: there is no other"
+        );
     }
 
     #[test]

@@ -325,13 +325,16 @@ impl Topology {
         Ok(())
     }
 
-    /// Leads to the addresses that Services have outside of the cluster's ranges, as they are in `after`, which has
-    /// the same nodes; no longer to those they had in `before`.
+    /// Takes over the Services of a cluster that has the same nodes, and leads to the addresses that they have
+    /// outside of its ranges.
     ///
     /// # Errors
     /// The first thing that went wrong; it can be tried again.
-    pub fn change_services(&self, before: &Cluster, after: &Cluster) -> Result<(), Error> {
-        self.lead_to_services(&ground::ways_to_services(before), &ground::ways_to_services(after))
+    pub fn change_services(&mut self, after: &Cluster) -> Result<(), Error> {
+        let ways = [&self.cluster, after].map(ground::ways_to_services);
+        self.lead_to_services(&ways[0], &ways[1])?;
+        self.cluster.services.clone_from(&after.services);
+        Ok(())
     }
 
     /// Deletes every namespace of the cluster, and with them every link.

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use dataplane::flow::{self, EXTENSION_BYTES, Flow, Piece};
-use dataplane::tables::{Backend, IfIndex};
+use dataplane::tables::{BackendId, IfIndex};
 use dataplane::wire::{Be16, Be32, Mac, V6};
 use dataplane::{Reason, nat, neighbour};
 use etherparse::icmpv6::{
@@ -304,8 +304,7 @@ fn redirected(frame: &[u8], to: (V6, u16)) -> Vec<u8> {
     let mut frame = Frame::new(frame, IfIndex(1));
     let mut flow = Flow::default();
     flow::read(&mut frame, &mut flow).expect("a sound frame");
-    let backend = Backend { address: to.0, port: Be16::new(to.1), ..Backend::default() };
-    nat::to_backend(&mut frame, &mut flow, &backend).expect("a whole frame");
+    nat::to_backend(&mut frame, &mut flow, (to.0, Be16::new(to.1)), BackendId(1)).expect("a whole frame");
     assert_eq!((flow.target, flow.target_port.host()), to);
     frame.bytes().to_vec()
 }

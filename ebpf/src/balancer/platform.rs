@@ -134,7 +134,7 @@ impl Packet for Frame {
 
     /// No tunnel begins at the load balancer.
     #[inline(always)]
-    fn open_tunnel(&mut self, _outer: Family) -> Option<()> {
+    fn open_tunnel(&mut self, _outer: Family, _options: u32) -> Option<()> {
         None
     }
 

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use dataplane::Reason;
+use dataplane::trace::Stage;
 use serde::Serialize;
 use testbed::interrupt::Interrupt;
 use testbed::output::{self, Format};
 use testbed::probe::live::Live;
 use testbed::probe::stitch::there_and_back;
 use testbed::probe::{Flow, Prober, Verdict};
+use testbed::spread::Choice;
 use testbed::{agents, lab};
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
@@ -46,15 +48,23 @@ pub(crate) struct Explained {
     verdict: Verdict,
     reason: Option<&'static str>,
     decided_by: Option<String>,
+    /// Why a Service gave it to the endpoint it went to, if one did.
+    choice: Option<Choice>,
     /// The stages of each packet, a line each.
     packets: Vec<Vec<String>>,
 }
 
 impl Explained {
-    /// The walks of the first packets, a line for each stage, an empty line between packets.
+    /// The walks of the first packets, a line for each stage, an empty line between packets. Where a Service
+    /// chose, it says among whom and why.
     pub(crate) fn walks(&self, packets: usize) -> String {
+        let mut choice = self.choice.as_ref();
+        let mut line = |line: &String| match choice.take_if(|_| line.starts_with(Stage::Service.word())) {
+            Some(choice) => format!("{line}\n{:15}{choice}\n", ""),
+            None => format!("{line}\n"),
+        };
         let walks: Vec<String> =
-            self.packets.iter().take(packets).map(|lines| lines.join("\n") + "\n").collect();
+            self.packets.iter().take(packets).map(|lines| lines.iter().map(&mut line).collect()).collect();
         walks.join("\n")
     }
 }
@@ -119,7 +129,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     agents::trace(cluster, false)?;
     let measured =
         measured?.pop().ok_or_else(|| anyhow::anyhow!("cannot explain {to}: it was not dialled"))?;
-    let text = walk::print(&there_and_back(&reported, cluster, client), &names);
+    let steps = there_and_back(&reported, cluster, client);
+    let text = walk::print(&steps, &names);
     Ok(Explained {
         from: from.who.to_string(),
         to: to.who.to_string(),
@@ -128,6 +139,7 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         verdict: measured.verdict,
         reason: measured.reason.map(Reason::slug),
         decided_by: measured.decided_by,
+        choice: Choice::of(cluster, &steps),
         packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
     })
 }
@@ -161,6 +173,7 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
         verdict: attempt.answer.into(),
         reason: attempt.reason.map(Reason::slug),
         decided_by: attempt.rule.map(|rule| rule.policy),
+        choice: Choice::of(cluster, &attempt.walk),
         packets,
     })
 }

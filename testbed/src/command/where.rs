@@ -3,7 +3,7 @@
 use serde::Serialize;
 use testbed::oracle::Standing;
 use testbed::output::{self, Format, columns};
-use testbed::spread::{Question, Share, Spread, spread, why};
+use testbed::spread::{Question, Share, Spread, spread};
 use userspace::model::Endpoint;
 
 use super::explain::only_port;
@@ -18,7 +18,8 @@ pub(crate) struct Args {
     /// namespace/pod, node:name or ext:name
     #[arg(value_name = "CLIENT")]
     client: String,
-    /// svc:namespace/name, or node:name with a node port; and a port: svc:shop/api:80/tcp
+    /// svc:namespace/name, with @lb or @external at its other addresses, or node:name for a port of a node; and a
+    /// port: svc:shop/api@lb:80/tcp
     #[arg(value_name = "SERVICE")]
     service: String,
     #[command(flatten)]
@@ -42,8 +43,6 @@ struct One {
     spread: Spread,
     /// The port that it comes from.
     source_port: u16,
-    /// Why it goes where it goes.
-    why: String,
 }
 
 /// Exit code 1: not every flow finds somebody to answer it.
@@ -71,9 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let text = match args.port {
         None => args.output.document(&spread)?.unwrap_or_else(|| table(&spread)),
         Some(source_port) => {
-            let candidates = candidates(&spread).count();
-            let why = why(cluster, spread.target, candidates);
-            let one = One { spread, source_port, why };
+            let one = One { spread, source_port };
             args.output.document(&one)?.unwrap_or_else(|| sentence(&one))
         }
     };
@@ -81,11 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(answer)
 }
 
-fn candidates(spread: &Spread) -> impl Iterator<Item = &Share> {
-    spread.backends.iter().filter(|share| share.standing == Standing::Candidate)
-}
-
-/// `svc:shop/api, 10.96.0.10:80/tcp`.
+/// `svc:shop/api at 10.96.0.10:80/tcp`.
 fn dialled(spread: &Spread) -> String {
     format!("{} at {}/{}", spread.to, spread.target, spread.protocol.to_string().to_lowercase())
 }
@@ -113,7 +106,9 @@ fn table(spread: &Spread) -> String {
     });
     let titles = ["BACKEND", "POD", "NODE", "ZONE", "FLOWS", "SHARE", "EXPECTED", "LEFT OUT"];
     let rows = if spread.backends.is_empty() { String::new() } else { columns(titles, rows) };
-    format!("{head}\n{}{rows}", nobody(spread))
+    let because = spread.choice.as_ref().filter(|choice| choice.endpoints > 0);
+    let because = because.map_or(String::new(), |choice| format!("{choice}\n"));
+    format!("{head}\n{}{because}{rows}", nobody(spread))
 }
 
 fn left_out(share: &Share) -> String {
@@ -132,18 +127,16 @@ fn nobody(spread: &Spread) -> String {
 }
 
 fn sentence(one: &One) -> String {
-    let One { spread, source_port, why } = one;
+    let One { spread, source_port } = one;
     let head = format!("{}:{source_port} to {}{}", spread.from, dialled(spread), served(spread));
     let goes = spread.backends.iter().find(|share| share.flows > 0).map(|share| {
-        let of = (candidates(spread).count(), spread.backends.len());
         let place = [&share.pod, &share.node].into_iter().flatten().cloned().collect::<Vec<_>>().join(" on ");
         let place = if place.is_empty() { place } else { format!(", {place}") };
-        format!(
-            "goes to    {}{place}\nbecause    {} of {} endpoints may answer: {why}\n",
-            share.address, of.0, of.1
-        )
+        format!("goes to    {}{place}\n", share.address)
     });
+    let because = spread.choice.as_ref().map(|choice| format!("because    {choice}\n"));
     let others = spread.backends.iter().filter(|share| share.standing != Standing::Candidate);
     let others = others.map(|share| format!("left out   {}, {}\n", share.address, share.standing));
-    format!("{head}\n{}{}{}", nobody(spread), goes.unwrap_or_default(), others.collect::<String>())
+    let lines = [Some(nobody(spread)), goes, because, Some(others.collect())];
+    format!("{head}\n{}", lines.into_iter().flatten().collect::<String>())
 }

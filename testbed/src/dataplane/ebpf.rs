@@ -33,6 +33,8 @@ pub struct Ebpf {
 /// The thread that keeps the nodes.
 #[derive(Debug)]
 struct Running {
+    /// What the next plan follows.
+    plan: Plan,
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<Result<(), userspace::error::Error>>,
 }
@@ -60,18 +62,21 @@ impl Dataplane for Ebpf {
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
-        let (planned, _) = planned(topology)?;
+        let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
+        let (planned, _) = planned(topology, &plan)?;
         let mut nodes = BTreeMap::new();
         apply(&mut nodes, planned)?;
         let (orders, received) = mpsc::channel();
         let thread = std::thread::spawn(move || keep(nodes, &received));
-        self.running = Some(Running { orders, thread });
+        self.running = Some(Running { plan, orders, thread });
         Ok(())
     }
 
     fn apply(&mut self, topology: &Topology) -> Result<(), Error> {
-        let Some(running) = &self.running else { return Ok(()) };
-        let (planned, _) = planned(topology)?;
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let plan = running.plan.after(topology.cluster()).map_err(userspace::error::Error::from)?;
+        let (planned, _) = planned(topology, &plan)?;
+        running.plan = plan;
         let (answer, applied) = mpsc::channel();
         if running.orders.send((planned, answer)).is_ok()
             && let Ok(applied) = applied.recv()
@@ -82,7 +87,7 @@ impl Dataplane for Ebpf {
     }
 
     fn stop(&mut self) -> Result<(), Error> {
-        let Some(Running { orders, thread }) = self.running.take() else { return Ok(()) };
+        let Some(Running { orders, thread, .. }) = self.running.take() else { return Ok(()) };
         drop(orders);
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
@@ -93,13 +98,13 @@ impl Dataplane for Ebpf {
 /// # Errors
 /// The cluster cannot be planned, or a link is missing.
 pub fn names(topology: &Topology) -> Result<Names, Error> {
-    Ok(planned(topology)?.1)
+    let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
+    Ok(planned(topology, &plan)?.1)
 }
 
 /// What each node must hold, on the links that it has.
-fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
+fn planned(topology: &Topology, plan: &Plan) -> Result<(Vec<Planned>, Names), Error> {
     let cluster = topology.cluster();
-    let plan = Plan::of(cluster).map_err(userspace::error::Error::from)?;
     let (mut planned, mut links) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
         let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
@@ -121,7 +126,7 @@ fn planned(topology: &Topology) -> Result<(Vec<Planned>, Names), Error> {
         links.push(numbered);
     }
     let plans = planned.iter().map(|one| one.plan.clone());
-    let names = Names::of(cluster, &plan, links.iter().zip(plans));
+    let names = Names::of(cluster, plan, links.iter().zip(plans));
     Ok((planned, names))
 }
 

@@ -224,6 +224,18 @@ impl Up {
         &self.topology
     }
 
+    /// Goes on with other Services, everything else as it is: for clients it happens at once.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; it can be tried again.
+    pub fn change_services(&mut self, after: &Cluster) -> Result<(), Error> {
+        self.topology.change_services(after)?;
+        if let Some(fabric) = &mut self.fabric {
+            fabric.apply(self.topology.cluster())?;
+        }
+        self.dataplane.apply(&self.topology)
+    }
+
     /// The fabric, if it is not the kernel's.
     pub fn fabric(&self) -> Option<&fabric::Live> {
         self.fabric.as_ref()

@@ -228,7 +228,7 @@ impl<'a> Frontend<'a> {
 }
 
 /// Whether an endpoint may be given a new flow, and why not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It may.

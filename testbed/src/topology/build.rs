@@ -80,7 +80,8 @@ impl Topology {
         each(&self.cluster.nodes, |node| self.lead_to_pods(node, &pods))?;
         let nodes: Vec<&Node> = self.cluster.nodes.iter().collect();
         self.lead_from_fabric(&nodes, &pods)?;
-        self.lead_to_services(&BTreeMap::new(), &ground::ways_to_services(&self.cluster))
+        let services = ground::ways_to_services(&self.cluster);
+        self.lead_to_services(&services, &services)
     }
 
     /// The network between the nodes: one bridge, which is also their gateway.
@@ -192,7 +193,8 @@ impl Topology {
                 uplink.route(Route::net(*range, next).source(address))?;
             }
         }
-        Ok(())
+        let services: Vec<IpAddr> = self.cluster.ways_in().into_keys().collect();
+        lead_into_the_path(&mut uplink, node, &services)
     }
 
     /// Tells a node of others, so that it need not ask for their hardware addresses.
@@ -286,18 +288,17 @@ impl Topology {
         if !fabric::is_emulated(&self.cluster) {
             let mut links = Links::open(&self.fabric())?;
             each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
-            for (address, node) in after.iter().filter(|(address, node)| before.get(address) != Some(node)) {
+            // The node may be another one now, also because the one before is gone.
+            for (address, node) in after {
                 links.route(Route::host(*address, Next::Via(*node, BRIDGE)))?;
             }
         }
+        let new: Vec<IpAddr> =
+            after.keys().filter(|address| !before.contains_key(address)).copied().collect();
         for node in &self.cluster.nodes {
             let mut links = Links::open(&self.node(&node.name))?;
             each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
-            // A node that is new has none of them.
-            for address in after.keys() {
-                let Some(source) = node.address_like(*address) else { continue };
-                links.route(Route::host(*address, Next::Via(pod_gateway(*address), HOST)).source(source))?;
-            }
+            lead_into_the_path(&mut links, node, &new)?;
         }
         Ok(())
     }
@@ -371,6 +372,15 @@ impl Topology {
     pub(super) fn linked_pods(&self) -> impl Iterator<Item = &Pod> {
         self.cluster.pods.iter().filter(|pod| !pod.host_network)
     }
+}
+
+/// Routes on a node for its own packets to these addresses: into the path.
+fn lead_into_the_path(links: &mut Links, node: &Node, addresses: &[IpAddr]) -> Result<(), Error> {
+    each(addresses, |address| {
+        let Some(source) = node.address_like(*address) else { return Ok(()) };
+        let next = Next::Via(pod_gateway(*address), HOST);
+        Ok(links.route(Route::host(*address, next).source(source))?)
+    })
 }
 
 /// Makes a namespace with the settings of all.

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::choice::{self, Choices};
-use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Node, Pod, Protocol};
+use super::cluster::{Cluster, ContainerPort, Demand, External, Labels, Node, Pod, Protocol, Service};
 use super::error::{Error, Faults};
 use super::object::{Entry, Object, Objects};
 use super::own;
@@ -120,6 +120,7 @@ impl<'a> Draft<'a> {
             previous,
             faults: Faults::default(),
             notes: Vec::new(),
+            services: previous.map(by_id).unwrap_or_default(),
             owners: HashMap::new(),
             frontends: HashMap::new(),
         };
@@ -168,6 +169,10 @@ impl<'a> Draft<'a> {
     }
 }
 
+fn by_id(cluster: &Cluster) -> HashMap<String, &Service> {
+    cluster.services.iter().map(|service| (service.id(), service)).collect()
+}
+
 /// The Testbed's name; without one it stays as it was.
 fn name(testbed: Stated<'_>, previous: Option<&Cluster>) -> String {
     let stated =
@@ -211,6 +216,8 @@ pub(super) struct Work<'a> {
     pub(super) previous: Option<&'a Cluster>,
     pub(super) faults: Faults,
     pub(super) notes: Vec<String>,
+    /// The Services of the previous cluster, by `namespace/name`.
+    services: HashMap<String, &'a Service>,
     /// Who has which address.
     owners: HashMap<IpAddr, String>,
     /// Who has which port of those that Services may share.
@@ -258,6 +265,11 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A Service as it was in the previous cluster.
+    pub(super) fn before(&self, service: &str) -> Option<&'a Service> {
+        self.services.get(service).copied()
     }
 
     /// A node has this address.

@@ -82,11 +82,8 @@ pub(super) fn all<'a>(work: &mut Work<'a>) -> Vec<ServiceDraft<'a>> {
 
 /// What Services had before stays theirs, unless they state something else now.
 pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
-    let Some(previous) = work.previous else {
-        return;
-    };
     for draft in services.iter_mut() {
-        let Some(old) = previous.service(&draft.id) else {
+        let Some(old) = work.before(&draft.id) else {
             continue;
         };
         let stated = draft.stated();

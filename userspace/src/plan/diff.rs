@@ -11,6 +11,7 @@
 //! the changes take: rows can be changed only one at a time.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use dataplane::tables::{
     Allowed, Backend, BackendId, Backends, Cookie, Endpoint, Endpoints, Frontends, Home, Homes, Identities,
@@ -29,6 +30,21 @@ pub enum NodeChange {
     V4(Change<V4>),
     /// Of a table of IPv6.
     V6(Change<V6>),
+}
+
+impl NodeChange {
+    /// The row, if it is of [`Nodes`].
+    pub fn node(&self) -> Option<(V6, Option<NodeId>)> {
+        if let Self::Node(key, row) = self { Some((*key, *row)) } else { None }
+    }
+    /// The change, if it is of a table of IPv4.
+    pub fn v4(&self) -> Option<Change<V4>> {
+        if let Self::V4(change) = self { Some(*change) } else { None }
+    }
+    /// The change, if it is of a table of IPv6.
+    pub fn v6(&self) -> Option<Change<V6>> {
+        if let Self::V6(change) = self { Some(*change) } else { None }
+    }
 }
 
 /// The changes that turn the rows `from` into the rows `to`, in the order to make them in.
@@ -196,32 +212,109 @@ pub struct Use {
     pub capacity: u32,
 }
 
-/// The most rows that each table holds at any time on the way from one plan's rows to another's.
-pub fn peak(from: &NodeRows, to: &NodeRows) -> Vec<Use> {
-    let nodes = of::<Nodes>(both(&from.nodes, &to.nodes));
-    let (v4, v6) = (peak_of_family(&from.v4, &to.v4), peak_of_family(&from.v6, &to.v6));
-    [nodes].into_iter().chain(v4).chain(v6).collect()
+/// The most rows that each table holds at any time while these changes are made, in their order.
+pub fn peak(from: &NodeRows, changes: &[NodeChange]) -> Vec<Use> {
+    let mut nodes = Peak::of(from.nodes.len());
+    let (mut v4, mut v6) = (FamilyPeak::of(&from.v4), FamilyPeak::of(&from.v6));
+    for change in changes {
+        match change {
+            NodeChange::Node(key, row) => nodes.change(&from.nodes, key, row.is_some()),
+            NodeChange::V4(change) => v4.change(&from.v4, change),
+            NodeChange::V6(change) => v6.change(&from.v6, change),
+        }
+    }
+    [nodes.used::<Nodes>()].into_iter().chain(v4.used()).chain(v6.used()).collect()
 }
 
-/// [`peak`] of the tables of one family.
-pub(super) fn peak_of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> [Use; 9] {
-    [
-        of::<Endpoints<A>>(both(&from.endpoints, &to.endpoints)),
-        of::<Frontends<A>>(both(&from.frontends, &to.frontends)),
-        of::<Maglev<A>>(from.maglev.len().max(to.maglev.len())),
-        of::<Backends<A>>(from.backends.len().max(to.backends.len())),
-        of::<SourceRanges<A>>(both(&from.source_ranges, &to.source_ranges)),
-        of::<Identities<A>>(both(&from.identities, &to.identities)),
-        of::<Policy<A>>(both(&from.policy, &to.policy)),
-        of::<Routes<A>>(both(&from.routes, &to.routes)),
-        of::<Homes<A>>(both(&from.homes, &to.homes)),
-    ]
+/// [`Use`] of the tables of one family that holds these rows.
+pub(super) fn used<A: Address>(rows: &Rows<A>) -> [Use; 9] {
+    FamilyPeak::of(rows).used()
 }
 
-fn both<K: Ord, R>(from: &BTreeMap<K, R>, to: &BTreeMap<K, R>) -> usize {
-    to.len() + from.keys().filter(|key| !to.contains_key(key)).count()
+/// How many rows a table has, and has had at most. Every key changes once.
+#[derive(Clone, Copy, Debug)]
+struct Peak {
+    rows: usize,
+    most: usize,
 }
 
-fn of<T: Table>(rows: usize) -> Use {
-    Use { table: T::NAME, rows, capacity: T::CAPACITY }
+impl Peak {
+    fn of(rows: usize) -> Self {
+        Self { rows, most: rows }
+    }
+    fn change<K: Ord, R>(&mut self, from: &BTreeMap<K, R>, key: &K, put: bool) {
+        match (put, from.contains_key(key)) {
+            (true, false) => self.rows += 1,
+            (false, true) => self.rows -= 1,
+            (true, true) | (false, false) => {}
+        }
+        self.most = self.most.max(self.rows);
+    }
+    fn reach(&mut self, index: u32) {
+        self.most = self.most.max(index as usize + 1);
+    }
+    fn used<T: Table>(&self) -> Use {
+        Use { table: T::NAME, rows: self.most, capacity: T::CAPACITY }
+    }
+}
+
+/// [`Peak`] of each table of a family.
+struct FamilyPeak<A> {
+    endpoints: Peak,
+    frontends: Peak,
+    maglev: Peak,
+    backends: Peak,
+    source_ranges: Peak,
+    identities: Peak,
+    policy: Peak,
+    routes: Peak,
+    homes: Peak,
+    family: PhantomData<A>,
+}
+
+impl<A: Address> FamilyPeak<A> {
+    fn of(rows: &Rows<A>) -> Self {
+        Self {
+            endpoints: Peak::of(rows.endpoints.len()),
+            frontends: Peak::of(rows.frontends.len()),
+            maglev: Peak::of(rows.maglev.len()),
+            backends: Peak::of(rows.backends.len()),
+            source_ranges: Peak::of(rows.source_ranges.len()),
+            identities: Peak::of(rows.identities.len()),
+            policy: Peak::of(rows.policy.len()),
+            routes: Peak::of(rows.routes.len()),
+            homes: Peak::of(rows.homes.len()),
+            family: PhantomData,
+        }
+    }
+
+    fn change(&mut self, from: &Rows<A>, change: &Change<A>) {
+        match change {
+            Change::Endpoint(key, row) => self.endpoints.change(&from.endpoints, key, row.is_some()),
+            Change::Frontend(key, row) => self.frontends.change(&from.frontends, key, row.is_some()),
+            Change::SourceRange(key, row) => {
+                self.source_ranges.change(&from.source_ranges, key, row.is_some());
+            }
+            Change::Slot(index, _) => self.maglev.reach(*index),
+            Change::Backend(index, _) => self.backends.reach(*index),
+            Change::Identity(key, row) => self.identities.change(&from.identities, key, row.is_some()),
+            Change::Policy(key, row) => self.policy.change(&from.policy, key, row.is_some()),
+            Change::Route(key, row) => self.routes.change(&from.routes, key, row.is_some()),
+            Change::Home(key, row) => self.homes.change(&from.homes, key, row.is_some()),
+        }
+    }
+
+    fn used(&self) -> [Use; 9] {
+        [
+            self.endpoints.used::<Endpoints<A>>(),
+            self.frontends.used::<Frontends<A>>(),
+            self.maglev.used::<Maglev<A>>(),
+            self.backends.used::<Backends<A>>(),
+            self.source_ranges.used::<SourceRanges<A>>(),
+            self.identities.used::<Identities<A>>(),
+            self.policy.used::<Policy<A>>(),
+            self.routes.used::<Routes<A>>(),
+            self.homes.used::<Homes<A>>(),
+        ]
+    }
 }

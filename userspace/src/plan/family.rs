@@ -6,7 +6,7 @@ use dataplane::tables::{Cookie, Endpoint, Home, RuleSet};
 use dataplane::wire::Mac;
 
 use super::bits;
-use super::diff::peak_of_family;
+use super::diff::used;
 use super::identity::Identities;
 use super::policy::Policy;
 use super::route::Map;
@@ -107,7 +107,7 @@ impl<A: Family> FamilyPlan<A> {
     /// [`Error::NoInterface`], [`Error::TableFull`].
     pub(super) fn node(&self, place: usize, links: &Links) -> Result<Part<A>, Error> {
         let rows = self.rows(place, links)?;
-        for used in peak_of_family(&Rows::default(), &rows) {
+        for used in used(&rows) {
             if used.rows > used.capacity as usize {
                 let node = format!("node {}", self.nodes[place]);
                 return Err(Error::table_full(&node, used.table, used.rows, used.capacity));

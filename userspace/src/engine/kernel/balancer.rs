@@ -72,6 +72,15 @@ impl fmt::Debug for Balancer {
     }
 }
 
+/// The rows of an array that are not as they were.
+fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = (u32, R)> {
+    (0..)
+        .zip(to)
+        .enumerate()
+        .filter(|(place, (_, row))| from.get(*place) != Some(row))
+        .map(|(_, (index, row))| (index, *row))
+}
+
 impl<A: Address> Tables<A> {
     fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
@@ -85,16 +94,8 @@ impl<A: Address> Tables<A> {
 
     /// Nodes first, then slots, then frontends: no packet meets a row that points to one not yet there.
     fn apply(&mut self, rows: &FamilyRows<A>) -> Result<(), Error> {
-        for (place, row) in (0..).zip(&rows.reals) {
-            if self.rows.reals.get(place as usize) != Some(row) {
-                self.reals.set(place, *row)?;
-            }
-        }
-        for (place, row) in (0..).zip(&rows.ring) {
-            if self.rows.ring.get(place as usize) != Some(row) {
-                self.ring.set(place, *row)?;
-            }
-        }
+        self.reals.write(different(&self.rows.reals, &rows.reals))?;
+        self.ring.write(different(&self.rows.ring, &rows.ring))?;
         let gone: BTreeMap<_, _> =
             self.rows.virtuals.iter().filter(|(key, _)| !rows.virtuals.contains_key(key)).collect();
         for key in gone.keys() {

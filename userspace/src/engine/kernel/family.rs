@@ -1,5 +1,7 @@
 //! The tables of one family, and which of the two a kernel's tables are.
 
+use std::mem::discriminant;
+
 use aya::Ebpf;
 use dataplane::tables::{
     Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
@@ -12,6 +14,16 @@ use super::table::{ArrayTable, HashTable, LongestTable};
 use super::{Kernel, Pressure, take};
 use crate::engine::Capacities;
 use crate::plan::Change;
+
+/// The keys and rows of changes that are all of one kind.
+macro_rules! of {
+    ($changes:expr, $kind:ident) => {
+        $changes.iter().filter_map(|change| match change {
+            Change::$kind(key, row) => Some(((*key).into(), *row)),
+            _ => None,
+        })
+    };
+}
 
 /// The tables of one family.
 pub(super) struct Tables<A: Address> {
@@ -45,6 +57,26 @@ impl<A: Address> Tables<A> {
         ])
     }
 
+    /// Bytes of memory that each table takes, by its name.
+    pub(super) fn bytes(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        Ok(vec![
+            (Endpoints::<A>::NAME, self.endpoints.bytes()?),
+            (Frontends::<A>::NAME, self.frontends.bytes()?),
+            (Maglev::<A>::NAME, self.maglev.bytes()?),
+            (Backends::<A>::NAME, self.backends.bytes()?),
+            (Affinities::<A>::NAME, self.affinities.bytes()?),
+            (SourceRanges::<A>::NAME, self.source_ranges.bytes()?),
+            (Connections::<A>::NAME, self.connections.bytes()?),
+            (Identities::<A>::NAME, self.identities.bytes()?),
+            (Policy::<A>::NAME, self.policy.bytes()?),
+            (Masquerades::<A>::NAME, self.masquerades.bytes()?),
+            (Routes::<A>::NAME, self.routes.bytes()?),
+            (Fragments::<A>::NAME, self.fragments.bytes()?),
+            (Homes::<A>::NAME, self.homes.bytes()?),
+            (Sockets::<A>::NAME, self.sockets.bytes()?),
+        ])
+    }
+
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             endpoints: HashTable::new(take(ebpf, Endpoints::<A>::NAME)?)?,
@@ -64,18 +96,22 @@ impl<A: Address> Tables<A> {
         })
     }
 
-    pub(super) fn make(&mut self, change: Change<A>) -> Result<(), Error> {
-        match change {
-            Change::Endpoint(key, row) => self.endpoints.set(&key, row),
-            Change::Frontend(key, row) => self.frontends.set(&key.into(), row),
-            Change::Slot(index, row) => self.maglev.set(index, row),
-            Change::SourceRange(prefix, row) => self.source_ranges.set(&prefix.into(), row),
-            Change::Backend(index, row) => self.backends.set(index, row),
-            Change::Identity(prefix, row) => self.identities.set(&prefix, row),
-            Change::Policy(prefix, row) => self.policy.set(&prefix.into(), row),
-            Change::Route(prefix, row) => self.routes.set(&prefix, row),
-            Change::Home(key, row) => self.homes.set(&key, row),
+    /// Makes changes, in their order: those in a row that are of one table together.
+    pub(super) fn make(&mut self, changes: &[Change<A>]) -> Result<(), Error> {
+        for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
+            match alike[0] {
+                Change::Endpoint(..) => self.endpoints.make(of!(alike, Endpoint)),
+                Change::Frontend(..) => self.frontends.make(of!(alike, Frontend)),
+                Change::Slot(..) => self.maglev.write(of!(alike, Slot)),
+                Change::Backend(..) => self.backends.write(of!(alike, Backend)),
+                Change::SourceRange(..) => self.source_ranges.make(of!(alike, SourceRange)),
+                Change::Identity(..) => self.identities.make(of!(alike, Identity)),
+                Change::Policy(..) => self.policy.make(of!(alike, Policy)),
+                Change::Home(..) => self.homes.make(of!(alike, Home)),
+                Change::Route(..) => self.routes.make(of!(alike, Route)),
+            }?;
         }
+        Ok(())
     }
 }
 

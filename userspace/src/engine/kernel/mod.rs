@@ -9,6 +9,7 @@
 //! ```
 
 pub mod balancer;
+mod batch;
 pub mod cgroup;
 mod clock;
 mod diag;
@@ -27,6 +28,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
@@ -308,18 +310,28 @@ impl Kernel {
         self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
     }
 
-    fn make(&mut self, change: NodeChange) -> Result<(), Error> {
-        match change {
-            NodeChange::Node(key, row) => self.nodes.set(&key, row),
-            NodeChange::V4(change) => self.v4.make(change),
-            NodeChange::V6(change) => self.v6.make(change),
-        }
+    /// Bytes of memory that each table takes, by its name.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn memory(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        let nodes = (Nodes::NAME, self.nodes.bytes()?);
+        Ok([vec![nodes], self.v4.bytes()?, self.v6.bytes()?].concat())
     }
-}
 
-impl Engine for Kernel {
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
-        for used in peak(&self.rows, rows) {
+    /// Makes changes of the rows that [`Engine::apply`] brought, in their order: see [`crate::plan::Plan::change`].
+    ///
+    /// # Errors
+    /// As [`Engine::apply`].
+    pub fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        self.write(changes)?;
+        changes.iter().for_each(|change| self.rows.make(*change));
+        Ok(())
+    }
+
+    /// Writes changes, in their order: those in a row that are of one table together.
+    fn write(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        for used in peak(&self.rows, changes) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
                 return Err(crate::error::Error::TableTooSmall {
@@ -329,9 +341,24 @@ impl Engine for Kernel {
                 });
             }
         }
-        for change in diff(&self.rows, rows) {
-            self.make(change)?;
+        for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
+            match alike[0] {
+                NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
+                NodeChange::V4(_) => {
+                    self.v4.make(&alike.iter().filter_map(NodeChange::v4).collect::<Vec<_>>())?
+                }
+                NodeChange::V6(_) => {
+                    self.v6.make(&alike.iter().filter_map(NodeChange::v6).collect::<Vec<_>>())?
+                }
+            }
         }
+        Ok(())
+    }
+}
+
+impl Engine for Kernel {
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
+        self.write(&diff(&self.rows, rows))?;
         self.rows = rows.clone();
         Ok(())
     }

@@ -76,8 +76,8 @@ impl<'a> Crowd<'a> {
     /// Every endpoint of a service port, each address and port once.
     pub(super) fn backends(&self, asked: &Asked<'_>) -> Vec<Backend> {
         let found = match self.slices.get(asked.id) {
-            Some(slices) => self.from_slices(slices, asked),
-            None => self.from_selector(asked),
+            Some(slices) => self.in_slices(slices, asked),
+            None => self.behind_selector(asked),
         };
         let mut places: HashMap<(IpAddr, u16), usize> = HashMap::new();
         let mut backends: Vec<Backend> = Vec::new();
@@ -93,7 +93,7 @@ impl<'a> Crowd<'a> {
         backends
     }
 
-    fn from_slices(&self, slices: &[&EndpointSlice], asked: &Asked<'_>) -> Vec<Backend> {
+    fn in_slices(&self, slices: &[&EndpointSlice], asked: &Asked<'_>) -> Vec<Backend> {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let mut backends = Vec::new();
         for slice in slices {
@@ -162,7 +162,7 @@ impl<'a> Crowd<'a> {
         fewest.iter().filter(matches).copied().collect()
     }
 
-    fn from_selector(&self, asked: &Asked<'_>) -> Vec<Backend> {
+    fn behind_selector(&self, asked: &Asked<'_>) -> Vec<Backend> {
         let unready_too = asked.spec.publish_not_ready_addresses == Some(true);
         let mut backends = Vec::new();
         for pod in self.selected(asked) {

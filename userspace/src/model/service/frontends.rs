@@ -122,12 +122,9 @@ impl ServiceDraft<'_> {
 
 /// What load balancers gave stays, unless something else is stated now.
 pub(super) fn keep(work: &mut Work<'_>, services: &mut [ServiceDraft<'_>]) {
-    let Some(previous) = work.previous else {
-        return;
-    };
     for draft in services.iter_mut().filter(|draft| draft.balanced()) {
         let internal = draft.annotation(INTERNAL) == Some("true");
-        let old = previous.service(&draft.id).filter(|old| old.internal_load_balancer == internal);
+        let old = work.before(&draft.id).filter(|old| old.internal_load_balancer == internal);
         let (Some(old), true, true) = (old, draft.ingress().is_empty(), draft.is_the_clouds()) else {
             continue;
         };

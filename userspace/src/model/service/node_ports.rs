@@ -43,7 +43,7 @@ pub(super) fn settle(work: &mut Work<'_>, settings: &Settings, services: &mut [S
 /// What Services had stays theirs, by the names of their ports, unless they state something else now.
 fn keep(work: &Work<'_>, ports: &mut NodePorts, services: &mut [ServiceDraft<'_>]) {
     for draft in services {
-        let Some(old) = work.previous.and_then(|previous| previous.service(&draft.id)) else {
+        let Some(old) = work.before(&draft.id) else {
             continue;
         };
         let stated: Vec<u16> = draft.stated_node_ports().flatten().collect();
@@ -59,12 +59,11 @@ fn keep(work: &Work<'_>, ports: &mut NodePorts, services: &mut [ServiceDraft<'_>
                 draft.node_ports[place] = Some(number);
             }
         }
-        let number = old.health_check_node_port.filter(|number| !stated.contains(number));
-        if draft.wants_health_check() && draft.stated_health_check().is_none() {
-            if let Some(number) = number.filter(|number| ports.holds(*number)) {
-                ports.owners.insert(number, draft.id.clone());
-                draft.health_check_node_port = Some(number);
-            }
+        let free = |number: &u16| ports.holds(*number) && !stated.contains(number);
+        let unstated = draft.wants_health_check() && draft.stated_health_check().is_none();
+        if let Some(number) = old.health_check_node_port.filter(|number| unstated && free(number)) {
+            ports.owners.insert(number, draft.id.clone());
+            draft.health_check_node_port = Some(number);
         }
     }
 }
