@@ -5,3 +5,4 @@ pub mod matrix;
 pub mod measure;
 pub mod micro;
 pub mod report;
+pub mod services;

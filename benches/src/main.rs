@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
-use benches::{masquerade, measure, micro};
+use benches::services::Rounds;
+use benches::{masquerade, measure, micro, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -47,6 +48,8 @@ enum Which {
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
     Micro,
+    /// What it takes to program many Services, to change one and to reach one among them; as root.
+    Services,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -79,6 +82,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Standard => Suite::standard(),
         Which::Masquerade => return fill(&options),
         Which::Micro => return balance(&options),
+        Which::Services => return program(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -87,46 +91,43 @@ fn run(options: Options) -> anyhow::Result<()> {
     suite.time = options.seconds.unwrap_or(suite.time);
     listen_for_signals().context("cannot listen for signals")?;
     let comparison = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
-    if let Some(path) = &options.out {
-        fs::write(path, report::json(&comparison)? + "\n")
-            .with_context(|| format!("cannot write the result to {}", path.display()))?;
-    }
-    match options.output {
-        Output::Table => print!("{}", Table(&comparison)),
-        Output::Json => println!("{}", report::json(&comparison)?),
-        Output::Csv => print!("{}", report::csv(&comparison)),
-    }
-    Ok(())
+    tell(&options, &report::json(&comparison)?, &Table(&comparison), &report::csv(&comparison))
 }
 
 /// Fills a masquerade's range.
 fn fill(options: &Options) -> anyhow::Result<()> {
     let rows = masquerade::measure(nix::unistd::geteuid().is_root(), |what| eprintln!("{what}"))?;
-    let json = serde_json::to_string_pretty(&rows)?;
-    if let Some(path) = &options.out {
-        fs::write(path, format!("{json}\n"))
-            .with_context(|| format!("cannot write the result to {}", path.display()))?;
-    }
-    match options.output {
-        Output::Table => print!("{}", masquerade::Beside(&rows)),
-        Output::Json => println!("{json}"),
-        Output::Csv => print!("{}", masquerade::csv(&rows)),
-    }
-    Ok(())
+    tell(options, &serde_json::to_string_pretty(&rows)?, &masquerade::Beside(&rows), &masquerade::csv(&rows))
 }
 
 /// Times the load balancer's program.
 fn balance(options: &Options) -> anyhow::Result<()> {
     let rows = micro::measure(|what| eprintln!("{what}"))?;
-    let json = serde_json::to_string_pretty(&rows)?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &micro::Beside(&rows), &micro::csv(&rows))
+}
+
+/// Programs Services.
+fn program(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let suite = Suite::standard();
+    let rounds = Rounds {
+        rounds: options.rounds.map_or(suite.rounds, usize::from),
+        time: options.seconds.unwrap_or(suite.time),
+    };
+    let rows = services::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
+/// Prints a result in the way that was asked for, and keeps it if that was.
+fn tell(options: &Options, json: &str, table: &dyn std::fmt::Display, csv: &str) -> anyhow::Result<()> {
     if let Some(path) = &options.out {
         fs::write(path, format!("{json}\n"))
             .with_context(|| format!("cannot write the result to {}", path.display()))?;
     }
     match options.output {
-        Output::Table => print!("{}", micro::Beside(&rows)),
+        Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
-        Output::Csv => print!("{}", micro::csv(&rows)),
+        Output::Csv => print!("{csv}"),
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::matrix::{Run, Suite, Workload};
 const CLUSTER: &str = include_str!("cluster.yaml");
 
 /// The port that servers listen on.
-const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 
 /// CPU time stolen by the machine's host, in percent, from which a run is called noisy.
 const NOISY_STEAL: f64 = 2.0;
@@ -125,6 +125,9 @@ pub enum Error {
         /// What is left.
         source: dataplane::Error,
     },
+    /// A cluster that was to be measured by itself.
+    #[error("cannot build a cluster: {0}")]
+    Build(#[from] dataplane::Error),
     /// By the user.
     #[error("interrupted; every namespace is removed")]
     Interrupted,
@@ -202,17 +205,17 @@ fn measure_all(
 }
 
 /// Forwards in even rounds, backwards in odd ones.
-fn in_turn<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
+pub(crate) fn in_turn<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
     let last = all.len().saturating_sub(1);
     all.iter().enumerate().map(move |(at, _)| &all[if round.is_multiple_of(2) { at } else { last - at }])
 }
 
-fn check(stop: &AtomicBool) -> Result<(), Error> {
+pub(crate) fn check(stop: &AtomicBool) -> Result<(), Error> {
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// The built-in cluster, for one variant of this process.
-fn cluster(name: Name) -> Result<Cluster, Error> {
+pub(crate) fn cluster(name: Name) -> Result<Cluster, Error> {
     let mut cluster = model::load_text("the built-in cluster", CLUSTER)?;
     cluster.name = format!("bench-{name}-{}", std::process::id());
     Ok(cluster)

@@ -31,7 +31,7 @@
 //! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Olteanu et al., "Stateless Datacenter Load-balancing
 //! with Beamer", NSDI 2018 (two owners of a slot); RFC 2003, RFC 2473 (IP in IP).
 
-use crate::flow::{self, Ends, Flow, mix};
+use crate::flow::{self, Datagram, Ends, Flow, mix};
 use crate::header::{self, Header};
 use crate::platform::{Balancing, Mend, Packet};
 use crate::tables::{
@@ -54,6 +54,15 @@ pub fn is_outer(source: V6) -> bool {
     let number = u128::from_be_bytes(source.0);
     number >> 16 == u128::from_be_bytes(v4_mapped(OUTER_V4)) >> 16
         || number >> 32 == u128::from_be_bytes(OUTER_V6.0) >> 32
+}
+
+/// The outer packet of a frame that carries another of its own family in it.
+#[inline(always)]
+pub fn outer(packet: &mut impl Packet) -> Option<Datagram> {
+    match flow::family(packet) {
+        Family::V4 => flow::wrapped::<V4>(packet),
+        Family::V6 => flow::wrapped::<V6>(packet),
+    }
 }
 
 const fn v4_mapped(address: V4) -> [u8; 16] {
@@ -268,8 +277,8 @@ fn send<A: Address, K: Packet>(
     if constants.forward == Balancer::IP_IN_IP {
         wrap(packet, real, hash).ok_or(Miss::WriteFailed)?;
     } else if constants.forward == Balancer::NODE_PORT {
-        if ends.error {
-            return Err(Miss::Icmp);
+        if ends.error || ends.protocol == ip::protocol::SCTP {
+            return Err(Miss::Untranslatable);
         }
         let (from, to) = ((ends.target, ends.target_port), (real.address, real.port));
         rewrite(packet, ends, (A::TARGET, transport::TARGET_PORT), from, to).ok_or(Miss::WriteFailed)?;

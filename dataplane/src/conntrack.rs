@@ -55,7 +55,7 @@ use crate::platform::Platform;
 use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{sctp, tcp};
-use crate::wire::{Address, Port, ip};
+use crate::wire::{Address, Port, V4, ip};
 
 /// How a packet stands to its flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,7 +262,7 @@ pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Resu
 /// Takes back what [`dial`] has remembered, because the flow could not be opened after all.
 #[inline(always)]
 pub fn forget<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) {
-    if flow.frontend != A::default() {
+    if flow.frontend != A::default() && flow.direct != Connection::<A>::HERE {
         Writes::<Connections<A>>::remove(platform, &dialled_by(flow).0);
     }
 }
@@ -532,22 +532,13 @@ fn said_by(chunk: u8) -> u8 {
 /// The lifetime of a flow that goes on.
 #[inline(always)]
 fn longest_s(protocol: u8, timeouts: &Timeouts) -> u32 {
-    lasts_s(ANSWERED | SETTLED, protocol, timeouts)
+    let row = Connection::<V4> { flags: ANSWERED | SETTLED, ..Connection::default() };
+    lifetime_s(&row, protocol, timeouts)
 }
 
 #[inline(always)]
 fn lifetime_s<A>(row: &Connection<A>, protocol: u8, timeouts: &Timeouts) -> u32 {
-    let mut flags = row.flags;
-    // 11.
-    if row.direct == Connection::<A>::AWAY && flags & OPENER_FINISHED == 0 {
-        flags |= ANSWERED;
-    }
-    lasts_s(flags, protocol, timeouts)
-}
-
-/// As [`lifetime_s`], by what is known of a flow.
-#[inline(always)]
-fn lasts_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
+    let flags = row.flags;
     if protocol == ip::protocol::UDP {
         return timeouts.udp_s;
     }
@@ -560,6 +551,10 @@ fn lasts_s(flags: u8, protocol: u8, timeouts: &Timeouts) -> u32 {
     }
     // 6.
     if flags & (ANSWERED | SETTLED) == ANSWERED | SETTLED {
+        return timeouts.tcp_s;
+    }
+    // 11.
+    if row.direct == Connection::<A>::AWAY && flags & (SETTLED | OPENER_FINISHED) == SETTLED {
         return timeouts.tcp_s;
     }
     timeouts.tcp_opening_s

@@ -15,13 +15,12 @@ use crate::conntrack::{self, Tracked};
 use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
-use crate::route;
 use crate::service::Choice;
 use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
-use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, service};
-use tails::{fit_segments, go, to_host, turn_away};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, reject, route, service};
+use tails::{fit_segments, go, to_host};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,12 +198,21 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 /// What is refused here: the reason is counted already.
 #[inline(always)]
 pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
+    open_tunnel(platform, packet, carried)?;
+    if carried.is_some() {
+        return Ok(());
+    }
+    from_balancer(platform, packet)
+}
+
+#[inline(never)]
+fn open_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carried: &mut Carried) -> Part {
     let outer = match flow::family(packet) {
         Family::V4 => flow::datagram::<V4>(packet),
         Family::V6 => flow::datagram::<V6>(packet),
     };
     let Some(outer) = outer else {
-        return from_balancer(platform, packet);
+        return Ok(());
     };
     if !overlay::is_tunnel(&platform.node(), &outer) {
         return Ok(());
@@ -215,21 +223,15 @@ pub fn from_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K, carr
         .inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
-/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node.
-///
-/// # Errors
-/// What is refused: the reason is counted already.
+/// Takes what the load balancer has put into another packet out of that. Nobody else may do so towards the node:
+/// what is refused is counted already.
 #[inline(never)]
 fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Part {
     let node = platform.node();
     if node.balanced == 0 {
         return Ok(());
     }
-    let outer = match flow::family(packet) {
-        Family::V4 => flow::wrapped::<V4>(packet),
-        Family::V6 => flow::wrapped::<V6>(packet),
-    };
-    let Some(outer) = outer else {
+    let Some(outer) = balance::outer(packet) else {
         return Ok(());
     };
     let mut part = Ok(());
@@ -242,10 +244,7 @@ fn from_balancer<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) -> Par
     } else if outer.target == node.underlay {
         part = Err(Reason::UnknownTunnelSource);
     }
-    if let Err(reason) = part {
-        refuse(platform, outer.record(Stage::Drop), outer.length, reason);
-    }
-    part
+    part.inspect_err(|reason| refuse(platform, outer.record(Stage::Drop), outer.length, *reason))
 }
 
 /// A packet that arrived at the node, out of the tunnel if it was in it. What is for neither the node's pods
@@ -342,7 +341,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     if walk.choice.is_some() {
         serve(platform, packet, walk)?;
     }
-    underlay_admit(platform, packet, walk)
+    settle(platform, packet, walk)?;
+    underlay_admit(platform, walk)
 }
 
 /// Remembers its ports, if it is in fragments; and makes it one for whom the node's address stands.
@@ -364,30 +364,31 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
 
 /// Whether its sender may say so.
 #[inline(never)]
-fn underlay_admit<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    conntrack::note(platform, &walk.flow, &walk.tracked);
+fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
     if walk.tracked.is_new() {
         let source = walk.flow.source;
-        if walk.from == From::Masquerade {
-            return Err(Reason::StaleMasquerade);
-        }
-        if walk.from == From::Tunnel && walk.flow.direct == 0 {
-            if !route::is_of(platform, source, walk.carried.node) {
+        match walk.from {
+            From::Masquerade => return Err(Reason::StaleMasquerade),
+            // A client outside, whom the other node passes on as it came.
+            From::Tunnel if walk.flow.direct != 0 => {
+                if route::is_inside(platform, source) {
+                    return Err(Reason::TunnelSpoofed);
+                }
+            }
+            From::Tunnel if !route::is_of(platform, source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
-        } else if route::is_inside(platform, source)
             // Nodes dial each other's node ports by way of the underlay.
-            && !(walk.choice.is_some() && route::is_node(platform, source))
-        {
-            // A client outside is passed on as it came.
-            return Err(if walk.from == From::Tunnel { Reason::TunnelSpoofed } else { Reason::Spoofed });
+            From::World
+                if route::is_inside(platform, source)
+                    && !(walk.choice.is_some() && route::is_node(platform, source)) =>
+            {
+                return Err(Reason::Spoofed);
+            }
+            _ => {}
         }
     }
-    answer(platform, packet, walk)
+    Ok(())
 }
 
 /// What every packet of the node's own pods and processes goes through first: what is known of it.
@@ -413,14 +414,25 @@ fn meet<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     settle(platform, packet, walk)
 }
 
-#[inline(never)]
+/// Notes its place in its flow. What answers a client comes from what that dialled, to where it dialled from.
+#[inline(always)]
 fn settle<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    conntrack::note(platform, &walk.flow, &walk.tracked);
+    tell(platform, walk);
+    let row = &walk.tracked.connection;
+    if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
+        return Ok(());
+    }
+    conntrack::mirror(platform, &walk.flow, row);
     answer(platform, packet, walk)
+}
+
+#[inline(never)]
+fn tell<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) {
+    conntrack::note(platform, &walk.flow, &walk.tracked);
 }
 
 /// Finds its flow, and whether another port would help if there is another there.
@@ -475,15 +487,15 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     let Walk { flow, choice, from, .. } = &mut *walk;
     service::note(platform, flow, choice);
     nat::to_backend(packet, flow, (choice.address, choice.port), choice.backend)?;
+    // A pod that is its own backend.
+    if flow.target == flow.source && !from.is_elsewhere() {
+        nat::meet_itself(packet, flow)?;
+    }
     if choice.direct {
         // The backend's node tracks the flow between the two: nothing of it comes by here but this.
         flow.direct = Connection::<A>::AWAY;
         walk.conflict = false;
         return Ok(());
-    }
-    // A pod that is its own backend.
-    if flow.target == flow.source && !from.is_elsewhere() {
-        nat::meet_itself(packet, flow)?;
     }
     if choice.client_port != Port::default() {
         nat::stand_in(platform, packet, flow, choice.client_port)?;
@@ -492,32 +504,34 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
 }
 
 /// Another port for the client: a flow of its own with the same two ends goes another way.
-#[inline(never)]
+#[inline(always)]
 fn make_way<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let Walk { flow, tracked, .. } = walk;
-    let mut port = Port::default();
-    conntrack::find_port(platform, flow, &mut port)?;
-    nat::stand_in(platform, packet, flow, port)?;
-    conntrack::track(platform, flow, tracked)
+    stand_in(platform, packet, walk)?;
+    conntrack::track(platform, &walk.flow, &mut walk.tracked)
 }
 
-/// What answers a client comes from what that dialled, to where it dialled from.
-#[inline(always)]
+#[inline(never)]
+fn stand_in<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let mut port = Port::default();
+    conntrack::find_port(platform, &walk.flow, &mut port)?;
+    nat::stand_in(platform, packet, &mut walk.flow, port)
+}
+
+#[inline(never)]
 fn answer<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let row = &walk.tracked.connection;
-    if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
-        return Ok(());
-    }
-    conntrack::mirror(platform, &walk.flow, row);
-    nat::to_client(platform, packet, &mut walk.flow, row)
+    nat::to_client(platform, packet, &mut walk.flow, &walk.tracked.connection)
 }
 
 /// The head's line in the trace.
@@ -539,40 +553,49 @@ fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u3
     bytes
 }
 
-/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair. Who finds
-/// nobody at a Service is told so here, whatever part of the walk asked for a backend.
+/// Counts the end of a walk. One that comes to none cannot be; its packet would be the node's own affair.
 #[inline(always)]
 fn close<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-    (bytes, mut part): (u32, Part),
+    (bytes, part): (u32, Part),
 ) -> Verdict {
-    if let Err(reason) = part
-        && reason as u8 == Reason::NoBackend as u8
-    {
-        part = turn_away(platform, packet, walk);
-    }
     if let Err(reason) = part {
-        walk.verdict = None;
-        drop(platform, walk, bytes, reason);
+        give_up(platform, packet, walk, reason);
     }
     let verdict = walk.verdict.unwrap_or(Verdict::Stack);
     match verdict {
-        Verdict::Drop(_) => {}
-        Verdict::Reject(reason) => drop(platform, walk, bytes, reason),
+        Verdict::Drop(reason) | Verdict::Reject(reason) => drop(platform, &walk.flow, bytes, reason),
         _ => platform.count(verdict, bytes),
     }
     verdict
 }
 
-/// Counts a drop. It is the walk's end, unless that is an error about it.
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
 #[inline(never)]
-fn drop<A: Address>(platform: &mut impl Machine, walk: &mut Walk<A>, bytes: u32, reason: Reason) {
-    if walk.verdict.is_none() {
-        walk.verdict = Some(Verdict::Drop(reason));
+fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && nat::undo(packet, &mut walk.flow, true).is_ok()
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
     }
-    refuse(platform, walk.flow.record(Stage::Drop), bytes, reason);
+}
+
+/// [`refuse`], for a packet whose flow is known.
+#[inline(never)]
+fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
+    refuse(platform, flow.record(Stage::Drop), bytes, reason);
 }
 
 /// The one place that makes a drop of a reason.

@@ -158,8 +158,8 @@ pub enum Miss {
     NoHealthyNode = 3,
     /// The table of pins is full, and without a row its answers would not be known.
     PinsFull = 4,
-    /// An ICMP error that would have to be translated.
-    Icmp = 5,
+    /// An ICMP error, or a packet of SCTP, that would have to be translated.
+    Untranslatable = 5,
     /// The engine could not change the packet.
     WriteFailed = 6,
 }
@@ -171,7 +171,7 @@ impl Miss {
         Self::Fragment,
         Self::NoHealthyNode,
         Self::PinsFull,
-        Self::Icmp,
+        Self::Untranslatable,
         Self::WriteFailed,
     ];
 }

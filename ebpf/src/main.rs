@@ -44,7 +44,7 @@ pub fn from_underlay(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
     let mut carried = Carried::default();
     let mut verdict = Verdict::Stack;
-    match tunnel(frame, &mut carried) {
+    match path::from_tunnel(&mut Kernel, frame, &mut carried) {
         Err(reason) => verdict = Verdict::Drop(reason),
         Ok(()) => match flow::family(frame) {
             Family::V4 => underlay::<V4>(frame, &carried, &mut verdict),
@@ -80,19 +80,13 @@ fn with_room<A: Room>(
     walk(&mut Kernel, frame, unsafe { &mut *room })
 }
 
-/// Walks on out of the tunnel. A function of its own: the tunnel's needs most of the stack.
+/// Walks on out of the tunnel. A function of its own: opening the tunnel needs most of the stack.
 #[inline(never)]
 fn underlay<A: Room>(frame: &mut Frame, carried: &Carried, verdict: &mut Verdict)
 where
     Kernel: Platform<A>,
 {
     *verdict = with_room::<A>(frame, |kernel, frame, walk| path::from_underlay(kernel, frame, walk, carried));
-}
-
-/// Takes a packet out of the tunnel, if it is in it: what it brings along, unless it is refused.
-#[inline(never)]
-fn tunnel(frame: &mut Frame, carried: &mut Carried) -> Result<(), Reason> {
-    path::from_tunnel(&mut Kernel, frame, carried)
 }
 
 /// Does what the path says.

@@ -11,6 +11,8 @@
 //! **Invariant:** memory is bounded. There are at most [`Spec::most_connections`] connections, of 16 KiB
 //! each; those that come later wait, one per listener and the rest in the kernel's queue. Silence ends a connection.
 
+mod http;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -70,6 +72,9 @@ pub struct Listener {
     pub protocol: Protocol,
     /// 1 to 65,535.
     pub port: u16,
+    /// What it answers by HTTP, whatever it is asked; it echoes if nothing.
+    #[serde(default)]
+    pub page: Option<String>,
 }
 
 /// What a server is started with.
@@ -115,7 +120,7 @@ pub struct Answer {
     pub seen: Option<Seen>,
 }
 
-/// The listeners that a cluster's pods and externals declare, each once.
+/// The listeners that a cluster's pods and externals declare, and those of nodes' health check node ports, each once.
 ///
 /// An external that declares no ports answers on every port; whoever dials it asks for the ports it
 /// means to dial ([`Client::add`] with [`external`]).
@@ -132,17 +137,21 @@ pub fn declared(cluster: &Cluster) -> Vec<Listener> {
     });
     // Pods of one host network may declare the same port.
     let mut seen = HashSet::new();
-    pods.chain(externals).filter(|listener| seen.insert(listener.clone())).collect()
+    pods.chain(externals)
+        .chain(http::health_checks(cluster))
+        .filter(|listener| seen.insert(listener.clone()))
+        .collect()
 }
 
 /// A port of a host outside the cluster.
 pub fn external(cluster: &Cluster, address: IpAddr, protocol: Protocol, port: u16) -> Listener {
     let netns = Netns::of(&cluster.name, Part::World).name().to_owned();
-    Listener { netns, address, protocol, port }
+    Listener { netns, address, protocol, port, page: None }
 }
 
 fn listener(netns: &Netns, address: IpAddr, port: &ContainerPort) -> Listener {
-    Listener { netns: netns.name().to_owned(), address, protocol: port.protocol, port: port.port }
+    let netns = netns.name().to_owned();
+    Listener { netns, address, protocol: port.protocol, port: port.port, page: None }
 }
 
 /// Where a running server is asked.
@@ -380,7 +389,7 @@ impl Server {
             // A one-to-one SCTP socket is used as a TCP socket is (RFC 6458, section 4).
             Protocol::Tcp | Protocol::Sctp => {
                 let socket = TcpListener::from_std(socket.into())?;
-                tokio::spawn(accept_all(socket, self.permits.clone(), stopped))
+                tokio::spawn(accept_all(socket, (self.permits.clone(), listener.page.clone()), stopped))
             }
         };
         self.open.insert(listener.clone(), Served { stop, task });
@@ -389,7 +398,7 @@ impl Server {
 }
 
 fn sentence(listener: &Listener, error: &io::Error) -> String {
-    let Listener { netns, address, protocol, port } = listener;
+    let Listener { netns, address, protocol, port, .. } = listener;
     format!("cannot listen on {address}:{port}/{protocol} in {netns}: {error}")
 }
 
@@ -437,7 +446,11 @@ fn open(listener: &Listener) -> io::Result<OwnedFd> {
 }
 
 /// Takes connections until told to stop; then ends those it took.
-async fn accept_all(listener: TcpListener, permits: Arc<Semaphore>, mut stopped: oneshot::Receiver<()>) {
+async fn accept_all(
+    listener: TcpListener,
+    (permits, page): (Arc<Semaphore>, Option<String>),
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -451,7 +464,13 @@ async fn accept_all(listener: TcpListener, permits: Arc<Semaphore>, mut stopped:
             _ = &mut stopped => break,
             permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
-        connections.spawn(echo(stream, permit));
+        match page.clone() {
+            Some(page) => connections.spawn(async move {
+                http::answer(stream, &page).await;
+                drop(permit);
+            }),
+            None => connections.spawn(echo(stream, permit)),
+        };
     }
     connections.shutdown().await;
 }
@@ -475,7 +494,7 @@ async fn echo(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
     loop {
         match tokio::time::timeout(SILENCE, stream.read(&mut bytes)).await {
             Ok(Ok(length)) if length > 0 => {
-                if stream.write_all(&bytes[..length]).await.is_err() {
+                if stream.write_all(http::reply(&bytes[..length])).await.is_err() {
                     return;
                 }
             }

@@ -355,6 +355,90 @@ fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
     assert!(stderr(&open).contains("it declares no port; say which, as ext:world:8080/tcp"), "{open:?}");
 }
 
+/// A client, and a Service with an endpoint on each of two nodes and one that is not ready.
+const SPREAD: &str = r#"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: NAME}
+spec: {nodes: 2}
+---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: world}
+spec: {address: 203.0.113.7}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec: {nodeName: n1, containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: near, labels: {app: api}}
+spec: {nodeName: n1, containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, labels: {app: api}}
+spec: {nodeName: n2, containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: slow, labels: {app: api}}
+spec: {nodeName: n2, containers: [{name: c, image: x}]}
+status: {phase: Running, conditions: [{type: Ready, status: "False"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api}
+spec: {type: NodePort, selector: {app: api}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: none}
+spec: {selector: {app: none}, ports: [{port: 80}]}
+"#;
+
+#[test]
+fn where_tells_how_flows_spread_and_where_one_goes() {
+    let stage = Stage::new("where");
+    let file = stage.file("spread.yaml", SPREAD);
+    let file = file.to_str().expect("UTF-8");
+    let ask = |client: &str, service: &str, more: &[&str]| {
+        podpath(&[&["where", "-f", file, client, service], more].concat())
+    };
+    let spread = json(&ask("default/web", "svc:default/api", &["-n", "400", "-o", "json"]));
+    let backends = spread["backends"].as_array().expect("a list");
+    let flows = |pod: &str| {
+        let found = backends.iter().find(|one| one["pod"] == format!("default/{pod}"));
+        found.expect("it is listed")["flows"].as_u64().expect("a number")
+    };
+    assert_eq!((spread["node"].as_str(), flows("near") + flows("far"), flows("slow")), (Some("n1"), 400, 0));
+    assert!(flows("near") > 140 && flows("far") > 140, "{spread}");
+    assert_eq!(spread["choice"]["left_out"]["not-ready"], 1, "{spread}");
+
+    let one = ask("default/web", "svc:default/api:80", &["--port", "40000"]);
+    exits(&one, 0);
+    assert!(
+        stdout(&one).contains("because    2 of 3 endpoints may answer (1 not ready): by the flow's hash")
+    );
+    let again = ask("default/web", "svc:default/api:80", &["--port", "40000"]);
+    assert_eq!(stdout(&one), stdout(&again));
+
+    let none = ask("default/web", "svc:default/none", &["-n", "3"]);
+    exits(&none, 1);
+    assert!(stdout(&none).contains("3 dropped: no-backend"), "{none:?}");
+    for (client, service, why) in [
+        ("svc:default/api", "svc:default/api", "a Service is only an address to dial"),
+        ("default/web:80", "svc:default/api", "name the source port with --port"),
+        ("default/web", "svc:default/apo", "did you mean"),
+    ] {
+        let refused = ask(client, service, &[]);
+        exits(&refused, 2);
+        assert!(stderr(&refused).contains(why), "{refused:?}");
+    }
+}
+
 #[test]
 fn doctor_reports_each_requirement_with_a_remedy_for_what_is_missing() {
     let output = podpath(&["doctor", "-o", "json"]);

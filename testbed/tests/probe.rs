@@ -57,6 +57,7 @@ impl Echo {
             address: TARGET.into(),
             protocol: *protocol,
             port: *port,
+            page: None,
         });
         let listeners = listeners.collect();
         let spec = Spec { control: control.clone(), most_connections: 2048, listeners, watch: None };

@@ -1,4 +1,4 @@
-//! The ends of a packet at a glance, for the load balancer.
+//! The ends of a frame that is as almost all are, at the least cost.
 
 use crate::platform::Packet;
 use crate::wire::transport::{self, tcp};

@@ -45,11 +45,18 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     to_tunnel(platform, packet, walk)
 }
 
-/// Starts tracking its flow: under what was dialled, and under its two ends. Both, or neither. Of a flow whose client
-/// is answered straight, the node that was dialled has the first alone, and the backend's the other.
+/// Whether it is an answer that goes straight to a client who dialled another node.
+#[inline(always)]
+fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
+    let Tracked { state, connection, .. } = &walk.tracked;
+    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
+}
+
+/// Starts tracking its flow: under what was dialled, and under its two ends. Both, or neither.
 #[inline(always)]
 fn open<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     let mut part = Ok(());
+    // Who was told by another node what was dialled has no use for the first: nobody dials that here.
     if walk.flow.frontend != A::default() && walk.flow.direct != Connection::<A>::HERE {
         part = conntrack::dial(platform, &walk.flow);
     }
@@ -89,29 +96,6 @@ fn turn_back<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Reject(Reason::TooBig))
 }
 
-/// An answer to who dialled a Service that has nobody to answer. What came through the tunnel has no link to go back
-/// over.
-#[inline(never)]
-pub(super) fn turn_away<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if walk.from as u8 == From::Tunnel as u8 {
-        return Err(Reason::NoBackend);
-    }
-    nat::undo(packet, &mut walk.flow, true)?;
-    reject::nobody_there(platform, packet, &walk.flow)?;
-    walk.end(Verdict::Reject(Reason::NoBackend))
-}
-
-/// Whether it is an answer that goes straight to a client who dialled another node.
-#[inline(always)]
-fn is_direct_reply<A>(walk: &Walk<A>) -> bool {
-    let Tracked { state, connection, .. } = &walk.tracked;
-    *state as u8 == State::Reply as u8 && connection.direct == Connection::<A>::HERE
-}
-
 /// What a connection through the tunnel may put into one segment.
 #[inline(never)]
 pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
@@ -119,8 +103,8 @@ pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    let direct = walk.flow.direct != 0 || is_direct_reply(walk);
-    let room = overlay::room::<A>(&platform.node(), Route::REMOTE, direct);
+    let room =
+        overlay::room::<A>(&platform.node(), Route::REMOTE, walk.flow.direct != 0 || is_direct_reply(walk));
     mss::lower(platform, packet, &walk.flow, room)
 }
 
@@ -167,7 +151,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     Ok(())
 }
 
-/// A port of the node's address for what only the node may say, unless the backend's node says it.
+/// A port of the node's address for what only the node may say.
 #[inline(never)]
 fn lend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     let Walk { flow, tracked, carried, route, from, port, claimed, .. } = walk;
@@ -175,6 +159,7 @@ fn lend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
         // The tunnel says what the client is: its address says no more than the node's.
         carried.identity = policy::identity(platform, flow.source, carried.identity);
     }
+    // The backend's node answers for itself.
     if flow.direct != 0 {
         return Ok(());
     }

@@ -210,7 +210,7 @@ fn behind(cluster: &Cluster, port: &ServicePort) -> Vec<Listener> {
 }
 
 fn listener(netns: &Netns, address: IpAddr, protocol: Protocol, port: u16) -> Listener {
-    Listener { netns: netns.name().to_owned(), address, protocol, port }
+    Listener { netns: netns.name().to_owned(), address, protocol, port, page: None }
 }
 
 fn declares_ports(cluster: &Cluster, external: &str) -> bool {

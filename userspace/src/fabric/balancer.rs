@@ -220,7 +220,7 @@ impl LoadBalancer {
                 Miss::Fragment => Loss::BalancerFragment,
                 Miss::NoHealthyNode => Loss::NoHealthyNode,
                 Miss::PinsFull => Loss::BalancerFull,
-                Miss::Icmp | Miss::WriteFailed => Loss::BalancerIcmp,
+                Miss::Untranslatable | Miss::WriteFailed => Loss::BalancerTranslation,
             }),
         }
     }

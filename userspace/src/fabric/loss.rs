@@ -47,7 +47,7 @@ losses! {
     NoHealthyNode = "no-healthy-node", "Behind the load balancer's frontend no node answers health probes.";
     BalancerFragment = "balancer-fragment", "The load balancer does not balance packets in fragments.";
     BalancerFull = "balancer-full", "The load balancer holds as many flows as it can.";
-    BalancerIcmp = "balancer-icmp", "An ICMP error that the load balancer would have to translate.";
+    BalancerTranslation = "balancer-translation", "An ICMP error or a packet of SCTP, which the load balancer does not translate.";
     SnatNoFlow = "snat-no-flow", "No flow of a node stands behind this port of the outbound address.";
 }
 

@@ -1,6 +1,7 @@
 //! A fabric with a clock, frames made and read with etherparse, and who is on it.
 
 mod balance;
+mod balancer;
 mod links;
 mod outbound;
 mod routes;

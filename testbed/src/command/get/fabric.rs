@@ -2,7 +2,7 @@
 
 use testbed::fabric::Client;
 use testbed::output::{self, Format, columns};
-use userspace::fabric::{LinkReport, Loss, Report, RuleReport, SnatReport};
+use userspace::fabric::{FrontendReport, LinkReport, Loss, Report, RuleReport, SnatReport};
 use userspace::model::Direction;
 
 use super::super::{Answer, Subject};
@@ -27,16 +27,20 @@ fn tables(report: &Report) -> String {
         parts.push(rules(&report.rules));
     }
     parts.extend(report.snat.as_ref().map(snat));
+    if !report.frontends.is_empty() {
+        parts.push(frontends(&report.frontends));
+    }
     parts.join("\n")
 }
 
 fn frames(report: &Report) -> String {
-    let Report { arrived, duplicated, made, departed, under_way, lost, .. } = report;
+    let Report { arrived, duplicated, made, departed, taken, under_way, lost, .. } = report;
     let counters = [
         ("arrived", arrived, "Frames that hosts sent."),
         ("duplicated", duplicated, "Second copies that links made."),
-        ("made", made, "ICMP errors of the gateway."),
+        ("made", made, "ICMP errors of the gateway, and health probes."),
         ("departed", departed, "Frames that hosts were given."),
+        ("taken", taken, "Answers to health probes."),
         ("under-way", under_way, "Frames that are on a link."),
     ];
     let rows = counters.map(|(name, count, what)| [name.to_owned(), count.to_string(), what.to_owned()]);
@@ -91,6 +95,24 @@ fn snat(snat: &SnatReport) -> String {
         }
     }
     columns(["NODE", "SNAT PORTS", "FLOWS", "REFUSED", "IN USE"], rows)
+}
+
+/// Who is behind the load balancer's frontends, and with what share of their new flows.
+fn frontends(frontends: &[FrontendReport]) -> String {
+    let rows = frontends.iter().flat_map(|frontend| {
+        let protocol = match frontend.protocol {
+            6 => "tcp",
+            17 => "udp",
+            _ => "sctp",
+        };
+        let all: u32 = frontend.nodes.iter().map(|node| node.slots).sum();
+        let mut name = format!("{}/{protocol}", frontend.frontend);
+        frontend.nodes.iter().map(move |node| {
+            let share = 100.0 * f64::from(node.slots) / f64::from(all.max(1));
+            [std::mem::take(&mut name), node.node.clone(), node.state.clone(), format!("{share:.0}%")]
+        })
+    });
+    columns(["FRONTEND", "NODE", "STATE", "SHARE"], rows)
 }
 
 #[cfg(test)]

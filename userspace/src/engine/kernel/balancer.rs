@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, TestRun, TestRunOptions};
 use dataplane::tables::{Balancer as Constants, Pin, Pinned, Pins, Reals, Ring, Table, Virtuals};
 use dataplane::verdict::Fate;
 use dataplane::wire::{Address, V4, V6};
 
 use super::error::{Error, sentence};
+use super::netns::Netns;
 use super::object;
 use super::table::{ArrayTable, HashTable, Row};
 use super::{keep_log, meaningful, table_failed, take, typed};
@@ -47,7 +50,16 @@ pub enum Tested {
     Trivial,
 }
 
-/// A load balancer in the kernel, hooked in nowhere.
+/// How the program is hooked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before the kernel makes anything of a frame.
+    Native,
+    /// In the kernel's own receive path, where the driver has no place for it.
+    Generic,
+}
+
+/// A load balancer in the kernel. It is hooked in for as long as this lives.
 pub struct Balancer {
     ebpf: Ebpf,
     v4: Tables<V4>,
@@ -181,6 +193,27 @@ impl Balancer {
         Ok((action, out))
     }
 
+    /// Hooks the program into an interface of a namespace: in the driver, if it takes it.
+    ///
+    /// A veth sends back what came in (`XDP_TX`) only if its other end takes frames by NAPI: with a program there as
+    /// well, or with `gro` switched on. And what arrives must bear whole checksums.
+    ///
+    /// # Errors
+    /// [`Error::Attach`], [`Error::File`].
+    pub fn attach(&mut self, netns: &Path, interface: &str) -> Result<Mode, Error> {
+        let program = program(&mut self.ebpf, "balance")?;
+        let attached = Netns::open(netns)?.run(|| {
+            let native = program.attach(interface, XdpMode::Driver).map(|link| (link, Mode::Native));
+            native.or_else(|_| program.attach(interface, XdpMode::Skb).map(|link| (link, Mode::Generic)))
+        })?;
+        let (_, mode): (XdpLinkId, Mode) = attached.map_err(|why| Error::Attach {
+            program: "balance",
+            interface: interface.to_owned(),
+            why: sentence(&why),
+        })?;
+        Ok(mode)
+    }
+
     /// How long an empty program takes, on average of so many repeats.
     ///
     /// # Errors
@@ -213,7 +246,7 @@ impl Balancer {
             .map_err(|why| failed("restore", frame, sentence(&why)))?;
         match result.return_value {
             3 => Ok(result.duration),
-            other => Err(failed("restore", frame, format!("it ended with action {other}, not with XDP_TX"))),
+            other => Err(failed("restore", frame, format!("it ended with action {other}, and was not sent back"))),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Whatever arrives, whole or broken: every frame leaves, is lost for a reason, or is under way.
 
-use crate::model::{Direction, NextHop, SecurityRule, UserRoute};
+use crate::model::{
+    Direction, Forward, NextHop, Protocol, SecurityRule, Service, ServiceKind, ServicePort, UserRoute,
+};
 
 use super::super::dice::Dice;
 use super::*;
@@ -34,10 +36,22 @@ fn everything() -> Cluster {
         }),
         quality("ext:world", |link| (link.rate_bps, link.queue) = (2_000_000, 3)),
     ];
+    cluster.settings.load_balancer.forward = Forward::NodePort;
+    // Nobody answers the probes of the one; the other has nothing that could be probed.
+    let balanced = |address, protocol| Service {
+        name: format!("{protocol}"),
+        kind: ServiceKind::LoadBalancer,
+        load_balancer_addresses: vec![ip(address)],
+        ports: vec![ServicePort { port: 2, protocol, node_port: Some(30_002), ..ServicePort::default() }],
+        ..Service::default()
+    };
+    cluster.services = vec![balanced("20.0.0.80", Protocol::Tcp), balanced("20.0.0.81", Protocol::Udp)];
     cluster
 }
 
-const ADDRESSES: [&str; 9] = [
+const ADDRESSES: [&str; 11] = [
+    "20.0.0.80",
+    "20.0.0.81",
     "10.240.0.4",
     "10.240.0.5",
     "10.240.0.6",
@@ -111,7 +125,8 @@ fn of_100000_frames_whole_and_broken_every_one_is_accounted_for() {
     assert_eq!(report.arrived, 100_000);
     assert!(report.departed > 10_000 && report.duplicated > 100, "{report:?}");
     // The draw reaches every corner but those that need a cluster of their own.
-    let untouched = [Loss::RouteNone, Loss::NoAppliance, Loss::TooBig, Loss::FlowsExhausted];
+    let untouched =
+        [Loss::RouteNone, Loss::NoAppliance, Loss::TooBig, Loss::FlowsExhausted, Loss::BalancerFull];
     for loss in Loss::ALL.iter().filter(|loss| !untouched.contains(loss)) {
         assert!(report.lost.contains_key(loss.slug()), "{loss} never happened: {report:?}");
     }
