@@ -288,9 +288,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         flow::read(packet, flow)?;
         fragment::follow(platform, flow)?;
         if carried.is_direct() {
-            flow.frontend = A::from_v6(carried.frontend);
-            flow.frontend_port = carried.frontend_port;
-            flow.direct = Connection::<A>::HERE;
+            carried.tell(flow);
             return Ok(());
         }
     } else {
@@ -335,11 +333,10 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
         }
     }
     underlay_turn(platform, packet, walk)?;
-    if walk.flow.direct != 0 && walk.conflict {
-        make_way(platform, packet, walk)?;
-    }
     if walk.choice.is_some() {
         serve(platform, packet, walk)?;
+    } else if walk.flow.direct != 0 && walk.conflict {
+        make_way(platform, packet, walk)?;
     }
     settle(platform, packet, walk)?;
     underlay_admit(platform, walk)
@@ -369,13 +366,11 @@ fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) 
         let source = walk.flow.source;
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
-            // A client outside, whom the other node passes on as it came.
-            From::Tunnel if walk.flow.direct != 0 => {
-                if route::is_inside(platform, source) {
-                    return Err(Reason::TunnelSpoofed);
-                }
+            // A client outside is passed on as it came.
+            From::Tunnel if walk.flow.direct != 0 && route::is_inside(platform, source) => {
+                return Err(Reason::TunnelSpoofed);
             }
-            From::Tunnel if !route::is_of(platform, source, walk.carried.node) => {
+            From::Tunnel if walk.flow.direct == 0 && !route::is_of(platform, source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
             // Nodes dial each other's node ports by way of the underlay.
@@ -492,7 +487,6 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
         nat::meet_itself(packet, flow)?;
     }
     if choice.direct {
-        // The backend's node tracks the flow between the two: nothing of it comes by here but this.
         flow.direct = Connection::<A>::AWAY;
         walk.conflict = false;
         return Ok(());

@@ -42,7 +42,7 @@ pub struct Choice<A> {
     pub client_port: Port,
     /// The flow was given to it before.
     pub kept: bool,
-    /// The backend's node is to answer the client straight.
+    /// The backend's node is to answer the client straight, and tracks the flow between the two alone.
     pub direct: bool,
 }
 
