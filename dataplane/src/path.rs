@@ -287,7 +287,8 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
         fragment::follow(platform, flow)?;
-        if carried.is_direct() {
+        // An echo has no port that a Service could be dialled at.
+        if carried.is_direct() && flow.protocol != A::ICMP.protocol {
             carried.tell(flow);
             return Ok(());
         }
@@ -586,7 +587,6 @@ fn give_up<A: Address, P: Platform<A>, K: Packet>(
     }
 }
 
-/// [`refuse`], for a packet whose flow is known.
 #[inline(never)]
 fn drop<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, bytes: u32, reason: Reason) {
     refuse(platform, flow.record(Stage::Drop), bytes, reason);
