@@ -195,7 +195,7 @@ impl Balancer {
 
     /// Hooks the program into an interface of a namespace: in the driver, if it takes it.
     ///
-    /// A veth sends back what came in (`XDP_TX`) only if its other end takes frames by NAPI: with a program there as
+    /// A veth sends back what came in only if its other end takes frames by NAPI: with a program there as
     /// well, or with `gro` switched on. And what arrives must bear whole checksums.
     ///
     /// # Errors
