@@ -286,13 +286,12 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     *ours = true;
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
+        fragment::follow(platform, flow)?;
         // An echo has no port that a Service could be dialled at.
         if carried.is_direct() && flow.protocol != A::ICMP.protocol {
-            flow.frontend = A::from_v6(carried.frontend);
-            flow.frontend_port = carried.frontend_port;
-            flow.direct = Connection::<A>::HERE;
+            carried.tell(flow);
+            return Ok(());
         }
-        fragment::follow(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
             return walk.end(Verdict::Stack);
@@ -323,7 +322,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    if walk.from != From::Masquerade {
+    // Where its client was told to go, its Service has been found already.
+    if walk.from != From::Masquerade && walk.flow.direct == 0 {
         if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
             let others = !walk.ours && reason as u8 == Reason::UnknownIcmp as u8;
             return if others { to_host(platform, walk) } else { Err(reason) };
@@ -340,6 +340,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     underlay_turn(platform, packet, walk)?;
     if walk.choice.is_some() {
         serve(platform, packet, walk)?;
+    } else if walk.flow.direct != 0 && walk.conflict {
+        make_way(platform, packet, walk)?;
     }
     settle(platform, packet, walk)?;
     underlay_admit(platform, walk)
@@ -356,6 +358,8 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
     if walk.from == From::Masquerade {
         nat::restore(platform, packet, &mut walk.flow, &walk.behind)?;
         conntrack::track(platform, &walk.flow, &mut walk.tracked)?;
+    } else if walk.flow.direct != 0 {
+        track(platform, walk)?;
     }
     Ok(())
 }
@@ -367,13 +371,11 @@ fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) 
         let source = walk.flow.source;
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
-            // A client outside, whom the other node passes on as it came.
-            From::Tunnel if walk.flow.direct != 0 => {
-                if route::is_inside(platform, source) {
-                    return Err(Reason::TunnelSpoofed);
-                }
+            // A client outside is passed on as it came.
+            From::Tunnel if walk.flow.direct != 0 && route::is_inside(platform, source) => {
+                return Err(Reason::TunnelSpoofed);
             }
-            From::Tunnel if !route::is_of(platform, source, walk.carried.node) => {
+            From::Tunnel if walk.flow.direct == 0 && !route::is_of(platform, source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
             // Nodes dial each other's node ports by way of the underlay.
@@ -457,7 +459,9 @@ fn pick<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
         }
         tracked.forget();
     }
-    service::choose(platform, flow, *from == From::World, choice)
+    service::choose(platform, flow, *from == From::World, choice)?;
+    choice.direct = choice.direct && route::is_direct(platform, flow.source, choice.address);
+    Ok(())
 }
 
 /// To the backend that was picked: from here on the flow is the one between that and the client.
@@ -486,6 +490,11 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     // A pod that is its own backend.
     if flow.target == flow.source && !from.is_elsewhere() {
         nat::meet_itself(packet, flow)?;
+    }
+    if choice.direct {
+        flow.direct = Connection::<A>::AWAY;
+        walk.conflict = false;
+        return Ok(());
     }
     if choice.client_port != Port::default() {
         nat::stand_in(platform, packet, flow, choice.client_port)?;

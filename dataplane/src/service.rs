@@ -42,6 +42,8 @@ pub struct Choice<A> {
     pub client_port: Port,
     /// The flow was given to it before.
     pub kept: bool,
+    /// The backend's node is to answer the client straight, and tracks the flow between the two alone.
+    pub direct: bool,
 }
 
 impl<A: Address> Choice<A> {
@@ -72,6 +74,7 @@ pub fn keep<A: Address>(
         backend: row.backend,
         client_port: row.client_port,
         kept: true,
+        direct: row.direct == Connection::<A>::AWAY,
     };
 }
 
@@ -117,6 +120,7 @@ pub fn choose<A: Address>(
     if external {
         slots = service.external;
         local = service.flags & Service::EXTERNAL_LOCAL != 0;
+        choice.direct = service.flags & Service::DIRECT_RETURN != 0;
     }
     if slots.count == 0 {
         return Err(if local { Reason::NoLocalBackend } else { Reason::NoBackend });

@@ -15,10 +15,6 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    // What its client sends comes through the tunnel, though this goes another way.
-    if is_direct_reply(walk) {
-        fit_segments(platform, packet, walk)?;
-    }
     leave(platform, packet, walk)?;
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
@@ -38,10 +34,14 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
         Exit::Host => return to_host(platform, walk),
         Exit::Elsewhere => {}
     }
-    if walk.route.kind != Route::REMOTE {
+    let remote = walk.route.kind == Route::REMOTE;
+    // What a client who is answered straight sends comes through the tunnel all the same.
+    if remote || is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
+    }
+    if !remote {
         return to_neighbour(platform, packet, walk);
     }
-    fit_segments(platform, packet, walk)?;
     to_tunnel(platform, packet, walk)
 }
 
@@ -158,6 +158,10 @@ fn lend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
     if from.is_elsewhere() && route.kind == Route::REMOTE {
         // The tunnel says what the client is: its address says no more than the node's.
         carried.identity = policy::identity(platform, flow.source, carried.identity);
+    }
+    // The backend's node answers for itself.
+    if flow.direct != 0 {
+        return Ok(());
     }
     *port = tracked.connection.masquerade_port;
     // A flow may also have been opened while its target was still somewhere else.
