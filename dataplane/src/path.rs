@@ -19,7 +19,7 @@ use crate::service::Choice;
 use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
-use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, reject, route, service};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, route, service};
 use tails::{fit_segments, give_up, go, to_host};
 
 /// Where a packet came from.
