@@ -296,6 +296,10 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
         if flow::ethertype(packet)? != A::ETHERTYPE {
             return walk.end(Verdict::Stack);
         }
+        // A switch that has not learned yet where another node is floods what is for that one.
+        if flow::link_target(packet)? != platform.node().mac {
+            return walk.end(Verdict::Stack);
+        }
         *ours = route::is_here(platform, flow::target(packet)?);
         if let Err(reason) = flow::read(packet, flow) {
             return if *ours { Err(reason) } else { walk.end(Verdict::Stack) };
