@@ -20,7 +20,7 @@ use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
 use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, reject, route, service};
-use tails::{fit_segments, go, to_host};
+use tails::{fit_segments, give_up, go, to_host};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -569,26 +569,6 @@ fn close<A: Address, P: Platform<A>, K: Packet>(
         _ => platform.count(verdict, bytes),
     }
     verdict
-}
-
-/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
-/// for a backend.
-#[inline(never)]
-fn give_up<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-    reason: Reason,
-) {
-    walk.verdict = Some(Verdict::Drop(reason));
-    // What came through the tunnel has no link to go back over.
-    if reason as u8 == Reason::NoBackend as u8
-        && walk.from as u8 != From::Tunnel as u8
-        && nat::undo(packet, &mut walk.flow, true).is_ok()
-        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
-    {
-        walk.verdict = Some(Verdict::Reject(reason));
-    }
 }
 
 #[inline(never)]

@@ -234,3 +234,23 @@ pub(super) fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<
     trace::step(platform, || walk.flow.record(Stage::ToHost));
     walk.end(Verdict::Stack)
 }
+
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
+#[inline(never)]
+pub(super) fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && nat::undo(packet, &mut walk.flow, true).is_ok()
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
+    }
+}
