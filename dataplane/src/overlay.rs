@@ -155,7 +155,7 @@ pub fn wrap<A: Address>(
     let mut flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
     // 7.
     if flow.direct != 0 {
-        flags = Be32::new(flags.host() | geneve::CRITICAL | options / 4 << geneve::OPTIONS_SHIFT);
+        flags = Be32::new(flags.host() | geneve::CRITICAL | (options / 4) << geneve::OPTIONS_SHIFT);
         dialled(platform, packet, flow, start + tunnel::LENGTH)?;
     }
     put(packet, start + tunnel::FLAGS, flags)?;
