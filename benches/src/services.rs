@@ -400,7 +400,7 @@ mod tests {
         assert_eq!((figure.min, figure.median, figure.p99, figure.max), (0.0, 100.0, Some(198.0), 199.0));
         let figure = Figure::of("x", "us", &mut [3.0, 1.0]).expect("there are some").target("< 4 us");
         assert_eq!((figure.median, figure.p99), (3.0, None));
-        let text = Below(&[figure.clone()]).to_string();
+        let text = Below(std::slice::from_ref(&figure)).to_string();
         assert!(text.lines().nth(1).is_some_and(|line| line.ends_with("us  target < 4 us")), "{text}");
         assert_eq!(csv(&[figure]).lines().nth(1), Some("x,us,3.000,1.000,,3.000,< 4 us"));
     }

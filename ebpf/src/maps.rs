@@ -9,8 +9,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
-    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev, Masquerades,
-    Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
+    Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
+    Masquerades, Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::trace::Record;
 use dataplane::verdict::{Turn, Verdict};

@@ -1,6 +1,7 @@
 //! Direct server return between real namespaces: a client outside dials one node, and the pod on another answers it
 //! straight.
 
+#[expect(dead_code, reason = "the tests of whole clusters use the rest")]
 mod clusters;
 
 use std::io::{Read, Write};

@@ -274,7 +274,7 @@ impl Draw {
                 (node.node, Hook::FromHost, HOST_LINK, frame)
             }
             7..=8 if scene.has_tunnel => self.through_the_tunnel(scene),
-            _ if !scene.frontends.is_empty() && self.one_in(2) => self.from_outside(scene),
+            _ if !scene.frontends.is_empty() && self.one_in(2) => self.dialled_outside(scene),
             _ => {
                 let to = if self.one_in(3) { self.of(&scene.nodes) } else { self.a_pod(scene) };
                 let from = self.source(scene, to.address.is_ipv6());
@@ -285,7 +285,7 @@ impl Draw {
     }
 
     /// A Service is dialled from outside, or somebody there pretends to be one.
-    fn from_outside(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
+    fn dialled_outside(&mut self, scene: &Scene) -> (usize, Hook, IfIndex, Vec<u8>) {
         let (address, protocol, port) = self.of(&scene.frontends);
         let six = address.is_ipv6();
         if self.one_in(6) {

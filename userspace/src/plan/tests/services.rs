@@ -523,7 +523,7 @@ fn a_change_that_does_not_fit_changes_nothing() {
     let mut more = cluster.services[0].clone();
     more.name = "more".to_owned();
     more.addresses = vec![ip("10.96.2.1")];
-    let error = plan.change("n1", "a/more", Some(&more)).err().expect("there is room for eight").to_string();
+    let error = plan.change("n1", "a/more", Some(&more)).expect_err("there is room for eight").to_string();
     assert!(
         error.ends_with(
             "set a smaller services.maglevTableSize, or ask for fewer Services with many endpoints"
