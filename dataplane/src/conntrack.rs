@@ -36,11 +36,11 @@
 //! lives by what the client's packets say, hears from [`mirror`] what the answers say of the connection, and knows
 //! the client's direction only: whatever else would come under its tuple is refused.
 //! 10. A packet may find a Service where its flow found none: see [`asks`].
-//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers. There a
-//!     packet without SYN ends the handshake, for who sends it has been answered; and the opener's FIN closes the
-//!     connection as far as one can know: what it still acknowledges prolongs the row by a handshake's time. If that
-//!     is over too early, the next packet is one from the middle (9), and goes to the same backend as long as it may
-//!     be chosen. The backend's node sees both directions, and has the last word on what is let through.
+//! 11. A node whose clients are answered straight from the backend's ([`Connection::AWAY`]) sees no answers, and has
+//!     the row under what was dialled only; the backend's node has the flow's own. Here a packet without SYN ends the
+//!     handshake, for who sends it has been answered; and the opener's FIN closes the connection as far as one can
+//!     know: what it still acknowledges prolongs the row by a handshake's time. If that is over too early, the next
+//!     packet is one from the middle (9), and goes to the same backend as long as that may be chosen.
 //!
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
@@ -230,7 +230,9 @@ pub fn open<A: Address>(
     row.frontend_port = flow.frontend_port;
     row.masquerade_port = masquerade_port;
     row.client_port = flow.client_port;
-    if Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
+    // 11.
+    let elsewhere = flow.direct == Connection::<A>::AWAY;
+    if !elsewhere && Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
     platform.report(&flow.record(Stage::Open));
@@ -333,7 +335,7 @@ fn attempt<A: Address>(
 #[inline(always)]
 pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
     // What else may be said changes nothing.
-    let dialled = row.frontend != A::default();
+    let dialled = row.frontend != A::default() && row.direct == 0;
     if dialled && flow.protocol == ip::protocol::TCP && flow.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         answered(platform, flow, row);
     }

@@ -29,7 +29,7 @@ use crate::tables::{BackendId, Tuple};
 use crate::trace::Record;
 use crate::wire::ip::extension;
 use crate::wire::transport::{self, sctp, tcp, udp};
-use crate::wire::{Address, Be16, Be32, Family, Port, V6, ethernet, icmp, ip};
+use crate::wire::{Address, Be16, Be32, Family, Mac, Port, V6, ethernet, icmp, ip};
 
 /// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
 /// that the path looks into.
@@ -274,6 +274,15 @@ pub fn wrapped<A: Address>(packet: &impl Packet) -> Option<Datagram> {
         transport: network.transport,
         length: packet.length(),
     })
+}
+
+/// Which interface the frame is for.
+///
+/// # Errors
+/// `Truncated`.
+#[inline(always)]
+pub fn link_target(packet: &impl Packet) -> Result<Mac, Reason> {
+    packet.read(ethernet::TARGET).ok_or(Reason::Truncated)
 }
 
 /// The target address of the frame's IP packet.

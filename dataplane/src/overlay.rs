@@ -28,7 +28,7 @@ use crate::Reason;
 use crate::flow::{Datagram, Flow};
 use crate::header::{self, Header};
 use crate::platform::{Machine, Packet};
-use crate::tables::{Identity, Node, Nodes, Route, Table};
+use crate::tables::{Connection, Identity, Node, Nodes, Route, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::ip::ecn;
 use crate::wire::transport::{self, udp};
@@ -73,6 +73,14 @@ impl Carried {
     #[inline(always)]
     pub fn is_direct(&self) -> bool {
         self.frontend != V6::default()
+    }
+
+    /// Says in a flow what its client dialled, and that it is answered from here.
+    #[inline(always)]
+    pub fn tell<A: Address>(&self, flow: &mut Flow<A>) {
+        flow.frontend = A::from_v6(self.frontend);
+        flow.frontend_port = self.frontend_port;
+        flow.direct = Connection::<A>::HERE;
     }
 }
 
@@ -147,7 +155,7 @@ pub fn wrap<A: Address>(
     let mut flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
     // 7.
     if flow.direct != 0 {
-        flags = Be32::new(flags.host() | geneve::CRITICAL | options / 4 << geneve::OPTIONS_SHIFT);
+        flags = Be32::new(flags.host() | geneve::CRITICAL | (options / 4) << geneve::OPTIONS_SHIFT);
         dialled(platform, packet, flow, start + tunnel::LENGTH)?;
     }
     put(packet, start + tunnel::FLAGS, flags)?;

@@ -19,8 +19,8 @@ use crate::service::Choice;
 use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
-use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, reject, route, service};
-use tails::{fit_segments, go, to_host};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, route, service};
+use tails::{fit_segments, give_up, go, to_host};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -286,15 +286,18 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     *ours = true;
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
+        fragment::follow(platform, flow)?;
         // An echo has no port that a Service could be dialled at.
         if carried.is_direct() && flow.protocol != A::ICMP.protocol {
-            flow.frontend = A::from_v6(carried.frontend);
-            flow.frontend_port = carried.frontend_port;
-            flow.direct = Connection::<A>::HERE;
+            carried.tell(flow);
+            return Ok(());
         }
-        fragment::follow(platform, flow)?;
     } else {
         if flow::ethertype(packet)? != A::ETHERTYPE {
+            return walk.end(Verdict::Stack);
+        }
+        // A switch that has not learned yet where another node is floods what is for that one.
+        if flow::link_target(packet)? != platform.node().mac {
             return walk.end(Verdict::Stack);
         }
         *ours = route::is_here(platform, flow::target(packet)?);
@@ -319,7 +322,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    if walk.from != From::Masquerade {
+    // Where its client was told to go, its Service has been found already.
+    if walk.from != From::Masquerade && walk.flow.direct == 0 {
         if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
             let others = !walk.ours && reason as u8 == Reason::UnknownIcmp as u8;
             return if others { to_host(platform, walk) } else { Err(reason) };
@@ -336,6 +340,8 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
     underlay_turn(platform, packet, walk)?;
     if walk.choice.is_some() {
         serve(platform, packet, walk)?;
+    } else if walk.flow.direct != 0 && walk.conflict {
+        make_way(platform, packet, walk)?;
     }
     settle(platform, packet, walk)?;
     underlay_admit(platform, walk)
@@ -352,6 +358,8 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
     if walk.from == From::Masquerade {
         nat::restore(platform, packet, &mut walk.flow, &walk.behind)?;
         conntrack::track(platform, &walk.flow, &mut walk.tracked)?;
+    } else if walk.flow.direct != 0 {
+        track(platform, walk)?;
     }
     Ok(())
 }
@@ -363,13 +371,11 @@ fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) 
         let source = walk.flow.source;
         match walk.from {
             From::Masquerade => return Err(Reason::StaleMasquerade),
-            // A client outside, whom the other node passes on as it came.
-            From::Tunnel if walk.flow.direct != 0 => {
-                if route::is_inside(platform, source) {
-                    return Err(Reason::TunnelSpoofed);
-                }
+            // A client outside is passed on as it came.
+            From::Tunnel if walk.flow.direct != 0 && route::is_inside(platform, source) => {
+                return Err(Reason::TunnelSpoofed);
             }
-            From::Tunnel if !route::is_of(platform, source, walk.carried.node) => {
+            From::Tunnel if walk.flow.direct == 0 && !route::is_of(platform, source, walk.carried.node) => {
                 return Err(Reason::TunnelSpoofed);
             }
             // Nodes dial each other's node ports by way of the underlay.
@@ -453,7 +459,9 @@ fn pick<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
         }
         tracked.forget();
     }
-    service::choose(platform, flow, *from == From::World, choice)
+    service::choose(platform, flow, *from == From::World, choice)?;
+    choice.direct = choice.direct && route::is_direct(platform, flow.source, choice.address);
+    Ok(())
 }
 
 /// To the backend that was picked: from here on the flow is the one between that and the client.
@@ -482,6 +490,11 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     // A pod that is its own backend.
     if flow.target == flow.source && !from.is_elsewhere() {
         nat::meet_itself(packet, flow)?;
+    }
+    if choice.direct {
+        flow.direct = Connection::<A>::AWAY;
+        walk.conflict = false;
+        return Ok(());
     }
     if choice.client_port != Port::default() {
         nat::stand_in(platform, packet, flow, choice.client_port)?;
@@ -556,26 +569,6 @@ fn close<A: Address, P: Platform<A>, K: Packet>(
         _ => platform.count(verdict, bytes),
     }
     verdict
-}
-
-/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
-/// for a backend.
-#[inline(never)]
-fn give_up<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-    reason: Reason,
-) {
-    walk.verdict = Some(Verdict::Drop(reason));
-    // What came through the tunnel has no link to go back over.
-    if reason as u8 == Reason::NoBackend as u8
-        && walk.from as u8 != From::Tunnel as u8
-        && nat::undo(packet, &mut walk.flow, true).is_ok()
-        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
-    {
-        walk.verdict = Some(Verdict::Reject(reason));
-    }
 }
 
 #[inline(never)]

@@ -52,6 +52,19 @@ pub fn is_node<A: Address>(platform: &impl Platform<A>, address: A) -> bool {
     }
 }
 
+/// Whether a backend's node can answer a client straight: the client is outside, and the backend is a pod behind the
+/// tunnel. What a node itself answers does not go through its path.
+#[inline(always)]
+pub fn is_direct<A: Address>(platform: &impl Platform<A>, client: A, backend: A) -> bool {
+    if Endpoints::get(platform, &backend).is_some() || is_inside(platform, client) {
+        return false;
+    }
+    match Routes::get(platform, &backend) {
+        Some(route) => route.kind == Route::REMOTE && route.own == 0,
+        None => false,
+    }
+}
+
 /// Whether an address is on the node at this end of the tunnel, so that it may send from it.
 #[inline(always)]
 pub fn is_of<A: Address>(platform: &impl Platform<A>, source: A, node: V6) -> bool {

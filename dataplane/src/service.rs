@@ -12,8 +12,8 @@
 //!    after its last new connection, and as that backend is active.
 //! 5. Nobody may answer: refuse. Where only this node's endpoints may, others may have some: nobody is told.
 //! 6. The hash of the flow, or chance, picks a slot, and the slot names the backend. The same flow always picks the
-//!    same slot, and few slots change hands when endpoints come or go. With affinity it is the hash of the client's
-//!    address alone: where there is no room to remember it, most clients keep their backend even so.
+//!    same slot, and few slots change hands when endpoints come or go. Where there is no room to remember it, a client
+//!    with affinity goes by the hash of its address alone, and most keep their backend even so.
 //!
 //! Source: Eisenbud et al., "Maglev", NSDI 2016, section 3.4; Kubernetes, "Virtual IPs and Service Proxies", and API
 //! reference, Service v1 (`sessionAffinity`, `externalTrafficPolicy`, `internalTrafficPolicy`,
@@ -42,6 +42,8 @@ pub struct Choice<A> {
     pub client_port: Port,
     /// The flow was given to it before.
     pub kept: bool,
+    /// The backend's node is to answer the client straight, and tracks the flow between the two alone.
+    pub direct: bool,
 }
 
 impl<A: Address> Choice<A> {
@@ -72,6 +74,7 @@ pub fn keep<A: Address>(
         backend: row.backend,
         client_port: row.client_port,
         kept: true,
+        direct: row.direct == Connection::<A>::AWAY,
     };
 }
 
@@ -117,6 +120,7 @@ pub fn choose<A: Address>(
     if external {
         slots = service.external;
         local = service.flags & Service::EXTERNAL_LOCAL != 0;
+        choice.direct = service.flags & Service::DIRECT_RETURN != 0;
     }
     if slots.count == 0 {
         return Err(if local { Reason::NoLocalBackend } else { Reason::NoBackend });
@@ -155,14 +159,15 @@ fn choose_for_client<A: Address>(
         *choice = Choice { address: backend.address, port: backend.port, backend: row.backend, ..*choice };
     }
     if !choice.is_some() {
-        // 6.
-        let hash = mix(platform.node().seed ^ flow.source.fold32());
-        seed = spread(platform, slots, hash, choice)?;
+        seed = spread(platform, slots, flow.hash(platform.node().seed), choice)?;
     }
     let expires_s = now_s.wrapping_add(service.affinity_s);
     let row = Affine { backend: choice.backend, seed, expires_s };
-    // A full table: 6.
-    let _ = Writes::<Affinities<A>>::put(platform, &client, &row);
+    if Writes::<Affinities<A>>::put(platform, &client, &row).is_err() {
+        // 6.
+        let hash = mix(platform.node().seed ^ flow.source.fold32());
+        spread(platform, slots, hash, choice)?;
+    }
     Ok(())
 }
 

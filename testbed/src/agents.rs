@@ -222,10 +222,9 @@ fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
 
 /// What a node must hold.
 fn desired(cluster: &Cluster, node: &str) -> Desired {
-    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
-    let interfaces: BTreeMap<String, String> = pods.map(|pod| (pod.id(), host_side(pod))).collect();
-    let pods = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network);
-    let netns = pods.map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
+    let pods = || cluster.pods_on(node).filter(|pod| !pod.host_network);
+    let interfaces: BTreeMap<String, String> = pods().map(|pod| (pod.id(), host_side(pod))).collect();
+    let netns = pods().map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
     Desired { cluster: cluster.clone(), interfaces, netns }
 }
 

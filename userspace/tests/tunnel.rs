@@ -6,15 +6,19 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
-use dataplane::tables::{Endpoint, Identity, IfIndex, Node, NodeId, Route, RuleSet, Timeouts};
+use dataplane::tables::{
+    Backend, BackendId, Endpoint, Identity, IfIndex, Node, NodeId, Route, RuleSet, Service, ServiceId, Slots,
+    Timeouts,
+};
 use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
 use etherparse::{
-    IpHeaders, PacketBuilder, PacketHeaders, PayloadSlice, TcpHeader, TcpOptionElement, TransportHeader,
+    IpHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, PayloadSlice, TcpHeader, TcpOptionElement,
+    TransportHeader,
 };
 use userspace::engine::emulator::Emulator;
 use userspace::engine::{Engine, Hook};
-use userspace::plan::{NodePlan, NodeRows, Prefix, Rows, Rules};
+use userspace::plan::{FrontendKey, NodePlan, NodeRows, Prefix, Rows, Rules};
 
 const UPLINK: IfIndex = IfIndex(2);
 const POD: IfIndex = IfIndex(7);
@@ -25,10 +29,31 @@ const UNDERLAY: [V6; 2] = [
 ];
 const PODS: (V4, V6) = (V4([10, 244, 0, 2]), V6([0xfd, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]));
 const OTHERS: (V4, V6) = (V4([10, 244, 1, 2]), V6([0xfd, 0, 0, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]));
+/// What a client outside dials, to be answered straight by the pod on the other node; and the client.
+const DIALLED: (V4, V6) =
+    (V4([198, 51, 100, 1]), V6([0x20, 1, 0xd, 0xb8, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+const CLIENTS: (V4, V6) =
+    (V4([203, 0, 113, 7]), V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]));
+
+/// The node at the other end of the tunnel.
+fn beyond(mut underlay: V6) -> V6 {
+    underlay.0[15] += 1;
+    underlay
+}
 
 /// A node with a pod, and a pod on another node.
 fn node(encapsulation: u8, underlay: V6) -> Emulator {
-    fn rows<A: Address>(pod: A, other: A, underlay: V6) -> Rows<A> {
+    between(encapsulation, (underlay, beyond(underlay)), (PODS, OTHERS))
+}
+
+/// The node where a client's packets come out of the tunnel that it dialled at [`node`].
+fn other_node(underlay: V6) -> Emulator {
+    between(Node::GENEVE, (beyond(underlay), underlay), (OTHERS, PODS))
+}
+
+/// The first of two nodes, each with a pod.
+fn between(encapsulation: u8, ends: (V6, V6), pods: ((V4, V6), (V4, V6))) -> Emulator {
+    fn rows<A: Address>(pod: A, other: A, node: V6, outside: (A, A)) -> Rows<A> {
         let endpoint = Endpoint {
             interface: POD,
             identity: Identity::FIRST,
@@ -37,20 +62,32 @@ fn node(encapsulation: u8, underlay: V6) -> Emulator {
             isolated: 0,
             pad: 0,
         };
-        let mut node = underlay;
-        node.0[15] += 1;
         let remote =
             Route { node, id: NodeId(2), mac: Mac::of(V4([10, 240, 0, 5])), kind: Route::REMOTE, own: 0 };
+        let world = Route { mac: Mac::of(V4([10, 240, 0, 1])), kind: Route::WORLD, ..Route::default() };
+        let (dialled, client) = outside;
+        let slots = Slots { first: 0, count: 1 };
+        let flags = Service::DIRECT_RETURN;
+        let service =
+            Service { internal: slots, external: slots, id: ServiceId(1), flags, ..Service::default() };
+        let state = Backend::<A>::ACTIVE;
+        let backend = Backend { address: other, seed: 1, port: Be16::new(80), state, pad: 0 };
         Rows {
             endpoints: BTreeMap::from([(pod, endpoint)]),
-            routes: BTreeMap::from([(Prefix { key: other, bits: A::BITS }, remote)]),
+            frontends: BTreeMap::from([(FrontendKey { address: dialled, port: 80, protocol: 6 }, service)]),
+            maglev: vec![BackendId(1)],
+            backends: vec![Backend::default(), backend],
+            routes: BTreeMap::from([
+                (Prefix { key: other, bits: A::BITS }, remote),
+                (Prefix { key: client, bits: A::BITS }, world),
+            ]),
             ..Rows::default()
         }
     }
     let timeouts = Timeouts { tcp_opening_s: 60, udp_s: 60, icmp_s: 60, ..Timeouts::default() };
     let plan = NodePlan {
         node: Node {
-            underlay,
+            underlay: ends.0,
             uplink: UPLINK,
             mtu: MTU,
             seed: 7,
@@ -62,9 +99,9 @@ fn node(encapsulation: u8, underlay: V6) -> Emulator {
         },
         addresses: (V4([10, 240, 0, 4]), UNDERLAY[1]),
         rows: NodeRows {
-            v4: rows(PODS.0, OTHERS.0, underlay),
-            v6: rows(PODS.1, OTHERS.1, underlay),
-            ..NodeRows::default()
+            nodes: BTreeMap::from([(ends.1, NodeId(2))]),
+            v4: rows(pods.0.0, pods.1.0, ends.1, (DIALLED.0, CLIENTS.0)),
+            v6: rows(pods.0.1, pods.1.1, ends.1, (DIALLED.1, CLIENTS.1)),
         },
         rules: Rules::default(),
     };
@@ -75,17 +112,45 @@ fn node(encapsulation: u8, underlay: V6) -> Emulator {
 fn packet(six: bool, tcp: bool, payload: usize) -> Vec<u8> {
     let ether = PacketBuilder::ethernet2(Mac::of(PODS.0).0, Mac::GATEWAY.0);
     let ip = if six { ether.ipv6(PODS.1.0, OTHERS.1.0, 64) } else { ether.ipv4(PODS.0.0, OTHERS.0.0, 64) };
+    let ports = (40_000, if tcp { 80 } else { 40_001 });
+    finished(ip, ports, if tcp { Some(false) } else { None }, payload)
+}
+
+/// A client's SYN to what it dials.
+fn dialling(six: bool) -> Vec<u8> {
+    let ether = PacketBuilder::ethernet2(Mac::of(V4([10, 240, 0, 1])).0, Mac::of(V4([10, 240, 0, 4])).0);
+    let (client, dialled) = (CLIENTS, DIALLED);
+    let ip =
+        if six { ether.ipv6(client.1.0, dialled.1.0, 64) } else { ether.ipv4(client.0.0, dialled.0.0, 64) };
+    finished(ip, (40_000, 80), Some(false), 0)
+}
+
+/// The answer of the pod on the other node to that.
+fn answering(six: bool) -> Vec<u8> {
+    let ether = PacketBuilder::ethernet2(Mac::of(OTHERS.0).0, Mac::GATEWAY.0);
+    let (pod, client) = (OTHERS, CLIENTS);
+    let ip = if six { ether.ipv6(pod.1.0, client.1.0, 64) } else { ether.ipv4(pod.0.0, client.0.0, 64) };
+    finished(ip, (80, 40_000), Some(true), 0)
+}
+
+/// A SYN, whether it answers one, or a datagram.
+fn finished(
+    ip: PacketBuilderStep<etherparse::IpHeaders>,
+    (from, to): (u16, u16),
+    syn: Option<bool>,
+    payload: usize,
+) -> Vec<u8> {
     let data: Vec<u8> = (0..payload).map(|index| index as u8).collect();
     let mut frame = Vec::new();
-    if tcp {
-        let mut syn = TcpHeader::new(40_000, 80, 1, 64_000);
-        syn.syn = true;
+    if let Some(answers) = syn {
+        let mut syn = TcpHeader::new(from, to, 1, 64_000);
+        (syn.syn, syn.ack) = (true, answers);
         // Behind one byte, so that it lies across the words that are summed.
         let options = [TcpOptionElement::Noop, TcpOptionElement::MaximumSegmentSize(8960)];
         syn.set_options(&options).expect("five bytes");
         ip.tcp_header(syn).write(&mut frame, &data).expect("a vector takes every byte");
     } else {
-        ip.udp(40_000, 40_001).write(&mut frame, &data).expect("a vector takes every byte");
+        ip.udp(from, to).write(&mut frame, &data).expect("a vector takes every byte");
     }
     frame
 }
@@ -117,6 +182,13 @@ fn made() -> Vec<(Vec<u8>, String)> {
                 let error =
                     node.push(Hook::FromPod, POD, &packet(six, false, 1450)).expect("the emulator runs");
                 assert_eq!(error.verdict, Verdict::Reject(Reason::TooBig));
+                if encapsulation == Node::GENEVE {
+                    let dialled = node.push(Hook::FromUnderlay, UPLINK, &dialling(six));
+                    let dialled = dialled.expect("the emulator runs");
+                    assert_eq!(dialled.verdict, Verdict::Forward(UPLINK));
+                    let layers = format!("eth:ethertype:{outer}:udp:geneve:eth:ethertype:{inner}:tcp");
+                    frames.push((dialled.frame, layers));
+                }
                 let icmp = if six { "ipv6:icmpv6:ipv6:udp:data" } else { "ip:icmp:ip:udp:data" };
                 frames.push((error.frame, format!("eth:ethertype:{icmp}")));
             }
@@ -199,6 +271,54 @@ fn a_connection_through_the_tunnel_agrees_on_segments_that_fit_it() {
                 IpHeaders::Ipv6(header, _) => tcp.calc_checksum_ipv6(&header, data),
             };
             assert_eq!(tcp.checksum, right.expect("short enough"), "its checksum followed");
+        }
+    }
+}
+
+/// The largest segment that a frame's SYN says, the frame's IP packet at `offset`.
+fn segment_size(frame: &[u8], offset: usize) -> (IpHeaders, u16) {
+    let inside = PacketHeaders::from_ethernet_slice(&frame[offset..]).expect("a whole packet");
+    let Some(TransportHeader::Tcp(tcp)) = inside.transport else { panic!("a segment") };
+    let said = tcp.options_iterator().find_map(|option| match option {
+        Ok(TcpOptionElement::MaximumSegmentSize(most)) => Some(most),
+        _ => None,
+    });
+    let (ip, ..) = IpHeaders::from_slice(&frame[offset + 14..]).expect("an IP packet");
+    (ip, said.expect("it says so"))
+}
+
+#[test]
+fn what_a_client_dialled_goes_through_the_tunnel_and_both_ends_leave_room_for_it() {
+    for underlay in UNDERLAY {
+        for six in [false, true] {
+            let (outer, option) = (if underlay == UNDERLAY[0] { 50 } else { 70 }, if six { 24 } else { 12 });
+            let most = room(underlay) - option - if six { 60 } else { 40 };
+            let asked = dialling(six);
+            let sent = node(Node::GENEVE, underlay).push(Hook::FromUnderlay, UPLINK, &asked);
+            let sent = sent.expect("the emulator runs");
+            assert_eq!(sent.verdict, Verdict::Forward(UPLINK));
+            assert_eq!(sent.frame.len(), asked.len() + outer + usize::from(option));
+            let geneve = outer;
+            let words = (option / 4) as u8;
+            assert_eq!(sent.frame[geneve - 8..geneve - 4], [words, 0x40, 0x65, 0x58], "must be understood");
+            let told = &sent.frame[geneve..geneve + usize::from(option)];
+            assert_eq!(told[..4], [0xff, 0x70, 0x81, words - 1], "of a class for experiments");
+            let dialled = if six { DIALLED.1.0.to_vec() } else { DIALLED.0.0.to_vec() };
+            assert_eq!(told[4..], [&dialled[..], &[0, 80, 0, 0]].concat());
+            assert_eq!(segment_size(&sent.frame, outer + usize::from(option)).1, most);
+            let mut other = other_node(underlay);
+            let came = other.push(Hook::FromUnderlay, UPLINK, &sent.frame).expect("the emulator runs");
+            assert_eq!(came.verdict, Verdict::Deliver(POD));
+            let answer = other.push(Hook::FromPod, POD, &answering(six)).expect("the emulator runs");
+            assert_eq!(answer.verdict, Verdict::Forward(UPLINK));
+            let (ip, said) = segment_size(&answer.frame, 0);
+            assert_eq!(said, most, "what the client may send goes through the tunnel");
+            let (source, target) = match ip {
+                IpHeaders::Ipv4(header, _) => (header.source.to_vec(), header.destination.to_vec()),
+                IpHeaders::Ipv6(header, _) => (header.source.to_vec(), header.destination.to_vec()),
+            };
+            assert_eq!(source, dialled, "straight, from what was dialled");
+            assert_eq!(target, if six { CLIENTS.1.0.to_vec() } else { CLIENTS.0.0.to_vec() });
         }
     }
 }

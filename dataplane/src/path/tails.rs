@@ -15,10 +15,6 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    // What its client sends comes through the tunnel, though this goes another way.
-    if is_direct_reply(walk) {
-        fit_segments(platform, packet, walk)?;
-    }
     leave(platform, packet, walk)?;
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
@@ -38,10 +34,14 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
         Exit::Host => return to_host(platform, walk),
         Exit::Elsewhere => {}
     }
-    if walk.route.kind != Route::REMOTE {
+    let remote = walk.route.kind == Route::REMOTE;
+    // What a client who is answered straight sends comes through the tunnel all the same.
+    if remote || is_direct_reply(walk) {
+        fit_segments(platform, packet, walk)?;
+    }
+    if !remote {
         return to_neighbour(platform, packet, walk);
     }
-    fit_segments(platform, packet, walk)?;
     to_tunnel(platform, packet, walk)
 }
 
@@ -159,6 +159,10 @@ fn lend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
         // The tunnel says what the client is: its address says no more than the node's.
         carried.identity = policy::identity(platform, flow.source, carried.identity);
     }
+    // The backend's node answers for itself.
+    if flow.direct != 0 {
+        return Ok(());
+    }
     *port = tracked.connection.masquerade_port;
     // A flow may also have been opened while its target was still somewhere else.
     if tracked.is_new() || *port == Port::default() {
@@ -229,4 +233,24 @@ fn to_underlay<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> 
 pub(super) fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     trace::step(platform, || walk.flow.record(Stage::ToHost));
     walk.end(Verdict::Stack)
+}
+
+/// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
+/// for a backend.
+#[inline(never)]
+pub(super) fn give_up<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    reason: Reason,
+) {
+    walk.verdict = Some(Verdict::Drop(reason));
+    // What came through the tunnel has no link to go back over.
+    if reason as u8 == Reason::NoBackend as u8
+        && walk.from as u8 != From::Tunnel as u8
+        && nat::undo(packet, &mut walk.flow, true).is_ok()
+        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+    {
+        walk.verdict = Some(Verdict::Reject(reason));
+    }
 }

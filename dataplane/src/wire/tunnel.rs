@@ -57,7 +57,7 @@ pub mod option {
     /// that doesn't know it could not answer the client.
     #[inline(always)]
     pub const fn frontend<A: Address>() -> u32 {
-        0xff70_8100 | (frontend_length::<A>() - HEADER) as u32 / 4
+        0xff70_8100 | ((frontend_length::<A>() - HEADER) as u32 / 4)
     }
 
     /// Its length in bytes.

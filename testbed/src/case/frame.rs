@@ -53,7 +53,11 @@ pub(super) fn make<E: Engine + Clock>(
         packet(network, cluster, (from, &target), (send, repetition))?
     };
     if let Some(at) = &send.at {
-        place = uplink(cluster, at)?;
+        let node = node_at(cluster, at)?;
+        place = Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK };
+        if send.raw.is_none() {
+            frame[..6].copy_from_slice(&mac_of(cluster.nodes[node].address()));
+        }
     }
     extend(&mut frame, &send.extensions)?;
     if let Some(cut) = send.fragment {
@@ -69,11 +73,10 @@ pub(super) fn make<E: Engine + Clock>(
     Ok((place, frame))
 }
 
-/// Where the fabric hands frames to a node.
-fn uplink(cluster: &Cluster, name: &str) -> Result<Place, String> {
+/// The place of the node to which the fabric hands a frame.
+fn node_at(cluster: &Cluster, name: &str) -> Result<usize, String> {
     let node = cluster.nodes.iter().position(|node| Some(node.name.as_str()) == name.strip_prefix("node:"));
-    let node = node.ok_or_else(|| format!("at: there is no node called {name:?}: expected node:name"))?;
-    Ok(Place::Path { node, hook: Hook::FromUnderlay, interface: UPLINK })
+    node.ok_or_else(|| format!("at: there is no node called {name:?}: expected node:name"))
 }
 
 /// A packet from somebody to a target, in a tunnel if it is to be.

@@ -44,9 +44,12 @@ pub fn pod_mtu(cluster: &Cluster) -> Result<u32, Error> {
     left.ok_or(Error::Mtu { mtu, overhead, shortest })
 }
 
-/// The longest packet that a socket may hand down uncut, so that it is still an IP packet when wrapped.
+/// The longest packet that a socket may hand down uncut, so that it is still an IP packet when wrapped, with what its
+/// client dialled beside it if the tunnel has to say so.
 pub fn gso_max_size(settings: &Settings) -> u32 {
-    u32::from(u16::MAX) - overhead(settings)
+    let dialled =
+        if settings.services.direct_return { tunnel::option::frontend_length::<V6>() as u32 } else { 0 };
+    u32::from(u16::MAX) - overhead(settings) - dialled
 }
 
 /// The fabric's own address in each subnet of the nodes: the first after the network's.

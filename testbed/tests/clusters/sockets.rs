@@ -24,12 +24,18 @@ fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> io::Result<T> + Send) -
 
 /// A TCP connection from an address to another.
 fn dial(from: (&Netns, IpAddr), to: SocketAddr) -> io::Result<TcpStream> {
+    dial_from((from.0, SocketAddr::new(from.1, 0)), to)
+}
+
+/// A TCP connection from an address and a port, which others may have towards somebody else, to an address.
+pub(crate) fn dial_from(from: (&Netns, SocketAddr), to: SocketAddr) -> io::Result<TcpStream> {
     inside(from.0, || {
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
         nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &seconds())?;
         nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &seconds())?;
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from.1, 0)))?;
+        nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from.1))?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
         Ok(socket.into())
     })
@@ -40,7 +46,7 @@ fn seconds() -> nix::sys::time::TimeVal {
 }
 
 /// A listener that gives up in time.
-fn listener(at: (&Netns, SocketAddr)) -> TcpListener {
+pub(crate) fn listener(at: (&Netns, SocketAddr)) -> TcpListener {
     let made = inside(at.0, || {
         let family = if at.1.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
@@ -160,6 +166,12 @@ pub(crate) fn echo(to: IpAddr, number: u8, data: usize) -> Vec<u8> {
 /// Much data over one connection, which arrives as it was sent.
 #[track_caller]
 pub(crate) fn pour(from: (&Netns, IpAddr), server: (&Netns, SocketAddr)) {
+    pour_by(from, server, server.1);
+}
+
+/// As [`pour`], by way of an address that stands for the server.
+#[track_caller]
+pub(crate) fn pour_by(from: (&Netns, IpAddr), server: (&Netns, SocketAddr), dialled: SocketAddr) {
     let listener = listener(server);
     let taking = thread::spawn(move || -> io::Result<Vec<u8>> {
         let (mut stream, _) = listener.accept()?;
@@ -169,8 +181,8 @@ pub(crate) fn pour(from: (&Netns, IpAddr), server: (&Netns, SocketAddr)) {
         Ok(taken)
     });
     let sent: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
-    let poured = dial(from, server.1).and_then(|mut stream| stream.write_all(&sent));
-    poured.unwrap_or_else(|error| panic!("{} to {}: {error}", from.1, server.1));
+    let poured = dial(from, dialled).and_then(|mut stream| stream.write_all(&sent));
+    poured.unwrap_or_else(|error| panic!("{} to {dialled}: {error}", from.1));
     let taken = taking.join().expect("it does not panic");
     let taken = taken.unwrap_or_else(|error| panic!("{} from {}: {error}", server.1, from.1));
     assert!(taken == sent, "{} bytes of {} came, or others", taken.len(), sent.len());

@@ -107,7 +107,7 @@ impl Draw {
     fn testbed(&mut self, shape: &str) -> String {
         let nodes = 2 + self.below(2);
         let mut spec = format!("nodes: {nodes}, {shape}");
-        let least: [u32; 3] = if shape.contains("::") { [1350, 1351, 1357] } else { [626, 627, 700] };
+        let least: [u32; 3] = if shape.contains("::") { [1374, 1375, 1381] } else { [626, 627, 700] };
         let mtu = if self.one_in(2) { 1500 } else { self.of(&[least[0], least[1], least[2], 1400, 2000]) };
         let _ = write!(spec, ", mtu: {mtu}");
         if !self.one_in(3) {
@@ -124,9 +124,9 @@ impl Draw {
                  icmp: {icmp}s, quarantine: {quarantine}s, fragment: {fragment}s}}"
             );
         }
-        if self.one_in(4) {
-            spec.push_str(", services: {algorithm: random}");
-        }
+        let algorithm = if self.one_in(4) { "random" } else { "maglev" };
+        let direct = shape.contains("geneve") && !self.one_in(3);
+        let _ = write!(spec, ", services: {{algorithm: {algorithm}, directReturn: {direct}}}");
         if self.one_in(2) {
             spec.push_str(", nonMasqueradeCIDRs: [8.8.8.0/24, \"2001:db8:8::/48\"]");
         }

@@ -336,7 +336,8 @@ pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]
             found.push(("spec.vnetCIDRs".into(), format!("must hold {name} {subnet}")));
         }
     }
-    // The least that IPv6 links must carry (RFC 8200), after encapsulation.
+    // The least that IPv6 links must carry (RFC 8200), after encapsulation; where the answer goes straight, that says
+    // what was dialled.
     let six = |ranges: &[IpNet]| IpFamily::V6.pick(ranges).is_some();
     let outer = settings.node_subnets.first().map(|range| IpFamily::of_range(*range));
     let overhead = match (settings.model, outer) {
@@ -344,8 +345,9 @@ pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]
         (Model::Overlay, _) => 50,
         _ => 0,
     };
-    if (six(&settings.pod_cidrs) || six(&settings.node_subnets)) && settings.mtu < 1280 + overhead {
-        let why = format!("must be at least {} for IPv6, not {}", 1280 + overhead, settings.mtu);
+    let least = 1280 + overhead + if settings.services.direct_return { 24 } else { 0 };
+    if (six(&settings.pod_cidrs) || six(&settings.node_subnets)) && settings.mtu < least {
+        let why = format!("must be at least {least} for IPv6, not {}", settings.mtu);
         found.push(("spec.mtu".into(), why));
     }
     let ranges = Ranges::settled(settings);

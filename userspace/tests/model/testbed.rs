@@ -422,6 +422,8 @@ fn six_needs_links_that_carry_it() {
     assert_eq!(refused(&format!("{overlay}1329")), "spec.mtu: must be at least 1330 for IPv6, not 1329");
     assert_eq!(cluster(&testbed(&format!("{overlay}1330"))).settings.mtu, 1330);
     assert!(refused("podCIDR: \"fd00:1::/48\", mtu: 1349").contains("at least 1350"));
+    let direct = "podCIDR: \"fd00:1::/48\", encapsulation: geneve, services: {directReturn: true}, mtu: 1373";
+    assert!(refused(direct).contains("at least 1374"), "what was dialled goes along");
     assert!(refused("model: flat, nodeSubnet: \"fd00:1::/64\", mtu: 1279").contains("at least 1280"));
 }
 

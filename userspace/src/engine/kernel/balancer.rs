@@ -246,7 +246,9 @@ impl Balancer {
             .map_err(|why| failed("restore", frame, sentence(&why)))?;
         match result.return_value {
             3 => Ok(result.duration),
-            other => Err(failed("restore", frame, format!("it ended with action {other}, and was not sent back"))),
+            other => {
+                Err(failed("restore", frame, format!("it ended with action {other}, and was not sent back")))
+            }
         }
     }
 

@@ -152,7 +152,7 @@ pub(super) fn attach(
     let link = link(program, &cgroup).map_err(failed)?;
     match pin {
         Some(pin) => link.pin(&pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why))),
-        None => Ok(Hooked::Held(link)),
+        None => Ok(Hooked::Held(link, 0)),
     }
 }
 

@@ -42,8 +42,16 @@ impl Way {
 #[derive(Debug)]
 pub(super) enum Hooked {
     Pinned(#[expect(dead_code, reason = "keeps the link's file open")] PinnedLink),
-    Held(#[expect(dead_code, reason = "the link ends with its last owner")] FdLink),
+    /// With the number of the interface, whose name another may have later.
+    Held(#[expect(dead_code, reason = "the link ends with its last owner")] FdLink, u32),
     Filter,
+}
+
+impl Hooked {
+    /// Whether it is a link of this process, at the interface that has this name now. Called inside the namespace.
+    pub(super) fn is_held_at(&self, interface: &str) -> bool {
+        matches!(self, Self::Held(_, index) if nix::net::if_::if_nametoindex(interface) == Ok(*index))
+    }
 }
 
 /// Hooks a program in, in place of the one that may be there from before. Called inside the namespace.
@@ -78,7 +86,9 @@ pub(super) fn attach(
     let link = FdLink::try_from(link).map_err(|why| failed(sentence(&why)))?;
     match pin {
         Some(pin) => link.pin(&pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why))),
-        None => Ok(Hooked::Held(link)),
+        None => nix::net::if_::if_nametoindex(interface)
+            .map(|index| Hooked::Held(link, index))
+            .map_err(|why| failed(why.to_string())),
     }
 }
 

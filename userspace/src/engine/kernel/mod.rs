@@ -202,12 +202,16 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::attach`].
     pub fn attach_by(&mut self, way: Way, places: &[(Hook, String)]) -> Result<(), Error> {
-        let before = std::mem::take(&mut self.hooked);
+        let mut before = std::mem::take(&mut self.hooked);
         for (hook, interface) in places {
             let program = scheduled(&mut self.ebpf, hook.program())?;
             let place = (hook.program(), interface.as_str());
             let pins = self.options.pins.as_ref();
-            let hooked = inside(self.netns.as_ref(), || hook::attach(program, place, way, pins))??;
+            let held = before.remove(&(*hook, interface.clone()));
+            let hooked = inside(self.netns.as_ref(), || match held {
+                Some(held) if held.is_held_at(interface) => Ok(held),
+                _ => hook::attach(program, place, way, pins),
+            })??;
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
         self.attach_sockets()?;

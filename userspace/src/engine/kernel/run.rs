@@ -13,8 +13,8 @@ const CONTEXT: usize = 192;
 const INTERFACE: usize = 40;
 const CONTROL: usize = 48;
 
-/// Room for the headers that a tunnel puts before a frame.
-const TUNNEL_BYTES: usize = 70;
+/// Room for the headers that a tunnel puts before a frame: over IPv6, with an address of IPv6 that was dialled.
+const TUNNEL_BYTES: usize = 94;
 
 /// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
 /// verdict, and the frame as it is then. Only a program that was loaded with tracing on says its verdict.
