@@ -13,8 +13,9 @@
 //! # Memory
 //! A Service of up to [`Slots::FEW`] candidates has a slot for each: 10,000 Services with 4 endpoints each
 //! take 40,000 rows of 4 bytes in `maglev`, 40,000 of 12 in `backends` (24 in IPv6's) and 10,000 of 36 in
-//! `frontends` (48): 1.0 MB, of tables that take 4 MB, 0.8 MB and some 5 MB whether they are full or not. A
-//! Maglev table of 16,381 slots for each of them would be 655 MB.
+//! `frontends` (48): 1.0 MB. In the kernel these tables take 8, 1 and 6.5 MiB whether they are full or not (an
+//! array's rows are multiples of 8 bytes there). A Maglev table of 16,381 slots for each of the Services would
+//! be 655 MB, and twice that in the kernel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
