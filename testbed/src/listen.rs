@@ -73,7 +73,7 @@ pub struct Listener {
     /// 1 to 65,535.
     pub port: u16,
     /// What it answers by HTTP, whatever it is asked; it echoes if nothing.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<String>,
 }
 
