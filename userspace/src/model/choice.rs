@@ -11,7 +11,8 @@ use super::fabric;
 use super::own::{LoadBalancerSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
 use super::settings::{
-    Algorithm, Encapsulation, Fabric, Forward, LoadBalancer, Model, Probe, Services, Settings, Timeouts,
+    Algorithm, Encapsulation, Fabric, Forward, LoadBalancer, Model, Policies, Probe, Services, Settings,
+    Timeouts,
 };
 use super::syntax;
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
@@ -69,6 +70,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             fabric: Fabric::default(),
             services: Services::default(),
+            policies: Policies::default(),
             load_balancer: LoadBalancer {
                 frontend_cidrs: vec![ranges::default_frontends(IpFamily::V4)[0]],
                 ..LoadBalancer::default()

@@ -28,6 +28,7 @@ pub mod settings;
 mod stated;
 mod strict;
 mod syntax;
+mod tier;
 mod validate;
 mod workload;
 
@@ -38,6 +39,7 @@ pub(crate) use fabric::inside as virtual_network;
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
 pub use settings::*;
+pub use tier::{Action, ClusterPolicy, PodPeer, Tier, TierPeer, TierPort, TierRule};
 
 /// The cluster that files, directories and standard input (`-`) describe.
 ///

@@ -23,7 +23,7 @@ use super::{masquerade, strict, validate};
 macro_rules! kinds {
     ($($kind:ident = $group:literal $version:literal, namespaced $namespaced:literal;)+) => {
         /// A kind of object that podpath reads.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Kind {
             $(#[doc = concat!("`", $version, "`, group `", $group, "`.")] $kind,)+
         }

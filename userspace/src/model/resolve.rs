@@ -57,6 +57,8 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
         pods,
         services,
         policies: policies(objects),
+        cluster_policies: Vec::new(),
+        audited: BTreeSet::new(),
         externals,
         notes: work.notes,
     })
