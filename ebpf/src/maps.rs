@@ -13,7 +13,7 @@ use dataplane::tables::{
     Masquerades, Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::trace::Record;
-use dataplane::verdict::{Turn, Verdict};
+use dataplane::verdict::{AUDITED, Turn, Verdict};
 use dataplane::wire::{Address, V4, V6};
 
 use crate::mapped::{Array, Hash, Longest, Mapped, bits, mapped, same};
@@ -68,6 +68,15 @@ pub(crate) fn count(verdict: Verdict, bytes: u32) {
             (*count).packets += 1;
             (*count).bytes += bytes as u64;
         }
+    }
+}
+
+/// Adds a packet that passed though policies deny it.
+#[inline(always)]
+pub(crate) fn count_audited() {
+    if let Some(count) = COUNTS.get_ptr_mut(AUDITED) {
+        // SAFETY: as in `count`.
+        unsafe { (*count).packets += 1 }
     }
 }
 
