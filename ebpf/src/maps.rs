@@ -13,7 +13,7 @@ use dataplane::tables::{
     Masquerades, Nodes, Policy, PolicyKey, Routes, Sockets, SourceRanges, Table,
 };
 use dataplane::trace::Record;
-use dataplane::verdict::{Turn, Verdict};
+use dataplane::verdict::{AUDITED, Turn, Verdict};
 use dataplane::wire::{Address, V4, V6};
 
 use crate::mapped::{Array, Count, Hash, Longest, Mapped, bits, mapped, same};
@@ -52,6 +52,15 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[inline(always)]
 pub(crate) fn count(verdict: Verdict, bytes: u32) {
     Count::add(&COUNTS, verdict.counter(), bytes);
+}
+
+/// Adds a packet that passed though policies deny it.
+#[inline(always)]
+pub(crate) fn count_audited() {
+    if let Some(count) = COUNTS.get_ptr_mut(AUDITED) {
+        // SAFETY: as in `count`.
+        unsafe { (*count).packets += 1 }
+    }
 }
 
 /// Adds a call to a turn's counter. In one step: another call may come in between.

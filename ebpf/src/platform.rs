@@ -259,6 +259,11 @@ impl Machine for Kernel {
         maps::count_turn(turn);
     }
 
+    #[inline(always)]
+    fn count_audited(&mut self) {
+        maps::count_audited();
+    }
+
     /// By the kernel's own loop, whose body the verifier follows once instead of every time (Linux 5.17).
     #[inline(always)]
     fn first_of(&mut self, times: u32, attempt: impl FnMut(&mut Self, u32) -> u32) -> u32 {
