@@ -21,6 +21,7 @@ pub(crate) mod explain;
 pub(crate) mod fabric;
 pub(crate) mod get;
 pub(crate) mod link;
+pub(crate) mod lint;
 pub(crate) mod plan;
 pub(crate) mod roster;
 pub(crate) mod serve;

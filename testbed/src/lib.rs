@@ -9,6 +9,7 @@ pub mod fabric;
 pub mod interrupt;
 pub mod lab;
 pub mod link;
+pub mod lint;
 pub mod listen;
 pub mod netns;
 pub mod oracle;
