@@ -14,6 +14,7 @@ pub(crate) mod check;
 pub(crate) mod dataplane;
 pub(crate) mod delete;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;

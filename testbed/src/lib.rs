@@ -4,6 +4,7 @@ pub mod agents;
 pub mod case;
 pub mod control;
 pub mod dataplane;
+pub mod diff;
 pub mod doctor;
 pub mod fabric;
 pub mod interrupt;

@@ -181,8 +181,8 @@ impl Looker<'_, '_, '_> {
         let only = Selector([(key.clone(), demand.clone())].into());
         let labels = things.index.labels(&things.among);
         let near = near(key, demand, &labels);
-        let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean {near}?"));
-        let reason = format!("no {} has {only}{}{hint}", things.noun, at.so);
+        let hint = near.as_ref().map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+        let reason = format!("no {} has {only}{hint}{}", things.noun, at.so);
         let (check, next) = match near {
             Some(near) => (Check::LabelTypo, format!("write {near}")),
             None => (check, self.elsewhere(&only, selector, things)),
@@ -226,7 +226,7 @@ impl Looker<'_, '_, '_> {
                 let (check, reason, next) = match near {
                     Some((_, other, _)) => (
                         Check::LabelTypo,
-                        format!("no {noun} has {key}={value}; did you mean {key}={other}?"),
+                        format!("no {noun} has {key}={value} (did you mean {key}={other}?)"),
                         format!("write {other}"),
                     ),
                     None if demand.except => continue,

@@ -142,7 +142,7 @@ fn name(world: &World<'_>, targets: &Bits, protocol: Option<Protocol>, name: &st
             known.extend(world.pods[pod].ports.iter().filter_map(|port| port.name.as_deref()));
         }
         let near = known.iter().filter(|one| is_near(name, one)).min_by_key(|one| distance(name, one));
-        let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+        let hint = near.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
         let reason = format!("none of the pods that are dialled ({names}) calls a port {name:?}{hint}");
         let count = known.len();
         let next = match (near, count) {

@@ -106,10 +106,9 @@ impl Trap<'_, '_, '_> {
                 _ => only_namespace(other).zip(only_pods(one)),
             };
             let Some((namespaces, pods)) = found else { continue };
-            // Together they would have to mean somebody, and apart somebody else.
+            // Together they would have to mean somebody.
             let both = self.world.select(&Scope::Labelled(namespaces.clone()), &pods);
-            let all = self.world.select(&Scope::Labelled(namespaces.clone()), &Selector::default());
-            if both.is_empty() || all.is_within(&both) {
+            if both.is_empty() {
                 continue;
             }
             let reason = format!(

@@ -232,6 +232,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn cluster(&mut self, policy: &'a ClusterPolicy) -> Policy<'a> {
+        let list_of_ports = if policy.kind == Kind::ClusterNetworkPolicy { "protocols" } else { "ports" };
         let mut rules = Vec::new();
         for (direction, list) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)]
         {
@@ -244,7 +245,10 @@ impl<'a> Reader<'a, '_> {
                 let ports = rule.ports.as_ref().map(|ports| {
                     let ports = ports.iter().enumerate();
                     ports
-                        .map(|(i, port)| Port { field: format!("{field}.ports[{i}]"), what: tier_port(port) })
+                        .map(|(i, port)| Port {
+                            field: format!("{field}.{list_of_ports}[{i}]"),
+                            what: tier_port(port),
+                        })
                         .collect()
                 });
                 // Unlike a NetworkPolicy's, a rule that names nobody is about nobody.
