@@ -326,7 +326,7 @@ fn plan() -> NodePlan {
         rules: RuleSet(1),
         mac: Mac::of(POD),
         isolated: 0,
-        pad: 0,
+        flags: 0,
     };
     rows.v4.endpoints.insert(POD, pod);
     let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::GATEWAY, kind: Route::WORLD, own: 0 };

@@ -204,15 +204,6 @@ pub fn asks<A: Address>(flow: &Flow<A>, tracked: &Tracked<A>) -> bool {
     flow.is_syn() || (flow.protocol == ip::protocol::UDP && open_end)
 }
 
-/// Whether the packet's flow is tracked.
-#[inline(always)]
-pub fn knows<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> bool {
-    let now_s = platform.now_s();
-    // In its place: a copy would take much of the stack.
-    let going_on = Writes::<Connections<A>>::change(platform, &flow.tuple().0, |row| !is_over(row, now_s));
-    going_on == Some(true)
-}
-
 /// Starts tracking a flow whose first packet was let through, under its two ends. [`dial`] comes first, if a
 /// Service has translated it.
 ///

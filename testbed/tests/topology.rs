@@ -100,6 +100,8 @@ fn named(name: String) -> Lab {
         pods,
         services: Vec::new(),
         policies: Vec::new(),
+        cluster_policies: Vec::new(),
+        audited: Default::default(),
         externals: vec![External {
             name: "world".to_owned(),
             address: IpAddr::from([203, 0, 113, 7]),

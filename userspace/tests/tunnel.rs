@@ -60,7 +60,7 @@ fn between(encapsulation: u8, ends: (V6, V6), pods: ((V4, V6), (V4, V6))) -> Emu
             rules: RuleSet(1),
             mac: Mac::of(pod),
             isolated: 0,
-            pad: 0,
+            flags: 0,
         };
         let remote =
             Route { node, id: NodeId(2), mac: Mac::of(V4([10, 240, 0, 5])), kind: Route::REMOTE, own: 0 };

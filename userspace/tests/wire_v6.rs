@@ -306,6 +306,9 @@ fn redirected(frame: &[u8], to: (V6, u16)) -> Vec<u8> {
     flow::read(&mut frame, &mut flow).expect("a sound frame");
     nat::to_backend(&mut frame, &mut flow, (to.0, Be16::new(to.1)), BackendId(1)).expect("a whole frame");
     assert_eq!((flow.target, flow.target_port.host()), to);
+    if flow.target == flow.source {
+        nat::meet_itself(&mut frame, &mut flow).expect("a whole frame");
+    }
     frame.bytes().to_vec()
 }
 

@@ -212,7 +212,7 @@ table! {
     Identities<A>, A => Identity, "identities", "identities_v6", Longest, 65_536
 }
 table! {
-    /// What policies allow. The key's last 24 bits, protocol and port, may be a prefix.
+    /// What policies allow and deny. The key's last 24 bits, protocol and port, may be a prefix.
     Policy<A>, PolicyKey => PolicyRow, "policy", "policy_v6", Longest, 65_536
 }
 table! {
@@ -274,10 +274,10 @@ pub struct Endpoint {
     pub rules: RuleSet,
     /// The pod side of its veth.
     pub mac: Mac,
-    /// Bits [`Endpoint::INGRESS`] and [`Endpoint::EGRESS`]: directions in which a policy selects it.
+    /// Bits [`Endpoint::INGRESS`] and [`Endpoint::EGRESS`]: directions in which a policy has a say.
     pub isolated: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Bits [`Endpoint::AUDIT`] and [`Endpoint::INCOMPLETE`].
+    pub flags: u8,
 }
 
 impl Endpoint {
@@ -285,6 +285,10 @@ impl Endpoint {
     pub const INGRESS: u8 = 1;
     /// In [`Endpoint::isolated`]: what goes out needs a rule.
     pub const EGRESS: u8 = 2;
+    /// In [`Endpoint::flags`]: what policies deny it passes, and is noted.
+    pub const AUDIT: u8 = 1;
+    /// In [`Endpoint::flags`]: [`Policy`] has no room for its rules, so nobody knows what they say.
+    pub const INCOMPLETE: u8 = 2;
 }
 
 /// Key of [`Connections`]: the two ends of a flow, the lower address (and port) first, so that both
@@ -362,12 +366,32 @@ impl PolicyKey {
     pub const BITS: u32 = 96;
 }
 
-/// Row of [`Policy`]: this is allowed.
+/// Row of [`Policy`]: this is allowed, or denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicyRow {
-    /// The rule that allows it.
+    /// The rule that says so; 0 where none does, and it is allowed because nothing denies it.
     pub rule: RuleId,
+    /// [`PolicyRow::ALLOW`] or [`PolicyRow::DENY`].
+    pub action: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+impl PolicyRow {
+    /// In [`PolicyRow::action`]: it may pass.
+    pub const ALLOW: u8 = 1;
+    /// In [`PolicyRow::action`]: it may not.
+    pub const DENY: u8 = 2;
+
+    /// The rule lets it pass.
+    pub const fn allow(rule: RuleId) -> Self {
+        Self { rule, action: Self::ALLOW, pad: [0; 3] }
+    }
+    /// The rule forbids it.
+    pub const fn deny(rule: RuleId) -> Self {
+        Self { rule, action: Self::DENY, pad: [0; 3] }
+    }
 }
 
 /// Key of [`Masquerades`]: a reply's addresses as it reaches the node.
@@ -489,8 +513,8 @@ pub struct Node {
     pub sockets: u8,
     /// 1 where the load balancer puts packets for the node into others, as [`crate::balance`] does; else 0.
     pub balanced: u8,
-    /// Zero.
-    pub pad: u8,
+    /// What becomes of a flow that was allowed when it began: [`Node::KEEP`] or [`Node::CUT`].
+    pub established: u8,
 }
 
 impl Node {
@@ -500,6 +524,10 @@ impl Node {
     pub const VXLAN: u8 = 1;
     /// RFC 8926.
     pub const GENEVE: u8 = 2;
+    /// In [`Node::established`]: it goes on. Policies judge a flow's first packet.
+    pub const KEEP: u8 = 0;
+    /// In [`Node::established`]: it ends when it is not allowed any more. Policies judge every packet.
+    pub const CUT: u8 = 1;
 }
 
 /// Seconds without a packet after which a flow ends.
@@ -526,7 +554,7 @@ plain!(Endpoint, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts);
 plain!(<A> Tuple, Connection, Masquerade, Masqueraded, Fragment);
 
 const _: () = assert!(size_of::<Endpoint>() == 20);
-const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 4);
+const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 8);
 const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
 const _: () = assert!(size_of::<Connection<V4>>() == 20 && size_of::<Connection<V6>>() == 32);
 const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use super::amount;
 use super::error::Fields;
 use super::fabric;
-use super::own::{LoadBalancerSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
+use super::own::{LoadBalancerSpec, PoliciesSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
 use super::settings::{
-    Algorithm, Encapsulation, Fabric, Forward, LoadBalancer, Model, Probe, Services, Settings, Timeouts,
+    Algorithm, Encapsulation, Established, Fabric, Forward, IpBlocks, LoadBalancer, Model, Policies, Probe,
+    Services, Settings, Timeouts,
 };
 use super::syntax;
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
@@ -69,6 +70,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             fabric: Fabric::default(),
             services: Services::default(),
+            policies: Policies::default(),
             load_balancer: LoadBalancer {
                 frontend_cidrs: vec![ranges::default_frontends(IpFamily::V4)[0]],
                 ..LoadBalancer::default()
@@ -135,6 +137,7 @@ pub(super) fn read(spec: &TestbedSpec, fields: &mut Fields<'_>) -> Choices {
         timeouts: timeouts(spec.timeouts.as_ref(), fields),
         fabric,
         services: services(spec, (model, encapsulation), masquerade_ports, fields),
+        policies: policies(spec.policies.as_ref(), fields),
         load_balancer,
         ..Settings::default()
     };
@@ -226,6 +229,20 @@ fn services(
         node_ports,
         direct_return,
         socket_translation: stated.socket_translation.unwrap_or(default.socket_translation),
+    }
+}
+
+fn policies(spec: Option<&PoliciesSpec>, fields: &mut Fields<'_>) -> Policies {
+    let default = Policies::default();
+    let Some(spec) = spec else {
+        return default;
+    };
+    let established = [("keep", Established::Keep), ("cut", Established::Cut)];
+    let ip_blocks = [("literal", IpBlocks::Literal), ("outside", IpBlocks::Outside)];
+    Policies {
+        audit: spec.audit.unwrap_or(default.audit),
+        established: word("spec.policies.established", spec.established.as_deref(), &established, fields),
+        ip_blocks: word("spec.policies.ipBlocks", spec.ip_blocks.as_deref(), &ip_blocks, fields),
     }
 }
 

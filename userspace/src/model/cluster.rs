@@ -1,6 +1,6 @@
 //! The cluster that was asked for, with every name, address and port made concrete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
+use super::tier::ClusterPolicy;
 
 /// Labels of a Kubernetes object.
 pub type Labels = BTreeMap<String, String>;
@@ -36,6 +37,11 @@ pub struct Cluster {
     pub services: Vec<Service>,
     /// NetworkPolicies, validated, as they were written: planner and oracle read them each in its own way.
     pub policies: Vec<NetworkPolicy>,
+    /// Policies of the whole cluster, in the order in which they are asked: by tier, then by priority, then as
+    /// in the input.
+    pub cluster_policies: Vec<ClusterPolicy>,
+    /// Namespaces of whose pods policies only say what they would deny (annotation `podpath.dev/audit: "true"`).
+    pub audited: BTreeSet<String>,
     /// Hosts outside the cluster.
     pub externals: Vec<External>,
     /// What was left out, or assumed, in one sentence each, for the user's eyes.
@@ -371,6 +377,11 @@ impl Demand {
 }
 
 impl Cluster {
+    /// Whether policies only say what they would deny of a pod of this namespace.
+    pub fn audits(&self, namespace: &str) -> bool {
+        self.settings.policies.audit || self.audited.contains(namespace)
+    }
+
     /// The pod with this `namespace/name`.
     pub fn pod(&self, id: &str) -> Option<&Pod> {
         let (namespace, name) = id.split_once('/')?;

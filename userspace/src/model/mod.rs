@@ -12,6 +12,7 @@ mod assign;
 pub mod capacity;
 mod choice;
 pub mod cluster;
+mod cluster_policy;
 mod endpoint;
 mod error;
 mod fabric;
@@ -28,16 +29,20 @@ pub mod settings;
 mod stated;
 mod strict;
 mod syntax;
+mod tier;
+mod tiers;
 mod validate;
 mod workload;
 
 pub use cluster::*;
+pub use cluster_policy::{AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy};
 pub use endpoint::{Endpoint, EndpointError, Found, Port, Way, Who};
 pub use error::{Error, Origin};
 pub(crate) use fabric::inside as virtual_network;
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
 pub use settings::*;
+pub use tier::{Action, ClusterPolicy, PodPeer, Tier, TierPeer, TierPort, TierRule};
 
 /// The cluster that files, directories and standard input (`-`) describe.
 ///

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cluster::{Cluster, Demand};
+use super::cluster_policy::{AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy};
 use super::error::{Error, Faults, Origin};
 use super::own::{External, Testbed};
 use super::read::{self, Document};
@@ -23,7 +24,7 @@ use super::{masquerade, strict, validate};
 macro_rules! kinds {
     ($($kind:ident = $group:literal $version:literal, namespaced $namespaced:literal;)+) => {
         /// A kind of object that podpath reads.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Kind {
             $(#[doc = concat!("`", $version, "`, group `", $group, "`.")] $kind,)+
         }
@@ -88,6 +89,9 @@ kinds! {
     Service = "" "v1", namespaced true;
     EndpointSlice = "discovery.k8s.io" "v1", namespaced true;
     NetworkPolicy = "networking.k8s.io" "v1", namespaced true;
+    ClusterNetworkPolicy = "policy.networking.k8s.io" "v1alpha2", namespaced false;
+    AdminNetworkPolicy = "policy.networking.k8s.io" "v1alpha1", namespaced false;
+    BaselineAdminNetworkPolicy = "policy.networking.k8s.io" "v1alpha1", namespaced false;
     Deployment = "apps" "v1", namespaced true;
     StatefulSet = "apps" "v1", namespaced true;
     DaemonSet = "apps" "v1", namespaced true;

@@ -104,6 +104,9 @@ pub struct TestbedSpec {
     /// How Services are carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<ServicesSpec>,
+    /// How policies are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<PoliciesSpec>,
     /// The cloud's load balancer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancerSpec>,
@@ -259,6 +262,21 @@ pub struct ServicesSpec {
     pub socket_translation: Option<bool>,
 }
 
+/// How policies are carried out; see [`super::Policies`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoliciesSpec {
+    /// False by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<bool>,
+    /// `keep` (the default) or `cut`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub established: Option<String>,
+    /// `literal` (the default) or `outside`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_blocks: Option<String>,
+}
+
 /// The cloud's load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -335,7 +353,7 @@ pub struct ExternalPort {
 }
 
 /// A field without a value (`spec:`) is a field left out, as in Kubernetes' own kinds.
-fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(super) fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

@@ -21,7 +21,7 @@ use super::place::{self, NodeDraft, PodDraft};
 use super::ranges::{self, Choice, Given, Ranges};
 use super::service::{self, ServiceDraft};
 use super::settings::{Model, Settings};
-use super::{assign, fabric, masquerade, syntax, workload};
+use super::{assign, fabric, masquerade, syntax, tiers, workload};
 use crate::ipam::{IpFamily, Ipam};
 
 /// The cluster that the objects describe; see [`Objects::resolve`].
@@ -49,6 +49,7 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
     let nodes: Vec<Node> = nodes.into_iter().map(NodeDraft::settle).collect();
     let services = service::with_endpoints(objects, services, (&pods, &nodes), weights);
     let namespaces = work.namespaces(&pods);
+    let cluster_policies = tiers::policies(&mut work, &namespaces, &pods);
     Ok(Cluster {
         name: name(testbed, previous),
         settings,
@@ -57,6 +58,8 @@ pub(super) fn cluster(objects: &Objects, previous: Option<&Cluster>) -> Result<C
         pods,
         services,
         policies: policies(objects),
+        cluster_policies,
+        audited: tiers::audited(objects),
         externals,
         notes: work.notes,
     })
@@ -182,7 +185,11 @@ fn name(testbed: Stated<'_>, previous: Option<&Cluster>) -> String {
 
 fn policies(objects: &Objects) -> Vec<NetworkPolicy> {
     let policy = |entry: &Entry| match &entry.object {
-        Object::NetworkPolicy(policy) => Some((**policy).clone()),
+        Object::NetworkPolicy(policy) => {
+            // One that says nothing is the empty one, which selects every pod of its namespace.
+            let spec = Some(policy.spec.clone().unwrap_or_default());
+            Some(NetworkPolicy { spec, ..(**policy).clone() })
+        }
         _ => None,
     };
     objects.iter().filter_map(policy).collect()

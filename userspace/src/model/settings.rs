@@ -68,6 +68,8 @@ pub struct Settings {
     pub fabric: Fabric,
     /// How Services are carried out.
     pub services: Services,
+    /// How policies are.
+    pub policies: Policies,
     /// The cloud's load balancer.
     pub load_balancer: LoadBalancer,
 }
@@ -99,6 +101,39 @@ impl Default for Services {
             socket_translation: false,
         }
     }
+}
+
+/// How policies are carried out, where Kubernetes leaves it open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    /// What policies would deny passes, and is noted, for all pods of the cluster.
+    pub audit: bool,
+    /// What becomes of a flow that was allowed when it began.
+    pub established: Established,
+    /// Whom an `ipBlock` may match.
+    pub ip_blocks: IpBlocks,
+}
+
+/// What becomes of a flow that was allowed when it began, and would not be now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Established {
+    /// It goes on: policies judge a flow's first packet.
+    #[default]
+    Keep,
+    /// It ends: policies judge every packet.
+    Cut,
+}
+
+/// Whom an `ipBlock` may match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpBlocks {
+    /// Whoever has an address inside.
+    #[default]
+    Literal,
+    /// Whoever has, but no pod with an address of its own: those are matched by their labels only.
+    Outside,
 }
 
 /// How a backend is chosen for a new flow.

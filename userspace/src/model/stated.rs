@@ -12,6 +12,8 @@ use super::syntax;
 /// The annotation for a pod's share of the flows of each Service that it answers.
 pub(super) const WEIGHT: &str = "podpath.dev/weight";
 const HEAVIEST: u32 = 100;
+/// The annotation of a namespace of whose pods policies only say what they would deny.
+pub(super) const AUDIT: &str = "podpath.dev/audit";
 
 /// `namespace/name`.
 pub(super) fn id(pod: &core::Pod) -> String {
@@ -93,6 +95,12 @@ pub(super) fn weight(metadata: &ObjectMeta) -> Result<Option<u32>, String> {
     };
     let weight = text.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight));
     weight.map(Some).ok_or_else(|| format!("must be between 1 and {HEAVIEST}, inclusive, not {text:?}"))
+}
+
+/// Whether policies only say what they would deny of the pods of this namespace.
+pub(super) fn audit(metadata: &ObjectMeta) -> Result<bool, String> {
+    let text = metadata.annotations.as_ref().and_then(|all| all.get(AUDIT));
+    text.map_or(Ok(false), |text| text.parse().map_err(|_| syntax::unsupported(text, &["false", "true"])))
 }
 
 /// The addresses in a list that is led by a field of its own, as `podIPs` is by `podIP`: one of each family

@@ -176,6 +176,23 @@ pub(super) fn full_name(name: &str) -> Verdict {
     dns_subdomain(bare)
 }
 
+/// A name in the DNS, or `*.` and the name that others end in.
+pub(super) fn domain_name(text: &str) -> Verdict {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let alphanumeric = |b: u8| b.is_ascii_alphanumeric();
+    let label = |label: &str| {
+        well_formed(label, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'), alphanumeric)
+    };
+    if !name.contains('.') || !name.split('.').all(label) {
+        return not(
+            "must be a domain name of two labels at least, (e.g. kubernetes.io or *.kubernetes.io)",
+            text,
+        );
+    }
+    Ok(())
+}
+
 /// An address that means the same on every host.
 pub(super) fn not_special(address: IpAddr) -> Verdict {
     let (link_local, multicast) = match address {

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::error::Fields;
 use super::object::{Kind, Object};
 use super::own::External;
-use super::{choice, masquerade, selector, stated, syntax};
+use super::{choice, cluster_policy, masquerade, selector, stated, syntax};
 
 mod service;
 
@@ -20,7 +20,11 @@ mod service;
 pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
     metadata(object, fields);
     match object {
-        Object::Namespace(_) | Object::Node(_) => {}
+        Object::Node(_) => {}
+        Object::Namespace(namespace) => {
+            let path = format!("metadata.annotations[{}]", stated::AUDIT);
+            note(fields, &path, stated::audit(&namespace.metadata));
+        }
         Object::Pod(pod) => {
             weight(&pod.metadata, "", fields);
             if let Some(spec) = &pod.spec {
@@ -30,6 +34,9 @@ pub(super) fn object(object: &Object, fields: &mut Fields<'_>) {
         Object::Service(service) => service::service(service, fields),
         Object::EndpointSlice(slice) => service::endpoint_slice(slice, fields),
         Object::NetworkPolicy(policy) => network_policy(policy, fields),
+        Object::ClusterNetworkPolicy(_)
+        | Object::AdminNetworkPolicy(_)
+        | Object::BaselineAdminNetworkPolicy(_) => drop(cluster_policy::read(object, fields)),
         Object::Deployment(workload) => {
             template(&workload.spec.template, &workload.spec.selector, fields);
             replicas(workload.spec.replicas, "spec.replicas", fields);
@@ -262,7 +269,7 @@ fn ip_block(block: &IPBlock, path: &str, fields: &mut Fields<'_>) {
     }
 }
 
-fn label_selector(selector: &LabelSelector, path: &str, fields: &mut Fields<'_>) {
+pub(super) fn label_selector(selector: &LabelSelector, path: &str, fields: &mut Fields<'_>) {
     labels(selector.match_labels.as_ref(), &format!("{path}.matchLabels"), fields);
     for (i, requirement) in selector.match_expressions.iter().flatten().enumerate() {
         let path = format!("{path}.matchExpressions[{i}]");

@@ -36,6 +36,8 @@ struct Local<A> {
     mac: Mac,
     rules: RuleSet,
     isolated: u8,
+    /// [`Endpoint::flags`].
+    flags: u8,
     /// The names of the policies that select it are those at these places.
     policies: bits::Bits,
 }
@@ -81,6 +83,7 @@ impl<A: Family> FamilyPlan<A> {
                 mac: mac_of(pod.address()),
                 rules: selected.rules,
                 isolated: selected.isolated,
+                flags: if cluster.audits(&pod.namespace) { Endpoint::AUDIT } else { 0 },
                 policies,
             });
         }
@@ -144,7 +147,7 @@ impl<A: Family> FamilyPlan<A> {
                 .get(&pod.id)
                 .copied()
                 .ok_or_else(|| Error::NoInterface { node: self.nodes[place].clone(), pod: pod.id.clone() })?;
-            let (rules, isolated) = (pod.rules, pod.isolated);
+            let (rules, isolated, flags) = (pod.rules, pod.isolated, pod.flags);
             endpoints.insert(
                 pod.address,
                 Endpoint {
@@ -153,7 +156,7 @@ impl<A: Family> FamilyPlan<A> {
                     rules,
                     mac: pod.mac,
                     isolated,
-                    pad: 0,
+                    flags,
                 },
             );
             if !written.contains(rules.0 as usize) {

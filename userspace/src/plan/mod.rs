@@ -43,7 +43,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Forward, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Established, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 
 /// The interfaces of a node.
@@ -197,6 +197,10 @@ fn constants(cluster: &Cluster) -> Node {
         },
         sockets: u8::from(cluster.settings.services.socket_translation),
         balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
+        established: match cluster.settings.policies.established {
+            Established::Keep => Node::KEEP,
+            Established::Cut => Node::CUT,
+        },
         ..Node::default()
     }
 }

@@ -143,7 +143,7 @@ impl RuleSets {
                         port: port.port,
                         bits: port.bits,
                     };
-                    (prefix, PolicyRow { rule: *rule })
+                    (prefix, PolicyRow::allow(*rule))
                 }));
             }
         }

@@ -63,6 +63,8 @@ fn cluster(nodes: u8) -> Cluster {
         pods: Vec::new(),
         services: Vec::new(),
         policies: Vec::new(),
+        cluster_policies: Vec::new(),
+        audited: Default::default(),
         externals: Vec::new(),
         notes: Vec::new(),
     }

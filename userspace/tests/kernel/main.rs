@@ -54,7 +54,7 @@ fn plan(netns: &Netns) -> NodePlan {
         rules: RuleSet(1),
         mac: Mac::of(address),
         isolated: 0,
-        pad: 0,
+        flags: 0,
     };
     let world = Route { node: V6::default(), id: NodeId(0), mac: Mac::BROADCAST, kind: Route::WORLD, own: 0 };
     NodePlan {
@@ -73,7 +73,7 @@ fn plan(netns: &Netns) -> NodePlan {
             encapsulation: Node::VXLAN,
             sockets: 0,
             balanced: 0,
-            pad: 0,
+            established: Node::KEEP,
         },
         addresses: (NODE, V6::default()),
         rows: NodeRows {

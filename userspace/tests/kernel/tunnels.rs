@@ -94,7 +94,7 @@ impl Side {
             rules: RuleSet(1),
             mac: Mac::of(Self::pod_v4(self.number)),
             isolated: 0,
-            pad: 0,
+            flags: 0,
         };
         let remote = Route {
             node: tunnel(other),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod capacity;
+mod cluster_policies;
 mod dump;
 mod endpoints;
 mod families;

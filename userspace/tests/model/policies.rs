@@ -151,3 +151,10 @@ fn policy_types_are_ingress_and_egress() {
         "spec.policyTypes: may not specify more than two policyTypes"
     );
 }
+
+#[test]
+fn a_policy_without_a_spec_is_the_empty_one() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api, namespace: shop}\n";
+    assert_eq!(cluster(text).policies, cluster(&format!("{text}spec: {{}}\n")).policies);
+    assert!(cluster(text).policies[0].spec.is_some());
+}

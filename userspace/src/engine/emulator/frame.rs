@@ -30,15 +30,6 @@ impl Frame {
         Self { buffer, start: HEAD_ROOM, interface }
     }
 
-    /// Becomes a copy of `bytes` that came in by `interface`, reusing its memory.
-    pub fn refill(&mut self, bytes: &[u8], interface: IfIndex) {
-        self.buffer.truncate(HEAD_ROOM);
-        self.buffer.resize(HEAD_ROOM, 0);
-        self.buffer.extend_from_slice(bytes);
-        self.start = HEAD_ROOM;
-        self.interface = interface;
-    }
-
     /// Its bytes, Ethernet header first.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..]

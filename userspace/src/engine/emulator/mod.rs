@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod frame;
 pub mod host;
 pub mod leak;
+pub mod matrix;
 pub mod message;
 pub mod network;
 pub mod node;
@@ -19,6 +20,7 @@ pub mod topology;
 pub use connect::{Answer, Attempt};
 pub use frame::Frame;
 pub use host::Dial;
+pub use matrix::Matrix;
 pub use network::Network;
 pub use node::Emulator;
 

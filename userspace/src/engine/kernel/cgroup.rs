@@ -175,16 +175,18 @@ fn link(program: &mut Program, cgroup: &File) -> Result<FdLink, String> {
 
 /// Why a control group takes no more.
 fn refusal(why: &ProgramError) -> String {
-    let mut cause: Option<&dyn std::error::Error> = Some(why);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(libc::E2BIG) {
-            return format!(
-                "it has {MOST} of this kind, the most that the kernel takes, and each node that translates \
-                 sockets needs one; take a cluster down, have fewer nodes, or set \
-                 `spec.services.socketTranslation: false`"
-            );
-        }
-        cause = error.source();
+    // One says what the kernel answered by being that error, the other by having it as its cause.
+    let answer = match why {
+        ProgramError::IOError(error) => Some(error),
+        ProgramError::SyscallError(error) => Some(&error.io_error),
+        _ => None,
+    };
+    if answer.and_then(io::Error::raw_os_error) == Some(libc::E2BIG) {
+        return format!(
+            "it has {MOST} of this kind, the most that the kernel takes, and each node that translates \
+             sockets needs one; take a cluster down, have fewer nodes, or set \
+             `spec.services.socketTranslation: false`"
+        );
     }
     sentence(why)
 }

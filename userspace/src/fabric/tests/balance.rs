@@ -95,8 +95,8 @@ fn of_100000_frames_whole_and_broken_every_one_is_accounted_for() {
                 frame[at] = dice.roll() as u8;
             }
             3 if frame[12..14] == [8, 0] => {
-                // Its time has run out, or it is a later piece of a packet.
-                let (at, value) = if dice.happens(500_000) { (22, 1) } else { (21, 1) };
+                // Its time has run out, or it is a later piece of a packet, or the first.
+                let (at, value) = [(22, 1), (21, 1), (20, 0x20)][dice.below(3) as usize];
                 frame[at] = value;
                 recount(&mut frame);
             }

@@ -36,7 +36,7 @@ fn endpoints_are_the_pods_of_the_node_that_have_an_address_of_their_own() {
     let endpoints = planned(&cluster, "n1").rows.v4.endpoints;
     let mac = Mac([0x0a, 0x58, 10, 244, 0, 5]);
     let (identity, rules) = (Identity::WORLD, RuleSet(0));
-    let web = Endpoint { interface: IfIndex(101), identity, rules, mac, isolated: 0, pad: 0 };
+    let web = Endpoint { interface: IfIndex(101), identity, rules, mac, isolated: 0, flags: 0 };
     assert_eq!(endpoints.into_iter().collect::<Vec<_>>(), [(v4("10.244.0.5"), web)]);
 }
 
