@@ -58,11 +58,16 @@ pub(super) struct FamilyPlan<A> {
 }
 
 impl<A: Family> FamilyPlan<A> {
-    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it.
+    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it, and
+    /// [`super::Plan::resuming`] for rows that are held.
     ///
     /// # Errors
     /// [`Error::Policy`], or [`Error::TableFull`] for what all nodes share.
-    pub(super) fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+    pub(super) fn following(
+        cluster: &Cluster,
+        previous: Option<&Self>,
+        held: Option<&Rows<A>>,
+    ) -> Result<Self, Error> {
         let policies = cluster.policies.iter().map(Policy::read).collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
         let known: Vec<_> = addresses.iter().copied().flatten().collect();
@@ -96,7 +101,7 @@ impl<A: Family> FamilyPlan<A> {
             ),
             policies: policies.into_iter().map(|policy| (policy.name, policy.isolates)).collect(),
             sets,
-            services: Services::of(cluster, previous.map(|previous| &previous.services))?,
+            services: Services::of(cluster, previous.map(|previous| &previous.services), held)?,
             map: Map::of(cluster),
         })
     }
