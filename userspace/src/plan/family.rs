@@ -61,7 +61,8 @@ pub(super) struct FamilyPlan<A> {
 }
 
 impl<A: Family> FamilyPlan<A> {
-    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it.
+    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it, and
+    /// [`super::Plan::resuming`] for rows that are held.
     ///
     /// # Errors
     /// [`Error::TableFull`] for what all nodes share.
@@ -69,6 +70,7 @@ impl<A: Family> FamilyPlan<A> {
         cluster: &Cluster,
         policies: Arc<[Policy]>,
         previous: Option<&Self>,
+        held: Option<&Rows<A>>,
     ) -> Result<Self, Error> {
         let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
         let nodes = cluster.nodes.iter().zip(&addresses);
@@ -104,7 +106,7 @@ impl<A: Family> FamilyPlan<A> {
             ),
             policies,
             sets,
-            services: Services::of(cluster, previous.map(|previous| &previous.services))?,
+            services: Services::of(cluster, previous.map(|previous| &previous.services), held)?,
             map: Map::of(cluster),
         })
     }

@@ -16,6 +16,7 @@ mod diff;
 mod error;
 mod family;
 mod hash;
+mod held;
 mod identity;
 mod maglev;
 mod numbers;
@@ -86,7 +87,17 @@ impl Plan {
     /// # Errors
     /// [`Error::Policy`], or [`Error::TableFull`] for what all nodes share.
     pub fn of(cluster: &Cluster) -> Result<Self, Error> {
-        Self::following(cluster, None)
+        Self::following(cluster, None, None)
+    }
+
+    /// Plans a cluster whose packets a node's path passes already by rows of an earlier plan that nobody has any
+    /// more: what these rows number of Services keeps its number, since flows of before speak of it.
+    /// [`Rows::frontends`], [`Rows::maglev`] and [`Rows::backends`] are looked at.
+    ///
+    /// # Errors
+    /// As [`Plan::of`].
+    pub fn resuming(cluster: &Cluster, held: &NodeRows) -> Result<Self, Error> {
+        Self::following(cluster, None, Some(held))
     }
 
     /// Plans a cluster that has changed: what is as before keeps its numbers and places, and nothing new
@@ -95,17 +106,17 @@ impl Plan {
     /// # Errors
     /// As [`Plan::of`].
     pub fn after(&self, cluster: &Cluster) -> Result<Self, Error> {
-        Self::following(cluster, Some(self))
+        Self::following(cluster, Some(self), None)
     }
 
-    fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+    fn following(cluster: &Cluster, previous: Option<&Self>, held: Option<&NodeRows>) -> Result<Self, Error> {
         let policies: Arc<[_]> = Policy::all(cluster)?.into();
         let (v4, v6) = (previous.map(|previous| &previous.v4), previous.map(|previous| &previous.v6));
         Ok(Self {
             constants: constants(cluster),
             nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect(),
-            v4: FamilyPlan::following(cluster, policies.clone(), v4)?,
-            v6: FamilyPlan::following(cluster, policies, v6)?,
+            v4: FamilyPlan::following(cluster, policies.clone(), v4, held.map(|held| &held.v4))?,
+            v6: FamilyPlan::following(cluster, policies, v6, held.map(|held| &held.v6))?,
         })
     }
 

@@ -16,6 +16,7 @@ mod diag;
 mod error;
 mod events;
 mod family;
+mod held;
 mod hook;
 mod netns;
 pub mod object;
@@ -133,6 +134,8 @@ pub struct Kernel {
     hooked: BTreeMap<(Hook, String), Hooked>,
     /// The programs that sockets meet.
     sockets: Vec<Hooked>,
+    /// Its tables of Services are those that are pinned.
+    held: bool,
 }
 
 impl fmt::Debug for Kernel {
@@ -182,6 +185,7 @@ impl Kernel {
             flush_log,
             hooked: BTreeMap::new(),
             sockets: Vec::new(),
+            held: false,
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -215,6 +219,10 @@ impl Kernel {
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
         self.attach_sockets()?;
+        if let Some(pins) = self.options.pins.as_ref().filter(|_| !self.held) {
+            self.hold(pins)?;
+            self.held = true;
+        }
         if way == Way::Clsact {
             let gone = before.keys().filter(|place| !self.hooked.contains_key(place));
             for (hook, interface) in gone {
