@@ -55,6 +55,9 @@ pub(super) struct Selected {
     pub(super) policies: Bits,
 }
 
+/// Rows of a node's policy table.
+pub(super) type PolicyRows = BTreeMap<PolicyPrefix, PolicyRow>;
+
 /// Peers that a set has the same rows about.
 #[derive(Clone, Debug)]
 struct Group {
@@ -191,7 +194,7 @@ impl RuleSets {
         rules: RuleSet,
         identities: &Identities<A>,
         own: Identity,
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+        rows: &mut PolicyRows,
     ) {
         for group in self.groups(rules, identities) {
             for peer in &group.peers {
@@ -206,7 +209,7 @@ impl RuleSets {
         rules: RuleSet,
         identities: &Identities<A>,
         (peer, own): (Identity, Identity),
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+        rows: &mut PolicyRows,
     ) {
         let groups = self.groups(rules, identities).iter();
         for group in groups.filter(|group| group.peers.binary_search(&peer).is_ok()) {
@@ -356,7 +359,7 @@ impl Group {
         &self,
         rules: RuleSet,
         (peer, own): (Identity, Identity),
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+        rows: &mut PolicyRows,
     ) {
         let host = (peer == own).then_some(Identity::HOST);
         for identity in host.into_iter().chain([peer]) {

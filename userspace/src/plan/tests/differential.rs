@@ -138,7 +138,7 @@ impl Dice {
     }
     fn cluster_policy(&mut self, index: usize) -> ClusterPolicy {
         ClusterPolicy {
-            kind: Kind::NetworkPolicy,
+            kind: Kind::ClusterNetworkPolicy,
             name: format!("tier{index}"),
             tier: *self.one(&[Tier::Admin, Tier::Baseline]),
             priority: self.below(3) as i32,
@@ -257,7 +257,7 @@ impl Text<'_> {
                 if !matches {
                     continue;
                 }
-                let policy = format!("NetworkPolicy {}", policy.name);
+                let policy = format!("ClusterNetworkPolicy {}", policy.name);
                 let name = RuleName { policy, rule: format!("{word}[{index}]") };
                 return match rule.action {
                     Action::Accept => Some(Said::AllowedBy(name)),
