@@ -12,8 +12,8 @@ use std::time::Instant;
 use dataplane::tables::IfIndex;
 use serde_json::{Value, json};
 use userspace::model::{
-    Action, Cluster, ClusterPolicy, ContainerPort, Kind, Labels, Node, Pod, PodPeer, Protocol, Tier, TierPeer,
-    TierPort, TierRule,
+    Action, Cluster, ClusterPolicy, ContainerPort, Kind, Labels, Node, Pod, PodPeer, Protocol, Tier,
+    TierPeer, TierPort, TierRule,
 };
 use userspace::plan::{Links, Plan};
 
@@ -142,7 +142,9 @@ fn cluster() -> Cluster {
         let namespace = format!("ns{index}");
         for (name, spec) in specs(index) {
             let object = json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec});
-            cluster.policies.push(serde_json::from_value(object).expect("the benchmark's own policies are valid"));
+            cluster
+                .policies
+                .push(serde_json::from_value(object).expect("the benchmark's own policies are valid"));
         }
     }
     cluster.cluster_policies = [Tier::Admin, Tier::Baseline].into_iter().flat_map(tier).collect();
@@ -161,7 +163,8 @@ fn address(first: [u8; 4], index: u32) -> IpAddr {
 fn pod(index: u32) -> Pod {
     let (replica, app) = (index / (NAMESPACES * APPS), index / NAMESPACES % APPS);
     let namespace = index % NAMESPACES;
-    let port = |name: &str, port| ContainerPort { name: Some(name.to_owned()), port, protocol: Protocol::Tcp };
+    let port =
+        |name: &str, port| ContainerPort { name: Some(name.to_owned()), port, protocol: Protocol::Tcp };
     let all = [
         ("app", format!("app{app}")),
         ("tier", ["front", "middle", "back"][app as usize % 3].to_owned()),
@@ -192,28 +195,44 @@ fn specs(namespace: u32) -> Vec<(String, Value)> {
     let partner = json!({"ipBlock": {"cidr": format!("203.0.{namespace}.0/24")}});
     let mut specs = vec![
         ("deny".to_owned(), json!({"podSelector": {}, "policyTypes": both})),
-        ("dns".to_owned(), json!({"podSelector": {}, "policyTypes": ["Egress"],
-            "egress": [{"to": [resolver], "ports": dns}]})),
-        ("metrics".to_owned(), json!({"podSelector": {}, "ingress": [{"from": [monitoring],
-            "ports": [{"port": "metrics"}]}]})),
+        (
+            "dns".to_owned(),
+            json!({"podSelector": {}, "policyTypes": ["Egress"],
+            "egress": [{"to": [resolver], "ports": dns}]}),
+        ),
+        (
+            "metrics".to_owned(),
+            json!({"podSelector": {}, "ingress": [{"from": [monitoring],
+            "ports": [{"port": "metrics"}]}]}),
+        ),
     ];
     for app in 0..5 {
         // Each tier talks to the next one.
         let one = json!({"podSelector": {"matchLabels": {"app": format!("app{app}")}}});
-        let ports = if app % 2 == 0 { json!([{"port": "http"}]) } else { json!([{"port": 8080, "endPort": 8089}]) };
-        specs.push((format!("app{app}"), json!({
-            "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values":
-                [format!("app{}", app + 1), format!("app{}", app + 5)]}]},
-            "ingress": [{"from": [one], "ports": ports}],
-        })));
+        let ports =
+            if app % 2 == 0 { json!([{"port": "http"}]) } else { json!([{"port": 8080, "endPort": 8089}]) };
+        specs.push((
+            format!("app{app}"),
+            json!({
+                "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values":
+                    [format!("app{}", app + 1), format!("app{}", app + 5)]}]},
+                "ingress": [{"from": [one], "ports": ports}],
+            }),
+        ));
     }
     if namespace % 5 != 0 {
-        specs.push(("out".to_owned(), json!({"podSelector": {"matchLabels": {"tier": "front"}},
-            "policyTypes": ["Egress"], "egress": [{"to": [world, partner], "ports": [{"port": 443}]}]})));
+        specs.push((
+            "out".to_owned(),
+            json!({"podSelector": {"matchLabels": {"tier": "front"}},
+            "policyTypes": ["Egress"], "egress": [{"to": [world, partner], "ports": [{"port": 443}]}]}),
+        ));
     }
     let stage = json!({"namespaceSelector": {"matchLabels": {"stage": stage(namespace)}}});
-    specs.push(("stage".to_owned(), json!({"podSelector": {"matchLabels": {"tier": "front"}},
-        "ingress": [{"from": [stage], "ports": [{"port": 8443}]}]})));
+    specs.push((
+        "stage".to_owned(),
+        json!({"podSelector": {"matchLabels": {"tier": "front"}},
+        "ingress": [{"from": [stage], "ports": [{"port": 8443}]}]}),
+    ));
     specs
 }
 

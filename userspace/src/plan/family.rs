@@ -75,8 +75,7 @@ impl<A: Family> FamilyPlan<A> {
     ) -> Result<Self, Error> {
         let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
         let nodes = cluster.nodes.iter().zip(&addresses);
-        let known: Vec<_> =
-            nodes.filter_map(|(node, address)| Some(((*address)?, &node.labels))).collect();
+        let known: Vec<_> = nodes.filter_map(|(node, address)| Some(((*address)?, &node.labels))).collect();
         let found = Pods::of(cluster);
         let (sets, selected) = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
         let places: BTreeMap<_, _> =
@@ -209,7 +208,11 @@ impl<A: Family> FamilyPlan<A> {
         self.pods[place].iter().map(endpoint).collect()
     }
 
-    pub(super) fn interface(&self, (place, links): (usize, &Links), pod: &Local<A>) -> Result<IfIndex, Error> {
+    pub(super) fn interface(
+        &self,
+        (place, links): (usize, &Links),
+        pod: &Local<A>,
+    ) -> Result<IfIndex, Error> {
         let missing = || Error::NoInterface { node: self.nodes[place].clone(), pod: pod.id.clone() };
         links.pods.get(&pod.id).copied().ok_or_else(missing)
     }

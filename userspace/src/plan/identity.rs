@@ -152,7 +152,9 @@ impl<A: Family> Identities<A> {
             }
         }
         self.blocks = self::blocks(&blocks);
-        for port in rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS).flat_map(|rule| &rule.ports) {
+        for port in
+            rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS).flat_map(|rule| &rule.ports)
+        {
             if let Ports::Named(_, name) = port {
                 self.named.entry(name.clone()).or_default();
             }
@@ -249,9 +251,7 @@ impl<A: Family> Identities<A> {
     pub(super) fn matching(&self, asked: &Asked) -> BTreeSet<Identity> {
         let peers = || asked.peers.iter().flatten().flat_map(|peer| self.having(*peer));
         match asked.serving {
-            Some(serving) => {
-                self.having(serving).filter(|identity| self.matches(asked, *identity)).collect()
-            }
+            Some(serving) => self.having(serving).filter(|identity| self.matches(asked, *identity)).collect(),
             None => peers().collect(),
         }
     }

@@ -52,7 +52,8 @@ impl<A: Family> FamilyPlan<A> {
         };
 
         let renamed = self.change_labels((node, index), labels);
-        let used: BTreeSet<_> = self.pods[place].iter().map(|pod| pod.rules).chain(fitted.iter().copied()).collect();
+        let used: BTreeSet<_> =
+            self.pods[place].iter().map(|pod| pod.rules).chain(fitted.iter().copied()).collect();
         if renamed.fresh {
             self.sets.learn(renamed.after, &self.identities, &used);
         }

@@ -45,7 +45,7 @@ pub(super) fn stops<A: Family>(from: &Rows<A>, to: &Rows<A>, room: usize) -> Vec
         let new = other.keys().filter(|key| !one.contains_key(key)).count();
         one.len() + new <= room
     });
-    if fits { stops } else { vec![closed(from, to)] }
+    if fits { stops } else { closed(from, to) }
 }
 
 /// The pods whose rules change, and those that come or go.
@@ -149,15 +149,18 @@ fn between<A: Family>(
     let mut policy = from.policy.clone();
     policy.extend(to.policy.iter().filter(|(key, _)| !used.contains(&key.rules)));
     for (rules, twin) in &twins {
-        let rows = to.policy.range(of_set(*rules)).map(|(key, row)| (PolicyPrefix { rules: *twin, ..*key }, *row));
+        let rows =
+            to.policy.range(of_set(*rules)).map(|(key, row)| (PolicyPrefix { rules: *twin, ..*key }, *row));
         policy.extend(rows);
     }
     for ((old, new), meanwhile) in &renamed.meanwhile {
         let mut copy = |rows: &BTreeMap<_, _>, (rules, identity): (u32, Identity), target| {
             let about = about(rows, rules, identity);
-            policy.extend(about.into_iter().map(|(key, row)| {
-                (PolicyPrefix { rules: target, identity: meanwhile.0, ..key }, row)
-            }));
+            policy.extend(
+                about
+                    .into_iter()
+                    .map(|(key, row)| (PolicyPrefix { rules: target, identity: meanwhile.0, ..key }, row)),
+            );
         };
         used.iter().for_each(|rules| copy(&from.policy, (*rules, *old), *rules));
         joined.difference(&used).for_each(|rules| copy(&to.policy, (*rules, *new), *rules));
@@ -209,8 +212,7 @@ fn about(
     rules: u32,
     identity: Identity,
 ) -> Vec<(PolicyPrefix, PolicyRow)> {
-    let first =
-        PolicyPrefix { rules, identity: identity.0, direction: 0, protocol: 0, port: 0, bits: 0 };
+    let first = PolicyPrefix { rules, identity: identity.0, direction: 0, protocol: 0, port: 0, bits: 0 };
     rows.range(first..=last_about(first)).map(|(key, row)| (*key, *row)).collect()
 }
 
@@ -218,8 +220,9 @@ fn last_about(key: PolicyPrefix) -> PolicyPrefix {
     PolicyPrefix { direction: u8::MAX, protocol: u8::MAX, port: u16::MAX, bits: u32::MAX, ..key }
 }
 
-/// The stop where whoever is judged by something that changes is closed, and all that is gone is gone.
-fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Judging<A> {
+/// The two stops where whoever is judged by something that changes is closed: what is gone goes, then what is new
+/// comes.
+fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Vec<Judging<A>> {
     let kept = |key: &PolicyPrefix, row: &PolicyRow| to.policy.get(key) == Some(row);
     let gone = from.policy.iter().filter(|(key, row)| !kept(key, row)).map(|(key, _)| key.rules);
     let new = to.policy.iter().filter(|(key, row)| from.policy.get(key) != Some(row));
@@ -232,9 +235,11 @@ fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Judging<A> {
         }
     }
     let policy = from.policy.iter().filter(|(key, row)| kept(key, row));
-    Judging {
-        policy: policy.map(|(key, row)| (*key, *row)).collect(),
-        identities: from.identities.clone(),
-        endpoints,
-    }
+    let policy = policy.map(|(key, row)| (*key, *row)).collect();
+    let second = Judging {
+        policy: to.policy.clone(),
+        identities: to.identities.clone(),
+        endpoints: endpoints.clone(),
+    };
+    vec![Judging { policy, identities: from.identities.clone(), endpoints }, second]
 }

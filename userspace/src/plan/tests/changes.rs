@@ -314,7 +314,8 @@ fn rules_that_the_table_has_no_room_for_close_their_own_pods_alone() {
         .map(|index| json!({"ipBlock": {"cidr": format!("20.0.{}.{}/32", index / 256, index % 256)}}))
         .collect();
     let ports = json!([{"port": 1, "endPort": 65_534}]);
-    let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": peers, "ports": ports}]});
+    let spec =
+        json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": peers, "ports": ports}]});
     policy(&mut cluster, "a/huge", spec);
     policy(&mut cluster, "a/small", json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]}));
     let plan = Plan::of(&cluster).expect("it can be planned");
