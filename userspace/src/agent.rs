@@ -242,6 +242,7 @@ impl Agent {
         };
         let (links, namespaces) = self.links(desired)?;
         let node = plan.node(&self.seat.node, &links)?;
+        plan.notes(&self.seat.node)?.iter().for_each(|note| tracing::warn!("{note}"));
         let pods = desired.interfaces.values().map(|link| (Hook::FromPod, link.clone()));
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
         let places: Vec<_> = pods.chain(own).collect();

@@ -7,7 +7,7 @@
 //! Each family is planned for itself (`family`): nothing in its tables is about the other.
 //!
 //! `policy` reads policies, `selector` finds the pods they name; `identity` and `ruleset` with `settle` make
-//! rows of both. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
+//! rows of both, `fit` sees that there is room for them. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
 //! does everything that has an address.
 
 mod bits;
@@ -15,6 +15,7 @@ mod candidate;
 mod diff;
 mod error;
 mod family;
+mod fit;
 mod hash;
 mod held;
 mod identity;
@@ -23,6 +24,7 @@ mod numbers;
 mod policy;
 mod port;
 mod prefix;
+mod relabel;
 mod room;
 mod route;
 pub mod rows;
@@ -30,6 +32,7 @@ mod ruleset;
 mod selector;
 mod service;
 mod settle;
+mod transition;
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +49,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Established, Forward, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Labels, Established, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 use policy::Policy;
 
@@ -143,6 +146,37 @@ impl Plan {
         };
         let v4 = self.v4.commit(v4, place).into_iter().map(NodeChange::V4);
         Ok(v4.chain(self.v6.commit(v6, place).into_iter().map(NodeChange::V6)).collect())
+    }
+
+    /// The labels of a pod (`namespace/name`) are others now: says what that changes for policies on a node, in
+    /// the order to change it in. That is what [`Plan::after`] and [`diff`] come to where all else is as before,
+    /// in a time that hardly grows with the cluster. Services lead to other pods by [`Plan::change`]. Nothing
+    /// changes for a pod without an address of its own.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`], [`Error::NoInterface`]; the plan is as it was then.
+    pub fn relabel(
+        &mut self,
+        (node, links): (&str, &Links),
+        pod: &str,
+        labels: &Labels,
+    ) -> Result<Vec<NodeChange>, Error> {
+        let place = self.place(node)?;
+        self.v4.linked((place, links))?;
+        self.v6.linked((place, links))?;
+        let v4 = self.v4.relabel((place, links), pod, labels)?;
+        let v6 = self.v6.relabel((place, links), pod, labels)?;
+        Ok(v4.into_iter().map(NodeChange::V4).chain(v6.into_iter().map(NodeChange::V6)).collect())
+    }
+
+    /// A sentence for each family in which the policy table of the node has no room for the rules of all its
+    /// pods.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`].
+    pub fn notes(&self, node: &str) -> Result<Vec<String>, Error> {
+        let place = self.place(node)?;
+        Ok(self.v4.note(place).into_iter().chain(self.v6.note(place)).collect())
     }
 
     fn place(&self, name: &str) -> Result<usize, Error> {

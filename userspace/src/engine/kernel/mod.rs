@@ -38,7 +38,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Affinities, Connections, Fragments, IfIndex, Masquerades, Node, Nodes, Sockets, Table,
+    Affinities, Connections, Fragments, IfIndex, Masquerades, Node, Nodes, Policy, Sockets, Table,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -318,6 +318,15 @@ impl Kernel {
         self.capacities.named(table).unwrap_or(usual)
     }
 
+    /// Room in the policy tables of IPv4 and IPv6.
+    fn policy_rows(&self) -> (u32, u32) {
+        let room = |table, usual| self.capacity(table, usual);
+        (
+            room(Policy::<V4>::NAME, Policy::<V4>::CAPACITY),
+            room(Policy::<V6>::NAME, Policy::<V6>::CAPACITY),
+        )
+    }
+
     fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
         self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
     }
@@ -370,8 +379,10 @@ impl Kernel {
 
 impl Engine for Kernel {
     fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
-        self.write(&diff(&self.rows, rows))?;
-        self.rows = rows.clone();
+        let policy_rows = self.policy_rows();
+        let rows = rows.fitting(policy_rows).into_owned();
+        self.write(&diff(&self.rows, &rows, policy_rows))?;
+        self.rows = rows;
         Ok(())
     }
 
