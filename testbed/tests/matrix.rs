@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use testbed::dataplane::chains::rules::Dice;
 use testbed::dataplane::emulator::Emulated;
 use testbed::oracle::{self, Expectation};
+use testbed::page::Data;
 use testbed::probe::{Flow, Prober};
 use userspace::engine::emulator::Matrix;
 use userspace::engine::emulator::matrix::{Direction, Verdict, Why, declared};
@@ -287,4 +288,51 @@ fn selector(dice: &mut Dice) -> Value {
         1 => json!({"matchLabels": {"app": one(dice, &APPS)}}),
         _ => json!({"matchExpressions": [expression(dice)]}),
     }
+}
+
+#[test]
+fn a_page_says_of_every_cell_what_the_matrix_says() {
+    for seed in 200..230 {
+        let cluster = load(&drawn(&mut Dice::new(seed)).to_string());
+        let matrix = Matrix::of(&cluster, &PORTS).unwrap_or_else(|error| panic!("{error}"));
+        let data = Data::of(&cluster, &PORTS, None).unwrap_or_else(|error| panic!("{error}"));
+        let count = matrix.endpoints().len();
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            for port in 0..PORTS.len() {
+                let (passes, why) = data.cell(from, to, port);
+                let flow = format!("seed {seed}: {} {}", matrix.endpoints()[from], matrix.endpoints()[to]);
+                assert_eq!(*passes, matrix.verdict(from, to, port) == Verdict::Allow, "{flow}: {why}");
+                if let Some(decided) = matrix.decided_by(from, to, port) {
+                    assert!(why.ends_with(&decided.why.to_string()), "{flow}: {why}, not {}", decided.why);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_of_a_thousand_pods_is_small_and_asks_nobody_for_anything() {
+    let mut items = vec![];
+    for number in 0..100 {
+        let (namespace, app) = (format!("ns{}", number % 20), format!("app{number}"));
+        items.push(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app, "namespace": namespace},
+            "spec": {"replicas": 10, "selector": {"matchLabels": {"app": app}}, "template": {
+                "metadata": {"labels": {"app": app}},
+                "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}}}}));
+        items.push(json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": app, "namespace": namespace},
+            "spec": {"podSelector": {"matchLabels": {"app": app}}, "ingress": [{
+                "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": format!("app{}", number / 2)}}}],
+                "ports": [{"port": 80}]}]}}));
+    }
+    items
+        .push(json!({"apiVersion": "podpath.dev/v1alpha1", "kind": "Testbed", "metadata": {"name": "large"},
+                      "spec": {"nodes": 10, "maxPods": 110}}));
+    let cluster = load(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+    assert_eq!(cluster.pods.len(), 1000);
+    let page = Data::of(&cluster, &PORTS[..3], None).and_then(|data| Ok(data.page().expect("it has a form")));
+    let page = page.unwrap_or_else(|error| panic!("{error}"));
+    assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    assert!(["http:", "https:", "src=", "import", "fetch("].iter().all(|word| !page.contains(word)));
+    assert!(page.contains("isolated by ns0/app0") && !page.contains("/*DATA*/"));
 }

@@ -230,6 +230,11 @@ impl Sight {
         said
     }
 
+    /// What tells an end from others: what it is to them, how it is judged, the node that it is.
+    pub(super) fn sort(&self, end: usize) -> Option<(u32, Option<u32>, Option<u32>)> {
+        self.seats[end].map(|seat| (seat.peer, seat.pod.map(|(subject, _)| subject), seat.node))
+    }
+
     fn row(&self, subject: u32, port: usize, direction: Direction) -> &Row {
         let ways = self.ways[subject as usize * self.ports + port];
         &self.rows[ways[direction as usize] as usize]
