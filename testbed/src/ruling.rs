@@ -44,13 +44,13 @@ impl Ruling {
         let said = matrix.judgements(source, target, 0).into_iter();
         let said: Vec<Decided> = said.filter(|one| one.is_over_v4() == over_v4).collect();
         let denied = said.iter().find(|one| one.verdict == Verdict::Deny);
-        let nearest = denied.and_then(|one| nearest(cluster, (from, &to), port, one.direction));
+        let nearest = denied.and_then(|one| nearest(cluster, (from, &to), port, one.direction, &one.why));
         let sentence = |one: &Decided| {
             let judged = if one.is_of_source() { from } else { &to };
             let audited = if one.audited() { ", and passes: policies are only tried out on it" } else { "" };
             format!("{} of {judged}: {}{audited}", one.direction, one.why)
         };
-        let telling = said.iter().filter(|one| !matches!(one.why, Why::NotIsolated));
+        let telling = said.iter().filter(|one| !matches!(one.why, Why::NotIsolated | Why::NotDenied));
         let ruling =
             Self { said: telling.map(sentence).collect(), nearest: nearest.map(|near| near.to_string()) };
         Ok((!ruling.said.is_empty()).then_some(ruling))

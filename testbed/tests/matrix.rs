@@ -52,7 +52,7 @@ fn equals_the_oracle(cluster: &Cluster, what: &str) -> (usize, usize) {
             Expectation::Undefined(_) => continue,
             Expectation::Deny(_) => Verdict::Deny,
             // Whether anybody listens is nothing to policies.
-            Expectation::Allow | Expectation::Reject(_) => Verdict::Allow,
+            Expectation::Allow | Expectation::Audited(_) | Expectation::Reject(_) => Verdict::Allow,
         };
         assert_eq!(verdict, expected, "{what}: {flow}: {judged}");
         asked += 1;
@@ -207,8 +207,9 @@ fn drawn(dice: &mut Dice) -> Value {
             "status": {"addresses": [{"type": "InternalIP", "address": format!("10.240.0.{}", 3 + number)}]}}));
     }
     for namespace in NAMESPACES {
-        items.push(json!({"apiVersion": "v1", "kind": "Namespace",
-                          "metadata": {"name": namespace, "labels": {"colour": namespace}}}));
+        let audited = if once_in(dice, 6) { "true" } else { "false" };
+        items.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace,
+            "labels": {"colour": namespace}, "annotations": {"podpath.dev/audit": audited}}}));
         for app in APPS {
             let mut labels = json!({"app": app});
             if once_in(dice, 2) {
@@ -225,7 +226,48 @@ fn drawn(dice: &mut Dice) -> Value {
     for number in 0..1 + dice.roll() % 6 {
         items.push(policy(dice, number));
     }
+    for number in 0..dice.roll() % 4 {
+        items.push(cluster_policy(dice, number));
+    }
     json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+fn cluster_policy(dice: &mut Dice, number: u64) -> Value {
+    let subjects = [
+        json!({"namespaces": {}}),
+        json!({"namespaces": {"matchLabels": {"colour": one(dice, &NAMESPACES)}}}),
+        json!({"pods": {"namespaceSelector": {}, "podSelector": selector(dice)}}),
+    ];
+    let ports = [
+        json!({"tcp": {"destinationPort": {"number": 80}}}),
+        json!({"udp": {"destinationPort": {"range": {"start": 1, "end": 99}}}}),
+        json!({"destinationNamedPort": "http"}),
+    ];
+    let mut spec = json!({"tier": one(dice, &["Admin", "Baseline"]), "priority": number, "subject": one(dice, &subjects)});
+    for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rule = |dice: &mut Dice| {
+            let mut of = vec![
+                json!({"namespaces": {"matchLabels": {"colour": one(dice, &NAMESPACES)}}}),
+                json!({"pods": {"namespaceSelector": {}, "podSelector": selector(dice)}}),
+            ];
+            if peers == "to" {
+                of.push(
+                    json!({"networks": [one(dice, &["203.0.113.0/24", "10.244.1.0/24", "10.240.0.4/31"])]}),
+                );
+                of.push(
+                    json!({"nodes": {"matchExpressions": [{"key": "pool", "operator": "DoesNotExist"}]}}),
+                );
+            }
+            let mut rule = json!({"action": one(dice, &["Accept", "Deny", "Pass"]), peers: [one(dice, &of)]});
+            if once_in(dice, 2) {
+                rule["protocols"] = json!([one(dice, &ports)]);
+            }
+            rule
+        };
+        spec[rules] = (0..dice.roll() % 3).map(|_| rule(dice)).collect();
+    }
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+           "metadata": {"name": format!("c{number}")}, "spec": spec})
 }
 
 fn policy(dice: &mut Dice, number: u64) -> Value {

@@ -44,7 +44,8 @@ impl Denials {
     /// The cluster cannot be planned.
     pub fn of(cluster: &Cluster, grid: &Grid) -> Result<Self, Error> {
         let denied = |row: &&super::Row| {
-            let by_policy = matches!(row.measured.reason, None | Some(Reason::PolicyDenied));
+            let by_policy =
+                matches!(row.measured.reason, None | Some(Reason::PolicyDenied | Reason::PolicyFull));
             row.measured.verdict == Verdict::Deny && by_policy
         };
         let denied: Vec<(&Flow, Vec<(Who, Port)>)> =
@@ -146,7 +147,7 @@ impl Denial {
         let Some(judged) = self.judged.first() else { return Vec::new() };
         let near = self.peers.iter().filter_map(|(peer, port)| {
             let flow = if self.direction == Direction::Egress { (judged, peer) } else { (peer, judged) };
-            nearest(cluster, flow, *port, self.direction).map(|near| near.to_string())
+            nearest(cluster, flow, *port, self.direction, &self.why).map(|near| near.to_string())
         });
         let near: BTreeSet<String> = near.collect();
         let more = near.len().saturating_sub(SHOWN);

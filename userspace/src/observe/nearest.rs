@@ -11,9 +11,10 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, Network
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::engine::emulator::matrix::Direction;
+use crate::engine::emulator::matrix::{Direction, Why};
 use crate::model::{
-    Action, Cluster, ClusterPolicy, ContainerPort, Labels, Node, Pod, PodPeer, Port, TierPeer, TierPort, Who,
+    Action, Cluster, ClusterPolicy, ContainerPort, IpBlocks, Labels, Node, Pod, PodPeer, Port, Tier,
+    TierPeer, TierPort, Who,
 };
 use crate::plan::RuleName;
 
@@ -33,8 +34,9 @@ impl fmt::Display for Nearest {
     }
 }
 
-/// The rule that came nearest to allowing a flow for the pod at one of its ends, of all those that are asked
-/// about it: the one that lacks least, and of several the first. None if nothing asked has a rule that could.
+/// The rule that came nearest to allowing a flow for the pod at one of its ends, which denies it for this reason:
+/// of all rules that would have been asked before, the one that lacks least, and of several the first. None if there
+/// is none.
 ///
 /// Ends are those that policies see: after translation.
 pub fn nearest(
@@ -42,14 +44,32 @@ pub fn nearest(
     (from, to): (&Who, &Who),
     port: Port,
     direction: Direction,
+    why: &Why,
 ) -> Option<Nearest> {
     let (from, to) = (Party::of(cluster, from)?, Party::of(cluster, to)?);
     let (judged, peer) = if direction == Direction::Egress { (from, to) } else { (to, from) };
     let judged = judged.pod()?;
     let flow = Flow { cluster, peer, target: to, port };
-    let tiers = cluster.cluster_policies.iter().flat_map(|policy| flow.of_tier(policy, judged, direction));
-    let policies = cluster.policies.iter().flat_map(|policy| flow.of_policy(policy, judged, direction));
-    policies.chain(tiers).filter(|near| !near.lacks.is_empty()).min_by_key(|near| near.lacks.len())
+    let of_tier = |tier: Tier| {
+        let policies = cluster.cluster_policies.iter().filter(move |policy| policy.tier == tier);
+        policies.flat_map(move |policy| flow.of_tier(policy, judged, direction))
+    };
+    let network = cluster.policies.iter().flat_map(|policy| flow.of_policy(policy, judged, direction));
+    let denier = if let Why::DeniedBy(rule) = why { Some(rule) } else { None };
+    let asked = of_tier(Tier::Admin).chain(network.map(|near| (Action::Accept, near)));
+    let asked = asked.chain(of_tier(Tier::Baseline)).take_while(|(_, near)| Some(&near.rule) != denier);
+    // Baseline policies are not asked where a NetworkPolicy isolates the pod.
+    let unheard = |near: &Nearest| {
+        let of = |policy: &&ClusterPolicy| near.rule.policy == name(policy) && policy.tier == Tier::Baseline;
+        denier.is_none() && cluster.cluster_policies.iter().any(|policy| of(&policy))
+    };
+    let could = asked.filter(|(action, near)| *action == Action::Accept && !near.lacks.is_empty());
+    could.map(|(_, near)| near).filter(|near| !unheard(near)).min_by_key(|near| near.lacks.len())
+}
+
+/// As a policy of the whole cluster is called: by kind and name.
+fn name(policy: &ClusterPolicy) -> String {
+    format!("{} {}", policy.kind.name(), policy.name)
 }
 
 /// An end of a flow, as policies see it.
@@ -140,29 +160,29 @@ impl Flow<'_> {
         near.collect()
     }
 
-    /// Rules of a policy of the whole cluster that accept.
-    fn of_tier(&self, policy: &ClusterPolicy, judged: &Pod, direction: Direction) -> Vec<Nearest> {
+    /// Rules of a policy of the whole cluster, and what each does.
+    fn of_tier(&self, policy: &ClusterPolicy, judged: &Pod, direction: Direction) -> Vec<(Action, Nearest)> {
         if !self.pods(&policy.subject, Party::Pod(judged)).is_empty() {
             return Vec::new();
         }
         let rules = if direction == Direction::Ingress { &policy.ingress } else { &policy.egress };
-        let accepting = rules.iter().enumerate().filter(|(_, rule)| rule.action == Action::Accept);
-        let near = accepting.map(|(place, rule)| {
-            let nobody = || vec!["it is about nobody that can be told by address".to_owned()];
+        let near = rules.iter().enumerate().map(|(place, rule)| {
+            let nobody = || vec!["it is about nobody who has an address".to_owned()];
             let peers = rule.peers.iter().map(|peer| self.tier_peer(peer));
             let mut lacks = if rule.peers.is_empty() { nobody() } else { least(peers) };
             lacks.extend(self.ports(&rule.ports.iter().flatten().map(Asked::from).collect::<Vec<_>>()));
-            let rule = RuleName {
-                policy: format!("{} {}", policy.kind.name(), policy.name),
-                rule: format!("{direction}[{place}]"),
-            };
-            Nearest { rule, lacks }
+            let rule_name = RuleName { policy: name(policy), rule: format!("{direction}[{place}]") };
+            (rule.action, Nearest { rule: rule_name, lacks })
         });
         near.collect()
     }
 
     fn peer(&self, peer: &NetworkPolicyPeer, home: &str) -> Vec<String> {
         if let Some(block) = &peer.ip_block {
+            let outside = self.cluster.settings.policies.ip_blocks == IpBlocks::Outside;
+            if outside && matches!(self.peer, Party::Pod(_)) {
+                return vec![format!("{} is a pod, and an ipBlock is about others here", self.peer)];
+            }
             let except: Vec<&str> = block.except.iter().flatten().map(String::as_str).collect();
             return self.in_range(&block.cidr, &except);
         }
@@ -383,7 +403,8 @@ mod tests {
         let cluster = model::load_text("test", &text).unwrap_or_else(|error| panic!("{error}"));
         let (from, to) = (from.parse().expect("a name"), "shop/api".parse().expect("a name"));
         let port = port.parse().expect("a port");
-        nearest(&cluster, (&from, &to), port, Direction::Ingress).map(|near| near.to_string())
+        let why = Why::Isolated(vec!["shop/p".to_owned()]);
+        nearest(&cluster, (&from, &to), port, Direction::Ingress, &why).map(|near| near.to_string())
     }
 
     const FROM_WEB: &str = "[{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]";
@@ -435,5 +456,40 @@ mod tests {
         let lacks = near(rules, "shop/web", "80/tcp").expect("there is a rule");
         assert!(lacks.starts_with("nearest: shop/p ingress[1] "), "{lacks}");
         assert_eq!(near("[]", "shop/web", "80/tcp"), None);
+    }
+
+    #[test]
+    fn what_a_rule_denies_only_rules_before_it_could_have_allowed() {
+        let text = r"
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: api, namespace: shop, labels: {app: api}}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: lock}
+spec:
+  tier: Admin
+  priority: 5
+  subject: {namespaces: {}}
+  ingress:
+  - {action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: cart}}}}]}
+  - {action: Deny, from: [{namespaces: {}}]}
+  - {action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 9}}}]}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, spec: {podSelector: {}, ingress: [{ports: [{port: 9}]}]}}
+";
+        let cluster = model::load_text("test", text).unwrap_or_else(|error| panic!("{error}"));
+        let (web, api) = ("shop/web".parse().expect("a name"), "shop/api".parse().expect("a name"));
+        let port = "80/tcp".parse().expect("a port");
+        let lock = |rule: &str| RuleName { policy: "ClusterNetworkPolicy lock".into(), rule: rule.into() };
+        let near = |why| nearest(&cluster, (&web, &api), port, Direction::Ingress, &why);
+        let by_rule = near(Why::DeniedBy(lock("ingress[1]"))).expect("one comes before");
+        assert_eq!(by_rule.rule, lock("ingress[0]"));
+        assert_eq!(by_rule.lacks, ["shop/web has label app=web, not app=cart"]);
+        let isolated = near(Why::Isolated(vec!["shop/p".into()])).expect("several could have");
+        assert_eq!(isolated.lacks.len(), 1);
     }
 }

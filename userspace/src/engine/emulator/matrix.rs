@@ -94,14 +94,20 @@ pub enum Why {
     NotIsolated,
     /// This rule allows it.
     AllowedBy(RuleName),
+    /// Policies of the whole cluster have a say, and none denies it.
+    NotDenied,
     /// These policies isolate the pod, by name, and no rule allows it.
     Isolated(Vec<String>),
+    /// This rule denies it.
+    DeniedBy(RuleName),
+    /// What policies say of the pod did not fit into its node's table.
+    Incomplete,
 }
 
 impl Why {
     /// Whether it speaks against the flow.
     pub fn denies(&self) -> bool {
-        matches!(self, Self::Isolated(_))
+        matches!(self, Self::Isolated(_) | Self::DeniedBy(_) | Self::Incomplete)
     }
 }
 
@@ -212,7 +218,7 @@ impl Matrix {
     pub fn decided_by(&self, from: usize, to: usize, port: usize) -> Option<Decided> {
         let mut all = self.judgements(from, to, port);
         let denied = all.iter().position(|one| one.verdict == Verdict::Deny);
-        let said = |one: &Decided| matches!(one.why, Why::AllowedBy(_) | Why::Isolated(_));
+        let said = |one: &Decided| matches!(one.why, Why::AllowedBy(_)) || one.why.denies();
         let at = denied.or_else(|| all.iter().rposition(said)).or_else(|| all.len().checked_sub(1))?;
         Some(all.swap_remove(at))
     }
@@ -309,6 +315,9 @@ impl fmt::Display for Why {
             Self::OwnNode => f.write_str("allowed, from the pod's own node"),
             Self::NotIsolated => f.write_str("allowed, no policy selects it"),
             Self::AllowedBy(RuleName { policy, rule }) => write!(f, "allowed by {policy} {rule}"),
+            Self::NotDenied => f.write_str("allowed, no policy denies it"),
+            Self::DeniedBy(RuleName { policy, rule }) => write!(f, "denied by {policy} {rule}"),
+            Self::Incomplete => f.write_str("denied, its rules did not fit into the node's table"),
             Self::Isolated(policies) => {
                 write!(f, "isolated by {}, and no rule allows it", policies.join(", "))
             }
