@@ -191,6 +191,15 @@ fn voice(decided: Option<Decided>) -> Voice {
     let tried = if decided.audited() { ", tried out only" } else { "" };
     match decided.why {
         Why::Itself | Why::OwnNode | Why::NotIsolated => silent(),
+        Why::NotDenied => Voice { words: "no policy denies it".to_owned(), policies: Vec::new() },
+        Why::Incomplete => Voice {
+            words: format!("denied: {} does not fit into the table", decided.direction),
+            policies: Vec::new(),
+        },
+        Why::DeniedBy(rule) => {
+            let words = format!("denied by {} {}{tried}", rule.policy, rule.rule);
+            Voice { words, policies: vec![rule.policy] }
+        }
         Why::AllowedBy(rule) => {
             Voice { words: format!("allowed by {} {}", rule.policy, rule.rule), policies: vec![rule.policy] }
         }
