@@ -1,0 +1,168 @@
+//! What lint calls redundant is: without all of it at once, the oracle says the same of every flow.
+
+use testbed::lint::{Check, Report};
+use testbed::oracle;
+use userspace::model::{Cluster, Objects, Protocol, Who};
+
+/// Numbers from a seed (Knuth's MMIX generator).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % end
+    }
+
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len())]
+    }
+}
+
+const PODS: [&str; 6] = ["x/a", "x/b", "x/c", "y/a", "y/b", "y/d"];
+const PORTS: [(u16, Protocol); 4] =
+    [(80, Protocol::Tcp), (81, Protocol::Tcp), (90, Protocol::Tcp), (53, Protocol::Udp)];
+
+fn objects(chance: &mut Chance) -> Objects {
+    let mut text = "apiVersion: podpath.dev/v1alpha1\nkind: Testbed\nmetadata: {name: r}\nspec: {nodes: 2}\n---\napiVersion: podpath.dev/v1alpha1\nkind: External\nmetadata: {name: w}\nspec: {address: 203.0.113.7}\n".to_owned();
+    for (pod, tier) in PODS.iter().zip(["front", "back", "back", "front", "back", "front"]) {
+        let (namespace, name) = pod.split_once('/').expect("both");
+        let port = if name == "a" { 80 } else { 81 };
+        text.push_str(&format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}, tier: {tier}}}}}\nspec: {{containers: [{{name: c, image: x, ports: [{{name: serve, containerPort: {port}}}]}}]}}\n"));
+    }
+    for index in 0..2 + chance.below(4) {
+        let namespace = chance.of(&["x", "y"]);
+        let types = chance.of(&[
+            "",
+            "policyTypes: [Ingress], ",
+            "policyTypes: [Egress], ",
+            "policyTypes: [Ingress, Egress], ",
+        ]);
+        let (subject, ingress, egress) = (pods(chance), rules(chance, "from"), rules(chance, "to"));
+        text.push_str(&format!("---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{index}, namespace: {namespace}}}\nspec: {{podSelector: {subject}, {types}ingress: [{ingress}], egress: [{egress}]}}\n"));
+    }
+    Objects::parse("random", &text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn pods(chance: &mut Chance) -> &'static str {
+    chance.of(&[
+        "{}",
+        "{matchLabels: {tier: front}}",
+        "{matchLabels: {app: a}}",
+        "{matchExpressions: [{key: app, operator: In, values: [a, b]}]}",
+        "{matchExpressions: [{key: app, operator: NotIn, values: [a]}]}",
+        "{matchLabels: {app: b, tier: back}}",
+    ])
+}
+
+fn rules(chance: &mut Chance, side: &str) -> String {
+    let rules: Vec<String> = (0..chance.below(4)).map(|_| rule(chance, side)).collect();
+    rules.join(", ")
+}
+
+fn rule(chance: &mut Chance, side: &str) -> String {
+    let peers: Vec<String> = (0..chance.below(3)).map(|_| peer(chance)).collect();
+    let all = [
+        "port: 80",
+        "port: 80, endPort: 90",
+        "port: serve",
+        "protocol: UDP, port: 53",
+        "protocol: TCP",
+        "port: 81",
+    ];
+    let ports: Vec<String> = (0..chance.below(3)).map(|_| format!("{{{}}}", chance.of(&all))).collect();
+    let list = |name: &str, items: Vec<String>| match items.is_empty() {
+        true => String::new(),
+        false => format!("{name}: [{}]", items.join(", ")),
+    };
+    let fields: Vec<String> =
+        [list(side, peers), list("ports", ports)].into_iter().filter(|one| !one.is_empty()).collect();
+    format!("{{{}}}", fields.join(", "))
+}
+
+fn peer(chance: &mut Chance) -> String {
+    let namespaces = chance.of(&["{}", "{matchLabels: {kubernetes.io/metadata.name: x}}"]);
+    match chance.below(4) {
+        0 => format!("{{podSelector: {}}}", pods(chance)),
+        1 => format!("{{namespaceSelector: {namespaces}, podSelector: {}}}", pods(chance)),
+        2 => format!("{{namespaceSelector: {namespaces}}}"),
+        _ => format!(
+            "{{ipBlock: {{cidr: {}}}}}",
+            chance.of(&["203.0.113.0/24", "0.0.0.0/0", "10.244.0.0/24", "10.240.0.0/16"])
+        ),
+    }
+}
+
+/// What the oracle says of every flow.
+fn grid(cluster: &Cluster) -> Vec<String> {
+    let pods = PODS.iter().map(|pod| Who::Pod((*pod).to_owned()));
+    let nodes = cluster.nodes.iter().map(|node| Who::Node(node.name.clone()));
+    let ends: Vec<Who> = pods.chain(nodes).chain([Who::External("w".into())]).collect();
+    let mut grid = Vec::new();
+    for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
+        for (port, protocol) in PORTS {
+            let denied =
+                matches!(oracle::expect(cluster, from, to, port, protocol), oracle::Expectation::Deny(_));
+            grid.push(format!("{from} {to} {port}/{protocol}: {}", if denied { "deny" } else { "pass" }));
+        }
+    }
+    grid
+}
+
+/// Takes out what is redundant: whole policies, and rules.
+fn without(cluster: &Cluster, report: &Report) -> Cluster {
+    let mut left = cluster.clone();
+    let mut redundant: Vec<(&str, &str)> =
+        report.findings.iter().map(|finding| (finding.object.as_str(), finding.field.as_str())).collect();
+    // From the last rule of a policy to the first, so that places stay what they are.
+    redundant.reverse();
+    for (object, field) in redundant {
+        let name = |policy: &k8s_openapi::api::networking::v1::NetworkPolicy| {
+            let metadata = &policy.metadata;
+            format!(
+                "NetworkPolicy {}/{}",
+                metadata.namespace.as_deref().unwrap_or_default(),
+                metadata.name.as_deref().unwrap_or_default()
+            )
+        };
+        if field == "spec" {
+            left.policies.retain(|policy| name(policy) != object);
+            continue;
+        }
+        let spec = left
+            .policies
+            .iter_mut()
+            .find(|policy| name(policy) == object)
+            .and_then(|policy| policy.spec.as_mut());
+        let spec = spec.expect("it is there, with a spec");
+        let (list, index) = field.trim_end_matches(']').split_once('[').expect("a place");
+        let index: usize = index.parse().expect("a number");
+        match list {
+            "spec.ingress" => drop(spec.ingress.as_mut().expect("it has rules").remove(index)),
+            "spec.egress" => drop(spec.egress.as_mut().expect("it has rules").remove(index)),
+            other => panic!("{other}"),
+        }
+    }
+    left
+}
+
+#[test]
+fn without_what_is_redundant_the_oracle_says_the_same() {
+    let wanted = |check| matches!(check, Check::RedundantPolicy | Check::RedundantRule | Check::CoveredNow);
+    let mut found = [0; 3];
+    for seed in 0..300 {
+        let objects = objects(&mut Chance(seed));
+        let cluster = objects.resolve(None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let report = Report::of(&objects, &cluster, wanted);
+        for finding in &report.findings {
+            let place = ["redundant-policy", "redundant-rule", "covered-now"]
+                .iter()
+                .position(|slug| *slug == finding.check);
+            found[place.expect("one of the three")] += 1;
+        }
+        let (before, after) = (grid(&cluster), grid(&without(&cluster, &report)));
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!(before, after, "seed {seed}: {:#?}\n{:#?}", report.findings, cluster.policies);
+        }
+    }
+    assert!(found.iter().all(|count| *count > 20), "too few to prove anything: {found:?}");
+}
