@@ -133,6 +133,7 @@ impl Machine for Counting {
     fn report(&mut self, _: &Record) {}
     fn count(&mut self, _: Verdict, _: u32) {}
     fn count_turn(&mut self, _: Turn) {}
+    fn count_audited(&mut self) {}
 }
 
 impl Platform<V4> for Counting {

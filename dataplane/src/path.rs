@@ -1,4 +1,5 @@
-//! The walk of a packet, whole: every branch of the path is on this page, or on that of its tails ([`tails`]).
+//! The walk of a packet, whole: every branch of the path is on this page, or on that of its tails ([`tails`]), or where policies
+//! are asked ([`judge`]).
 //!
 //! ```text
 //!  from_pod --+                                        +-- to_pod       (ingress policy, hand over)
@@ -9,6 +10,7 @@
 //! Heads say where a packet comes from, tails where it goes. A stage refuses with a [`Reason`]; `refuse` is
 //! the one place that makes a drop of it.
 
+mod judge;
 mod tails;
 
 use crate::conntrack::{self, Tracked};
@@ -19,7 +21,7 @@ use crate::service::Choice;
 use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
-use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, policy, route, service};
+use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, route, service};
 use tails::{fit_segments, give_up, go, to_host};
 
 /// Where a packet came from.
@@ -118,7 +120,7 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
         part = meet(platform, packet, walk);
     }
     if part.is_ok() && walk.verdict.is_none() {
-        part = pod_judge(platform, packet, walk);
+        part = judge::of_sender(platform, packet, walk);
     }
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
@@ -144,20 +146,6 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     let pod = route::owner(platform, flow, packet.interface())?;
     walk.carried.identity = pod.identity;
     enter(platform, walk)
-}
-
-/// Whether a pod may open its flow.
-#[inline(never)]
-fn pod_judge<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
-    if !walk.tracked.is_new() || policy::is_itself(&walk.flow) {
-        return Ok(());
-    }
-    let pod = route::owner(platform, &walk.flow, packet.interface())?;
-    policy::judge(platform, &walk.flow, &pod, (Endpoint::EGRESS, Identity::ANY))
 }
 
 /// A packet that the node itself sent to a pod or a Service.
@@ -422,6 +410,7 @@ fn settle<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     tell(platform, walk);
+    judge::of_answer(platform, packet, walk)?;
     let row = &walk.tracked.connection;
     if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
         return Ok(());

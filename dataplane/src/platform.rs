@@ -79,6 +79,8 @@ pub trait Machine: Holds<Nodes> {
     fn count(&mut self, verdict: Verdict, bytes: u32);
     /// Counts what became of an address that a socket dialled.
     fn count_turn(&mut self, turn: Turn);
+    /// Counts that a packet passed which policies deny, under [`crate::verdict::AUDITED`].
+    fn count_audited(&mut self);
     /// Makes up to `times` attempts, numbered from 0, until one gives another number than 0: that number; 0
     /// if none does. For more attempts than a verifier would follow one by one.
     #[inline(always)]

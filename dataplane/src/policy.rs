@@ -1,18 +1,24 @@
 //! Identity and ports -> allow or deny, and the rule that decided.
 //!
-//! Reads `identities`, `policy`. Writes nothing. Drops `PolicyDenied`.
+//! Reads `identities`, `policy`. Writes nothing. Drops `PolicyDenied`, `PolicyFull`.
 //!
-//! Judges the first packet of a flow only: `conntrack` knows the others.
+//! Judges the first packet of a flow: `conntrack` knows the others. Where flows are cut ([`Node::CUT`]) it judges
+//! every packet of a flow, those of its other direction as what they answer.
 //!
-//! 1. No policy selects the pod in this direction: allowed.
-//! 2. A rule about this peer and these ports: allowed.
-//! 3. A rule about any peer and these ports: allowed.
-//! 4. Otherwise denied.
+//! 1. No policy has a say about the pod in this direction: allowed.
+//! 2. What policies say of the pod did not fit into the table: refused, for nobody knows whether they allow it.
+//! 3. A row about this peer and these ports: as it says, by its rule.
+//! 4. A row about any peer and these ports: as it says, by its rule.
+//! 5. Otherwise denied: the pod is isolated, and no rule allows it.
+//! 6. What is denied by 3, 4 or 5 passes where the pod is audited: it is noted and counted.
 //!
-//! Two look-ups, whatever the number of policies: the planner unites rules and turns port ranges into
-//! prefixes.
+//! Two look-ups, whatever the number of policies and tiers: the planner settles which rule wins for each peer and
+//! port, and turns port ranges into prefixes.
 //!
-//! Source: Kubernetes API reference, NetworkPolicy v1; "The two sorts of pod isolation".
+//! Source: Kubernetes API reference, NetworkPolicy v1; "The two sorts of pod isolation". Network Policy API,
+//! ClusterNetworkPolicy v1alpha2 (tiers, and denial by a rule).
+//!
+//! [`Node::CUT`]: crate::tables::Node::CUT
 
 use crate::Reason;
 use crate::flow::Flow;
@@ -25,53 +31,117 @@ use crate::wire::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Decision {
-    /// No policy selects the pod in this direction.
+    /// No policy has a say about the pod in this direction.
     NotIsolated = 1,
-    /// A rule allows it.
+    /// A rule allows it; or, by rule 0, none denies it.
     Allowed = 2,
-    /// A policy selects the pod, and no rule allows it.
+    /// A policy isolates the pod, and no rule allows it.
     Denied = 3,
     /// The pod's own node may always reach it.
     OwnNode = 4,
     /// A pod may always reach itself.
     Itself = 5,
+    /// A rule denies it.
+    DeniedByRule = 6,
+    /// The table has no room for what policies say of the pod.
+    Incomplete = 7,
 }
 
-/// Judges a flow for the pod at its source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]):
-/// `asked` is that, and what is known of the peer already; [`Identity::ANY`] if nothing is.
+impl Decision {
+    /// Every decision.
+    pub const ALL: [Self; 7] = [
+        Self::NotIsolated,
+        Self::Allowed,
+        Self::Denied,
+        Self::OwnNode,
+        Self::Itself,
+        Self::DeniedByRule,
+        Self::Incomplete,
+    ];
+
+    /// The decision that a report's `detail` tells, and whether it was waived by [`AUDITED`].
+    pub fn told(detail: u8) -> Option<(Self, bool)> {
+        let decision = Self::ALL.into_iter().find(|decision| *decision as u8 == detail & !AUDITED)?;
+        Some((decision, detail & AUDITED != 0))
+    }
+}
+
+/// Added to the [`Decision`] in a report's `detail`: what was denied passes, because the pod is audited.
+pub const AUDITED: u8 = 128;
+
+/// What is asked of a pod's policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The pod is at the flow's source ([`Endpoint::EGRESS`]) or its target ([`Endpoint::INGRESS`]).
+    pub direction: u8,
+    /// The packet answers, so that its own source is the flow's target.
+    pub answers: bool,
+    /// It is its flow's first: what audit lets pass is known of once.
+    pub first: bool,
+    /// What is known of the peer already; [`Identity::ANY`] if nothing is.
+    pub carried: Identity,
+}
+
+impl Question {
+    /// About the first packet of a flow.
+    #[inline(always)]
+    pub fn first(direction: u8, carried: Identity) -> Self {
+        Self { direction, answers: false, first: true, carried }
+    }
+}
+
+/// Judges a packet for a pod.
 ///
 /// # Errors
-/// `PolicyDenied`.
+/// `PolicyDenied`, `PolicyFull`.
 #[inline(never)]
 pub fn judge<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
     pod: &Endpoint,
-    asked: (u8, Identity),
+    asked: Question,
 ) -> Result<(), Reason> {
-    // Every parameter of a function of its own has a name: the kernel refuses the description of others.
-    let (direction, carried) = asked;
     // 1.
-    if pod.isolated & direction == 0 {
-        note(platform, flow, pod, direction, (Decision::NotIsolated, RuleId(0)));
+    if pod.isolated & asked.direction == 0 {
+        note(platform, flow, asked, (Decision::NotIsolated as u8, RuleId(0)));
         return Ok(());
     }
-    let peer = if direction == Endpoint::EGRESS { flow.target } else { flow.source };
-    let identity = identity(platform, peer, carried);
-    let key =
-        PolicyKey { rules: pod.rules, identity, direction, protocol: flow.protocol, port: flow.target_port };
     // 2.
+    if pod.flags & Endpoint::INCOMPLETE != 0 {
+        note(platform, flow, asked, (Decision::Incomplete as u8, RuleId(0)));
+        return Err(Reason::PolicyFull);
+    }
+    let of_target = (asked.direction == Endpoint::EGRESS) != asked.answers;
+    let peer = if of_target { flow.target } else { flow.source };
+    let port = if asked.answers { flow.source_port } else { flow.target_port };
+    let identity = identity(platform, peer, asked.carried);
+    let key =
+        PolicyKey { rules: pod.rules, identity, direction: asked.direction, protocol: flow.protocol, port };
+    // 3.
     let mut row: Option<PolicyRow> = Policy::<A>::get(platform, &key);
     if row.is_none() {
-        // 3.
+        // 4.
         row = Policy::<A>::get(platform, &PolicyKey { identity: Identity::ANY, ..key });
     }
+    // 5.
+    let (mut decision, mut rule) = (Decision::Denied as u8, RuleId(0));
     if let Some(row) = row {
-        note(platform, flow, pod, direction, (Decision::Allowed, row.rule));
+        rule = row.rule;
+        decision = Decision::DeniedByRule as u8;
+        if row.action == PolicyRow::ALLOW {
+            decision = Decision::Allowed as u8;
+        }
+    }
+    if decision == Decision::Allowed as u8 {
+        note(platform, flow, asked, (decision, rule));
         return Ok(());
     }
-    // 4.
-    note(platform, flow, pod, direction, (Decision::Denied, RuleId(0)));
+    // 6.
+    if pod.flags & Endpoint::AUDIT != 0 {
+        audit(platform, flow, asked, (decision, rule));
+        return Ok(());
+    }
+    note(platform, flow, asked, (decision, rule));
     Err(Reason::PolicyDenied)
 }
 
@@ -93,23 +163,42 @@ pub fn is_itself<A: Address>(flow: &Flow<A>) -> bool {
 
 /// Notes that whoever sends is not judged: the pod itself, or its own node.
 #[inline(always)]
-pub fn waive<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, pod: &Endpoint) {
+pub fn waive<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) {
     let decision = if is_itself(flow) { Decision::Itself } else { Decision::OwnNode };
-    note(platform, flow, pod, Endpoint::INGRESS, (decision, RuleId(0)));
+    let asked = Question::first(Endpoint::INGRESS, Identity::ANY);
+    note(platform, flow, asked, (decision as u8, RuleId(0)));
+}
+
+/// Notes and counts that what is denied passes all the same. Of a flow's first packet everybody is told, traced or
+/// not.
+#[inline(always)]
+fn audit<A: Address>(
+    platform: &mut impl Platform<A>,
+    flow: &Flow<A>,
+    asked: Question,
+    (decision, rule): (u8, RuleId),
+) {
+    platform.count_audited();
+    if asked.first || platform.tracing() {
+        platform.report(&record(flow, asked, (decision | AUDITED, rule)));
+    }
 }
 
 #[inline(always)]
-fn note<A: Address>(
-    platform: &mut impl Platform<A>,
-    flow: &Flow<A>,
-    pod: &Endpoint,
-    direction: u8,
-    (decision, rule): (Decision, RuleId),
-) {
-    trace::step(platform, || Record {
-        detail: decision as u8,
-        direction,
-        number: if rule.0 == 0 { pod.rules.0 } else { rule.0 },
-        ..flow.record(Stage::Policy)
-    });
+fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, asked: Question, decided: (u8, RuleId)) {
+    trace::step(platform, || record(flow, asked, decided));
+}
+
+/// The report: of what answers, the two ends of what it answers.
+#[inline(always)]
+fn record<A: Address>(flow: &Flow<A>, asked: Question, (decision, rule): (u8, RuleId)) -> Record {
+    let mut record = flow.record(Stage::Policy);
+    record.detail = decision;
+    record.direction = asked.direction;
+    record.number = rule.0;
+    if asked.answers {
+        (record.source, record.target) = (record.target, record.source);
+        (record.source_port, record.target_port) = (record.target_port, record.source_port);
+    }
+    record
 }

@@ -37,10 +37,16 @@ pub fn owner<A: Address>(
     Ok(pod)
 }
 
+/// The pod of this node that has an address, if one has.
+#[inline(always)]
+pub fn at<A: Address>(platform: &impl Platform<A>, address: A) -> Option<Endpoint> {
+    Endpoints::get(platform, &address)
+}
+
 /// Whether an address is of a pod of this node.
 #[inline(always)]
 pub fn is_here<A: Address>(platform: &impl Platform<A>, target: A) -> bool {
-    Endpoints::get(platform, &target).is_some()
+    at(platform, target).is_some()
 }
 
 /// Whether an address is a node's own.

@@ -21,7 +21,9 @@ pub enum Stage {
     Service = 4,
     /// `detail` is a [`crate::conntrack::State`].
     Conntrack = 5,
-    /// `detail` is a [`crate::policy::Decision`], `direction` its direction, `number` its rule.
+    /// `detail` is a [`crate::policy::Decision`], `direction` its direction, `number` its rule or 0; of an answer that
+    /// was judged, the ends are those of what it answers. Always reported where [`crate::policy::AUDITED`] is added to
+    /// `detail` and the packet is its flow's first.
     Policy = 6,
     /// `detail` is a kind of [`crate::tables::Route`] (0: a pod of this node), `number` the node.
     Route = 7,

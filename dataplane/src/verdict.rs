@@ -43,6 +43,10 @@ impl Turn {
     }
 }
 
+/// The index of the counter of how often policies denied a packet that passed all the same, because its pod is
+/// audited: once for each pod that is asked. It is no verdict: the packet has its own besides.
+pub const AUDITED: u32 = 7;
+
 /// Declares the reasons once: number, slug (metrics, JSON, case files), sentence (people).
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $slug:literal, $sentence:literal;)+) => {
@@ -79,7 +83,8 @@ reasons! {
     NoBackend = 7, "no-backend", "The Service has no ready endpoint.";
     NoLocalBackend = 31, "no-local-backend", "Only the node's own endpoints may answer for the Service, and there is none.";
     SourceRange = 32, "source-range", "The Service's loadBalancerSourceRanges do not have the client's address.";
-    PolicyDenied = 8, "policy-denied", "A NetworkPolicy isolates the pod and no rule of it allows the flow.";
+    PolicyDenied = 8, "policy-denied", "A policy isolates the pod and no rule of it allows the flow, or a rule denies it.";
+    PolicyFull = 37, "policy-full", "The policy table has no room for what policies say of the pod, so nobody knows whether they allow the flow.";
     ConntrackFull = 9, "conntrack-full", "The connection tracking table is full.";
     FlowConflict = 10, "flow-conflict", "A live flow with another translation already uses these addresses and ports.";
     MasqueradeFull = 11, "masquerade-full", "The masquerade table is full.";

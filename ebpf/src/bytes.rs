@@ -51,6 +51,30 @@ pub(crate) fn bounded(mut offset: usize) -> usize {
     offset
 }
 
+/// Reads a field of a program's context, which is of this type.
+///
+/// In assembler, because the verifier wants a load at a fixed offset from the context itself: given a
+/// choice, the compiler adds the offset first and keeps the sum ("dereference of modified ctx ptr"), or
+/// hands the fields themselves to functions of its own making, where they are numbers and no pointers. It
+/// can go when LLVM keeps both together for volatile loads; `make test` loads every program.
+macro_rules! field {
+    ($context:expr, $type:ty, $field:ident) => {{
+        let value: u64;
+        // SAFETY: the context is valid as long as the program runs, and the field is 32 bits wide.
+        unsafe {
+            core::arch::asm!(
+                "{value} = *(u32 *)({context} + {offset})",
+                value = lateout(reg) value,
+                context = in(reg) $context,
+                offset = const core::mem::offset_of!($type, $field),
+                options(readonly, nostack),
+            );
+        }
+        value
+    }};
+}
+pub(crate) use field;
+
 /// One load or store of a packet, at whatever address: the kernel allows it where the machine does, while
 /// the compiler, which must also keep to what the kernel allows of the stack, would take bytes.
 macro_rules! access {

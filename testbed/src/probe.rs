@@ -133,7 +133,7 @@ impl Row {
     /// The verdict the oracle expects; `None` where Kubernetes leaves it open.
     pub fn expected(&self) -> Option<Verdict> {
         match self.expectation {
-            Expectation::Allow => Some(Verdict::Allow),
+            Expectation::Allow | Expectation::Audited(_) => Some(Verdict::Allow),
             Expectation::Deny(_) => Some(Verdict::Deny),
             Expectation::Reject(_) => Some(Verdict::Reject),
             Expectation::Undefined(_) => None,

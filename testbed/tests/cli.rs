@@ -223,6 +223,40 @@ fn get_shows_what_files_describe() {
     assert_eq!(stdout(&none).lines().count(), 1, "{none:?}");
 }
 
+#[test]
+fn get_shows_policies_of_the_whole_cluster_in_the_order_in_which_they_are_asked() {
+    const TIERS: &str = "
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec: {subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: web}
+spec: {tier: Admin, priority: 7, subject: {pods: {podSelector: {matchLabels: {app: web}}}}}
+";
+    let stage = Stage::new("tiers");
+    let file = stage.file("cluster.yaml", &[CLUSTER, TIERS].concat());
+    let file = file.to_str().expect("UTF-8");
+    let cells = |output: &Output| -> Vec<String> {
+        stdout(output).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(
+        cells(&podpath(&["get", "cnp", "-f", file])),
+        [
+            "KIND NAME TIER PRIORITY PODS INGRESS RULES EGRESS RULES",
+            "ClusterNetworkPolicy web Admin 7 1 0 0",
+            "BaselineAdminNetworkPolicy default Baseline 1000 2 1 0",
+        ]
+    );
+    let wide = cells(&podpath(&["get", "cluster-policies", "-f", file, "-o", "wide"]));
+    assert_eq!(wide[2], "BaselineAdminNetworkPolicy default Baseline 1000 default/web,default/db 1 0");
+    let rows = json(&podpath(&["get", "banp", "-f", file, "-o", "json"]));
+    assert_eq!((&rows[0]["name"], &rows[1]["ingress"][0]["action"]), (&"web".into(), &"Deny".into()));
+}
+
 /// Three Services, and one endpoint in each condition.
 const SERVICES: &str = r#"
 ---

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use dataplane::Verdict;
 use dataplane::tables::IfIndex;
 use dataplane::trace::Record;
-use dataplane::verdict::{Reason, Turn};
+use dataplane::verdict::{AUDITED, Reason, Turn};
 use dataplane::wire::{Be16, V6};
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,9 @@ pub struct Counts {
     /// Sockets that connected or sent to a Service: led to a `backend`, or left to the packets' path because there
     /// was no room to remember what they dialled (`full`), where there were any.
     pub sockets: BTreeMap<String, u64>,
+    /// Judgements of policies that would have denied a packet and let it pass, because the pod is audited.
+    #[serde(default)]
+    pub audited: u64,
     /// Rows that each table holds which packets fill, and rows that it can hold.
     pub tables: BTreeMap<String, (usize, u32)>,
 }
@@ -318,9 +321,10 @@ impl Agent {
                 (count.packets > 0).then(|| (name.to_owned(), count.packets))
             });
         let sockets = turns.collect();
+        let audited = counts.get(AUDITED as usize).map_or(0, |count| count.packets);
         let tables = running.kernel.pressure()?.into_iter();
         let tables = tables.map(|of| (of.table.to_owned(), (of.rows, of.capacity))).collect();
-        Ok(Reply::Counts(Counts { verdicts, sockets, tables }))
+        Ok(Reply::Counts(Counts { verdicts, sockets, audited, tables }))
     }
 
     /// Removes what is over.

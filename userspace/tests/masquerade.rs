@@ -95,6 +95,9 @@ impl<F: FnOnce(&mut Emulator)> Machine for HeldUp<F> {
     fn count_turn(&mut self, turn: Turn) {
         self.node.count_turn(turn);
     }
+    fn count_audited(&mut self) {
+        self.node.count_audited();
+    }
 }
 
 impl<F: FnOnce(&mut Emulator)> Platform<V4> for HeldUp<F> {

@@ -1,9 +1,9 @@
 //! The last parts of a walk: where a packet goes, and what it needs for that.
 
-use super::{Exit, From, Part, Walk};
+use super::{Exit, From, Part, Walk, judge};
 use crate::conntrack::{State, Tracked};
 use crate::platform::{Machine, Packet, Platform};
-use crate::tables::{Connection, Endpoint, Route};
+use crate::tables::{Connection, Route};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Mac, Port};
 use crate::{Reason, Verdict, conntrack, mss, nat, overlay, policy, reject, route};
@@ -116,17 +116,10 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     (walk.lends, walk.port, walk.claimed) = (false, Port::default(), false);
-    let Walk { flow, tracked, choice, carried, from, exit, pod: place, room, lends, route: way, .. } = walk;
+    let Walk { flow, tracked, choice, from, exit, pod: place, room, lends, route: way, .. } = walk;
     if let Some(pod) = route::local(platform, flow)? {
         (*exit, *place) = (Exit::Pod, pod);
-        if !tracked.is_new() {
-            return Ok(());
-        }
-        if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
-            policy::waive(platform, flow, place);
-            return Ok(());
-        }
-        return policy::judge(platform, flow, place, (Endpoint::INGRESS, carried.identity));
+        return judge::of_receiver(platform, walk);
     }
     let route = route::next_hop(platform, flow)?;
     if route.kind == Route::HOST {

@@ -136,7 +136,7 @@ impl Pod {
 }
 
 /// A port that a container listens on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// Named ports are how `targetPort` and policies may speak of it.
     pub name: Option<String>,

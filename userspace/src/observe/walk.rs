@@ -148,13 +148,17 @@ impl Names {
             if Stage::from_number(record.stage) != Some(Stage::Policy) {
                 return None;
             }
-            match decision(record.detail)? {
-                Decision::Allowed => self.rule(*node, record).cloned(),
-                Decision::Denied => {
+            match Decision::told(record.detail)? {
+                // What passes all the same was not decided.
+                (_, true) => None,
+                (Decision::Allowed | Decision::DeniedByRule, _) => self.rule(*node, record).cloned(),
+                (Decision::Denied, _) => {
                     let policy = self.isolators(record).first()?.clone();
                     Some(RuleName { policy, rule: String::new() })
                 }
-                Decision::NotIsolated | Decision::OwnNode | Decision::Itself => None,
+                (Decision::NotIsolated | Decision::OwnNode | Decision::Itself | Decision::Incomplete, _) => {
+                    None
+                }
             }
         })
     }
@@ -174,6 +178,9 @@ impl Names {
     }
 
     fn rule(&self, node: usize, record: &Record) -> Option<&RuleName> {
+        if record.number == 0 {
+            return None;
+        }
         let Rules { v4, v6 } = &self.nodes.get(node)?.rules;
         let rules = if record.source.is_v4() { v4 } else { v6 };
         rules.get(record.number as usize)
@@ -366,31 +373,35 @@ fn kind(record: &Record) -> String {
 fn policy(node: usize, record: &Record, names: &Names) -> String {
     let direction = if record.direction == Endpoint::EGRESS { "egress" } else { "ingress" };
     let pod = names.pod_of(judged(record));
-    match decision(record.detail) {
-        Some(Decision::NotIsolated) => format!("{direction} allow, no policy selects {pod}"),
-        Some(Decision::Allowed) => match names.rule(node, record) {
-            Some(RuleName { policy, rule }) => format!("{direction} allow by {policy} {rule}"),
-            None => format!("{direction} allow by rule {}", record.number),
-        },
-        Some(Decision::Denied) => {
+    let by = || match names.rule(node, record) {
+        Some(RuleName { policy, rule }) => format!("{policy} {rule}"),
+        None => format!("rule {}", record.number),
+    };
+    let Some((decision, audited)) = Decision::told(record.detail) else {
+        return format!("{direction} decision {}", record.detail);
+    };
+    let mut text = match decision {
+        Decision::NotIsolated => format!("{direction} allow, no policy selects {pod}"),
+        Decision::Allowed if record.number == 0 => format!("{direction} allow, no policy denies it"),
+        Decision::Allowed => format!("{direction} allow by {}", by()),
+        Decision::Denied => {
             let isolators = names.isolators(record).join(", ");
             format!("{direction} deny, isolated by {isolators} and no rule allows")
         }
-        Some(Decision::OwnNode) => format!("{direction} allow, from the pod's own node"),
-        Some(Decision::Itself) => format!("{direction} allow, from the pod itself"),
-        None => format!("{direction} decision {}", record.detail),
+        Decision::DeniedByRule => format!("{direction} deny by {}", by()),
+        Decision::Incomplete => format!("{direction} undecided, the rules of {pod} do not fit"),
+        Decision::OwnNode => format!("{direction} allow, from the pod's own node"),
+        Decision::Itself => format!("{direction} allow, from the pod itself"),
+    };
+    if audited {
+        text += ": audit lets it pass";
     }
+    text
 }
 
 /// The address of the pod whose policies were asked.
 fn judged(record: &Record) -> V6 {
     if record.direction == Endpoint::EGRESS { record.source } else { record.target }
-}
-
-fn decision(number: u8) -> Option<Decision> {
-    [Decision::NotIsolated, Decision::Allowed, Decision::Denied, Decision::OwnNode, Decision::Itself]
-        .into_iter()
-        .find(|decision| *decision as u8 == number)
 }
 
 fn route(node: usize, record: &Record, names: &Names) -> String {
@@ -546,10 +557,29 @@ to_pod         default/api  10.244.1.5 -> 10.244.2.7:8080 tcp syn
         ];
         let expected = "\
 policy         ingress deny, isolated by shop/deny-all and no rule allows
-drop           policy-denied: A NetworkPolicy isolates the pod and no rule of it allows the flow.
+drop           policy-denied: A policy isolates the pod and no rule of it allows the flow, or a rule denies it.
 ";
         assert_eq!(print(&steps, &names()), expected);
         assert_eq!(names().decider(&steps).expect("a policy decided").policy, "shop/deny-all");
+    }
+
+    #[test]
+    fn a_denial_by_a_rule_names_it_and_what_audit_lets_pass_decides_nothing() {
+        let judged = |detail: u8| {
+            step(1, Stage::Policy, move |record| {
+                (record.detail, record.direction, record.number) = (detail, Endpoint::INGRESS, 1);
+            })
+        };
+        let (denied, waived) =
+            (Decision::DeniedByRule as u8, Decision::DeniedByRule as u8 | dataplane::policy::AUDITED);
+        let text = print(&[judged(denied), judged(waived)], &names());
+        let expected = "\
+policy         ingress deny by shop/api-from-web ingress[0]
+policy         ingress deny by shop/api-from-web ingress[0]: audit lets it pass
+";
+        assert_eq!(text, expected);
+        assert_eq!(names().decider(&[judged(denied)]).expect("a rule decided").policy, "shop/api-from-web");
+        assert_eq!(names().decider(&[judged(waived)]), None);
     }
 
     #[test]

@@ -21,10 +21,10 @@ pub enum Error {
         /// `namespace/name`.
         pod: String,
     },
-    /// A NetworkPolicy says something that Kubernetes would have refused.
-    #[error("cannot read NetworkPolicy {policy}: {part}: {why}")]
+    /// A policy says something that Kubernetes would have refused.
+    #[error("cannot read {policy}: {part}: {why}")]
     Policy {
-        /// `namespace/name`.
+        /// `NetworkPolicy namespace/name`, or `ClusterNetworkPolicy name`.
         policy: String,
         /// The field, or the rule.
         part: String,

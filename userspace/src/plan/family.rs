@@ -1,6 +1,7 @@
 //! What the tables of one family must hold: the whole of the cluster, then one node's view of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dataplane::tables::{Cookie, Endpoint, Home, RuleSet};
 use dataplane::wire::Mac;
@@ -8,7 +9,7 @@ use dataplane::wire::Mac;
 use super::bits;
 use super::diff::used;
 use super::identity::Identities;
-use super::policy::Policy;
+use super::policy::{Policy, Tier};
 use super::route::Map;
 use super::ruleset::RuleSets;
 use super::selector::Pods;
@@ -51,8 +52,8 @@ pub(super) struct FamilyPlan<A> {
     addresses: Vec<Option<A>>,
     /// Of each node, its pods that have an address of their own.
     pods: Vec<Vec<Local<A>>>,
-    /// Of each policy, its name and where it isolates.
-    policies: Vec<(String, u8)>,
+    /// In the order in which they are asked.
+    policies: Arc<[Policy]>,
     identities: Identities<A>,
     sets: RuleSets,
     services: Services<A>,
@@ -63,20 +64,24 @@ impl<A: Family> FamilyPlan<A> {
     /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it.
     ///
     /// # Errors
-    /// [`Error::Policy`], or [`Error::TableFull`] for what all nodes share.
-    pub(super) fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
-        let policies = cluster.policies.iter().map(Policy::read).collect::<Result<Vec<_>, _>>()?;
+    /// [`Error::TableFull`] for what all nodes share.
+    pub(super) fn following(
+        cluster: &Cluster,
+        policies: Arc<[Policy]>,
+        previous: Option<&Self>,
+    ) -> Result<Self, Error> {
         let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
-        let known: Vec<_> = addresses.iter().copied().flatten().collect();
+        let nodes = cluster.nodes.iter().zip(&addresses);
+        let known: Vec<_> =
+            nodes.filter_map(|(node, address)| Some(((*address)?, &node.labels))).collect();
         let found = Pods::of(cluster);
-        let sets = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
+        let (sets, selected) = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
         let places: BTreeMap<_, _> =
             cluster.nodes.iter().zip(0..).map(|(node, place)| (&node.name, place)).collect();
         let mut pods = vec![Vec::new(); cluster.nodes.len()];
-        for ((pod, address), selected) in found.list.iter().zip(&sets.selected) {
+        for ((pod, address), selected) in found.list.iter().zip(selected) {
             let Some(place) = places.get(&pod.node) else { continue };
             let local: &mut Vec<_> = &mut pods[*place];
-            let policies = selected.policies.clone();
             local.push(Local {
                 id: pod.id(),
                 address: *address,
@@ -84,7 +89,7 @@ impl<A: Family> FamilyPlan<A> {
                 rules: selected.rules,
                 isolated: selected.isolated,
                 flags: if cluster.audits(&pod.namespace) { Endpoint::AUDIT } else { 0 },
-                policies,
+                policies: selected.policies,
             });
         }
         Ok(Self {
@@ -97,7 +102,7 @@ impl<A: Family> FamilyPlan<A> {
                 &known,
                 previous.map(|previous| &previous.identities),
             ),
-            policies: policies.into_iter().map(|policy| (policy.name, policy.isolates)).collect(),
+            policies,
             sets,
             services: Services::of(cluster, previous.map(|previous| &previous.services))?,
             map: Map::of(cluster),
@@ -189,13 +194,16 @@ impl<A: Family> FamilyPlan<A> {
         pods.chain(node).collect()
     }
 
-    /// The policies that isolate a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or
-    /// [`Endpoint::EGRESS`], by name: where none of their rules allows a flow, they are why it is refused.
+    /// The policies that have a say about a pod (`namespace/name`) in a direction, [`Endpoint::INGRESS`] or
+    /// [`Endpoint::EGRESS`], by name: NetworkPolicies alone, if one isolates it.
     pub(super) fn isolating(&self, pod: &str, direction: u8) -> Vec<&str> {
         let pod = self.pods.iter().flatten().find(|local| local.id == pod);
-        let selecting =
-            pod.into_iter().flat_map(|pod| pod.policies.iter()).map(|place| &self.policies[place]);
-        let isolating = selecting.filter(|(_, isolates)| isolates & direction != 0);
-        isolating.map(|(name, _)| name.as_str()).collect()
+        let selecting = pod.into_iter().flat_map(|pod| pod.policies.iter());
+        let (network, others): (Vec<_>, Vec<_>) = selecting
+            .map(|place| &self.policies[place])
+            .filter(|policy| policy.judges & direction != 0)
+            .partition(|policy| policy.tier == Tier::Network);
+        let judging = if network.is_empty() { others } else { network };
+        judging.into_iter().map(|policy| policy.name.as_str()).collect()
     }
 }

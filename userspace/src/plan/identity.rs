@@ -5,9 +5,11 @@
 //! with the same features are one identity: whatever policies say of one, they say of all. So the policy
 //! table needs a row for an identity and not for every address.
 //!
-//! 1. Pods have the features of the peers that select them by label, and of the blocks they lie in.
-//! 2. Nodes, and pods that live in their nodes' network, have those of the blocks alone.
-//! 3. So has any other address.
+//! 1. Pods have the features of the peers that select them by label, of the blocks they lie in that reach
+//!    pods, and of the ports they name.
+//! 2. Nodes, and pods that live in their nodes' network, have those of the blocks and of the peers that
+//!    select nodes.
+//! 3. Any other address has those of the blocks alone.
 //! 4. Nothing asked of it: [`Identity::REMOTE_NODE`] for a node, else [`Identity::WORLD`].
 //! 5. A node's own address is [`Identity::HOST`] to itself, whatever its features.
 
@@ -17,11 +19,11 @@ use dataplane::tables::{Endpoint, Identity};
 
 use super::bits::Bits;
 use super::numbers::Numbers;
-use super::policy::{Peer, Policy, Ports, Rule};
+use super::policy::{Peer, Policy, Ports, Reach, Rule};
 use super::prefix::Longest;
-use super::selector::Pods;
+use super::selector::{Namespaces, Pods, Selector};
 use super::{Family, Prefix};
-use crate::model::Protocol;
+use crate::model::{ContainerPort, Labels, Protocol};
 
 /// Something that a policy may ask of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,101 +34,176 @@ enum Feature {
     Port(Protocol, String, u16),
 }
 
+/// Whom a clause is about, as features.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// One of these; whatever if `None`.
+    peers: Option<Vec<u32>>,
+    /// And this one, if there is one: the target calls a port so.
+    serving: Option<u32>,
+}
+
+impl Asked {
+    /// Nothing is asked.
+    pub(super) fn is_anybody(&self) -> bool {
+        self.peers.is_none() && self.serving.is_none()
+    }
+}
+
+/// A port that egress rules name, as some pod has it: protocol, number, and the number of its feature.
+type NamedPort = (Protocol, u16, u32);
+
 /// The identities of a cluster, the same on all its nodes but for [`Identity::HOST`].
 #[derive(Clone, Debug)]
 pub(super) struct Identities<A> {
     features: Numbers<Feature>,
     /// By their features' numbers.
     classes: Numbers<Bits>,
+    /// Of each identity, its features, and how many prefixes have it.
+    known: HashMap<Identity, (Bits, usize)>,
     /// The identities that have a feature, by its number.
-    having: HashMap<u32, Vec<Identity>>,
-    /// What ports that egress rules name may stand for: the number, and the number of the feature.
-    named: HashMap<(Protocol, String), BTreeSet<(u16, u32)>>,
+    having: HashMap<u32, BTreeSet<Identity>>,
+    /// What ports that egress rules name may stand for.
+    named: HashMap<String, BTreeSet<NamedPort>>,
+    /// The peers that are pods, and the numbers of their features.
+    selectors: Vec<(u32, Namespaces, Selector)>,
+    /// The features of addresses as such: those of the longest prefix that holds them.
+    blocks: Longest<A, Bits>,
+    /// Those of them that pods do not have.
+    outside: Bits,
     addresses: Longest<A, Identity>,
-    /// Identities that the blocks alone give to nodes.
+    /// Identities that nodes have for others.
     nodes: HashMap<A, Identity>,
 }
 
 impl<A: Family> Identities<A> {
     /// Tells addresses apart as far as the policies do.
-    pub(super) fn of(policies: &[Policy], pods: &Pods<'_, A>, nodes: &[A], previous: Option<&Self>) -> Self {
+    pub(super) fn of(
+        policies: &[Policy],
+        pods: &Pods<'_, A>,
+        nodes: &[(A, &Labels)],
+        previous: Option<&Self>,
+    ) -> Self {
         let mut identities = Self {
             features: Numbers::after(previous.map(|previous| &previous.features), 0),
             classes: Numbers::after(previous.map(|previous| &previous.classes), Identity::FIRST.0),
+            known: HashMap::new(),
             having: HashMap::new(),
             named: HashMap::new(),
+            selectors: Vec::new(),
+            blocks: Longest::new(),
+            outside: Bits::default(),
             addresses: Longest::new(),
             nodes: HashMap::new(),
         };
         let rules: Vec<_> = policies.iter().flat_map(|policy| &policy.rules).collect();
-        let blocks = identities.blocks(&rules);
-        for (prefix, features) in blocks.rows() {
-            identities.place(*prefix, features, Identity::WORLD);
+        let of_nodes = identities.read(&rules);
+        let blocks: Vec<_> =
+            identities.blocks.rows().iter().map(|(prefix, features)| (*prefix, features.clone())).collect();
+        for (prefix, features) in blocks {
+            identities.place(prefix, &features, Identity::WORLD);
         }
-        for ((_, address), features) in pods.list.iter().zip(identities.pods(&rules, pods, &blocks)) {
+        for ((_, address), features) in pods.list.iter().zip(identities.pods(pods)) {
             identities.place(Prefix::host(*address), &features, Identity::WORLD);
         }
-        for node in nodes {
-            let features = blocks.find(*node).cloned().unwrap_or_default();
+        for (node, labels) in nodes {
+            let mut features = identities.blocks.find(*node).cloned().unwrap_or_default();
+            let selecting = of_nodes.iter().filter(|(_, selector)| selector.matches(labels));
+            selecting.for_each(|(feature, _)| features.insert(*feature as usize));
             let identity = identities.place(Prefix::host(*node), &features, Identity::REMOTE_NODE);
             identities.nodes.insert(*node, identity);
         }
         identities
     }
 
-    /// 3. The features of addresses as such: those of the longest prefix that holds them.
-    fn blocks(&mut self, rules: &[&Rule]) -> Longest<A, Bits> {
-        let mut blocks = BTreeMap::new();
+    /// Gives a number to everything that rules ask, and finds the peers that are nodes.
+    fn read(&mut self, rules: &[&Rule]) -> Vec<(u32, Selector)> {
+        let (mut blocks, mut nodes) = (BTreeMap::new(), Vec::new());
+        let mut seen = BTreeSet::new();
         for peer in rules.iter().flat_map(|rule| rule.peers.iter().flatten()) {
-            let Peer::Block(range, except) = peer else { continue };
-            if let Some(range) = Prefix::<A>::of(*range) {
-                let except: Vec<_> = except.iter().filter_map(|range| Prefix::<A>::of(*range)).collect();
-                blocks.insert(self.features.give(&Feature::Peer(peer.clone())), (range, except));
+            let feature = self.features.give(&Feature::Peer(peer.clone()));
+            if !seen.insert(feature) {
+                continue;
+            }
+            match peer {
+                Peer::Pods(namespaces, pods) => {
+                    self.selectors.push((feature, namespaces.clone(), pods.clone()));
+                }
+                Peer::Nodes(selector) => nodes.push((feature, selector.clone())),
+                Peer::Block(range, except, reach) => {
+                    let Some(range) = Prefix::<A>::of(*range) else { continue };
+                    let except: Vec<_> = except.iter().filter_map(|range| Prefix::<A>::of(*range)).collect();
+                    blocks.insert(feature, (range, except));
+                    if *reach == Reach::Outside {
+                        self.outside.insert(feature as usize);
+                    }
+                }
             }
         }
-        let edges = blocks.values().flat_map(|(range, except)| except.iter().chain([range]).copied());
-        let edges: BTreeSet<_> = edges.chain([Prefix::all()]).collect();
-        let mut prefixes = Longest::new();
-        for edge in edges {
-            // Every border of a block is an edge: what holds for one address of the prefix that is in no
-            // longer one holds for all of them.
-            let inside = blocks.iter().filter(|(_, (range, except))| {
-                range.covers(&edge) && !except.iter().any(|except| except.covers(&edge))
-            });
-            prefixes.put(edge, inside.map(|(feature, _)| *feature as usize).collect());
+        self.blocks = self::blocks(&blocks);
+        for port in rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS).flat_map(|rule| &rule.ports) {
+            if let Ports::Named(_, name) = port {
+                self.named.entry(name.clone()).or_default();
+            }
         }
-        prefixes
+        nodes
     }
 
     /// 1. The features of each pod.
-    fn pods(&mut self, rules: &[&Rule], pods: &Pods<'_, A>, blocks: &Longest<A, Bits>) -> Vec<Bits> {
-        let of_block = |(_, address): &(_, A)| blocks.find(*address).cloned().unwrap_or_default();
-        let mut features: Vec<Bits> = pods.list.iter().map(of_block).collect();
-        let mut seen = Bits::default();
-        for peer in rules.iter().flat_map(|rule| rule.peers.iter().flatten()) {
-            let Peer::Pods(namespaces, selector) = peer else { continue };
-            let feature = self.features.give(&Feature::Peer(peer.clone())) as usize;
-            if !seen.contains(feature) {
-                seen.insert(feature);
-                pods.select(namespaces, selector).iter().for_each(|pod| features[pod].insert(feature));
-            }
-        }
-        for rule in rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS) {
-            for port in &rule.ports {
-                let Ports::Named(protocol, name) = port else { continue };
-                self.named.entry((*protocol, name.clone())).or_default();
-            }
-        }
-        for ((pod, _), features) in pods.list.iter().zip(&mut features) {
-            for port in &pod.ports {
-                let Some(name) = &port.name else { continue };
-                let Some(numbers) = self.named.get_mut(&(port.protocol, name.clone())) else { continue };
-                let feature = self.features.give(&Feature::Port(port.protocol, name.clone(), port.port));
-                numbers.insert((port.port, feature));
-                features.insert(feature as usize);
-            }
+    fn pods(&mut self, pods: &Pods<'_, A>) -> Vec<Bits> {
+        let mut features: Vec<_> =
+            pods.list.iter().map(|(pod, address)| self.of_itself(*address, &pod.ports)).collect();
+        for (feature, namespaces, selector) in &self.selectors {
+            let selected = pods.select(namespaces, selector);
+            selected.iter().for_each(|pod| features[pod].insert(*feature as usize));
         }
         features
+    }
+
+    /// The features that a pod has whatever its labels.
+    fn of_itself(&mut self, address: A, ports: &[ContainerPort]) -> Bits {
+        let mut features = self.blocks.find(address).cloned().unwrap_or_default();
+        features.subtract(&self.outside);
+        for port in ports {
+            let Some(name) = &port.name else { continue };
+            let Some(numbers) = self.named.get_mut(name) else { continue };
+            let feature = self.features.give(&Feature::Port(port.protocol, name.clone(), port.port));
+            numbers.insert((port.protocol, port.port, feature));
+            features.insert(feature as usize);
+        }
+        features
+    }
+
+    /// A pod's labels are others now: the identity that it had, and the one that it has.
+    pub(super) fn relabel(
+        &mut self,
+        address: A,
+        ports: &[ContainerPort],
+        named: impl Fn(&Namespaces, &Selector) -> bool,
+    ) -> (Identity, Identity) {
+        let before = self.of_address(address);
+        let mut features = self.of_itself(address, ports);
+        let selecting = self.selectors.iter().filter(|(_, namespaces, selector)| named(namespaces, selector));
+        selecting.for_each(|(feature, ..)| features.insert(*feature as usize));
+        self.addresses.remove(&Prefix::host(address));
+        let after = self.place(Prefix::host(address), &features, Identity::WORLD);
+        if let Some((features, users)) = self.known.get_mut(&before) {
+            *users -= 1;
+            if *users == 0 {
+                let features = std::mem::take(features);
+                for feature in features.iter() {
+                    self.having.get_mut(&(feature as u32)).map(|having| having.remove(&before));
+                }
+                self.classes.take_back(&features);
+                self.known.remove(&before);
+            }
+        }
+        (before, after)
+    }
+
+    /// Whether anybody has it.
+    pub(super) fn is_known(&self, identity: Identity) -> bool {
+        identity < Identity::FIRST || self.known.contains_key(&identity)
     }
 
     /// Gives the prefix the identity of its features, or the one for addresses without any.
@@ -140,28 +217,46 @@ impl<A: Family> Identities<A> {
     }
 
     fn class(&mut self, features: &Bits) -> Identity {
-        let known = self.classes.find(features);
         let identity = Identity(self.classes.give(features));
-        if known.is_none() {
+        let (_, users) = self.known.entry(identity).or_insert_with(|| {
             for feature in features.iter() {
-                self.having.entry(feature as u32).or_default().push(identity);
+                self.having.entry(feature as u32).or_default().insert(identity);
             }
-        }
+            (features.clone(), 0)
+        });
+        *users += 1;
         identity
     }
 
-    /// The identities that the peer matches.
-    pub(super) fn matched_by(&self, peer: &Peer) -> &[Identity] {
-        let feature = self.features.find(&Feature::Peer(peer.clone()));
-        feature.map_or(&[], |feature| self.having(feature))
+    /// What it takes to be one of these peers, and to have the feature as well, if one is given.
+    pub(super) fn asked(&self, peers: Option<&[Peer]>, serving: Option<u32>) -> Asked {
+        let number = |peer: &Peer| self.features.find(&Feature::Peer(peer.clone()));
+        Asked { peers: peers.map(|peers| peers.iter().filter_map(number).collect()), serving }
     }
-    /// What the name of a port in an egress rule stands for: the number, and the identities where it does.
-    pub(super) fn named(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = (u16, &[Identity])> {
-        let numbers = self.named.get(&(protocol, name.to_owned()));
-        numbers.into_iter().flatten().map(|(number, feature)| (*number, self.having(*feature)))
+    /// The identities that are asked for, each once; none where nothing is asked.
+    pub(super) fn matching(&self, asked: &Asked) -> BTreeSet<Identity> {
+        let peers = || asked.peers.iter().flatten().flat_map(|peer| self.having(*peer));
+        match asked.serving {
+            Some(serving) => {
+                self.having(serving).filter(|identity| self.matches(asked, *identity)).collect()
+            }
+            None => peers().collect(),
+        }
     }
-    fn having(&self, feature: u32) -> &[Identity] {
-        self.having.get(&feature).map_or(&[], Vec::as_slice)
+    /// Whether the identity is one of those that are asked for.
+    pub(super) fn matches(&self, asked: &Asked, identity: Identity) -> bool {
+        let Some((features, _)) = self.known.get(&identity) else { return false };
+        let has = |feature: &u32| features.contains(*feature as usize);
+        !asked.is_anybody()
+            && asked.serving.iter().all(has)
+            && asked.peers.as_ref().is_none_or(|peers| peers.iter().any(has))
+    }
+    /// What the name of a port in an egress rule stands for.
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &NamedPort> {
+        self.named.get(name).into_iter().flatten()
+    }
+    fn having(&self, feature: u32) -> impl Iterator<Item = Identity> {
+        self.having.get(&feature).into_iter().flatten().copied()
     }
     /// What the node would be if it were not itself.
     pub(super) fn of_node(&self, node: Option<A>) -> Identity {
@@ -178,4 +273,20 @@ impl<A: Family> Identities<A> {
         rows.extend(node.map(|node| (Prefix::host(node), Identity::HOST)));
         rows
     }
+}
+
+/// 3. Blocks by the number of their feature, as features by prefix.
+fn blocks<A: Family>(blocks: &BTreeMap<u32, (Prefix<A>, Vec<Prefix<A>>)>) -> Longest<A, Bits> {
+    let edges = blocks.values().flat_map(|(range, except)| except.iter().chain([range]).copied());
+    let edges: BTreeSet<_> = edges.chain([Prefix::all()]).collect();
+    let mut prefixes = Longest::new();
+    for edge in edges {
+        // Every border of a block is an edge: what holds for one address of the prefix that is in no
+        // longer one holds for all of them.
+        let inside = blocks.iter().filter(|(_, (range, except))| {
+            range.covers(&edge) && !except.iter().any(|except| except.covers(&edge))
+        });
+        prefixes.put(edge, inside.map(|(feature, _)| *feature as usize).collect());
+    }
+    prefixes
 }

@@ -6,8 +6,8 @@
 //!
 //! Each family is planned for itself (`family`): nothing in its tables is about the other.
 //!
-//! `policy` reads NetworkPolicies, `selector` finds the pods they name; `identity` and `ruleset` make rows
-//! of both. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
+//! `policy` reads policies, `selector` finds the pods they name; `identity` and `ruleset` with `settle` make
+//! rows of both. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
 //! does everything that has an address.
 
 mod bits;
@@ -28,12 +28,14 @@ pub mod rows;
 mod ruleset;
 mod selector;
 mod service;
+mod settle;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
@@ -45,6 +47,7 @@ pub use rows::*;
 
 use crate::model::{Cluster, Encapsulation, Established, Forward, Model, Service, Settings};
 use family::FamilyPlan;
+use policy::Policy;
 
 /// The interfaces of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,11 +99,13 @@ impl Plan {
     }
 
     fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+        let policies: Arc<[_]> = Policy::all(cluster)?.into();
+        let (v4, v6) = (previous.map(|previous| &previous.v4), previous.map(|previous| &previous.v6));
         Ok(Self {
             constants: constants(cluster),
             nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect(),
-            v4: FamilyPlan::following(cluster, previous.map(|previous| &previous.v4))?,
-            v6: FamilyPlan::following(cluster, previous.map(|previous| &previous.v6))?,
+            v4: FamilyPlan::following(cluster, policies.clone(), v4)?,
+            v6: FamilyPlan::following(cluster, policies, v6)?,
         })
     }
 
@@ -160,9 +165,10 @@ impl Plan {
         })
     }
 
-    /// The policies that isolate a pod (`namespace/name`) in a direction, [`tables::Endpoint::INGRESS`] or
-    /// [`tables::Endpoint::EGRESS`], by name: where none of their rules allows a flow, they are why it is
-    /// refused.
+    /// The policies that have a say about a pod (`namespace/name`) in a direction,
+    /// [`tables::Endpoint::INGRESS`] or [`tables::Endpoint::EGRESS`], by name. NetworkPolicies that isolate it
+    /// are named alone: where none of their rules allows a flow, they are why it is refused. Policies of the
+    /// whole cluster refuse by a rule, which the row names.
     pub fn isolating(&self, pod: &str, direction: u8) -> Vec<&str> {
         let policies = self.v4.isolating(pod, direction);
         if policies.is_empty() { self.v6.isolating(pod, direction) } else { policies }

@@ -37,6 +37,10 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         self.given.insert(key.clone(), number);
         number
     }
+    /// The thing is gone; its number is nobody's until the next plan.
+    pub(super) fn take_back(&mut self, key: &K) {
+        self.given.remove(key);
+    }
     /// The number of the thing, if it has one.
     pub(super) fn find(&self, key: &K) -> Option<u32> {
         self.given.get(key).copied()

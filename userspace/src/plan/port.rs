@@ -2,15 +2,15 @@
 
 use dataplane::tables::PolicyKey;
 
-/// Target ports that a policy row is about. The order puts wider prefixes first.
+/// Target ports that a policy row is about. In order, a prefix comes right before all those that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PortPrefix {
-    /// [`PolicyKey::FIXED_BITS`] to [`PolicyKey::BITS`].
-    pub(super) bits: u32,
     /// As in the IP header; 0 where the prefix leaves it out.
     pub(super) protocol: u8,
     /// Host order; the bits that the prefix leaves out are 0.
     pub(super) port: u16,
+    /// [`PolicyKey::FIXED_BITS`] to [`PolicyKey::BITS`].
+    pub(super) bits: u32,
 }
 
 impl PortPrefix {
@@ -39,24 +39,16 @@ impl PortPrefix {
         }
         prefixes
     }
-    /// The prefixes that hold all of this one and more.
-    pub(super) fn wider(self) -> impl Iterator<Item = Self> {
-        let ports = (Self::PROTOCOL_BITS..self.bits).map(move |bits| {
-            let mask = u32::from(u16::MAX) << (PolicyKey::BITS - bits);
-            Self { bits, protocol: self.protocol, port: self.port & mask as u16 }
-        });
-        (self.bits > Self::ALL.bits).then_some(Self::ALL).into_iter().chain(ports)
+    /// Whether all of `other` is in it.
+    pub(super) fn holds(self, other: Self) -> bool {
+        let bits = |prefix: Self| u32::from(prefix.protocol) << u16::BITS | u32::from(prefix.port);
+        self.bits <= other.bits && (bits(self) ^ bits(other)) >> (PolicyKey::BITS - self.bits) == 0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn holds(prefix: PortPrefix, port: u16) -> bool {
-        let free = PolicyKey::BITS - prefix.bits;
-        u32::from(port) >> free == u32::from(prefix.port) >> free
-    }
 
     #[test]
     fn a_range_becomes_prefixes_that_hold_each_of_its_ports_once_and_no_other() {
@@ -65,7 +57,7 @@ mod tests {
         {
             let prefixes = PortPrefix::range(6, first, last);
             for port in 0..=u16::MAX {
-                let holding = prefixes.iter().filter(|prefix| holds(**prefix, port)).count();
+                let holding = prefixes.iter().filter(|prefix| prefix.holds(PortPrefix::one(6, port))).count();
                 assert_eq!(holding, usize::from((first..=last).contains(&port)), "{first}-{last}: {port}");
             }
         }
@@ -81,14 +73,18 @@ mod tests {
     }
 
     #[test]
-    fn wider_prefixes_are_those_up_to_any_protocol() {
-        let wider: Vec<_> = PortPrefix::one(6, 0x8001).wider().collect();
-        assert_eq!(wider.len(), 17);
-        assert_eq!(
-            wider[..3],
-            [PortPrefix::ALL, PortPrefix::any(6), PortPrefix { bits: 81, protocol: 6, port: 0x8000 }]
-        );
-        assert_eq!(PortPrefix::any(6).wider().collect::<Vec<_>>(), [PortPrefix::ALL]);
-        assert_eq!(PortPrefix::ALL.wider().count(), 0);
+    fn a_prefix_holds_itself_and_what_is_narrower_and_comes_right_before_it() {
+        let prefixes = [
+            PortPrefix::ALL,
+            PortPrefix::any(6),
+            PortPrefix { bits: 81, protocol: 6, port: 0 },
+            PortPrefix::one(6, 0),
+            PortPrefix { bits: 81, protocol: 6, port: 0x8000 },
+            PortPrefix::one(6, 0x8001),
+            PortPrefix::any(17),
+        ];
+        assert!(prefixes.is_sorted());
+        let held = |prefix: PortPrefix| prefixes.iter().filter(|other| prefix.holds(**other)).count();
+        assert_eq!(prefixes.map(held), [7, 5, 2, 1, 2, 1, 1]);
     }
 }

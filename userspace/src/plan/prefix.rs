@@ -90,6 +90,10 @@ impl<A: Family, R> Longest<A, R> {
         self.lengths.insert(prefix.bits);
         self.rows.insert(prefix, row);
     }
+    /// Removes the row of just this prefix.
+    pub(super) fn remove(&mut self, prefix: &Prefix<A>) {
+        self.rows.remove(prefix);
+    }
     /// The row of the longest prefix that holds the address.
     pub(super) fn find(&self, address: A) -> Option<&R> {
         self.find_shorter(address, A::BITS + 1)

@@ -1,11 +1,16 @@
-//! Which rules apply to each pod, and the policy rows that say what they allow.
+//! Which rules apply to each pod, and the policy rows that say what they come to.
 //!
-//! A **rule set** is a list of rules, with the numbers that named ports have on the pod. Pods with the same
-//! list share the set, and so its rows. Rows only ever allow; the path asks about the other end's identity
-//! first and about [`Identity::ANY`] then, each time by the longest prefix of protocol and port.
+//! A **rule set** is a list of rules in the order in which they are asked, with the numbers that named ports
+//! have on the pod, and where NetworkPolicies isolate it. Pods with the same set share its rows. The path asks
+//! about the other end's identity first and about [`Identity::ANY`] then, each time by the longest prefix of
+//! protocol and port, and the one row that it finds names the rule that decides (see [`settle`]).
 //!
-//! Where several rules allow the same flow, the first of them in the order of the policies gets the credit:
-//! rows are arranged so that the one row that is found names it (see [`settle`]).
+//! For a pod in a direction, among the rules that match a flow:
+//! 1. The first of the Admin tier decides, unless it passes.
+//! 2. Where NetworkPolicies isolate the pod, the first of theirs allows; without one the flow is denied, which
+//!    is what no row at all says.
+//! 3. Elsewhere the first of the Baseline tier decides, unless it passes.
+//! 4. What nothing denies is allowed, by a row without a rule.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
@@ -13,13 +18,14 @@ use std::sync::OnceLock;
 use dataplane::tables::{Endpoint, Identity, PolicyRow, RuleId, RuleSet};
 
 use super::bits::Bits;
-use super::identity::Identities;
+use super::identity::{Asked, Identities};
 use super::numbers::Numbers;
-use super::policy::{Policy, Ports, Rule};
+use super::policy::{Policy, Ports, Rule, Tier};
 use super::port::PortPrefix;
 use super::selector::Pods;
+use super::settle::{Claims, Firsts, PortRows, claim, settle};
 use super::{Family, PolicyPrefix, RuleName};
-use crate::model::{Pod, Protocol};
+use crate::model::{Action, ContainerPort, Protocol};
 
 /// A rule as it applies to one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,28 +35,47 @@ struct Clause {
     numbers: Vec<(Protocol, u16)>,
 }
 
+/// What a rule set is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Content {
+    /// Bits [`Endpoint::INGRESS`] and [`Endpoint::EGRESS`]: where a NetworkPolicy isolates.
+    isolated: u8,
+    /// The first asked first.
+    clauses: Vec<Clause>,
+}
+
 /// What applies to a pod.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selected {
     /// Bits of [`Endpoint::isolated`].
     pub(super) isolated: u8,
-    /// The rules that then allow something; 0 if there are none.
+    /// Its rules; 0 if there are none.
     pub(super) rules: RuleSet,
-    /// The places of the policies that select it, in the cluster's order.
+    /// The places of the policies that select it, in the order in which they are asked.
     pub(super) policies: Bits,
 }
 
-/// A port that a pod has a name for.
-type NamedPort<'a> = (Protocol, u16, &'a str);
-
-/// What a rule set allows: by direction and identity, in rows.
-type Allowed = BTreeMap<(u8, Identity), BTreeMap<PortPrefix, RuleId>>;
+/// Peers that a set has the same rows about.
+#[derive(Clone, Debug)]
+struct Group {
+    /// [`Endpoint::INGRESS`] or [`Endpoint::EGRESS`].
+    direction: u8,
+    peers: Vec<Identity>,
+    rows: PortRows,
+}
 
 /// A rule set, and its rows once somebody asked for them.
 #[derive(Clone, Debug)]
 struct Set {
-    clauses: Vec<Clause>,
-    allowed: OnceLock<Allowed>,
+    content: Content,
+    groups: OnceLock<Vec<Group>>,
+}
+
+/// Ports that a clause names, and whom it is about.
+struct Named {
+    firsts: Firsts,
+    ports: Vec<PortPrefix>,
+    about: Asked,
 }
 
 /// The rule sets of a cluster.
@@ -58,54 +83,54 @@ struct Set {
 pub(super) struct RuleSets {
     ids: Numbers<Rule>,
     rules: HashMap<RuleId, Rule>,
+    /// Of each policy, its rules.
+    of_policy: Vec<Vec<RuleId>>,
+    /// The policies that name ports of the pods they select.
+    naming: Bits,
     /// By [`RuleId`]; names of rules that are gone stay until their number is needed.
     pub(super) names: Vec<RuleName>,
-    numbers: Numbers<Vec<Clause>>,
+    numbers: Numbers<Content>,
     sets: HashMap<RuleSet, Set>,
-    /// For each pod of the list that policies can name.
-    pub(super) selected: Vec<Selected>,
 }
 
 impl RuleSets {
-    /// Finds the rules of every pod.
-    pub(super) fn of<A: Family>(policies: &[Policy], pods: &Pods<'_, A>, previous: Option<&Self>) -> Self {
+    /// Reads the policies' rules, and finds those of every pod of the list that policies can name.
+    pub(super) fn of<A: Family>(
+        policies: &[Policy],
+        pods: &Pods<'_, A>,
+        previous: Option<&Self>,
+    ) -> (Self, Vec<Selected>) {
+        let naming = policies.iter().enumerate().filter(|(_, policy)| names_ingress_ports(policy));
         let mut sets = Self {
             ids: Numbers::after(previous.map(|previous| &previous.ids), 1),
             rules: HashMap::new(),
+            of_policy: Vec::new(),
+            naming: naming.map(|(index, _)| index).collect(),
             names: previous.map_or_else(|| vec![RuleName::default()], |previous| previous.names.clone()),
             numbers: Numbers::after(previous.map(|previous| &previous.numbers), 1),
             sets: HashMap::new(),
-            selected: Vec::new(),
         };
-        let ids: Vec<Vec<_>> =
-            policies.iter().map(|policy| policy.rules.iter().map(|rule| sets.add(rule)).collect()).collect();
+        for policy in policies {
+            let ids = policy.rules.iter().map(|rule| sets.add(rule)).collect();
+            sets.of_policy.push(ids);
+        }
         let mut by_pod = vec![Bits::default(); pods.list.len()];
         for (index, policy) in policies.iter().enumerate() {
             for pod in pods.select(&policy.namespaces, &policy.pods).iter() {
                 by_pod[pod].insert(index);
             }
         }
-        let names_ports = policies.iter().enumerate().filter(|(_, policy)| names_ingress_ports(policy));
-        let names_ports: Bits = names_ports.map(|(index, _)| index).collect();
         // Most pods are replicas of each other: what is equal needs to be found once.
-        let mut known: HashMap<(Bits, Vec<NamedPort<'_>>), Selected> = HashMap::new();
-        for ((pod, _), selecting) in pods.list.iter().zip(by_pod) {
-            let mut by_port = selecting.clone();
-            by_port.intersect(&names_ports);
-            let named = pod.ports.iter().filter(|_| !by_port.is_empty());
-            let named = named.filter_map(|port| Some((port.protocol, port.port, port.name.as_deref()?)));
-            let selected = known.entry((selecting, named.collect())).or_insert_with_key(|(selecting, _)| {
-                let isolated = selecting.iter().fold(0, |bits, index| bits | policies[index].isolates);
-                let ids = selecting.iter().flat_map(|index| &ids[index]);
-                let clauses: Vec<_> = ids.map(|id| Clause::of(*id, &sets.rules[id], pod)).collect();
-                let rules =
-                    if clauses.is_empty() { RuleSet(0) } else { RuleSet(sets.numbers.give(&clauses)) };
-                sets.sets.entry(rules).or_insert_with(|| Set { clauses, allowed: OnceLock::new() });
-                Selected { isolated, rules, policies: selecting.clone() }
-            });
-            sets.selected.push(selected.clone());
-        }
-        sets
+        let mut known: HashMap<(Bits, &[ContainerPort]), Selected> = HashMap::new();
+        let selected = pods.list.iter().zip(by_pod).map(|((pod, _), selecting)| {
+            let ports = if sets.names_ports(&selecting) { pod.ports.as_slice() } else { &[] };
+            let selected = known
+                .entry((selecting, ports))
+                .or_insert_with_key(|(selecting, ports)| sets.select(policies, selecting, ports));
+            selected.clone()
+        });
+        let selected = selected.collect();
+        (sets, selected)
     }
 
     fn add(&mut self, rule: &Rule) -> RuleId {
@@ -117,6 +142,48 @@ impl RuleSets {
         RuleId(id)
     }
 
+    fn names_ports(&self, selecting: &Bits) -> bool {
+        selecting.iter().any(|policy| self.naming.contains(policy))
+    }
+
+    /// What applies to a pod with such ports that these policies select.
+    pub(super) fn select(&mut self, policies: &[Policy], selecting: &Bits, ports: &[ContainerPort]) -> Selected {
+        let (mut judged, mut isolated) = (0, 0);
+        for policy in selecting.iter().map(|index| &policies[index]) {
+            judged |= policy.judges;
+            isolated |= if policy.tier == Tier::Network { policy.judges } else { 0 };
+        }
+        let ids = selecting.iter().flat_map(|index| &self.of_policy[index]);
+        let clauses: Vec<_> = ids.map(|id| Clause::of(*id, &self.rules[id], ports)).collect();
+        let rules = if clauses.is_empty() {
+            RuleSet(0)
+        } else {
+            let content = Content { isolated, clauses };
+            let rules = RuleSet(self.numbers.give(&content));
+            self.sets.entry(rules).or_insert_with(|| Set { content, groups: OnceLock::new() });
+            rules
+        };
+        Selected { isolated: judged, rules, policies: selecting.clone() }
+    }
+
+    fn groups<A: Family>(&self, rules: RuleSet, identities: &Identities<A>) -> &[Group] {
+        let Some(set) = self.sets.get(&rules) else { return &[] };
+        set.groups.get_or_init(|| {
+            let directions = [Endpoint::INGRESS, Endpoint::EGRESS].into_iter();
+            directions.flat_map(|direction| self.of_direction(set, direction, identities)).collect()
+        })
+    }
+
+    /// How many rows [`RuleSets::write`] writes.
+    pub(super) fn size<A: Family>(&self, rules: RuleSet, identities: &Identities<A>, own: Identity) -> usize {
+        let groups = self.groups(rules, identities).iter();
+        let size = |group: &Group| {
+            let peers = group.peers.len() + usize::from(group.peers.binary_search(&own).is_ok());
+            peers * group.rows.len()
+        };
+        groups.map(size).sum()
+    }
+
     /// Writes the rows of a rule set. `own` is what the node's own address would be if it were another's:
     /// it is [`Identity::HOST`] here, but rules that name its address mean it.
     pub(super) fn write<A: Family>(
@@ -126,72 +193,210 @@ impl RuleSets {
         own: Identity,
         rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
     ) {
-        let Some(set) = self.sets.get(&rules) else { return };
-        let allowed = set.allowed.get_or_init(|| {
-            let directions = [Endpoint::INGRESS, Endpoint::EGRESS];
-            directions.into_iter().flat_map(|direction| self.allowed(set, direction, identities)).collect()
-        });
-        for ((direction, identity), ports) in allowed {
-            let host = (*identity == own).then_some(Identity::HOST);
-            for identity in host.into_iter().chain([*identity]) {
-                rows.extend(ports.iter().map(|(port, rule)| {
-                    let prefix = PolicyPrefix {
-                        rules: rules.0,
-                        identity: identity.0,
-                        direction: *direction,
-                        protocol: port.protocol,
-                        port: port.port,
-                        bits: port.bits,
-                    };
-                    (prefix, PolicyRow::allow(*rule))
-                }));
+        for group in self.groups(rules, identities) {
+            for peer in &group.peers {
+                group.write(rules, (*peer, own), rows);
             }
         }
     }
 
-    /// What the set allows in one direction.
-    fn allowed<A: Family>(&self, set: &Set, direction: u8, identities: &Identities<A>) -> Allowed {
-        let mut any = Claims::new();
-        let mut by_identity: BTreeMap<Identity, Claims> = BTreeMap::new();
-        for (order, clause) in set.clauses.iter().enumerate() {
+    /// Writes the rows of a rule set that are about this peer.
+    pub(super) fn write_about<A: Family>(
+        &self,
+        rules: RuleSet,
+        identities: &Identities<A>,
+        (peer, own): (Identity, Identity),
+        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+    ) {
+        let groups = self.groups(rules, identities).iter();
+        for group in groups.filter(|group| group.peers.binary_search(&peer).is_ok()) {
+            group.write(rules, (peer, own), rows);
+        }
+    }
+
+    /// Of the sets whose rows were asked for, those that `kept` names learn that there is another identity; the
+    /// others' rows are forgotten.
+    pub(super) fn learn<A: Family>(
+        &mut self,
+        identity: Identity,
+        identities: &Identities<A>,
+        kept: &BTreeSet<RuleSet>,
+    ) {
+        let numbers: Vec<_> = self.sets.keys().copied().collect();
+        for rules in numbers {
+            let Some(set) = self.sets.get(&rules) else { continue };
+            let learnt: Vec<_> = if kept.contains(&rules) && set.groups.get().is_some() {
+                let directions = [Endpoint::INGRESS, Endpoint::EGRESS].into_iter();
+                directions.map(|direction| (direction, self.about(set, direction, identity, identities))).collect()
+            } else {
+                Vec::new()
+            };
+            let Some(set) = self.sets.get_mut(&rules) else { continue };
+            match set.groups.get_mut() {
+                Some(groups) if kept.contains(&rules) => {
+                    for (direction, rows) in learnt.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+                        join(groups, direction, identity, rows);
+                    }
+                }
+                _ => set.groups = OnceLock::new(),
+            }
+        }
+    }
+
+    /// Nobody has this identity any more.
+    pub(super) fn forget(&mut self, identity: Identity) {
+        for groups in self.sets.values_mut().filter_map(|set| set.groups.get_mut()) {
+            for group in groups {
+                if let Ok(place) = group.peers.binary_search(&identity) {
+                    group.peers.remove(place);
+                }
+            }
+        }
+    }
+
+    /// What the clauses of a direction name.
+    fn named<A: Family>(&self, set: &Set, direction: u8, identities: &Identities<A>) -> Vec<Named> {
+        let mut named = Vec::new();
+        for (place, clause) in set.content.clauses.iter().enumerate() {
             let rule = &self.rules[&clause.rule];
             if rule.direction != direction {
                 continue;
             }
-            let peers: Option<BTreeSet<Identity>> = rule
-                .peers
-                .as_ref()
-                .map(|peers| peers.iter().flat_map(|peer| identities.matched_by(peer)).copied().collect());
-            for port in clause.prefixes(rule) {
-                match &peers {
-                    None => claim(&mut any, port, order),
-                    Some(peers) => {
-                        peers
-                            .iter()
-                            .for_each(|peer| claim(by_identity.entry(*peer).or_default(), port, order));
-                    }
-                }
-            }
+            let firsts = Firsts::one(rule.tier, place);
+            let peers = rule.peers.as_deref();
+            named.push(Named { firsts, ports: clause.prefixes(rule), about: identities.asked(peers, None) });
             for (port, serving) in named_targets(rule, identities) {
-                let meant = |peer: &&Identity| peers.as_ref().is_none_or(|peers| peers.contains(peer));
-                for peer in serving.iter().filter(meant) {
-                    claim(by_identity.entry(*peer).or_default(), port, order);
-                }
+                named.push(Named { firsts, ports: vec![port], about: identities.asked(peers, Some(serving)) });
             }
         }
-        let name = |claims: Claims| -> BTreeMap<PortPrefix, RuleId> {
-            claims.into_iter().map(|(port, order)| (port, set.clauses[order].rule)).collect()
-        };
-        // Identities that the same rules match have the same rows.
-        let mut settled: HashMap<Claims, BTreeMap<PortPrefix, RuleId>> = HashMap::new();
-        let mut allowed = Allowed::new();
-        for (identity, own) in by_identity {
-            let rows = settled.entry(own).or_insert_with_key(|own| name(settle(own, &any)));
-            allowed.insert((direction, identity), rows.clone());
-        }
-        allowed.insert((direction, Identity::ANY), name(settle(&any, &Claims::new())));
-        allowed
+        named.retain(|named| !named.ports.is_empty());
+        named
     }
+
+    /// The rows about each peer in a direction.
+    fn of_direction<A: Family>(&self, set: &Set, direction: u8, identities: &Identities<A>) -> Vec<Group> {
+        let named = self.named(set, direction, identities);
+        if named.is_empty() && !self.speaks(set, direction) {
+            return Vec::new();
+        }
+        let (any, anybody) = self.anybody(set, direction, &named);
+        let mut about: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
+        for (index, named) in named.iter().enumerate() {
+            for identity in identities.matching(&named.about) {
+                about.entry(identity).or_default().push(index);
+            }
+        }
+        // Peers that the same clauses are about have the same rows.
+        let mut alike: BTreeMap<Vec<usize>, Vec<Identity>> = BTreeMap::new();
+        for (identity, clauses) in about {
+            alike.entry(clauses).or_default().push(identity);
+        }
+        let own = alike.into_iter().map(|(clauses, peers)| {
+            let own = claims(clauses.into_iter().map(|index| &named[index]));
+            let rows = settle(&own, &any, &anybody, |firsts| self.decide(set, direction, firsts));
+            Group { direction, peers, rows }
+        });
+        let mut groups: Vec<_> = own.filter(|group| !group.rows.is_empty()).collect();
+        groups.push(Group { direction, peers: vec![Identity::ANY], rows: anybody });
+        groups
+    }
+
+    /// The rows about one peer in a direction.
+    fn about<A: Family>(
+        &self,
+        set: &Set,
+        direction: u8,
+        identity: Identity,
+        identities: &Identities<A>,
+    ) -> PortRows {
+        let named = self.named(set, direction, identities);
+        let own = claims(named.iter().filter(|named| identities.matches(&named.about, identity)));
+        if own.is_empty() {
+            return PortRows::new();
+        }
+        let (any, anybody) = self.anybody(set, direction, &named);
+        settle(&own, &any, &anybody, |firsts| self.decide(set, direction, firsts))
+    }
+
+    /// What clauses about anybody claim, and the rows that this takes.
+    fn anybody(&self, set: &Set, direction: u8, named: &[Named]) -> (Claims, PortRows) {
+        let any = claims(named.iter().filter(|named| named.about.is_anybody()));
+        let none = (Claims::new(), PortRows::new());
+        let rows = settle(&any, &none.0, &none.1, |firsts| self.decide(set, direction, firsts));
+        (any, rows)
+    }
+
+    /// Whether some rule of the set is about this direction.
+    fn speaks(&self, set: &Set, direction: u8) -> bool {
+        set.content.clauses.iter().any(|clause| self.rules[&clause.rule].direction == direction)
+    }
+
+    /// What becomes of a flow, given the first clause of each tier that matches it; `None`: NetworkPolicies
+    /// isolate the pod, and none of their rules allows it.
+    fn decide(&self, set: &Set, direction: u8, firsts: Firsts) -> Option<PolicyRow> {
+        for tier in [Tier::Admin, Tier::Network, Tier::Baseline] {
+            let first = firsts.of(tier).map(|place| set.content.clauses[place].rule);
+            match first.map(|id| (self.rules[&id].action, id)) {
+                // 1., 2., 3.
+                Some((Action::Accept, rule)) => return Some(PolicyRow::allow(rule)),
+                Some((Action::Deny, rule)) => return Some(PolicyRow::deny(rule)),
+                Some((Action::Pass, _)) => {}
+                None if tier == Tier::Network && set.content.isolated & direction != 0 => return None,
+                None => {}
+            }
+        }
+        // 4.
+        Some(PolicyRow::allow(RuleId(0)))
+    }
+}
+
+impl Group {
+    /// Writes the rows about one of the peers, once more if it is the node itself.
+    fn write(
+        &self,
+        rules: RuleSet,
+        (peer, own): (Identity, Identity),
+        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+    ) {
+        let host = (peer == own).then_some(Identity::HOST);
+        for identity in host.into_iter().chain([peer]) {
+            rows.extend(self.rows.iter().map(|(port, row)| {
+                let prefix = PolicyPrefix {
+                    rules: rules.0,
+                    identity: identity.0,
+                    direction: self.direction,
+                    protocol: port.protocol,
+                    port: port.port,
+                    bits: port.bits,
+                };
+                (prefix, *row)
+            }));
+        }
+    }
+}
+
+/// Adds a peer to those that have the same rows in this direction.
+fn join(groups: &mut Vec<Group>, direction: u8, peer: Identity, rows: PortRows) {
+    // Rows about anybody are looked for under no peer, and stay alone.
+    let alike = |group: &&mut Group| {
+        group.direction == direction && group.rows == rows && group.peers != [Identity::ANY]
+    };
+    match groups.iter_mut().find(alike) {
+        Some(group) => {
+            if let Err(place) = group.peers.binary_search(&peer) {
+                group.peers.insert(place, peer);
+            }
+        }
+        None => groups.push(Group { direction, peers: vec![peer], rows }),
+    }
+}
+
+fn claims<'a>(named: impl Iterator<Item = &'a Named>) -> Claims {
+    let mut claims = Claims::new();
+    for named in named {
+        named.ports.iter().for_each(|port| claim(&mut claims, *port, named.firsts));
+    }
+    claims
 }
 
 fn names_ingress_ports(policy: &Policy) -> bool {
@@ -200,19 +405,19 @@ fn names_ingress_ports(policy: &Policy) -> bool {
 }
 
 impl Clause {
-    fn of(id: RuleId, rule: &Rule, pod: &Pod) -> Self {
+    fn of(id: RuleId, rule: &Rule, ports: &[ContainerPort]) -> Self {
         let mut numbers = BTreeSet::new();
         if rule.direction == Endpoint::INGRESS {
             for port in &rule.ports {
                 let Ports::Named(protocol, name) = port else { continue };
-                let named = pod.ports.iter().filter(|port| port.protocol == *protocol);
-                let named = named.filter(|port| port.name.as_ref() == Some(name));
+                let named = ports.iter().filter(|port| port.name.as_ref() == Some(name));
+                let named = named.filter(|port| protocol.is_none_or(|protocol| protocol == port.protocol));
                 numbers.extend(named.map(|port| (port.protocol, port.port)));
             }
         }
         Self { rule: id, numbers: numbers.into_iter().collect() }
     }
-    /// The ports that it allows whoever the other end is.
+    /// The ports that it is about whoever the other end is.
     fn prefixes(&self, rule: &Rule) -> Vec<PortPrefix> {
         let numbers = self.numbers.iter().map(|(protocol, port)| PortPrefix::one(protocol.number(), *port));
         let ports = rule.ports.iter().flat_map(|port| match port {
@@ -225,108 +430,14 @@ impl Clause {
     }
 }
 
-/// The ports that an egress rule names, as they are on each target that has them.
-fn named_targets<'a, A: Family>(
-    rule: &'a Rule,
-    identities: &'a Identities<A>,
-) -> impl Iterator<Item = (PortPrefix, &'a [Identity])> {
-    let ports = rule.ports.iter().filter(|_| rule.direction == Endpoint::EGRESS);
-    ports.flat_map(|port| {
-        let named = match port {
-            Ports::Named(protocol, name) => Some((*protocol, name)),
-            _ => None,
-        };
-        named.into_iter().flat_map(|(protocol, name)| {
-            let numbers = identities.named(protocol, name);
-            numbers.map(move |(number, serving)| (PortPrefix::one(protocol.number(), number), serving))
-        })
-    })
-}
-
-/// Ports, and the first rule that allows each, by its place in the set.
-type Claims = BTreeMap<PortPrefix, usize>;
-
-/// Rules come in order, so the first that claims a port keeps it.
-fn claim(claims: &mut Claims, port: PortPrefix, order: usize) {
-    claims.entry(port).or_insert(order);
-}
-
-/// The rows for an identity, given what its own rules claim and what rules about anybody claim.
-///
-/// Whatever is found first, by the longest prefix and before the rows for anybody are asked, must name the
-/// first rule of all that allow the flow.
-/// 1. A claim that a wider one precedes is left out: the wider row will be found instead.
-/// 2. A claim of the identity's own rules is needed.
-/// 3. A claim of the others is needed where a wider row of the identity's own would be found before it.
-fn settle(own: &Claims, any: &Claims) -> Claims {
-    let mut rows = Claims::new();
-    let first = |port: &PortPrefix| own.get(port).into_iter().chain(any.get(port)).min().copied();
-    let ports: BTreeSet<_> = own.keys().chain(any.keys()).copied().collect();
-    for port in ports {
-        let Some(order) = first(&port) else { continue };
-        // 1.
-        if port.wider().filter_map(|wider| first(&wider)).any(|wider| wider <= order) {
-            continue;
-        }
-        // 2. and 3.
-        if own.get(&port) == Some(&order) || port.wider().any(|wider| rows.contains_key(&wider)) {
-            rows.insert(port, order);
-        }
+/// The ports that an egress rule names, and the number of the feature of the targets that call them so.
+fn named_targets<A: Family>(rule: &Rule, identities: &Identities<A>) -> Vec<(PortPrefix, u32)> {
+    let mut targets = Vec::new();
+    for port in rule.ports.iter().filter(|_| rule.direction == Endpoint::EGRESS) {
+        let Ports::Named(protocol, name) = port else { continue };
+        let numbers = identities.named(name);
+        let numbers = numbers.filter(|(of, ..)| protocol.is_none_or(|protocol| protocol == *of));
+        targets.extend(numbers.map(|(of, number, feature)| (PortPrefix::one(of.number(), *number), *feature)));
     }
-    rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The rule that the path credits: the longest prefix among the identity's rows, then among anybody's.
-    fn found(rows: &Claims, any: &Claims, port: PortPrefix) -> Option<usize> {
-        let longest = |claims: &Claims| {
-            let holding = port.wider().chain([port]).filter_map(|prefix| claims.get(&prefix).copied());
-            holding.last()
-        };
-        longest(rows).or_else(|| longest(any))
-    }
-
-    #[test]
-    fn the_first_rule_that_allows_a_port_is_the_one_found() {
-        let prefixes = [
-            PortPrefix::ALL,
-            PortPrefix::any(6),
-            PortPrefix { bits: 94, protocol: 6, port: 80 },
-            PortPrefix::one(6, 80),
-            PortPrefix::one(6, 81),
-            PortPrefix::one(17, 80),
-        ];
-        // Every way to give the prefixes rules 0 to 5 of the identity's own, of anybody's, or none.
-        for ways in 0..3_u32.pow(prefixes.len() as u32) {
-            for turn in 0..prefixes.len() {
-                let (mut own, mut any) = (Claims::new(), Claims::new());
-                for (index, prefix) in prefixes.iter().enumerate() {
-                    let order = (index * 5 + turn) % prefixes.len();
-                    match ways / 3_u32.pow(index as u32) % 3 {
-                        0 => claim(&mut own, *prefix, order),
-                        1 => claim(&mut any, *prefix, order),
-                        _ => {}
-                    }
-                }
-                let (rows, anybody) = (settle(&own, &any), settle(&any, &Claims::new()));
-                for port in [(6, 80), (6, 81), (6, 82), (6, 9), (17, 80), (17, 9)] {
-                    let port = PortPrefix::one(port.0, port.1);
-                    let claims = port.wider().chain([port]).filter_map(|prefix| {
-                        own.get(&prefix).into_iter().chain(any.get(&prefix)).min().copied()
-                    });
-                    assert_eq!(found(&rows, &anybody, port), claims.min(), "{own:?} {any:?} {port:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_claim_that_a_wider_one_precedes_takes_no_row() {
-        let own = Claims::from([(PortPrefix::ALL, 0), (PortPrefix::one(6, 80), 1)]);
-        assert_eq!(settle(&own, &Claims::new()), Claims::from([(PortPrefix::ALL, 0)]));
-        assert_eq!(settle(&Claims::from([(PortPrefix::one(6, 80), 1)]), &own), Claims::new());
-    }
+    targets
 }

@@ -34,6 +34,20 @@ impl Selector {
         let expressions = selector.match_expressions.iter().flatten().map(Requirement::read);
         labels.chain(expressions).collect::<Result<_, _>>().map(Self)
     }
+    /// Whether it names what has these labels.
+    pub(super) fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| {
+            let one_of = |key, values: &BTreeSet<String>| {
+                labels.get(key).is_some_and(|value: &String| values.contains(value))
+            };
+            match requirement {
+                Requirement::In(key, values) => one_of(key, values),
+                Requirement::NotIn(key, values) => !one_of(key, values),
+                Requirement::Exists(key) => labels.contains_key(key),
+                Requirement::DoesNotExist(key) => !labels.contains_key(key),
+            }
+        })
+    }
 }
 
 impl Requirement {
@@ -100,6 +114,16 @@ pub(super) enum Namespaces {
     Labelled(Selector),
 }
 
+impl Namespaces {
+    /// Whether the namespace of this name and these labels is one of them.
+    pub(super) fn matches(&self, name: &str, labels: &Labels) -> bool {
+        match self {
+            Self::Named(named) => named == name,
+            Self::Labelled(selector) => selector.matches(labels),
+        }
+    }
+}
+
 /// The pods that policies can name: those with an address of their own.
 #[derive(Debug)]
 pub(super) struct Pods<'a, A> {
@@ -163,7 +187,11 @@ mod tests {
         ]))
         .expect("labels");
         let selector: LabelSelector = serde_json::from_value(selector).expect("a selector");
-        Index::of(things.iter()).select(&Selector::read(&selector).expect("valid")).iter().collect()
+        let selector = Selector::read(&selector).expect("valid");
+        let selected: Vec<_> = Index::of(things.iter()).select(&selector).iter().collect();
+        let one_by_one = (0..things.len()).filter(|index| selector.matches(&things[*index]));
+        assert_eq!(selected, one_by_one.collect::<Vec<_>>());
+        selected
     }
     fn expression(key: &str, operator: &str, values: &[&str]) -> serde_json::Value {
         json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})

@@ -5,10 +5,11 @@ mod differential;
 mod places;
 mod policies;
 mod services;
+mod tiers;
 
 use std::net::IpAddr;
 
-use dataplane::tables::{Backend, Endpoint, Identity, IfIndex, PolicyKey, Route};
+use dataplane::tables::{Backend, Endpoint, Identity, IfIndex, PolicyKey, PolicyRow, Route};
 use dataplane::wire::{Address, V4, V6};
 use serde_json::{Value, json};
 
@@ -139,27 +140,60 @@ fn route(rows: &Rows<V4>, address: &str) -> Route {
 fn identity(rows: &Rows<V4>, address: V4) -> Identity {
     longest(&rows.identities, address).expect("every address has an identity")
 }
-/// What the path answers when it judges a flow for the endpoint: `Some(0)` where it is not isolated, the
-/// number of the rule that allows the flow, or `None`.
-fn judged(rows: &Rows<V4>, pod: V4, direction: u8, other: V4, (protocol, port): (u8, u16)) -> Option<u32> {
+/// What the path answers when it judges a flow for an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    NotIsolated,
+    /// By this rule; by none that denies it if 0.
+    Allowed(u32),
+    /// By this rule; by isolation if 0.
+    Denied(u32),
+    /// It has no room for the rules.
+    Closed,
+}
+
+impl Judged {
+    fn passes(self) -> bool {
+        matches!(self, Self::NotIsolated | Self::Allowed(_))
+    }
+}
+
+fn judged(rows: &Rows<V4>, pod: V4, direction: u8, other: V4, target: (u8, u16)) -> Judged {
+    judged_as(rows, pod, direction, identity(rows, other), target)
+}
+/// The same about a peer of this identity.
+fn judged_as(
+    rows: &Rows<V4>,
+    pod: V4,
+    direction: u8,
+    peer: Identity,
+    (protocol, port): (u8, u16),
+) -> Judged {
     let endpoint = rows.endpoints[&pod];
     if endpoint.isolated & direction == 0 {
-        return Some(0);
+        return Judged::NotIsolated;
     }
-    let allowing = |identity: Identity| {
-        let holds = |prefix: &PolicyPrefix| {
-            let fixed = (prefix.rules, prefix.identity, prefix.direction)
-                == (endpoint.rules.0, identity.0, direction);
-            let bits = u32::from(protocol) << 16 | u32::from(port);
-            let row = u32::from(prefix.protocol) << 16 | u32::from(prefix.port);
-            fixed && (bits ^ row).checked_shr(PolicyKey::BITS - prefix.bits).unwrap_or(0) == 0
-        };
-        let holding = rows.policy.iter().filter(|(prefix, _)| holds(prefix));
-        holding.max_by_key(|(prefix, _)| prefix.bits).map(|(_, row)| row.rule.0)
+    if endpoint.flags & Endpoint::INCOMPLETE != 0 {
+        return Judged::Closed;
+    }
+    let found = |identity: Identity| {
+        let (rules, identity) = (endpoint.rules.0, identity.0);
+        let wanted = u32::from(protocol) << 16 | u32::from(port);
+        // One look-up for each length that a prefix may have.
+        (PolicyKey::FIXED_BITS..=PolicyKey::BITS).rev().find_map(|bits| {
+            let kept = wanted & u32::MAX.checked_shl(PolicyKey::BITS - bits).unwrap_or(0) & 0xff_ffff;
+            let (protocol, port) = ((kept >> 16) as u8, kept as u16);
+            rows.policy.get(&PolicyPrefix { rules, identity, direction, protocol, port, bits }).copied()
+        })
     };
-    allowing(identity(rows, other)).or_else(|| allowing(Identity::ANY))
+    match found(peer).or_else(|| found(Identity::ANY)) {
+        Some(row) if row.action == PolicyRow::ALLOW => Judged::Allowed(row.rule.0),
+        Some(row) => Judged::Denied(row.rule.0),
+        None => Judged::Denied(0),
+    }
 }
-/// The name of the rule that allows a flow; `None` where it is denied.
+/// The name of the rule that allows a flow, the empty one where nothing judges or denies it; `None` where it is
+/// denied.
 fn allowed_by<'a>(
     plan: &'a NodePlan,
     pod: &str,
@@ -167,7 +201,11 @@ fn allowed_by<'a>(
     other: &str,
     target: (u8, u16),
 ) -> Option<&'a RuleName> {
-    judged(&plan.rows.v4, v4(pod), direction, v4(other), target).map(|rule| &plan.rules.v4[rule as usize])
+    match judged(&plan.rows.v4, v4(pod), direction, v4(other), target) {
+        Judged::NotIsolated => Some(&plan.rules.v4[0]),
+        Judged::Allowed(rule) => Some(&plan.rules.v4[rule as usize]),
+        Judged::Denied(_) | Judged::Closed => None,
+    }
 }
 /// Who answers at each slot of a frontend.
 fn answering(rows: &Rows<V4>, address: &str, port: u16) -> Vec<String> {

@@ -34,6 +34,11 @@ fn tables(counts: &BTreeMap<String, Counts>) -> String {
             [node.clone(), verdict.clone(), packets.to_string(), bytes.to_string(), meaning.to_owned()]
         })
     });
+    let audited = counts.iter().filter(|(_, counts)| counts.audited > 0).map(|(node, counts)| {
+        let meaning = "Policies deny it, and audit let it pass. Its verdict is counted besides.";
+        [node.clone(), "audited".to_owned(), counts.audited.to_string(), String::new(), meaning.to_owned()]
+    });
+    let verdicts = verdicts.chain(audited);
     let tables = counts.iter().flat_map(|(node, counts)| {
         counts.tables.iter().map(|(table, (rows, capacity))| {
             let pressure = 100.0 * *rows as f64 / f64::from((*capacity).max(1));

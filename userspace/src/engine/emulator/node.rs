@@ -13,6 +13,7 @@ use dataplane::tables::{
     SourceRanges, Timeouts, Tuple, Writes,
 };
 use dataplane::trace::Record;
+use dataplane::verdict::AUDITED;
 use dataplane::wire::{Address, Be16, Family, V4, V6};
 use dataplane::{Machine, Platform, Turn, Verdict, path};
 use dataplane::{conntrack, fragment, service};
@@ -326,6 +327,10 @@ impl Machine for Emulator {
 
     fn count_turn(&mut self, turn: Turn) {
         self.counts[turn.counter() as usize].packets += 1;
+    }
+
+    fn count_audited(&mut self) {
+        self.counts[AUDITED as usize].packets += 1;
     }
 }
 

@@ -164,7 +164,7 @@ fn at_every_step_a_pod_whose_rules_stay_is_judged_as_before_or_after() {
                 {
                     for target in [(TCP, 80), (UDP, 53)] {
                         let allowed =
-                            |rows: &Rows<V4>| judged(rows, **pod, direction, other, target).is_some();
+                            |rows: &Rows<V4>| judged(rows, **pod, direction, other, target).passes();
                         let now = allowed(&rows);
                         assert!(
                             now == allowed(&from) || now == allowed(&to),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use dataplane::flow::Flow;
-use dataplane::policy::{self, Decision};
+use dataplane::policy::{self, Decision, Question};
 use dataplane::tables::{Endpoint, Identity, IfIndex};
 use dataplane::wire::{Be16, Mac};
 use dataplane::{Platform, Reason};
@@ -334,7 +334,7 @@ where
             target_port: Be16::new(port.number),
             ..Flow::default()
         };
-        let refused = policy::judge(self.engine, &flow, subject, (direction, peer)).err();
+        let refused = policy::judge(self.engine, &flow, subject, Question::first(direction, peer)).err();
         let noted = self.engine.take_records().pop().unwrap_or_default();
         Answer { refused, decision: noted.detail, number: noted.number }
     }

@@ -1,0 +1,110 @@
+//! Where policies are asked: about what a pod sends, about what comes to one, and, where flows are cut, about what
+//! answers either.
+//!
+//! A flow that is cut ([`Node::CUT`]) ends on each node with the first packet that its policies there refuse, in
+//! either direction; the next one is judged again. Its row stays as it is: it says whose packets these are, and ends
+//! in its time once none come. So a flow goes on where it was if it is allowed again before that.
+//!
+//! Not judged again are
+//! 1. what the pod's own node says to it, and answers to that: it may always reach it;
+//! 2. a pod's answers to a node's address: that may stand for a client outside, whom only the tunnel named on the
+//!    flow's way there. Such a flow is cut with its client's next packet;
+//! 3. ICMP errors about a flow.
+
+use super::{From, Part, Walk};
+use crate::conntrack::{State, Tracked};
+use crate::platform::{Machine, Packet, Platform};
+use crate::policy::Question;
+use crate::tables::{Endpoint, Identity, Node};
+use crate::wire::Address;
+use crate::{policy, route};
+
+/// Whether policies judge a packet of its flow's first direction: if it opens the flow, or might be cut.
+#[inline(always)]
+fn is_judged<A>(platform: &impl Machine, tracked: &Tracked<A>) -> bool {
+    tracked.is_new() || (tracked.state as u8 == State::Established as u8 && cuts(platform))
+}
+
+#[inline(always)]
+fn cuts(platform: &impl Machine) -> bool {
+    platform.node().established == Node::CUT
+}
+
+/// Whether a pod may send it.
+#[inline(never)]
+pub(super) fn of_sender<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if !is_judged(platform, &walk.tracked) || policy::is_itself(&walk.flow) {
+        return Ok(());
+    }
+    let pod = route::owner(platform, &walk.flow, packet.interface())?;
+    let first = walk.tracked.is_new();
+    let asked = Question { first, ..Question::first(Endpoint::EGRESS, Identity::ANY) };
+    policy::judge(platform, &walk.flow, &pod, asked)
+}
+
+/// Whether it may come to the pod of this node that it is for.
+#[inline(always)]
+pub(super) fn of_receiver<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
+    let Walk { flow, tracked, from, pod, carried, .. } = walk;
+    if !is_judged(platform, tracked) {
+        return Ok(());
+    }
+    // 1.
+    if *from == From::Host || (*from == From::Pod && policy::is_itself(flow)) {
+        policy::waive(platform, flow);
+        return Ok(());
+    }
+    let first = tracked.is_new();
+    let asked = Question { first, ..Question::first(Endpoint::INGRESS, carried.identity) };
+    policy::judge(platform, flow, pod, asked)
+}
+
+/// Whether an answer may still be given, where flows are cut: judged as what it answers, so before the Service's
+/// address takes the place of who answers.
+#[inline(always)]
+pub(super) fn of_answer<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    if walk.tracked.state as u8 != State::Reply as u8 || !cuts(platform) || walk.flow.target == A::ITSELF {
+        return Ok(());
+    }
+    if walk.from as u8 == From::Pod as u8 {
+        of_answerer(platform, packet, walk)?;
+    }
+    of_client(platform, walk)
+}
+
+/// For the pod that was dialled.
+#[inline(never)]
+fn of_answerer<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    // 1. and 2.
+    if route::is_node(platform, walk.flow.target) {
+        return Ok(());
+    }
+    let pod = route::owner(platform, &walk.flow, packet.interface())?;
+    policy::judge(platform, &walk.flow, &pod, answer(Endpoint::INGRESS))
+}
+
+/// For the pod that has dialled.
+#[inline(never)]
+fn of_client<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    let Some(pod) = route::at(platform, walk.flow.target) else {
+        return Ok(());
+    };
+    policy::judge(platform, &walk.flow, &pod, answer(Endpoint::EGRESS))
+}
+
+#[inline(always)]
+fn answer(direction: u8) -> Question {
+    Question { direction, answers: true, first: false, carried: Identity::ANY }
+}
