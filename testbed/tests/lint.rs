@@ -344,7 +344,7 @@ fn rules_of_tiers_that_decide_nothing_are_found() {
     finds(&[admin("a", "1", deny), admin("b", "2", allow)], &["shadowed-rule b spec.ingress[0]"]);
     finds(
         &[admin("a", "1", deny), admin("b", "1", allow)],
-        &["equal-priority b spec.ingress[0]", "shadowed-rule b spec.ingress[0]"],
+        &["shadowed-rule b spec.ingress[0]", "equal-priority b spec.ingress[0]"],
     );
     let web = "podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]";
     finds(&[admin("a", "1", deny), policy("np", web)], &["overruled-rule np spec.ingress[0]"]);
