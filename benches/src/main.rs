@@ -10,7 +10,7 @@ use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
 use benches::services::Rounds;
-use benches::{masquerade, measure, micro, services};
+use benches::{masquerade, measure, micro, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -50,6 +50,8 @@ enum Which {
     Micro,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
     Services,
+    /// What it takes to plan many policies for one node, and one label more.
+    Policies,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -83,6 +85,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Masquerade => return fill(&options),
         Which::Micro => return balance(&options),
         Which::Services => return program(&options),
+        Which::Policies => return plan(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -115,6 +118,13 @@ fn program(options: &Options) -> anyhow::Result<()> {
         time: options.seconds.unwrap_or(suite.time),
     };
     let rows = services::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
+/// Plans policies.
+fn plan(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let rows = policies::measure(&STOP, |what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
 }
 
