@@ -53,14 +53,16 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn of(figure: &str, unit: &'static str, values: &mut [f64]) -> Option<Self> {
+    /// The figure of these values; none of none.
+    pub(crate) fn of(figure: &str, unit: &'static str, values: &mut [f64]) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let p99 = (values.len() >= 100).then(|| values[values.len() * 99 / 100]);
         let median = values[values.len() / 2];
         Some(Self { figure: figure.to_owned(), unit, median, min, p99, max, target: None })
     }
-    fn target(self, target: &'static str) -> Self {
+    /// What it should be.
+    pub(crate) fn target(self, target: &'static str) -> Self {
         Self { target: Some(target), ..self }
     }
 }

@@ -135,12 +135,51 @@ fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
         "default/db   .",
         "ext:world    X",
         "  1 default/db",
+        "  X ingress of default/db: isolated by default/db, and no rule allows it: ext:world",
         "",
         "  . reaches   X denied   R rejected at once   ! differs from expected",
         "",
         "6 flows on emulator, 0 differences",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_check_at_stated_ports_asks_every_pair_there_and_says_what_the_nearest_rule_lacks() {
+    let stage = Stage::new("ports");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let (file, page) = (file.to_str().expect("UTF-8"), stage.directory.path().join("grid.html"));
+    let page = page.to_str().expect("UTF-8");
+    let arguments =
+        ["check", "--dataplane", "emulator", "-f", file, "--port", "9/udp,80", "--why", "--html", page];
+    let output = podpath(&arguments);
+    exits(&output, 0);
+    let table = |head: &'static str| {
+        [
+            head,
+            "default/web  . . .",
+            "default/db   . . .",
+            "ext:world    . X",
+            "  1 default/web",
+            "  2 default/db",
+            "  3 ext:world",
+            "  X ingress of default/db: isolated by default/db, and no rule allows it: ext:world",
+            "      nearest: default/db ingress[0] would allow it, but ext:world is no pod",
+            "",
+        ]
+    };
+    let mut expected = [table("9/UDP        1 2 3"), table("80/TCP       1 2 3")].concat();
+    expected.extend(["  . reaches   X denied   R rejected at once   ! differs from expected", ""]);
+    expected.push("16 flows on emulator, 0 differences");
+    assert_eq!(stdout(&output).lines().collect::<Vec<_>>(), expected);
+    let written = std::fs::read_to_string(page).expect("it was written");
+    assert!(written.starts_with("<!doctype html>") && written.contains("default/db"), "{written}");
+    let wrong = podpath(&["check", "-f", file, "--port", "80/icmp"]);
+    exits(&wrong, 2);
+    assert!(stderr(&wrong).contains("none of tcp, udp and sctp"), "{wrong:?}");
+    let nowhere = podpath(&["check", "--dataplane", "emulator", "-f", file, "--html", "/nowhere/grid.html"]);
+    exits(&nowhere, 2);
+    assert!(stderr(&nowhere).contains("cannot write the page to /nowhere/grid.html: "), "{nowhere:?}");
 }
 
 #[test]
@@ -384,6 +423,19 @@ fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
     let document = json(&podpath(&["explain", "-f", file, "ext:world", "default/db", "-o", "json"]));
     assert_eq!((&document["verdict"], &document["reason"]), (&"deny".into(), &"policy-denied".into()));
     assert_eq!(document["packets"].as_array().map(Vec::len), Some(1));
+    let ruling = &document["ruling"];
+    let said = "ingress of default/db: isolated by default/db, and no rule allows it";
+    assert_eq!(ruling["said"], serde_json::json!([said]));
+    let nearest = "nearest: default/db ingress[0] would allow it, but ext:world is no pod";
+    assert_eq!(ruling["nearest"], nearest);
+    let denied = podpath(&["explain", "-f", file, "ext:world", "default/db"]);
+    assert!(
+        stdout(&denied).ends_with(&format!("\npolicies       {said}\n               {nearest}\n")),
+        "{denied:?}"
+    );
+    assert!(
+        stdout(&walk).ends_with("\npolicies       ingress of default/db: allowed by default/db ingress[0]\n")
+    );
     let open = podpath(&["explain", "-f", file, "default/web", "ext:world"]);
     exits(&open, 2);
     assert!(stderr(&open).contains("it declares no port; say which, as ext:world:8080/tcp"), "{open:?}");
