@@ -10,7 +10,7 @@ use testbed::output::{self, Format};
 use testbed::probe::live::Live;
 use testbed::probe::stitch::there_and_back;
 use testbed::probe::{Flow, Prober, Verdict};
-use testbed::spread::Choice;
+use testbed::spread::{Choice, kept};
 use testbed::{agents, lab};
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
@@ -50,18 +50,26 @@ pub(crate) struct Explained {
     decided_by: Option<String>,
     /// Why a Service gave it to the endpoint it went to, if one did.
     choice: Option<Choice>,
+    /// Of each packet that a Service translated, whether it was chosen for that or stayed where its flow was.
+    #[serde(skip)]
+    kept: Vec<bool>,
     /// The stages of each packet, a line each.
     packets: Vec<Vec<String>>,
 }
 
 impl Explained {
     /// The walks of the first packets, a line for each stage, an empty line between packets. Where a Service
-    /// chose, it says among whom and why.
+    /// chose, it says among whom and why; where it did not, because the flow had its endpoint, that.
     pub(crate) fn walks(&self, packets: usize) -> String {
-        let mut choice = self.choice.as_ref();
-        let mut line = |line: &String| match choice.take_if(|_| line.starts_with(Stage::Service.word())) {
-            Some(choice) => format!("{line}\n{:15}{choice}\n", ""),
-            None => format!("{line}\n"),
+        let (mut choice, mut kept) = (self.choice.as_ref(), self.kept.iter());
+        let mut line = |line: &String| {
+            if !line.starts_with(Stage::Service.word()) {
+                return format!("{line}\n");
+            }
+            if kept.next() == Some(&true) {
+                return format!("{line}\n{:15}kept: its flow was given to it before\n", "");
+            }
+            choice.take().map_or_else(|| format!("{line}\n"), |choice| format!("{line}\n{:15}{choice}\n", ""))
         };
         let walks: Vec<String> =
             self.packets.iter().take(packets).map(|lines| lines.iter().map(&mut line).collect()).collect();
@@ -140,6 +148,7 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         reason: measured.reason.map(Reason::slug),
         decided_by: measured.decided_by,
         choice: Choice::of(cluster, &steps),
+        kept: kept(&steps),
         packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
     })
 }
@@ -174,6 +183,7 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
         reason: attempt.reason.map(Reason::slug),
         decided_by: attempt.rule.map(|rule| rule.policy),
         choice: Choice::of(cluster, &attempt.walk),
+        kept: kept(&attempt.walk),
         packets,
     })
 }
