@@ -11,7 +11,7 @@ use testbed::probe::live::Live;
 use testbed::probe::stitch::there_and_back;
 use testbed::probe::{Flow, Prober, Verdict};
 use testbed::ruling::Ruling;
-use testbed::spread::Choice;
+use testbed::spread::{Choice, kept};
 use testbed::{agents, lab};
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
@@ -53,18 +53,27 @@ pub(crate) struct Explained {
     choice: Option<Choice>,
     /// What policies said of it, if any had a say.
     ruling: Option<Ruling>,
+    /// Of each packet that a Service translated, whether it was chosen for that or stayed where its flow was.
+    #[serde(skip)]
+    kept: Vec<bool>,
     /// The stages of each packet, a line each.
     packets: Vec<Vec<String>>,
 }
 
 impl Explained {
     /// The walks of the first packets, a line for each stage, an empty line between packets. Where a Service
-    /// chose, it says among whom and why; and below, what policies said.
+    /// chose, it says among whom and why; where it did not, because the flow had its endpoint, that. Below, what
+    /// policies said.
     pub(crate) fn walks(&self, packets: usize) -> String {
-        let mut choice = self.choice.as_ref();
-        let mut line = |line: &String| match choice.take_if(|_| line.starts_with(Stage::Service.word())) {
-            Some(choice) => format!("{line}\n{:15}{choice}\n", ""),
-            None => format!("{line}\n"),
+        let (mut choice, mut kept) = (self.choice.as_ref(), self.kept.iter());
+        let mut line = |line: &String| {
+            if !line.starts_with(Stage::Service.word()) {
+                return format!("{line}\n");
+            }
+            if kept.next() == Some(&true) {
+                return format!("{line}\n{:15}kept: its flow was given to it before\n", "");
+            }
+            choice.take().map_or_else(|| format!("{line}\n"), |choice| format!("{line}\n{:15}{choice}\n", ""))
         };
         let walks: Vec<String> =
             self.packets.iter().take(packets).map(|lines| lines.iter().map(&mut line).collect()).collect();
@@ -145,6 +154,7 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         decided_by: measured.decided_by,
         choice: Choice::of(cluster, &steps),
         ruling: Ruling::of(cluster, &from.who, &steps)?,
+        kept: kept(&steps),
         packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
     })
 }
@@ -180,6 +190,7 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
         decided_by: attempt.rule.map(|rule| rule.policy),
         choice: Choice::of(cluster, &attempt.walk),
         ruling: Ruling::of(cluster, &from.who, &attempt.walk)?,
+        kept: kept(&attempt.walk),
         packets,
     })
 }
