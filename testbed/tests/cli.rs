@@ -3,7 +3,7 @@
 mod command;
 
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use command::{Stage, command, exits, json, kill_agent, podpath, stderr, stdout};
@@ -88,7 +88,7 @@ fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
 fn a_check_at_stated_ports_asks_every_pair_there_and_says_what_the_nearest_rule_lacks() {
     let stage = Stage::new("ports");
     let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
-    let (file, page) = (file.to_str().expect("UTF-8"), stage.directory.path().join("grid.html"));
+    let (file, page) = (file.to_str().expect("UTF-8"), stage.path("grid.html"));
     let page = page.to_str().expect("UTF-8");
     let arguments =
         ["check", "--dataplane", "emulator", "-f", file, "--port", "9/udp,80", "--why", "--html", page];

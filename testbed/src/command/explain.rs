@@ -8,13 +8,13 @@ use serde::Serialize;
 use testbed::interrupt::Interrupt;
 use testbed::output::{self, Format};
 use testbed::probe::live::Live;
-use testbed::probe::stitch::there_and_back;
+use testbed::probe::stitch::{there_and_back, through_fabric};
 use testbed::probe::{Flow, Prober, Verdict};
 use testbed::ruling::Ruling;
 use testbed::spread::{Choice, kept};
-use testbed::{agents, lab};
+use testbed::{agents, fabric, lab};
 use userspace::engine::emulator::{Dial, Network};
-use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
+use userspace::model::{Cluster, Endpoint, Found, Port, Protocol, Who};
 use userspace::observe::walk;
 
 use super::dataplane::Dataplane;
@@ -114,7 +114,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 /// A name is wrong or not in the cluster, or the cluster does not answer.
 fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Explained> {
     let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
-    let client = match cluster.find(&from.who)?.address() {
+    let own = cluster.find(&from.who)?.address();
+    let client = match own {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
@@ -133,6 +134,10 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         reported.extend(steps.iter().cloned());
         Ok(steps)
     };
+    // Nodes tell of all but what the fabric does to the packets of a host outside.
+    let outside = matches!(from.who, Who::External(_)) && fabric::is_emulated(cluster);
+    let fabric = outside.then(|| fabric::Client::of(cluster, "follow packets in")).transpose()?;
+    fabric.iter().try_for_each(fabric::Client::tell)?;
     agents::trace(cluster, true)?;
     let listeners = lab::listeners(&cluster.name);
     let mut prober = Live::new(cluster, Dataplane::Ebpf.word(), listeners, &interrupt)
@@ -142,7 +147,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     agents::trace(cluster, false)?;
     let measured =
         measured?.pop().ok_or_else(|| anyhow::anyhow!("cannot explain {to}: it was not dialled"))?;
-    let steps = there_and_back(&reported, cluster, client);
+    let told = fabric.map(|fabric| fabric.told()).transpose()?.unwrap_or_default();
+    let steps = through_fabric(there_and_back(&reported, cluster, client), &told, own);
     let text = walk::print(&steps, &names);
     Ok(Explained {
         from: from.who.to_string(),

@@ -20,9 +20,14 @@ impl Stage {
 
     /// Writes a file; `NAME` in it becomes the cluster's name.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
+        let path = self.path(name);
         std::fs::write(&path, text.replace("NAME", &self.name)).expect("there is room");
         path
+    }
+
+    /// Where a file of this name is, or would be.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// What is left of this test's clusters: their namespaces.
