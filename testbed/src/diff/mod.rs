@@ -195,5 +195,10 @@ fn voice(decided: Option<Decided>) -> Voice {
         let words = format!("denied: {} isolated by {}{tried}", decided.direction, policies.join(", "));
         return Voice { words, policies };
     }
+    if decided.verdict == Verdict::Deny {
+        // Isolation is a NetworkPolicy's; what else denies is a rule of the tiers around them.
+        let words = format!("denied: {} by a policy of the whole cluster", decided.direction);
+        return Voice { words, policies: Vec::new() };
+    }
     silent()
 }
