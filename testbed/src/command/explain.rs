@@ -10,7 +10,8 @@ use testbed::output::{self, Format};
 use testbed::probe::live::Live;
 use testbed::probe::stitch::there_and_back;
 use testbed::probe::{Flow, Prober, Verdict};
-use testbed::spread::Choice;
+use testbed::ruling::Ruling;
+use testbed::spread::{Choice, kept};
 use testbed::{agents, lab};
 use userspace::engine::emulator::{Dial, Network};
 use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
@@ -50,22 +51,34 @@ pub(crate) struct Explained {
     decided_by: Option<String>,
     /// Why a Service gave it to the endpoint it went to, if one did.
     choice: Option<Choice>,
+    /// What policies said of it, if any had a say.
+    ruling: Option<Ruling>,
+    /// Of each packet that a Service translated, whether it was chosen for that or stayed where its flow was.
+    #[serde(skip)]
+    kept: Vec<bool>,
     /// The stages of each packet, a line each.
     packets: Vec<Vec<String>>,
 }
 
 impl Explained {
     /// The walks of the first packets, a line for each stage, an empty line between packets. Where a Service
-    /// chose, it says among whom and why.
+    /// chose, it says among whom and why; where it did not, because the flow had its endpoint, that. Below, what
+    /// policies said.
     pub(crate) fn walks(&self, packets: usize) -> String {
-        let mut choice = self.choice.as_ref();
-        let mut line = |line: &String| match choice.take_if(|_| line.starts_with(Stage::Service.word())) {
-            Some(choice) => format!("{line}\n{:15}{choice}\n", ""),
-            None => format!("{line}\n"),
+        let (mut choice, mut kept) = (self.choice.as_ref(), self.kept.iter());
+        let mut line = |line: &String| {
+            if !line.starts_with(Stage::Service.word()) {
+                return format!("{line}\n");
+            }
+            if kept.next() == Some(&true) {
+                return format!("{line}\n{:15}kept: its flow was given to it before\n", "");
+            }
+            choice.take().map_or_else(|| format!("{line}\n"), |choice| format!("{line}\n{:15}{choice}\n", ""))
         };
         let walks: Vec<String> =
             self.packets.iter().take(packets).map(|lines| lines.iter().map(&mut line).collect()).collect();
-        walks.join("\n")
+        let ruling = self.ruling.as_ref().map_or(String::new(), |ruling| format!("\n{ruling}"));
+        walks.join("\n") + &ruling
     }
 }
 
@@ -140,6 +153,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         reason: measured.reason.map(Reason::slug),
         decided_by: measured.decided_by,
         choice: Choice::of(cluster, &steps),
+        ruling: Ruling::of(cluster, &from.who, &steps)?,
+        kept: kept(&steps),
         packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
     })
 }
@@ -174,6 +189,8 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
         reason: attempt.reason.map(Reason::slug),
         decided_by: attempt.rule.map(|rule| rule.policy),
         choice: Choice::of(cluster, &attempt.walk),
+        ruling: Ruling::of(cluster, &from.who, &attempt.walk)?,
+        kept: kept(&attempt.walk),
         packets,
     })
 }

@@ -185,20 +185,23 @@ fn voice(decided: Option<Decided>) -> Voice {
     let silent = || Voice { words: "no policy has a say".to_owned(), policies: Vec::new() };
     let Some(decided) = decided else { return silent() };
     let tried = if decided.audited() { ", tried out only" } else { "" };
-    if let Why::AllowedBy(rule) = decided.why {
-        return Voice {
-            words: format!("allowed by {} {}", rule.policy, rule.rule),
-            policies: vec![rule.policy],
-        };
+    match decided.why {
+        Why::Itself | Why::OwnNode | Why::NotIsolated => silent(),
+        Why::NotDenied => Voice { words: "no policy denies it".to_owned(), policies: Vec::new() },
+        Why::Incomplete => Voice {
+            words: format!("denied: {} does not fit into the table", decided.direction),
+            policies: Vec::new(),
+        },
+        Why::DeniedBy(rule) => {
+            let words = format!("denied by {} {}{tried}", rule.policy, rule.rule);
+            Voice { words, policies: vec![rule.policy] }
+        }
+        Why::AllowedBy(rule) => {
+            Voice { words: format!("allowed by {} {}", rule.policy, rule.rule), policies: vec![rule.policy] }
+        }
+        Why::Isolated(policies) => Voice {
+            words: format!("denied: {} isolated by {}{tried}", decided.direction, policies.join(", ")),
+            policies,
+        },
     }
-    if let Why::Isolated(policies) = decided.why {
-        let words = format!("denied: {} isolated by {}{tried}", decided.direction, policies.join(", "));
-        return Voice { words, policies };
-    }
-    if decided.verdict == Verdict::Deny {
-        // Isolation is a NetworkPolicy's; what else denies is a rule of the tiers around them.
-        let words = format!("denied: {} by a policy of the whole cluster", decided.direction);
-        return Voice { words, policies: Vec::new() };
-    }
-    silent()
 }

@@ -16,10 +16,14 @@ use super::table::{ArrayTable, HashTable};
 use crate::plan::{NodeRows, Rows};
 
 impl Kernel {
-    /// Pins them in the place of those of the programs before.
-    pub(super) fn hold(&self, pins: &Pins) -> Result<(), Error> {
-        hold_family::<V4>(self, pins)?;
-        hold_family::<V6>(self, pins)
+    /// Pins them in the place of those of the programs before, if that has not been done.
+    pub(super) fn hold(&mut self) -> Result<(), Error> {
+        if let Some(pins) = self.options.pins.as_ref().filter(|_| !self.held) {
+            hold_family::<V4>(self, pins)?;
+            hold_family::<V6>(self, pins)?;
+            self.held = true;
+        }
+        Ok(())
     }
 
     /// The frontends, slots and backends that another process has left to this node's programs; `None` if there are

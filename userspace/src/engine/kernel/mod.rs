@@ -219,10 +219,7 @@ impl Kernel {
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
         self.attach_sockets()?;
-        if let Some(pins) = self.options.pins.as_ref().filter(|_| !self.held) {
-            self.hold(pins)?;
-            self.held = true;
-        }
+        self.hold()?;
         if way == Way::Clsact {
             let gone = before.keys().filter(|place| !self.hooked.contains_key(place));
             for (hook, interface) in gone {
