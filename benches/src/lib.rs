@@ -5,5 +5,6 @@ pub mod masquerade;
 pub mod matrix;
 pub mod measure;
 pub mod micro;
+pub mod policies;
 pub mod report;
 pub mod services;

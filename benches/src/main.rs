@@ -10,7 +10,7 @@ use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
 use benches::services::Rounds;
-use benches::{grid, masquerade, measure, micro, services};
+use benches::{grid, masquerade, measure, micro, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -52,6 +52,8 @@ enum Which {
     Grid,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
     Services,
+    /// What it takes to plan many policies for one node, and one label more.
+    Policies,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -86,6 +88,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Micro => return balance(&options),
         Which::Grid => return reach(&options),
         Which::Services => return program(&options),
+        Which::Policies => return plan(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -124,6 +127,13 @@ fn program(options: &Options) -> anyhow::Result<()> {
         time: options.seconds.unwrap_or(suite.time),
     };
     let rows = services::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
+/// Plans policies.
+fn plan(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let rows = policies::measure(&STOP, |what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
 }
 

@@ -1,10 +1,12 @@
 //! The command line as users meet it: words, exit codes, what goes where.
 
+mod command;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use command::{Stage, command, exits, json, kill_agent, podpath, stderr, stdout};
 use serde_json::Value;
 use testbed::interrupt::Interrupt;
 use testbed::netns::Netns;
@@ -54,68 +56,6 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
 "#;
 
-/// A folder of input files, and a cluster name, both of this test alone.
-struct Stage {
-    directory: tempfile::TempDir,
-    name: String,
-}
-
-impl Stage {
-    fn new(test: &str) -> Self {
-        let directory = tempfile::tempdir().expect("there is room");
-        Self { directory, name: format!("test-{}-{test}", std::process::id()) }
-    }
-
-    /// Writes a file; `NAME` in it becomes the cluster's name.
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text.replace("NAME", &self.name)).expect("there is room");
-        path
-    }
-
-    /// What is left of this test's clusters: their namespaces.
-    fn namespaces(&self) -> Vec<String> {
-        let all = Netns::list("podpath-").expect("they can be listed");
-        let ours = all.into_iter().map(|netns| netns.name().to_owned());
-        ours.filter(|name| name.contains(&self.name)).collect()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Whatever a failed test left.
-        let _ = podpath(&["down", &self.name]);
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podpath"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn podpath(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("it was built")
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("it writes UTF-8")
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).expect("it writes UTF-8")
-}
-
-#[track_caller]
-fn json(output: &Output) -> Value {
-    serde_json::from_str(stdout(output)).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-#[track_caller]
-fn exits(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), stderr(output));
-}
-
 #[test]
 fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
     let stage = Stage::new("agrees");
@@ -148,7 +88,7 @@ fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
 fn a_check_at_stated_ports_asks_every_pair_there_and_says_what_the_nearest_rule_lacks() {
     let stage = Stage::new("ports");
     let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
-    let (file, page) = (file.to_str().expect("UTF-8"), stage.directory.path().join("grid.html"));
+    let (file, page) = (file.to_str().expect("UTF-8"), stage.path("grid.html"));
     let page = page.to_str().expect("UTF-8");
     let arguments =
         ["check", "--dataplane", "emulator", "-f", file, "--port", "9/udp,80", "--why", "--html", page];
@@ -511,6 +451,11 @@ fn where_tells_how_flows_spread_and_where_one_goes() {
     let again = ask("default/web", "svc:default/api:80", &["--port", "40000"]);
     assert_eq!(stdout(&one), stdout(&again));
 
+    let walk = podpath(&["explain", "-f", file, "default/web", "svc:default/api:80", "--all"]);
+    let (chosen, kept) = ("2 of 3 endpoints may answer", "kept: its flow was given to it before");
+    let times = |what| stdout(&walk).matches(what).count();
+    assert!(times(chosen) == 1 && times(kept) >= 1, "{walk:?}");
+
     let none = ask("default/web", "svc:default/none", &["-n", "3"]);
     exits(&none, 1);
     assert!(stdout(&none).contains("3 dropped: no-backend"), "{none:?}");
@@ -668,9 +613,7 @@ fn a_node_goes_on_without_its_agent_and_the_next_apply_gives_it_another() {
     let name = stage.name.as_str();
     exits(&podpath(&["up", "-f", file, "--dataplane", "ebpf"]), 0);
     let state = testbed::state::load(name).expect("a state").expect("it is up");
-    let agent = state.processes.iter().find(|one| one.role == "agent of n1").expect("one for each node");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.pid).expect("a process"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    kill_agent(name, "n1");
     // Packets pass, but nobody tells why, until somebody starts it again.
     let (web, db) = (&state.cluster.pods[0], &state.cluster.pods[1]);
     let dial = Dial {

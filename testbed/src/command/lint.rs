@@ -40,9 +40,9 @@ fn check() -> impl TypedValueParser<Value = Check> {
 
 /// The table of what is looked for.
 fn checks() -> String {
-    let mut text = "Checks, with what each finding is:\n".to_owned();
+    let mut text = "Checks, by the names that --only and --skip take:\n".to_owned();
     for check in Check::ALL {
-        text.push_str(&format!("  {:22} {:8} {}\n", check.slug(), check.severity(), check.sentence()));
+        text.push_str(&format!("\n  {} ({})\n      {}\n", check.slug(), check.severity(), check.sentence()));
     }
     text
 }

@@ -70,6 +70,21 @@ pub(super) fn pair(from: &Group, to: &Group) -> Option<(Member, Member)> {
     all().filter(apart).find(|pair| !on_its_own(pair)).or_else(|| all().find(apart))
 }
 
+/// How many pairs of different ends there are between two groups, without pods and their own nodes.
+pub(super) fn pairs(from: &Group, to: &Group) -> usize {
+    let all = from.members.len() * to.members.len();
+    if std::ptr::eq(from, to) {
+        return all - from.members.len();
+    }
+    let [is_from, is_to] = [from, to].map(|group| group.members.iter().any(|one| one.is_node));
+    if !is_from && !is_to {
+        return all;
+    }
+    let (nodes, pods) = if is_from { (from, to) } else { (to, from) };
+    let of: BTreeSet<Option<usize>> = nodes.members.iter().map(|node| node.node).collect();
+    all - pods.members.iter().filter(|pod| pod.node.is_some() && of.contains(&pod.node)).count()
+}
+
 impl Groups {
     pub(super) fn of((old, before): (&Cluster, &Matrix), (new, after): (&Cluster, &Matrix)) -> Self {
         let judged = (Judged::of(old, new), [old, new]);

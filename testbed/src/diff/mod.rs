@@ -55,7 +55,7 @@ pub struct Change {
     pub before_policies: Vec<String>,
     /// The same now.
     pub after_policies: Vec<String>,
-    /// How many pairs of ends there are.
+    /// How many pairs of ends there are; a pod and its own node are none.
     pub pairs: usize,
 }
 
@@ -166,12 +166,8 @@ impl Compared<'_> {
 
     fn change(&self, turn: &Turn, ports: &[usize], (from, to): (&BTreeSet<usize>, &[usize])) -> Change {
         let side = |place: &usize| self.groups[*place].side();
-        let size = |place: &usize| self.groups[*place].members.len();
         let pairs = from.iter().flat_map(|one| to.iter().map(move |other| (one, other)));
-        let pairs = pairs.map(|(one, other)| match one == other {
-            true => size(one) * (size(one) - 1),
-            false => size(one) * size(other),
-        });
+        let pairs = pairs.map(|(one, other)| groups::pairs(&self.groups[*one], &self.groups[*other]));
         Change {
             from: from.iter().map(side).collect(),
             to: to.iter().map(side).collect(),

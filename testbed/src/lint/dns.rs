@@ -92,21 +92,32 @@ pub(super) fn look(judge: &Judge<'_>, found: &mut Found<'_>) {
                 near_miss(judge, &pods)
             ),
         };
-        let next = format!(
-            "allow egress to {} at ports {DNS}/UDP and {DNS}/TCP",
-            answering.ends.pods.iter().next().map_or("the cluster's DNS".to_owned(), |pod| {
-                let pod = judge.world.pods[pod];
-                let labels =
-                    pod.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>();
-                format!(
-                    "namespaceSelector {{kubernetes.io/metadata.name: {}}} with podSelector {{{}}}",
-                    pod.namespace,
-                    labels.join(", ")
-                )
-            })
-        );
+        let next = remedy(judge, answering);
         found.note(policy, check, "spec.egress", (reason, next));
     }
+}
+
+/// Whom to let pods ask.
+fn remedy(judge: &Judge<'_>, answering: &Answering) -> String {
+    let ports = answering.ports.iter().map(|port| format!("{port}/UDP and {port}/TCP"));
+    let ports = if answering.ports.is_empty() {
+        format!("{DNS}/UDP and {DNS}/TCP")
+    } else {
+        ports.collect::<Vec<_>>().join(", ")
+    };
+    let Some(pod) = answering.ends.pods.iter().next().map(|pod| judge.world.pods[pod]) else {
+        return format!("allow egress to the cluster's DNS at {ports}");
+    };
+    // What tells the pod of a workload from its replicas is of no use here.
+    let lasting = |(key, _): &(&String, &String)| !key.contains("hash") && !key.contains("pod-");
+    let of_dns = pod.labels.get_key_value("k8s-app");
+    let labels = of_dns.into_iter().chain(pod.labels.iter().filter(|_| of_dns.is_none()));
+    let labels = labels.filter(lasting).map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>();
+    format!(
+        "allow egress to pods with {{{}}} of namespace {} (namespaceSelector and podSelector in one item) at {ports}",
+        labels.join(", "),
+        pod.namespace
+    )
 }
 
 /// Whether pods of a class may ask.

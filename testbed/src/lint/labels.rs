@@ -55,7 +55,7 @@ impl Looker<'_, '_, '_> {
         let field = if network { "spec.podSelector" } else { "spec.subject" };
         let at = At { policy: place, field, so: ", so the policy does nothing" };
         let Named { scope, pods } = &policy.whom;
-        if self.contradicts(&at, scope, pods) {
+        if self.contradicts(&at, scope) || self.contradicts_itself(&at, pods) {
             return;
         }
         if !policy.subject.is_empty() {
@@ -79,15 +79,15 @@ impl Looker<'_, '_, '_> {
     /// A peer that is pods; of the policy's own namespace if `own`.
     fn pods(&mut self, at: &At<'_>, named: &Named, (own, nobody): (bool, bool)) {
         let Named { scope, pods } = named;
-        if self.contradicts(at, scope, pods) {
-            return;
-        }
         let of_scope = At { field: &format!("{}.namespaceSelector", at.field), ..*at };
         let of_pods = At { field: &format!("{}.podSelector", at.field), ..*at };
         let (of_scope, of_pods) = match self.found.policies[at.policy].tier() {
             None => (&of_scope, &of_pods),
             Some(_) => (at, at),
         };
+        if self.contradicts(of_scope, scope) || self.contradicts_itself(of_pods, pods) {
+            return;
+        }
         let namespaces = self.world.namespaces_of(scope);
         if let Scope::Labelled(selector) = scope {
             let all = all_namespaces(self.world);
@@ -111,9 +111,10 @@ impl Looker<'_, '_, '_> {
 
     fn nodes(&mut self, at: &At<'_>, selector: &Selector) {
         let nodes = &self.world.cluster.nodes;
-        if let Some(key) = selector.contradiction() {
-            self.contradiction(at, selector, key);
-        } else if !nodes.iter().any(|node| selector.holds(&node.labels)) {
+        if self.contradicts_itself(at, selector) {
+            return;
+        }
+        if !nodes.iter().any(|node| selector.holds(&node.labels)) {
             let labels = nodes.iter().flat_map(|node| &node.labels);
             let known = some_of(labels.map(|(key, value)| format!("{key}={value}")), 0);
             let reason = format!("no node has {selector}{}", at.so);
@@ -126,18 +127,17 @@ impl Looker<'_, '_, '_> {
         }
     }
 
-    fn contradicts(&mut self, at: &At<'_>, scope: &Scope, pods: &Selector) -> bool {
-        let of_scope = match scope {
-            Scope::Named(_) => None,
-            Scope::Labelled(selector) => Some(selector),
-        };
-        for selector in of_scope.into_iter().chain([pods]) {
-            if let Some(key) = selector.contradiction() {
-                self.contradiction(at, selector, key);
-                return true;
-            }
+    fn contradicts(&mut self, at: &At<'_>, scope: &Scope) -> bool {
+        match scope {
+            Scope::Named(_) => false,
+            Scope::Labelled(selector) => self.contradicts_itself(at, selector),
         }
-        false
+    }
+
+    fn contradicts_itself(&mut self, at: &At<'_>, selector: &Selector) -> bool {
+        let Some(key) = selector.contradiction() else { return false };
+        self.contradiction(at, selector, key);
+        true
     }
 
     fn contradiction(&mut self, at: &At<'_>, selector: &Selector, key: &str) {

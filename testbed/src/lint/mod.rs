@@ -122,7 +122,7 @@ checks! {
     OverruledRule = "overruled-rule" Warning "Rules of the Admin tier decide all that a NetworkPolicy's rule would allow.";
     UnreachedBaseline = "unreached-baseline" Note "NetworkPolicies are for every pod that a Baseline policy is for, and decide before it.";
     EqualPriority = "equal-priority" Warning "Two policies of a tier and a priority contradict each other: which decides is left open.";
-    BaselinePass = "baseline-pass" Warning "Nothing comes after the Baseline tier to pass to: the flow is allowed unless a later tier rule says otherwise.";
+    BaselinePass = "baseline-pass" Warning "Nothing comes after the Baseline tier to pass to: the flow is allowed.";
     DnsEgress = "dns-egress" Warning "Pods that may go somewhere may not ask for names: DNS is forgotten.";
     DnsTcp = "dns-tcp" Note "Pods may ask for names over UDP, and not over TCP, which long answers need.";
     HalfOpen = "half-open" Warning "A rule lets somebody in, or out, whom their own policies at the other end do not.";
@@ -190,9 +190,7 @@ impl Report {
         dns::look(&judge, &mut found);
         pairs::look(&judge, &mut found);
         found.list.retain(|(_, check, _)| wanted(*check));
-        found.list.sort_by(|(place, _, one), (other_place, _, other)| {
-            (place, natural(&one.field)).cmp(&(other_place, natural(&other.field)))
-        });
+        found.list.sort_by_cached_key(|(place, check, finding)| (*place, natural(&finding.field), *check));
         let mut findings: Vec<Finding> = found.list.into_iter().map(|(_, _, finding)| finding).collect();
         lines::place(objects, &mut findings);
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();

@@ -8,12 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-
 use super::judge::{Judge, Pieces};
 use super::selector::Selector;
 use super::set::{Ends, Spans};
-use super::view::{Named, Policy, Rule, Text, What, Who, without};
+use super::view::{Named, Policy, Rule, What, Who, without};
 use super::world::{Scope, World, some_of};
 use super::{Check, Found};
 use crate::oracle::Direction;
@@ -111,7 +109,7 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     fn rule(&mut self, place: usize, index: usize, rule: &Rule) -> Option<Said> {
-        if rule.ends.is_empty() || self.holds_isolation(place, rule.direction) {
+        if rule.ends.is_empty() || self.judge.policies[place].isolates_by_rules(rule.direction) {
             return None;
         }
         let (witness, others) = self.covered((place, index), rule, &[(place, index)])?;
@@ -138,14 +136,6 @@ impl<'a> Sweep<'_, 'a> {
         })
     }
 
-    /// Without policyTypes a policy is about egress only as long as it has a rule of it.
-    fn holds_isolation(&self, place: usize, direction: Direction) -> bool {
-        let Text::Network(NetworkPolicy { spec: Some(spec), .. }) = self.judge.policies[place].text else {
-            return false;
-        };
-        direction == Direction::Egress && spec.policy_types.as_ref().is_none_or(Vec::is_empty)
-    }
-
     /// Whether other rules match all that this one does, for every pod that it is for: which one always does,
     /// if there is one, and whose rules do now.
     fn covered(&self, at: Place, rule: &Rule, except: &[Place]) -> Option<(Option<Place>, BTreeSet<usize>)> {
@@ -161,6 +151,10 @@ impl<'a> Sweep<'_, 'a> {
                 by.extend(covers(&piece, &pieces)?);
             }
             candidates.extend(others.iter().map(|(place, _)| *place));
+        }
+        if by.is_empty() {
+            // It matches nothing at all, which is another finding.
+            return None;
         }
         let policy = &self.judge.policies[at.0];
         let always = candidates.into_iter().find(|(other, index)| {

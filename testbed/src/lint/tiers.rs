@@ -31,7 +31,9 @@ pub(super) fn look(judge: &Judge<'_>, found: &mut Found<'_>) {
 
 /// Rules of a NetworkPolicy that the Admin tier leaves nothing to decide for.
 fn overruled(judge: &Judge<'_>, found: &mut Found<'_>, place: usize) {
-    for rule in judge.policies[place].rules.iter().filter(|rule| !rule.ends.is_empty()) {
+    let policy = &judge.policies[place];
+    let deciding = |rule: &&Rule| !rule.ends.is_empty() && !policy.isolates_by_rules(rule.direction);
+    for rule in policy.rules.iter().filter(deciding) {
         let mut by: Option<BTreeSet<usize>> = None;
         for (_, class) in judge.classes_of(place) {
             let mut deciding: Vec<(usize, Pieces)> = Vec::new();
@@ -58,7 +60,7 @@ fn overruled(judge: &Judge<'_>, found: &mut Found<'_>, place: usize) {
             "the Admin tier decides all that this rule is about before NetworkPolicies are asked ({})",
             names(judge, &by)
         );
-        let next = "remove the rule, or let the policies of the Admin tier pass it on (Pass)".to_owned();
+        let next = "let the policies of the Admin tier pass it on (Pass), or remove the rule".to_owned();
         found.note(place, Check::OverruledRule, &rule.field, (reason, next));
     }
 }

@@ -111,6 +111,12 @@ impl Policy<'_> {
         self.limits[place(direction)]
     }
 
+    /// Without policyTypes a NetworkPolicy is about egress only as long as it has a rule of it.
+    pub(super) fn isolates_by_rules(&self, direction: Direction) -> bool {
+        let Text::Network(NetworkPolicy { spec: Some(spec), .. }) = self.text else { return false };
+        direction == Direction::Egress && spec.policy_types.as_ref().is_none_or(Vec::is_empty)
+    }
+
     /// When it is asked, if it is one of the whole cluster.
     pub(super) fn tier(&self) -> Option<Tier> {
         match self.text {
