@@ -4,7 +4,7 @@
 //! class, a row of classes is written as runs, equal rows once. The page's own script finds each cell from them, as
 //! [`Data::cell`] does here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,14 @@ impl Data {
                 node,
                 host,
             });
+            if class == members.len() {
+                members.push(Vec::new());
+            }
+            let of_class = &mut members[class];
+            let nodes: BTreeSet<_> = of_class.iter().map(|one| self.ends[*one].node).collect();
+            if of_class.len() < 2 || (nodes.len() == 1 && !nodes.contains(&node)) {
+                of_class.push(place);
+            }
         }
         self.groups = groups.list;
         members
