@@ -1,6 +1,7 @@
 //! Builds the eBPF objects in a cargo of its own and hands them to the crate as `$OUT_DIR/object.rs`: an expression,
-//! an array of `Ok(bytes)`, or `Err(why there is no toolchain)`, one for each. Without a toolchain the crate still builds, and all but the
-//! eBPF engine works. With one, an object that does not build fails this build, with the compiler's words.
+//! an array of `Ok(bytes)`, or `Err(why there is no toolchain)`, one for each. Without a toolchain the crate still
+//! builds, and all but the eBPF engine works. With one, an object that does not build fails this build, with the
+//! compiler's words.
 
 use std::collections::BTreeSet;
 use std::env;

@@ -1,8 +1,10 @@
 //! The comparison of dataplanes: what is compared, how it is measured, how it is told.
 
+pub mod grid;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
 pub mod micro;
+pub mod policies;
 pub mod report;
 pub mod services;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
 use benches::services::Rounds;
-use benches::{masquerade, measure, micro, services};
+use benches::{grid, masquerade, measure, micro, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -48,8 +48,12 @@ enum Which {
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
     Micro,
+    /// What it takes to say who may reach whom among 10,000 pods.
+    Grid,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
     Services,
+    /// What it takes to plan many policies for one node, and one label more.
+    Policies,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -82,7 +86,9 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Standard => Suite::standard(),
         Which::Masquerade => return fill(&options),
         Which::Micro => return balance(&options),
+        Which::Grid => return reach(&options),
         Which::Services => return program(&options),
+        Which::Policies => return plan(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -106,6 +112,12 @@ fn balance(options: &Options) -> anyhow::Result<()> {
     tell(options, &serde_json::to_string_pretty(&rows)?, &micro::Beside(&rows), &micro::csv(&rows))
 }
 
+/// Judges each pod of a large cluster with each.
+fn reach(options: &Options) -> anyhow::Result<()> {
+    let rows = grid::measure(|what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
 /// Programs Services.
 fn program(options: &Options) -> anyhow::Result<()> {
     listen_for_signals().context("cannot listen for signals")?;
@@ -115,6 +127,13 @@ fn program(options: &Options) -> anyhow::Result<()> {
         time: options.seconds.unwrap_or(suite.time),
     };
     let rows = services::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
+/// Plans policies.
+fn plan(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let rows = policies::measure(&STOP, |what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
 }
 

@@ -3,7 +3,7 @@
 //! Programming is that of one node by its engine in the kernel: what is planned for it, and written into its
 //! tables. How a cluster's description comes to the node is not in it. Reaching one is a TCP connection for
 //! every request, to a Service with one endpoint, on two clusters that stand side by side: one has that Service
-//! alone, the other ten thousand more.
+//! alone, the other ten thousand more. Two others tell what it saves to lead sockets to their backends.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dataplane::tables::Slots;
 use serde::Serialize;
 use testbed::dataplane::{Name, Up};
-use testbed::traffic::{self, End, Ends, Limits};
+use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::engine::Engine;
 use userspace::engine::kernel::{Kernel, Options};
 use userspace::model::{Backend, Cluster, Node, Pod, Service, ServicePort};
@@ -53,14 +53,16 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn of(figure: &str, unit: &'static str, values: &mut [f64]) -> Option<Self> {
+    /// The figure of these values; none of none.
+    pub(crate) fn of(figure: &str, unit: &'static str, values: &mut [f64]) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let p99 = (values.len() >= 100).then(|| values[values.len() * 99 / 100]);
         let median = values[values.len() / 2];
         Some(Self { figure: figure.to_owned(), unit, median, min, p99, max, target: None })
     }
-    fn target(self, target: &'static str) -> Self {
+    /// What it should be.
+    pub(crate) fn target(self, target: &'static str) -> Self {
         Self { target: Some(target), ..self }
     }
 }
@@ -108,6 +110,7 @@ pub fn measure(
     figures.extend(table_changes(&mut kernel, &with_table, stop)?);
     drop(kernel);
     figures.extend(rates(rounds, stop, &mut said)?);
+    figures.extend(sockets(rounds, stop, &mut said)?);
     Ok(figures)
 }
 
@@ -296,42 +299,95 @@ fn rates(
     stop: &AtomicBool,
     said: &mut impl FnMut(&str),
 ) -> Result<Vec<Figure>, ServicesError> {
-    let mut ups = Vec::new();
-    for services in [0, SERVICES] {
-        check(stop)?;
-        said(&format!("building a cluster with {services} more Services"));
-        let mut cluster = measure::cluster(Name::Ebpf)?;
-        cluster.name = format!("{}-{services}", cluster.name);
-        cluster.services.extend((0..services).map(|index| service(index, ENDPOINTS)));
-        ups.push(Up::new(&cluster, Name::Ebpf).map_err(Error::from)?);
-    }
-    let mut rates = [Vec::new(), Vec::new()];
-    for round in 0..rounds.rounds {
-        said(&format!("round {} of {}", round + 1, rounds.rounds));
-        let both: Vec<_> = ups.iter().enumerate().collect();
-        for (place, up) in in_turn(&both, round) {
-            check(stop)?;
-            let trips = traffic::connect_request_close(&ends(up), 1, Limits::time(rounds.time));
-            let trips = trips.map_err(|source| Error::Traffic {
-                dataplane: Name::Ebpf,
-                workload: Workload::TcpCrr,
-                source,
-            })?;
-            rates[*place].push(trips.rate());
-        }
-    }
-    for up in ups {
-        up.down().map_err(|source| Error::Left { dataplane: Name::Ebpf, source })?;
-    }
-    let mut ratios: Vec<_> = rates[1].iter().zip(&rates[0]).map(|(many, one)| many / one).collect();
-    let [one, many] = &mut rates;
+    let alone = |cluster: &mut Cluster| cluster.name += "-1";
+    let among = |cluster: &mut Cluster| {
+        cluster.name += "-many";
+        cluster.services.extend((0..SERVICES).map(|index| service(index, ENDPOINTS)));
+    };
+    let ups = both(alone, among)?;
+    let [mut one, mut many] = in_rounds(&ups, Workload::TcpCrr, rounds, stop, said)?;
+    down(ups)?;
+    let mut ratios = ratios(&many, &one);
     let figures = [
-        Figure::of("connections to the only Service", "/s", one),
-        Figure::of(&format!("connections to one among {SERVICES} more"), "/s", many),
+        Figure::of("connections to the only Service", "/s", &mut one),
+        Figure::of(&format!("connections to one among {SERVICES} more"), "/s", &mut many),
         Figure::of("the latter to the former, in the same round", "", &mut ratios)
             .map(|ratio| ratio.target(">= 0.95")),
     ];
     Ok(figures.into_iter().flatten().collect())
+}
+
+/// Connections and requests per second to one Service, with sockets that are led to its backend as they connect
+/// and with packets that are translated, and how the two compare.
+fn sockets(
+    rounds: Rounds,
+    stop: &AtomicBool,
+    said: &mut impl FnMut(&str),
+) -> Result<Vec<Figure>, ServicesError> {
+    let led = |cluster: &mut Cluster| {
+        cluster.name += "-led";
+        cluster.settings.services.socket_translation = true;
+    };
+    let ups = both(led, |cluster| cluster.name += "-not")?;
+    let mut figures = Vec::new();
+    for (workload, what) in
+        [(Workload::TcpCrr, "connections to a Service"), (Workload::TcpRr, "requests over one connection")]
+    {
+        let [mut led, mut translated] = in_rounds(&ups, workload, rounds, stop, said)?;
+        let mut ratios = ratios(&led, &translated);
+        figures.extend([
+            Figure::of(&format!("{what}, sockets led"), "/s", &mut led),
+            Figure::of(&format!("{what}, packets translated"), "/s", &mut translated),
+            Figure::of("the former to the latter, in the same round", "", &mut ratios),
+        ]);
+    }
+    down(ups)?;
+    Ok(figures.into_iter().flatten().collect())
+}
+
+/// Two clusters side by side: the built-in one, changed in two ways.
+fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Result<[Up; 2], ServicesError> {
+    let (mut first, mut second) = (measure::cluster(Name::Ebpf)?, measure::cluster(Name::Ebpf)?);
+    one(&mut first);
+    other(&mut second);
+    let up = |cluster| Up::new(cluster, Name::Ebpf).map_err(Error::from);
+    Ok([up(&first)?, up(&second)?])
+}
+
+fn down(ups: [Up; 2]) -> Result<(), Error> {
+    let left = |source| Error::Left { dataplane: Name::Ebpf, source };
+    ups.into_iter().try_for_each(|up| up.down().map_err(left))
+}
+
+/// What the two come to per second, the one and the other in turn in every round.
+fn in_rounds(
+    ups: &[Up; 2],
+    workload: Workload,
+    rounds: Rounds,
+    stop: &AtomicBool,
+    said: &mut impl FnMut(&str),
+) -> Result<[Vec<f64>; 2], ServicesError> {
+    let mut rates = [Vec::new(), Vec::new()];
+    let both: Vec<_> = ups.iter().enumerate().collect();
+    for round in 0..rounds.rounds {
+        said(&format!("{workload}: round {} of {}", round + 1, rounds.rounds));
+        for (place, up) in in_turn(&both, round) {
+            check(stop)?;
+            let (ends, limits) = (ends(up), Limits::time(rounds.time));
+            let trips = match workload {
+                Workload::TcpRr => traffic::request_response(&ends, Transport::Tcp, 1, limits),
+                _ => traffic::connect_request_close(&ends, 1, limits),
+            };
+            let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload, source };
+            rates[*place].push(trips.map_err(failed)?.rate());
+        }
+    }
+    Ok(rates)
+}
+
+/// What the one comes to against the other, round by round.
+fn ratios(one: &[f64], other: &[f64]) -> Vec<f64> {
+    one.iter().zip(other).map(|(one, other)| one / other).collect()
 }
 
 /// From the client to the Service, both ends on a CPU.

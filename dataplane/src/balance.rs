@@ -115,11 +115,13 @@ fn walk<A: Address, B: Balancing<A>, K: Packet>(
     let slot = place_of(&service, hash);
     let row = Ring::<A>::get(balancer, &slot).unwrap_or_default();
     // 1.
-    let mut place = Place { slot, row, service, real: row.now as u32 };
+    let mut real = row.now as u32;
     if row.moved_s != 0 || service.flags & Virtual::PINS != 0 {
+        let mut place = Place { slot, row, service, real };
         moved(balancer, ends, &mut place, constants.drain_s)?;
+        real = place.real;
     }
-    let real = Reals::get(balancer, &place.real).unwrap_or_default();
+    let real = Reals::get(balancer, &real).unwrap_or_default();
     if real.state == Real::<A>::GONE {
         return Err(Miss::NoHealthyNode);
     }
@@ -143,6 +145,7 @@ fn uncommon<A: Address, K: Packet>(packet: &mut K, ends: &mut Ends<A>) -> Result
         target_port: flow.target_port,
         protocol: flow.protocol,
         flags: if flow.error { 0 } else { flow.flags },
+        class: header::class::<A>(packet, ethernet::LENGTH).ok_or(Miss::Unreadable)?,
         error: flow.error,
         transport: flow.transport,
     };
@@ -189,7 +192,7 @@ struct Place {
 }
 
 /// Finds who has a flow of a slot that has moved, or of a frontend whose flows are all pinned.
-#[inline(never)]
+#[inline(always)]
 fn moved<A: Address, B: Balancing<A>>(
     balancer: &mut B,
     ends: &Ends<A>,
@@ -200,6 +203,12 @@ fn moved<A: Address, B: Balancing<A>>(
     let key = Pin { client: ends.source, port: ends.source_port, number: place.service.number };
     let connection = ends.protocol == ip::protocol::TCP;
     let first = connection && ends.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+    let now = Pinned { real: row.now as u32, seen_s: now_s };
+    // 2. Without asking whether it has a row, which takes as long again: almost always it has none.
+    if first && now.real != 0 && Writes::<Pins<A>>::add(balancer, &key, &now).is_ok() {
+        place.real = now.real;
+        return Ok(());
+    }
     let pinned = Writes::<Pins<A>>::change(balancer, &key, |pinned| {
         pinned.seen_s = now_s;
         pinned.real
@@ -230,11 +239,10 @@ fn moved<A: Address, B: Balancing<A>>(
         return Ok(());
     }
     // 2.
-    let now = row.now as u32;
-    if now == 0 {
+    if now.real == 0 {
         return Err(Miss::NoHealthyNode);
     }
-    if pin::<A, B>(balancer, &key, Pinned { real: now, seen_s: now_s }) {
+    if pin::<A, B>(balancer, &key, now) {
         // 6.
         if always {
             return Err(Miss::PinsFull);
@@ -246,7 +254,7 @@ fn moved<A: Address, B: Balancing<A>>(
             return Ok(());
         }
     }
-    place.real = now;
+    place.real = now.real;
     Ok(())
 }
 
@@ -275,7 +283,7 @@ fn send<A: Address, K: Packet>(
     (constants, hash): (&Balancer, u32),
 ) -> Result<Fate, Miss> {
     if constants.forward == Balancer::IP_IN_IP {
-        wrap(packet, real, hash).ok_or(Miss::WriteFailed)?;
+        wrap(packet, ends.class, real, hash).ok_or(Miss::WriteFailed)?;
     } else if constants.forward == Balancer::NODE_PORT {
         if ends.error || ends.protocol == ip::protocol::SCTP {
             return Err(Miss::Untranslatable);
@@ -347,32 +355,36 @@ fn address(packet: &mut impl Packet, to: Mac, from: Mac) -> Option<()> {
 /// Puts the packet into another one, to the node. Of an outer IPv4 header all is known before but its length, its
 /// class and half of its source; its checksum is completed, not counted anew.
 #[inline(always)]
-fn wrap<A: Address>(packet: &mut impl Packet, real: &Real<A>, hash: u32) -> Option<()> {
+fn wrap<A: Address>(packet: &mut impl Packet, class: u8, real: &Real<A>, hash: u32) -> Option<()> {
     const START: usize = ethernet::LENGTH;
-    let length = packet.length().wrapping_sub(START as u32);
-    let class = header::class::<A>(packet, START)?;
+    let length = packet.length().wrapping_sub(START as u32) as u16;
+    let [a, b, c, d] = hash.to_be_bytes();
     packet.open_ip(A::FAMILY)?;
     if A::FAMILY == Family::V6 {
         let mut source = OUTER_V6;
-        let [a, b, c, d] = hash.to_be_bytes();
         source.0[12..].copy_from_slice(&[a, b, c, d]);
         let (source, target) = (A::from_v6(source), real.address);
-        let outer = Header { source, target, protocol: ip::protocol::IPV6, class, length: length as u16 };
-        return header::write(packet, &outer);
+        return header::write(
+            packet,
+            &Header { source, target, protocol: ip::protocol::IPV6, class, length },
+        );
     }
-    let total = Be16::new((length as u16).wrapping_add(ip::LENGTH as u16));
-    let [_, _, c, d] = hash.to_be_bytes();
-    let sum = checksum::of([total, Be16([0, class]), Be16([c, d])], real.sum);
-    let [a, b, ..] = OUTER_V4.0;
+    let total_length = Be16::new(length.wrapping_add(ip::LENGTH as u16));
+    let [first, second, ..] = OUTER_V4.0;
+    let source = A::from_v6(V4([first, second, c, d]).to_v6());
+    let start = ip::Start {
+        version_length: ip::VERSION_4_PLAIN,
+        class,
+        total_length,
+        identification: Be16::new(0),
+        fragment: ip::DONT_FRAGMENT,
+        ttl: ip::DEFAULT_TTL,
+        protocol: ip::protocol::IPV4,
+        checksum: checksum::of([total_length, Be16([0, class]), Be16([c, d])], real.sum),
+    };
     packet.write(ethernet::TYPE, ethernet::IPV4)?;
-    packet.write(START + ip::VERSION_LENGTH, Be16([ip::VERSION_4_PLAIN, class]))?;
-    packet.write(START + ip::TOTAL_LENGTH, total)?;
-    packet.write(START + ip::IDENTIFICATION, Be16::new(0))?;
-    packet.write(START + ip::FRAGMENT, ip::DONT_FRAGMENT)?;
-    packet.write(START + ip::TTL, Be16([ip::DEFAULT_TTL, ip::protocol::IPV4]))?;
-    packet.write(START + ip::CHECKSUM, sum)?;
-    packet.write(START + ip::SOURCE, V4([a, b, c, d]))?;
-    packet.write(START + ip::TARGET, real.address)
+    packet.write(START, start)?;
+    packet.write(START + A::SOURCE, ip::Addresses { source, target: real.address })
 }
 
 /// Replaces an end of a packet; the fields are those of its address and its port.

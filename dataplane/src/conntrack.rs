@@ -12,8 +12,8 @@
 //! 4. The opener's direction, with the same translation: established. With another: a second flow would
 //!    share the row, and replies could not be told apart: refuse. The path then lets another port stand for the
 //!    client's own ([`find_port`]): of one client that dials an endpoint from the same port by two Services, by two
-//!    nodes, or by a Service and directly. As long as one that is dialled directly goes on, so does the row that it shall not share: that is what
-//!    says that another port is to be found.
+//!    nodes, or by a Service and directly. As long as one that is dialled directly goes on, so does the row that it
+//!    shall not share: that is what says that another port is to be found.
 //! 5. The other direction: reply.
 //!
 //! What TCP says is believed for how long a row lasts, never for whether a packet may pass: windows are not
@@ -45,12 +45,12 @@
 //! A row whose time is over still keeps the port that stands for the pod outside, as long as the far end may
 //! remember the connection: see [`is_spent`].
 //!
-//! Source: RFC 9293 section 3.3.2 (states) and 3.5 (crossing SYNs), RFC 9260 section 4 (SCTP's states), RFC 5382, RFC 4787 and RFC 5508
-//! (timeouts; ours are shorter for closed connections, as in other dataplanes, because the agent sweeps rows
-//! away in their time only).
+//! Source: RFC 9293 section 3.3.2 (states) and 3.5 (crossing SYNs), RFC 9260 section 4 (SCTP's states), RFC 5382,
+//! RFC 4787 and RFC 5508 (timeouts; ours are shorter for closed connections, as in other dataplanes, because the
+//! agent sweeps rows away in their time only).
 
 use crate::Reason;
-use crate::flow::{self, Flow, mix};
+use crate::flow::{self, Flow, mix, spread};
 use crate::platform::Platform;
 use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Writes};
 use crate::trace::{self, Record, Stage};
@@ -280,8 +280,7 @@ pub fn find_port<A: Address>(
     };
     let hash = flow.hash(mix(platform.node().seed ^ flow.frontend.fold32() ^ own.host() as u32));
     let found = platform.first_of(PORTS, |platform, tried| {
-        let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9)) as u64;
-        let place = ((random * (u16::MAX - FIRST_PORT) as u64) >> 32) as u16;
+        let place = spread(hash, tried, u16::MAX - FIRST_PORT);
         let port = Port::new(FIRST_PORT.wrapping_add(place));
         let (tuple, _) = flow::ends((flow.source, port), (flow.target, flow.target_port), flow.protocol);
         attempt(platform, &tuple, &claim, port)

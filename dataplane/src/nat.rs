@@ -31,7 +31,7 @@
 //! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 and RFC 9260 appendix A (checksums).
 
 use crate::Reason;
-use crate::flow::{Flow, mix};
+use crate::flow::{Flow, spread};
 use crate::platform::{Mend, Packet, Platform};
 use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
@@ -232,14 +232,6 @@ fn attempt<A: Address>(platform: &mut impl Platform<A>, key: &Masquerade<A>, row
         }
     }
     if owner == Some(*row) { key.port.host() as u32 } else { 0 }
-}
-
-/// A place below `count` for a try: as good as random, the same every time, and another for each try.
-/// Source: Lemire, "Fast random integer generation in an interval", 2019 (a product in place of a division).
-#[inline(always)]
-fn spread(hash: u32, tried: u32, count: u16) -> u16 {
-    let random = mix(hash ^ tried.wrapping_mul(0x9e37_79b9));
-    ((random as u64 * count as u64) >> 32) as u16
 }
 
 /// Gives a claimed port back, because the flow could not be opened after all.

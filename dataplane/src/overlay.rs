@@ -84,22 +84,13 @@ impl Carried {
     }
 }
 
-/// Length of the outer IP header.
-#[inline(always)]
-const fn header(outer: Family) -> usize {
-    match outer {
-        Family::V4 => ip::LENGTH,
-        Family::V6 => ip::v6::LENGTH,
-    }
-}
-
 /// The longest IP packet that the underlay takes in one piece by a route of this kind, the tunnel's headers not
 /// counted; `direct` if the tunnel has to say what the client dialled.
 #[inline(always)]
 pub fn room<A: Address>(node: &Node, kind: u8, direct: bool) -> u32 {
     // 1.
     if kind == Route::REMOTE {
-        let around = tunnel::overhead(header(node.underlay.family())) as u32 + options::<A>(direct);
+        let around = tunnel::overhead(node.underlay.family().header()) as u32 + options::<A>(direct);
         node.mtu.saturating_sub(around)
     } else {
         node.mtu
@@ -127,7 +118,7 @@ pub fn wrap<A: Address>(
     let node = platform.node();
     let outer = node.underlay.family();
     let options = options::<A>(flow.direct != 0);
-    let around = (tunnel::overhead(header(outer)) - ethernet::LENGTH) as u32 + options;
+    let around = (tunnel::overhead(outer.header()) - ethernet::LENGTH) as u32 + options;
     let total = packet.length().wrapping_add(around);
     if total > u16::MAX as u32 {
         return Err(Reason::TooBig);
@@ -135,12 +126,12 @@ pub fn wrap<A: Address>(
     // 5.
     let class = header::class::<A>(packet, ethernet::LENGTH).ok_or(Reason::Truncated)?;
     packet.open_tunnel(outer, options).ok_or(Reason::WriteFailed)?;
-    let datagram = OUTER_IP + header(outer);
+    let datagram = OUTER_IP + outer.header();
     let inner = datagram + udp::LENGTH + tunnel::LENGTH + options as usize;
     packet.pull((inner + ethernet::LENGTH) as u32);
     // 4.
     let port = Port::new(0xc000 | (flow.hash(node.seed) & 0x3fff) as u16);
-    let length = (total as u16).wrapping_sub(header(outer) as u16);
+    let length = (total as u16).wrapping_sub(outer.header() as u16);
     put(packet, ethernet::TARGET, route.mac)?;
     put(packet, ethernet::SOURCE, node.mac)?;
     match outer {
@@ -237,7 +228,7 @@ pub fn unwrap(
         return Err(Reason::UnknownTunnelSource);
     }
     let family = outer.source.family();
-    let datagram = OUTER_IP + header(family);
+    let datagram = OUTER_IP + family.header();
     // Only headers without options are taken off: the tunnel's own never have any.
     if outer.transport != datagram {
         return Err(Reason::MalformedHeader);

@@ -199,10 +199,16 @@ fn spread<A: Address>(
     Ok(backend.seed)
 }
 
+/// In [`Record::detail`]: the backend was chosen for this packet.
+pub const CHOSEN: u8 = 0;
+/// In [`Record::detail`]: the flow was given to it before.
+pub const KEPT: u8 = 1;
+
 /// Notes that a packet goes where `choice` says.
 #[inline(always)]
 pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, choice: &Choice<A>) {
     trace::step(platform, || Record {
+        detail: if choice.kept { KEPT } else { CHOSEN },
         source: flow.target.to_v6(),
         source_port: flow.target_port,
         target: choice.address.to_v6(),

@@ -17,7 +17,8 @@ pub enum Stage {
     FromUnderlay = 2,
     /// Head: from the node's own stack.
     FromHost = 3,
-    /// `source` (the frontend) was replaced by `target` (the backend).
+    /// `source` (the frontend) was replaced by `target` (the backend); `detail` is [`crate::service::CHOSEN`] or
+    /// [`crate::service::KEPT`].
     Service = 4,
     /// `detail` is a [`crate::conntrack::State`].
     Conntrack = 5,

@@ -51,6 +51,30 @@ pub(crate) fn bounded(mut offset: usize) -> usize {
     offset
 }
 
+/// Reads a field of a program's context, which is of this type.
+///
+/// In assembler, because the verifier wants a load at a fixed offset from the context itself: given a
+/// choice, the compiler adds the offset first and keeps the sum ("dereference of modified ctx ptr"), or
+/// hands the fields themselves to functions of its own making, where they are numbers and no pointers. It
+/// can go when LLVM keeps both together for volatile loads; `make test` loads every program.
+macro_rules! field {
+    ($context:expr, $type:ty, $field:ident) => {{
+        let value: u64;
+        // SAFETY: the context is valid as long as the program runs, and the field is 32 bits wide.
+        unsafe {
+            core::arch::asm!(
+                "{value} = *(u32 *)({context} + {offset})",
+                value = lateout(reg) value,
+                context = in(reg) $context,
+                offset = const core::mem::offset_of!($type, $field),
+                options(readonly, nostack),
+            );
+        }
+        value
+    }};
+}
+pub(crate) use field;
+
 /// One load or store of a packet, at whatever address: the kernel allows it where the machine does, while
 /// the compiler, which must also keep to what the kernel allows of the stack, would take bytes.
 macro_rules! access {
@@ -74,60 +98,60 @@ macro_rules! access {
     };
 }
 
-/// Reads a value from a packet.
+/// Reads a value from a packet, eight bytes at a time and then what is left.
 ///
 /// # Safety
 /// Its bytes lie between the packet's start and its end.
 #[inline(always)]
 pub(crate) unsafe fn load<T: Plain>(place: usize) -> T {
     let mut value = MaybeUninit::<T>::uninit();
-    let to = value.as_mut_ptr();
-    // SAFETY: the caller's promise; each arm fills the value, which is just so long.
+    let (to, size) = (value.as_mut_ptr().cast::<u8>(), size_of::<T>());
+    let mut at = 0;
+    // SAFETY: the caller's promise; each piece begins where the last one ended, and together they are the value.
     unsafe {
-        match size_of::<T>() {
-            1 => to.cast::<u8>().write(access!(load "u8", place) as u8),
-            2 => to.cast::<u16>().write_unaligned(access!(load "u16", place) as u16),
-            4 => to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32),
-            6 => {
-                to.cast::<u32>().write_unaligned(access!(load "u32", place) as u32);
-                to.cast::<u16>().add(2).write_unaligned(access!(load "u16", place + 4) as u16);
-            }
-            16 => {
-                to.cast::<u64>().write_unaligned(access!(load "u64", place));
-                to.cast::<u64>().add(1).write_unaligned(access!(load "u64", place + 8));
-            }
-            _ => {
-                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
-            }
+        while at + 8 <= size {
+            to.add(at).cast::<u64>().write_unaligned(access!(load "u64", place + at));
+            at += 8;
+        }
+        if size & 4 != 0 {
+            to.add(at).cast::<u32>().write_unaligned(access!(load "u32", place + at) as u32);
+            at += 4;
+        }
+        if size & 2 != 0 {
+            to.add(at).cast::<u16>().write_unaligned(access!(load "u16", place + at) as u16);
+            at += 2;
+        }
+        if size & 1 != 0 {
+            to.add(at).write(access!(load "u8", place + at) as u8);
         }
         value.assume_init()
     }
 }
 
-/// Writes a value into a packet.
+/// Writes a value into a packet, in the same pieces.
 ///
 /// # Safety
 /// As for [`load`].
 #[inline(always)]
 pub(crate) unsafe fn store<T: Plain>(place: usize, value: T) {
-    let from = &raw const value;
-    // SAFETY: the caller's promise; each arm reads no more than the value.
+    let (from, size) = ((&raw const value).cast::<u8>(), size_of::<T>());
+    let mut at = 0;
+    // SAFETY: as in `load`.
     unsafe {
-        match size_of::<T>() {
-            1 => access!(store "u8", place, from.cast::<u8>().read()),
-            2 => access!(store "u16", place, from.cast::<u16>().read_unaligned()),
-            4 => access!(store "u32", place, from.cast::<u32>().read_unaligned()),
-            6 => {
-                access!(store "u32", place, from.cast::<u32>().read_unaligned());
-                access!(store "u16", place + 4, from.cast::<u16>().add(2).read_unaligned());
-            }
-            16 => {
-                access!(store "u64", place, from.cast::<u64>().read_unaligned());
-                access!(store "u64", place + 8, from.cast::<u64>().add(1).read_unaligned());
-            }
-            _ => {
-                const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 6 | 16), "no field of a header is so long") }
-            }
+        while at + 8 <= size {
+            access!(store "u64", place + at, from.add(at).cast::<u64>().read_unaligned());
+            at += 8;
+        }
+        if size & 4 != 0 {
+            access!(store "u32", place + at, from.add(at).cast::<u32>().read_unaligned());
+            at += 4;
+        }
+        if size & 2 != 0 {
+            access!(store "u16", place + at, from.add(at).cast::<u16>().read_unaligned());
+            at += 2;
+        }
+        if size & 1 != 0 {
+            access!(store "u8", place + at, from.add(at).read());
         }
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod bytes;
+mod clock;
 mod mapped;
 mod maps;
 mod platform;

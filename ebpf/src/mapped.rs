@@ -20,6 +20,27 @@ pub(crate) type Array<T> = maps::Array<<T as Table>::Row>;
 /// The error numbers of the kernel's map updates, negated.
 const EEXIST: i32 = -17;
 
+/// What was counted under a number, by one CPU.
+#[repr(C)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    bytes: u64,
+}
+
+impl Count {
+    /// Adds a packet under a number.
+    #[inline(always)]
+    pub(crate) fn add(counts: &maps::PerCpuArray<Self>, number: u32, bytes: u32) {
+        if let Some(count) = counts.get_ptr_mut(number) {
+            // SAFETY: the row is this CPU's, and programs are not preempted by each other on it.
+            unsafe {
+                (*count).packets += 1;
+                (*count).bytes += bytes as u64;
+            }
+        }
+    }
+}
+
 /// A table that has a map.
 pub(crate) trait Mapped: Table {
     /// The kind of its map.

@@ -6,7 +6,7 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use dataplane::path::Walk;
 use dataplane::tables::{
     Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
@@ -16,7 +16,7 @@ use dataplane::trace::Record;
 use dataplane::verdict::{AUDITED, Turn, Verdict};
 use dataplane::wire::{Address, V4, V6};
 
-use crate::mapped::{Array, Hash, Longest, Mapped, bits, mapped, same};
+use crate::mapped::{Array, Count, Hash, Longest, Mapped, bits, mapped, same};
 
 mapped! {
     Hash Endpoints<V4> "endpoints", <V6> "endpoints_v6";
@@ -38,13 +38,6 @@ mapped! {
 
 const _: () = assert!(bits::<Policy<V4>>() == PolicyKey::BITS && bits::<Routes<V6>>() == V6::BITS);
 
-/// A row of [`COUNTS`].
-#[repr(C)]
-struct Count {
-    packets: u64,
-    bytes: u64,
-}
-
 /// Packets and bytes by [`Verdict::counter`], for each CPU.
 #[map(name = "counts")]
 static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(Verdict::COUNTERS, 0);
@@ -54,21 +47,11 @@ static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Reports that found no room in [`RECORDS`], for each CPU.
 #[map(name = "lost")]
 static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// The second it is, and the number that chance gives, where both stand still between packets: see
-/// [`crate::platform::FIXED_CLOCK`].
-#[map(name = "clock")]
-static CLOCK: maps::Array<u32> = maps::Array::with_max_entries(2, 0);
 
 /// Adds a packet to a verdict's counter.
 #[inline(always)]
 pub(crate) fn count(verdict: Verdict, bytes: u32) {
-    if let Some(count) = COUNTS.get_ptr_mut(verdict.counter()) {
-        // SAFETY: the row is this CPU's, and programs are not preempted by each other on it.
-        unsafe {
-            (*count).packets += 1;
-            (*count).bytes += bytes as u64;
-        }
-    }
+    Count::add(&COUNTS, verdict.counter(), bytes);
 }
 
 /// Adds a packet that passed though policies deny it.
@@ -108,18 +91,6 @@ pub(crate) fn report(record: &Record) {
         // SAFETY: the row is this CPU's.
         unsafe { *lost += 1 };
     }
-}
-
-/// The second that userspace wrote last.
-#[inline(always)]
-pub(crate) fn fixed_clock_s() -> u32 {
-    CLOCK.get(0).copied().unwrap_or(0)
-}
-
-/// The number that userspace wrote last for chance.
-#[inline(always)]
-pub(crate) fn fixed_random() -> u32 {
-    CLOCK.get(1).copied().unwrap_or(0)
 }
 
 /// The families, each with room on every CPU for a walk.

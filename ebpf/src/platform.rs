@@ -1,8 +1,6 @@
 //! What `dataplane::platform` asks of an engine, answered by the kernel.
 
-use core::arch::asm;
 use core::ffi::c_void;
-use core::mem::offset_of;
 use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::{
@@ -12,17 +10,17 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_get_prandom_u32, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::Record;
 use dataplane::verdict::{Turn, Verdict};
-use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
+use dataplane::wire::{Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
-use crate::bytes::{bounded, constants, done, load, store};
-use crate::maps;
+use crate::bytes::{bounded, constants, done, field, load, store};
+use crate::{clock, maps};
 
 constants! {
     /// The node these programs were loaded for.
@@ -33,11 +31,7 @@ constants! {
     ADDRESS_V6: V6;
     /// Not 0: every stage reports.
     TRACE: u32;
-    /// Not 0: the time, and what chance gives, are what userspace wrote into `clock`.
-    FIXED_CLOCK: u32;
 }
-
-const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
 
 /// The length of what the kernel is to take for the inner link layer: the Ethernet header alone.
 ///
@@ -45,43 +39,12 @@ const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
 /// packets still pass, and every packet that is segmented later is dropped by the uplink.
 const INNER_LINK_BYTES: u64 = ethernet::LENGTH as u64;
 
-/// Length of an IP header without options or extensions.
-const fn header(family: Family) -> usize {
-    match family {
-        Family::V4 => V4::HEADER,
-        Family::V6 => V6::HEADER,
-    }
-}
-
 /// What the kernel is told of an outer header.
 const fn encapsulated(outer: Family) -> u32 {
     match outer {
         Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
     }
-}
-
-/// Reads a field of the context.
-///
-/// In assembler, because the verifier wants a load at a fixed offset from the context itself: given a
-/// choice, the compiler adds the offset first and keeps the sum ("dereference of modified ctx ptr"), or
-/// hands the fields themselves to functions of its own making, where they are numbers and no pointers. It
-/// can go when LLVM keeps both together for volatile loads; `make test` loads every program.
-macro_rules! field {
-    ($skb:expr, $field:ident) => {{
-        let value: u64;
-        // SAFETY: the context is valid as long as the program runs, and the field is 32 bits wide.
-        unsafe {
-            asm!(
-                "{value} = *(u32 *)({skb} + {offset})",
-                value = lateout(reg) value,
-                skb = in(reg) $skb,
-                offset = const offset_of!(__sk_buff, $field),
-                options(readonly, nostack),
-            );
-        }
-        value
-    }};
 }
 
 /// A packet in the kernel.
@@ -99,7 +62,7 @@ impl Frame {
     /// anew for each access: the kernel moves a packet whenever it changes, and what was read before is void.
     #[inline(always)]
     fn span(&self) -> (usize, usize) {
-        (field!(self.skb, data) as usize, field!(self.skb, data_end) as usize)
+        (field!(self.skb, __sk_buff, data) as usize, field!(self.skb, __sk_buff, data_end) as usize)
     }
 
     /// The address of `length` bytes at `offset`, if they can be read directly.
@@ -141,17 +104,17 @@ impl Frame {
 impl Packet for Frame {
     #[inline(always)]
     fn interface(&self) -> IfIndex {
-        IfIndex(field!(self.skb, ifindex) as u32)
+        IfIndex(field!(self.skb, __sk_buff, ifindex) as u32)
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        field!(self.skb, len) as u32
+        field!(self.skb, __sk_buff, len) as u32
     }
 
     #[inline(always)]
     fn segment(&self) -> u32 {
-        field!(self.skb, gso_size) as u32
+        field!(self.skb, __sk_buff, gso_size) as u32
     }
 
     #[inline(always)]
@@ -199,14 +162,14 @@ impl Packet for Frame {
     #[inline(always)]
     fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
         let flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-        self.adjust(tunnel::overhead(header(outer)) as i32 + options as i32, flags)
+        self.adjust(tunnel::overhead(outer.header()) as i32 + options as i32, flags)
     }
 
     /// The kernel also keeps a packet's family beside its bytes, and must be told when the one inside is
     /// another: by then it is written in the last bytes of the room.
     #[inline(always)]
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
-        let room = tunnel::overhead(header(outer)) + options as usize;
+        let room = tunnel::overhead(outer.header()) + options as usize;
         let inside: Be16 = self.read(room + ethernet::TYPE)?;
         let flags = if inside == ethernet::IPV6 {
             BPF_F_ADJ_ROOM_DECAP_L3_IPV6
@@ -235,12 +198,12 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn open_error(&mut self, family: Family) -> Option<()> {
-        self.adjust((header(family) + icmp::LENGTH) as i32, 0)
+        self.adjust((family.header() + icmp::LENGTH) as i32, 0)
     }
 
     #[inline(always)]
     fn open_ip(&mut self, outer: Family) -> Option<()> {
-        self.adjust(header(outer) as i32, encapsulated(outer))
+        self.adjust(outer.header() as i32, encapsulated(outer))
     }
 
     #[inline(always)]
@@ -249,7 +212,7 @@ impl Packet for Frame {
             Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         };
-        self.adjust(-(header(outer) as i32), flags)
+        self.adjust(-(outer.header() as i32), flags)
     }
 }
 
@@ -264,18 +227,13 @@ impl Machine for Kernel {
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        if FIXED_CLOCK.load() != 0 {
-            return maps::fixed_clock_s();
-        }
-        // SAFETY: it only reads. The coarse clock is a tenth of the fine one's price, and ticks often
-        // enough for seconds.
-        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+        clock::now_s()
     }
 
     #[inline(always)]
     fn random(&mut self) -> u32 {
-        if FIXED_CLOCK.load() != 0 {
-            return maps::fixed_random();
+        if let Some(number) = clock::fixed(1) {
+            return number;
         }
         // SAFETY: it only gives a number.
         unsafe { bpf_get_prandom_u32() }

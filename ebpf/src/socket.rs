@@ -87,7 +87,7 @@ pub fn sock_release(context: SockContext) -> i32 {
 }
 
 /// Reads a word of the context: at a fixed offset from the context itself, for the reason that
-/// `platform::field` gives.
+/// `bytes::field` gives.
 macro_rules! word {
     ($context:expr, $offset:expr) => {{
         let value: u64;

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dataplane::trace::Record;
-use userspace::agent::{Counts, Desired, Reply, Request};
+use userspace::agent::{Change, Counts, Desired, Reply, Request};
 use userspace::engine::kernel::Pins;
-use userspace::model::{Cluster, Node};
+use userspace::model::{Cluster, Node, Service};
 use userspace::observe::walk::{Event, Names, Step};
 
 use crate::control::{self, Control};
@@ -82,30 +82,34 @@ impl Error {
     }
 }
 
+/// A cluster, and which of the states this is that it is brought to one after the other.
+pub type Stated<'a> = (u64, &'a Cluster);
+
 /// Starts an agent for each node, one after the other, and waits until packets pass. `note` gets each
 /// process's number before the process does anything. The agents outlive us.
 ///
 /// # Errors
 /// The first that did not come up. Those before it run.
 pub fn start(
-    cluster: &Cluster,
+    now: Stated<'_>,
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
-    cluster.nodes.iter().try_for_each(|node| start_one(cluster, node, &mut note))
+    now.1.nodes.iter().try_for_each(|node| start_one(now, node, &mut note))
 }
 
 /// Starts the agent of a node.
 fn start_one(
-    cluster: &Cluster,
+    now: Stated<'_>,
     node: &Node,
     note: &mut impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
+    let cluster = now.1;
     let netns = Netns::of(&cluster.name, Part::Node(&node.name));
     let mut command = Command::new(program());
     command.args(["--cluster", &cluster.name, "--node", &node.name, "--uplink", UPLINK]);
     command.args(["--host", HOST_PEER, "--netns"]).arg(netns.path());
     command.arg("--socket").arg(socket(&cluster.name, &node.name));
-    let request = Request::Apply(Box::new(desired(cluster, &node.name)));
+    let request = Request::Apply(Box::new(desired(now, &node.name)));
     let started = control(&cluster.name, &node.name)
         .start(command, &request, |number| note(role(&node.name), number))
         .map_err(|error| Error::of(&node.name, error))?;
@@ -113,22 +117,53 @@ fn start_one(
     done(&node.name, started).map(drop)
 }
 
-/// Brings every node to another state of the cluster. A node that is new, or whose agent is no more, gets an
-/// agent: the programs went on without it, and its flows are taken over.
+/// Brings every node from one state of the cluster to another: agents are told the Services that are others, where
+/// nothing else is, or all of it. A node that is new, or whose agent is no more, gets an agent: the programs went on
+/// without it, and its flows are taken over.
 ///
 /// # Errors
 /// The first that cannot be brought there.
 pub fn apply(
-    cluster: &Cluster,
+    before: Stated<'_>,
+    now: Stated<'_>,
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
+    let cluster = now.1;
+    let change = services_alone(before.1, cluster)
+        .map(|services| Request::Change(Box::new(Change { from: before.0, revision: now.0, services })));
     for node in &cluster.nodes {
-        match ask(&cluster.name, &node.name, &Request::Apply(Box::new(desired(cluster, &node.name)))) {
-            Err(error) if error.is_absence() => start_one(cluster, node, &mut note)?,
-            asked => drop(asked?),
+        let all = || Request::Apply(Box::new(desired(now, &node.name)));
+        let tell = |request: &Request| ask(&cluster.name, &node.name, request);
+        let told = match &change {
+            Some(change) => tell(change),
+            None => tell(&all()),
+        };
+        let told = match told {
+            Ok(Reply::Behind) => tell(&all()),
+            told => told,
+        };
+        match told {
+            Err(error) if error.is_absence() => start_one(now, node, &mut note)?,
+            told => drop(told?),
         }
     }
     Ok(())
+}
+
+/// The Services that are new, different or (`None`) gone, by `namespace/name`, if nothing else of the cluster is.
+fn services_alone(before: &Cluster, now: &Cluster) -> Option<BTreeMap<String, Option<Service>>> {
+    let rest = |cluster: &Cluster| Cluster { services: Vec::new(), notes: Vec::new(), ..cluster.clone() };
+    if rest(before) != rest(now) {
+        return None;
+    }
+    let (old, new) = (by_id(before), by_id(now));
+    let gone = old.keys().filter(|id| !new.contains_key(*id)).map(|id| (id.clone(), None));
+    let other = new.iter().filter(|(id, service)| old.get(*id) != Some(service));
+    Some(gone.chain(other.map(|(id, service)| (id.clone(), Some((*service).clone())))).collect())
+}
+
+fn by_id(cluster: &Cluster) -> BTreeMap<String, &Service> {
+    cluster.services.iter().map(|service| (service.id(), service)).collect()
 }
 
 /// Takes everything off a node, and ends its agent. What one that is no more has left is removed.
@@ -221,11 +256,11 @@ fn done(node: &str, reply: Reply) -> Result<Reply, Error> {
 }
 
 /// What a node must hold.
-fn desired(cluster: &Cluster, node: &str) -> Desired {
+fn desired((revision, cluster): Stated<'_>, node: &str) -> Desired {
     let pods = || cluster.pods_on(node).filter(|pod| !pod.host_network);
     let interfaces: BTreeMap<String, String> = pods().map(|pod| (pod.id(), host_side(pod))).collect();
     let netns = pods().map(|pod| (pod.id(), pod_netns(&cluster.name, pod).path())).collect();
-    Desired { cluster: cluster.clone(), interfaces, netns }
+    Desired { revision, cluster: cluster.clone(), interfaces, netns }
 }
 
 /// The agent's program.

@@ -145,6 +145,8 @@ impl Lab {
         let layout =
             layout(&self.state.dataplane).ok_or_else(|| Error::Dataplane(self.state.dataplane.clone()))?;
         let (before, after) = (standing(&self.state.cluster), standing(&cluster));
+        let was = (self.state.revision, self.state.cluster.clone());
+        self.state.revision += 1;
         let mut topology = Topology::existing(self.state.cluster.clone(), layout);
         let moved = self.rebuild(&mut topology, &cluster, &before);
         let built = topology.cluster();
@@ -160,8 +162,8 @@ impl Lab {
         self.lock.save(&self.state)?;
         self.tell_fabric()?;
         if self.has_agents() {
-            let cluster = self.state.cluster.clone();
-            agents::apply(&cluster, |role, pid| self.note(&role, pid))?;
+            let now = (self.state.revision, self.state.cluster.clone());
+            agents::apply((was.0, &was.1), (now.0, &now.1), |role, pid| self.note(&role, pid))?;
         }
         self.lead_listeners(&before, after)
     }
@@ -258,8 +260,8 @@ impl Lab {
         self.start_listeners()?;
         interrupt.check()?;
         if self.has_agents() {
-            let cluster = self.state.cluster.clone();
-            agents::start(&cluster, |role, pid| self.note(&role, pid))?;
+            let (revision, cluster) = (self.state.revision, self.state.cluster.clone());
+            agents::start((revision, &cluster), |role, pid| self.note(&role, pid))?;
         }
         interrupt.check()?;
         Ok(())

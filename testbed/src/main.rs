@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 mod command;
 
 use command::{
-    apply, bench, check, delete, demo, doctor, down, exec, explain, fabric, get, link, plan, serve, up,
-    upgrade, r#where,
+    apply, bench, check, delete, demo, diff, doctor, down, exec, explain, fabric, get, link, lint, plan,
+    serve, up, upgrade, r#where,
 };
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
@@ -33,6 +33,8 @@ enum Command {
     Explain(explain::Args),
     Where(r#where::Args),
     Plan(plan::Args),
+    Lint(lint::Args),
+    Diff(diff::Args),
     Link(link::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Where(args) => r#where::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -10,10 +10,12 @@ use std::net::IpAddr;
 use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
-use userspace::model::{Cluster, ContainerPort, Node, Protocol, Way, Who};
+use userspace::model::{Cluster, ContainerPort, Node, Port, Protocol, Service, Way, Who};
 
 use crate::oracle::{self, Expectation};
 
+pub mod crowd;
+pub mod denials;
 mod flows;
 pub mod live;
 mod print;
@@ -22,6 +24,7 @@ pub mod sockets;
 pub mod stitch;
 
 pub use flows::{FlowsError, read_flows};
+pub use print::Tables;
 
 /// A question: is `to` reached from `from`, at this port?
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -133,7 +136,7 @@ impl Row {
     /// The verdict the oracle expects; `None` where Kubernetes leaves it open.
     pub fn expected(&self) -> Option<Verdict> {
         match self.expectation {
-            Expectation::Allow => Some(Verdict::Allow),
+            Expectation::Allow | Expectation::Audited(_) => Some(Verdict::Allow),
             Expectation::Deny(_) => Some(Verdict::Deny),
             Expectation::Reject(_) => Some(Verdict::Reject),
             Expectation::Undefined(_) => None,
@@ -286,54 +289,90 @@ fn seen_over(cluster: &Cluster, family: Family) -> Cluster {
 
 /// Every pair at every declared port: from each pod and external, to each port that a pod, a Service or
 /// an external declares. Ports of nodes, which every node may have, are dialled where it may matter: see
-/// [`node_ports`]. A Service's addresses outside of the cluster's ranges are dialled from everywhere. Left out: what never touches the cluster (external to external), and cluster IPs dialled
-/// from outside.
+/// [`node_ports`]. A Service's addresses outside of the cluster's ranges are dialled from everywhere. Left out:
+/// what never touches the cluster (external to external), and cluster IPs dialled from outside.
 pub fn all_pairs(cluster: &Cluster) -> Vec<Flow> {
+    let targets = targets(cluster, None);
+    sources(cluster).flat_map(|from| dial(from, &targets)).collect()
+}
+
+/// Every pair at these ports: as [`all_pairs`], but pods and externals are dialled at each of them, whatever they
+/// declare.
+pub fn pairs_at(cluster: &Cluster, ports: &[Port]) -> Vec<Flow> {
+    let targets = targets(cluster, Some(ports));
+    sources(cluster).flat_map(|from| dial(from, &targets)).collect()
+}
+
+/// How many flows [`all_pairs`], or [`pairs_at`] these ports, are at most.
+pub fn count_pairs(cluster: &Cluster, ports: Option<&[Port]>) -> usize {
+    let targets: usize = targets(cluster, ports).iter().map(|target| target.ports.len()).sum();
+    sources(cluster).count() * targets
+}
+
+fn sources(cluster: &Cluster) -> impl Iterator<Item = Who> + '_ {
     let pods = cluster.pods.iter().map(|pod| Who::Pod(pod.id()));
-    let externals = cluster.externals.iter().map(|external| Who::External(external.name.clone()));
-    let at_nodes = node_ports(cluster);
-    let mut flows = Vec::new();
-    for from in pods.chain(externals) {
-        let outside = matches!(from, Who::External(_));
-        let mut dial = |to: Who, ports: &mut dyn Iterator<Item = (u16, Protocol)>| {
-            // The same port may be declared by several containers.
-            let ports: BTreeSet<_> = ports.collect();
-            flows.extend(ports.into_iter().map(|(port, protocol)| Flow {
-                from: from.clone(),
-                to: to.clone(),
-                port,
-                protocol,
-                over: None,
-            }));
-        };
-        let declared = |port: &ContainerPort| (port.port, port.protocol);
-        for pod in &cluster.pods {
-            dial(Who::Pod(pod.id()), &mut pod.ports.iter().map(declared));
-        }
-        for (node, ports) in &at_nodes {
-            dial(Who::Node((*node).to_owned()), &mut ports.iter().copied());
-        }
-        for service in &cluster.services {
-            for way in [Way::LoadBalancer, Way::External] {
-                let to = Who::Frontend(service.id(), way);
-                // Not every Service has such an address.
-                if cluster.find(&to).is_ok() {
-                    dial(to, &mut service.ports.iter().map(|port| (port.port, port.protocol)));
-                }
+    pods.chain(cluster.externals.iter().map(|external| Who::External(external.name.clone())))
+}
+
+/// Somebody to dial.
+struct Target {
+    who: Who,
+    ports: BTreeSet<(u16, Protocol)>,
+    /// Also from outside.
+    everywhere: bool,
+}
+
+fn dial(from: Who, targets: &[Target]) -> impl Iterator<Item = Flow> + '_ {
+    let outside = matches!(from, Who::External(_));
+    let targets = targets.iter().filter(move |target| target.everywhere || !outside);
+    targets.flat_map(move |target| {
+        let from = from.clone();
+        target.ports.iter().map(move |(port, protocol)| Flow {
+            from: from.clone(),
+            to: target.who.clone(),
+            port: *port,
+            protocol: *protocol,
+            over: None,
+        })
+    })
+}
+
+/// Everybody who may be dialled, in order, at these ports or at those that they declare.
+fn targets(cluster: &Cluster, asked: Option<&[Port]>) -> Vec<Target> {
+    let asked: Option<BTreeSet<_>> =
+        asked.map(|ports| ports.iter().map(|port| (port.number, port.protocol)).collect());
+    let declared = |ports: &[ContainerPort]| -> BTreeSet<_> {
+        asked.clone().unwrap_or_else(|| ports.iter().map(|port| (port.port, port.protocol)).collect())
+    };
+    // Only a Service's own ports are translated, and a node's are those of all its pods.
+    let own = |ports: BTreeSet<(u16, Protocol)>| -> BTreeSet<_> {
+        asked.as_ref().map_or(ports.clone(), |asked| ports.intersection(asked).copied().collect())
+    };
+    let target = |who, ports, everywhere| Target { who, ports, everywhere };
+    let of_service = |service: &Service| own(service.ports.iter().map(|it| (it.port, it.protocol)).collect());
+    let mut targets = Vec::new();
+    for pod in &cluster.pods {
+        targets.push(target(Who::Pod(pod.id()), declared(&pod.ports), true));
+    }
+    for (node, ports) in node_ports(cluster) {
+        targets.push(target(Who::Node(node.to_owned()), own(ports), true));
+    }
+    for service in &cluster.services {
+        for way in [Way::LoadBalancer, Way::External] {
+            let to = Who::Frontend(service.id(), way);
+            // Not every Service has such an address.
+            if cluster.find(&to).is_ok() {
+                targets.push(target(to, of_service(service), true));
             }
         }
-        if outside {
-            continue;
-        }
-        for service in &cluster.services {
-            let mut ports = service.ports.iter().map(|port| (port.port, port.protocol));
-            dial(Who::Service(service.id()), &mut ports);
-        }
-        for external in &cluster.externals {
-            dial(Who::External(external.name.clone()), &mut external.ports.iter().map(declared));
-        }
     }
-    flows
+    for service in &cluster.services {
+        targets.push(target(Who::Service(service.id()), of_service(service), false));
+    }
+    for external in &cluster.externals {
+        targets.push(target(Who::External(external.name.clone()), declared(&external.ports), false));
+    }
+    targets
 }
 
 /// Ports of nodes to dial. A Service's node port is the same at every node but for this: whether there is an
@@ -579,7 +618,46 @@ mod tests {
             "",
             "  . reaches   X denied   R rejected at once   ! differs from expected",
         ];
-        assert_eq!(grid().truth_tables(Paint::default()).lines().collect::<Vec<_>>(), expected);
+        let text = Tables::of(&grid()).text(Paint::default());
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn replicas_are_shown_as_one_where_there_are_too_many_columns() {
+        let mut cluster = cluster();
+        let replica = |number: u32| Pod {
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ..pod(&format!("shop/web-{number}"), &format!("10.244.2.{number}"), Vec::new())
+        };
+        cluster.pods.extend((1..=60).map(replica));
+        let tcp = userspace::model::Port { number: 80, protocol: Protocol::Tcp };
+        let pods_only = |flow: &Flow| matches!((&flow.from, &flow.to), (Who::Pod(_), Who::Pod(_)));
+        let flows: Vec<Flow> = pairs_at(&cluster, &[tcp]).into_iter().filter(pods_only).collect();
+        // Some reach the api, and none themselves.
+        let answer = |flow: &Flow| {
+            let odd = flow.from.to_string().ends_with('1') && flow.to == who("shop/api");
+            let verdict = if odd || flow.from == flow.to { Verdict::Deny } else { Verdict::Allow };
+            Measured::from(verdict)
+        };
+        let answers = flows.iter().map(answer).collect();
+        let mut grid = Grid::measure(&cluster, flows, &mut Told(answers)).unwrap();
+        for row in &mut grid.rows {
+            row.expectation = Expectation::Undefined("nothing is expected");
+        }
+        let text = Tables::of(&grid).grouped(crowd::Crowds::of(&cluster)).text(Paint::default());
+        let expected = [
+            "80/TCP          1 2 3",
+            "shop/web        X . .",
+            "shop/api        . X .",
+            "shop/web-* x60  . ~ .",
+            "  1 shop/web",
+            "  2 shop/api",
+            "  3 shop/web-* x60",
+            "",
+            "  . reaches   X denied   R rejected at once   ! differs from expected   ~ some of them",
+            "  replicas are shown as one; see each with --all, or in a page with --html FILE",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

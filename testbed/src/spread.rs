@@ -6,9 +6,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use dataplane::Reason;
 use dataplane::trace::{Record, Stage};
 use dataplane::wire::V6;
+use dataplane::{Reason, service};
 use serde::Serialize;
 use userspace::engine::emulator::Network;
 use userspace::engine::emulator::host::Outgoing;
@@ -209,6 +209,22 @@ impl Choice {
         }
         None
     }
+}
+
+/// Of each packet that a Service translated, in their order: whether it stayed with the endpoint that its flow was
+/// given before, and nothing was chosen.
+pub fn kept(steps: &[Step]) -> Vec<bool> {
+    let mut translated: Vec<(u32, bool)> = steps
+        .iter()
+        .filter_map(|step| match &step.event {
+            Event::Stage { record, .. } if record.stage == Stage::Service as u8 => {
+                Some((step.packet, record.detail == service::KEPT))
+            }
+            _ => None,
+        })
+        .collect();
+    translated.sort_by_key(|(packet, _)| *packet);
+    translated.into_iter().map(|(_, kept)| kept).collect()
 }
 
 impl fmt::Display for Choice {

@@ -111,6 +111,9 @@ pub struct State {
     pub objects: Vec<serde_json::Value>,
     /// What was made of them.
     pub cluster: Cluster,
+    /// How often it was changed.
+    #[serde(default)]
+    pub revision: u64,
     /// Processes that belong to the cluster, in the order they were started.
     pub processes: Vec<Process>,
 }
@@ -118,7 +121,7 @@ pub struct State {
 impl State {
     /// The state of a cluster of which nothing runs yet.
     pub fn new(dataplane: impl Into<String>, objects: Vec<serde_json::Value>, cluster: Cluster) -> Self {
-        Self { dataplane: dataplane.into(), objects, cluster, processes: Vec::new() }
+        Self { dataplane: dataplane.into(), objects, cluster, revision: 0, processes: Vec::new() }
     }
 }
 

@@ -43,6 +43,21 @@ fn chains_emulator_and_oracle_agree_about_clusters_drawn_by_lot() {
     }
 }
 
+#[test]
+fn chains_emulator_and_oracle_agree_about_policies_of_the_whole_cluster() {
+    for seed in 0..150 {
+        let text = tiered(&mut Dice::new(seed)).to_string();
+        let cluster =
+            model::load_text("drawn", &text).unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"));
+        assert!(!cluster.cluster_policies.is_empty());
+        let mut judge = Judge::new(&cluster).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let mut emulated = Emulated::new(&cluster).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let mut different = differences(&cluster, &mut judge);
+        different.extend(differences(&cluster, &mut emulated));
+        assert!(different.is_empty(), "seed {seed}:\n{}\n{text}", different.join("\n"));
+    }
+}
+
 /// One of these.
 fn one<T: Clone>(dice: &mut Dice, of: &[T]) -> T {
     of[(dice.roll() % of.len() as u64) as usize].clone()
@@ -84,6 +99,77 @@ fn drawn(dice: &mut Dice) -> Value {
         items.push(policy(dice, number));
     }
     json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+/// The same, with policies of the whole cluster, and carried out in any way.
+fn tiered(dice: &mut Dice) -> Value {
+    let mut list = drawn(dice);
+    list["items"][0]["spec"]["policies"] = json!({
+        "audit": once_in(dice, 8),
+        "established": one(dice, &["keep", "cut"]),
+        "ipBlocks": one(dice, &["literal", "outside"]),
+    });
+    // The first namespace comes after the Testbed and the host outside.
+    list["items"][2]["metadata"]["annotations"] = json!({"podpath.dev/audit": once_in(dice, 6).to_string()});
+    if let Value::Array(items) = &mut list["items"] {
+        for number in 0..1 + dice.roll() % 4 {
+            items.push(tier_policy(dice, number));
+        }
+    }
+    list
+}
+
+fn tier_policy(dice: &mut Dice, number: u64) -> Value {
+    let mut spec = json!({
+        "tier": one(dice, &["Admin", "Admin", "Baseline"]),
+        "priority": dice.roll() % 5,
+        "subject": pods(dice),
+    });
+    for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rules_of = (0..dice.roll() % 4).map(|_| tier_rule(dice, peers)).collect::<Vec<_>>();
+        spec[rules] = json!(rules_of);
+    }
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+           "metadata": {"name": format!("c{number}")}, "spec": spec})
+}
+
+fn tier_rule(dice: &mut Dice, peers: &str) -> Value {
+    let addresses = [
+        json!({"nodes": {}}),
+        json!({"nodes": {"matchLabels": {"pool": "none"}}}),
+        json!({"networks": ["203.0.113.0/24"]}),
+        json!({"networks": ["0.0.0.0/0", "::/0"]}),
+        json!({"networks": ["10.244.0.0/24"]}),
+    ];
+    let by_address = peers == "to" && once_in(dice, 3);
+    let mut of = vec![pods(dice)];
+    if by_address {
+        of.push(one(dice, &addresses));
+    }
+    let mut rule = json!({"action": one(dice, &["Accept", "Deny", "Deny", "Pass"]), peers: of});
+    if !once_in(dice, 3) {
+        let mut ports = vec![
+            json!({"tcp": {"destinationPort": {"number": 8080}}}),
+            json!({"tcp": {"destinationPort": {"range": {"start": 8000, "end": 8999}}}}),
+            json!({"udp": {"destinationPort": {"range": {"start": 1, "end": 65535}}}}),
+            json!({"sctp": {"destinationPort": {"number": 80}}}),
+        ];
+        if !by_address {
+            ports.extend([json!({"destinationNamedPort": "http"}), json!({"destinationNamedPort": "dns"})]);
+        }
+        rule["protocols"] = json!([one(dice, &ports), one(dice, &ports)]);
+    }
+    rule
+}
+
+/// As a subject, or as a peer.
+fn pods(dice: &mut Dice) -> Value {
+    let namespaces =
+        if once_in(dice, 2) { json!({}) } else { json!({"matchLabels": {"colour": one(dice, &NAMESPACES)}}) };
+    if once_in(dice, 2) {
+        return json!({"namespaces": namespaces});
+    }
+    json!({"pods": {"namespaceSelector": namespaces, "podSelector": selector(dice)}})
 }
 
 fn policy(dice: &mut Dice, number: u64) -> Value {

@@ -1,10 +1,12 @@
 //! The command line as users meet it: words, exit codes, what goes where.
 
+mod command;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use command::{Stage, command, exits, json, kill_agent, podpath, stderr, stdout};
 use serde_json::Value;
 use testbed::interrupt::Interrupt;
 use testbed::netns::Netns;
@@ -54,68 +56,6 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
 "#;
 
-/// A folder of input files, and a cluster name, both of this test alone.
-struct Stage {
-    directory: tempfile::TempDir,
-    name: String,
-}
-
-impl Stage {
-    fn new(test: &str) -> Self {
-        let directory = tempfile::tempdir().expect("there is room");
-        Self { directory, name: format!("test-{}-{test}", std::process::id()) }
-    }
-
-    /// Writes a file; `NAME` in it becomes the cluster's name.
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text.replace("NAME", &self.name)).expect("there is room");
-        path
-    }
-
-    /// What is left of this test's clusters: their namespaces.
-    fn namespaces(&self) -> Vec<String> {
-        let all = Netns::list("podpath-").expect("they can be listed");
-        let ours = all.into_iter().map(|netns| netns.name().to_owned());
-        ours.filter(|name| name.contains(&self.name)).collect()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Whatever a failed test left.
-        let _ = podpath(&["down", &self.name]);
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podpath"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn podpath(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("it was built")
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("it writes UTF-8")
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).expect("it writes UTF-8")
-}
-
-#[track_caller]
-fn json(output: &Output) -> Value {
-    serde_json::from_str(stdout(output)).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-#[track_caller]
-fn exits(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), stderr(output));
-}
-
 #[test]
 fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
     let stage = Stage::new("agrees");
@@ -135,12 +75,51 @@ fn a_check_that_agrees_exits_with_0_and_prints_the_grid() {
         "default/db   .",
         "ext:world    X",
         "  1 default/db",
+        "  X ingress of default/db: isolated by default/db, and no rule allows it: ext:world",
         "",
         "  . reaches   X denied   R rejected at once   ! differs from expected",
         "",
         "6 flows on emulator, 0 differences",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_check_at_stated_ports_asks_every_pair_there_and_says_what_the_nearest_rule_lacks() {
+    let stage = Stage::new("ports");
+    let file = stage.file("cluster.yaml", &[CLUSTER, POLICY].concat());
+    let (file, page) = (file.to_str().expect("UTF-8"), stage.path("grid.html"));
+    let page = page.to_str().expect("UTF-8");
+    let arguments =
+        ["check", "--dataplane", "emulator", "-f", file, "--port", "9/udp,80", "--why", "--html", page];
+    let output = podpath(&arguments);
+    exits(&output, 0);
+    let table = |head: &'static str| {
+        [
+            head,
+            "default/web  . . .",
+            "default/db   . . .",
+            "ext:world    . X",
+            "  1 default/web",
+            "  2 default/db",
+            "  3 ext:world",
+            "  X ingress of default/db: isolated by default/db, and no rule allows it: ext:world",
+            "      nearest: default/db ingress[0] would allow it, but ext:world is no pod",
+            "",
+        ]
+    };
+    let mut expected = [table("9/UDP        1 2 3"), table("80/TCP       1 2 3")].concat();
+    expected.extend(["  . reaches   X denied   R rejected at once   ! differs from expected", ""]);
+    expected.push("16 flows on emulator, 0 differences");
+    assert_eq!(stdout(&output).lines().collect::<Vec<_>>(), expected);
+    let written = std::fs::read_to_string(page).expect("it was written");
+    assert!(written.starts_with("<!doctype html>") && written.contains("default/db"), "{written}");
+    let wrong = podpath(&["check", "-f", file, "--port", "80/icmp"]);
+    exits(&wrong, 2);
+    assert!(stderr(&wrong).contains("none of tcp, udp and sctp"), "{wrong:?}");
+    let nowhere = podpath(&["check", "--dataplane", "emulator", "-f", file, "--html", "/nowhere/grid.html"]);
+    exits(&nowhere, 2);
+    assert!(stderr(&nowhere).contains("cannot write the page to /nowhere/grid.html: "), "{nowhere:?}");
 }
 
 #[test]
@@ -221,6 +200,40 @@ fn get_shows_what_files_describe() {
     assert!(stdout(&wide).contains("default/db"), "{wide:?}");
     let none = podpath(&["get", "pods", "-f", file, "-n", "elsewhere"]);
     assert_eq!(stdout(&none).lines().count(), 1, "{none:?}");
+}
+
+#[test]
+fn get_shows_policies_of_the_whole_cluster_in_the_order_in_which_they_are_asked() {
+    const TIERS: &str = "
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec: {subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: web}
+spec: {tier: Admin, priority: 7, subject: {pods: {podSelector: {matchLabels: {app: web}}}}}
+";
+    let stage = Stage::new("tiers");
+    let file = stage.file("cluster.yaml", &[CLUSTER, TIERS].concat());
+    let file = file.to_str().expect("UTF-8");
+    let cells = |output: &Output| -> Vec<String> {
+        stdout(output).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(
+        cells(&podpath(&["get", "cnp", "-f", file])),
+        [
+            "KIND NAME TIER PRIORITY PODS INGRESS RULES EGRESS RULES",
+            "ClusterNetworkPolicy web Admin 7 1 0 0",
+            "BaselineAdminNetworkPolicy default Baseline 1000 2 1 0",
+        ]
+    );
+    let wide = cells(&podpath(&["get", "cluster-policies", "-f", file, "-o", "wide"]));
+    assert_eq!(wide[2], "BaselineAdminNetworkPolicy default Baseline 1000 default/web,default/db 1 0");
+    let rows = json(&podpath(&["get", "banp", "-f", file, "-o", "json"]));
+    assert_eq!((&rows[0]["name"], &rows[1]["ingress"][0]["action"]), (&"web".into(), &"Deny".into()));
 }
 
 /// Three Services, and one endpoint in each condition.
@@ -350,6 +363,19 @@ fn explain_tells_the_walk_and_asks_for_a_port_where_it_is_open_which() {
     let document = json(&podpath(&["explain", "-f", file, "ext:world", "default/db", "-o", "json"]));
     assert_eq!((&document["verdict"], &document["reason"]), (&"deny".into(), &"policy-denied".into()));
     assert_eq!(document["packets"].as_array().map(Vec::len), Some(1));
+    let ruling = &document["ruling"];
+    let said = "ingress of default/db: isolated by default/db, and no rule allows it";
+    assert_eq!(ruling["said"], serde_json::json!([said]));
+    let nearest = "nearest: default/db ingress[0] would allow it, but ext:world is no pod";
+    assert_eq!(ruling["nearest"], nearest);
+    let denied = podpath(&["explain", "-f", file, "ext:world", "default/db"]);
+    assert!(
+        stdout(&denied).ends_with(&format!("\npolicies       {said}\n               {nearest}\n")),
+        "{denied:?}"
+    );
+    assert!(
+        stdout(&walk).ends_with("\npolicies       ingress of default/db: allowed by default/db ingress[0]\n")
+    );
     let open = podpath(&["explain", "-f", file, "default/web", "ext:world"]);
     exits(&open, 2);
     assert!(stderr(&open).contains("it declares no port; say which, as ext:world:8080/tcp"), "{open:?}");
@@ -424,6 +450,11 @@ fn where_tells_how_flows_spread_and_where_one_goes() {
     );
     let again = ask("default/web", "svc:default/api:80", &["--port", "40000"]);
     assert_eq!(stdout(&one), stdout(&again));
+
+    let walk = podpath(&["explain", "-f", file, "default/web", "svc:default/api:80", "--all"]);
+    let (chosen, kept) = ("2 of 3 endpoints may answer", "kept: its flow was given to it before");
+    let times = |what| stdout(&walk).matches(what).count();
+    assert!(times(chosen) == 1 && times(kept) >= 1, "{walk:?}");
 
     let none = ask("default/web", "svc:default/none", &["-n", "3"]);
     exits(&none, 1);
@@ -582,9 +613,7 @@ fn a_node_goes_on_without_its_agent_and_the_next_apply_gives_it_another() {
     let name = stage.name.as_str();
     exits(&podpath(&["up", "-f", file, "--dataplane", "ebpf"]), 0);
     let state = testbed::state::load(name).expect("a state").expect("it is up");
-    let agent = state.processes.iter().find(|one| one.role == "agent of n1").expect("one for each node");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.pid).expect("a process"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    kill_agent(name, "n1");
     // Packets pass, but nobody tells why, until somebody starts it again.
     let (web, db) = (&state.cluster.pods[0], &state.cluster.pods[1]);
     let dial = Dial {

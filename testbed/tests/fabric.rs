@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -426,6 +426,70 @@ fn links_of_a_cluster_that_is_up_are_changed_by_command_and_the_fabric_ends_with
     assert!(!log.exists());
     let left: Vec<_> = Netns::list("podpath-").expect("they can be listed");
     assert!(left.iter().all(|netns| netns.cluster() != Some(&stage.name)), "{left:?}");
+}
+
+/// A load balancer before `api`, which asks nodes each second whether they have an endpoint.
+const BALANCED: &str = r#"---
+apiVersion: v1
+kind: Service
+metadata: {name: api}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  clusterIP: 10.96.0.10
+  selector: {app: api}
+  ports: [{port: 80, targetPort: 8080}]
+status: {loadBalancer: {ingress: [{ip: 198.51.100.1}]}}
+"#;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn explain_and_get_show_what_the_load_balancer_of_a_cluster_that_is_up_does() {
+    let stage = Stage::new("balanced");
+    let labelled = CLUSTER
+        .replace("metadata: {name: api}", "metadata: {name: api, labels: {app: api}}")
+        .replace("{kind: emulator}", "{kind: emulator}, loadBalancer: {probeInterval: 1s}");
+    let file = stage.file(&(labelled.clone() + BALANCED));
+    succeeded(&podpath(&["up", "-f", file.to_str().expect("it is UTF-8")]));
+    let becomes = |states: [&str; 2]| {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            let nodes = stage.report()["frontends"][0]["nodes"].clone();
+            if nodes[0]["state"] == states[0] && nodes[1]["state"] == states[1] {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{states:?} never came: {nodes}");
+            thread::park_timeout(Duration::from_millis(100));
+        }
+    };
+    becomes(["unhealthy", "healthy"]);
+    let explain = || {
+        let explained = stage.run(&["explain", "ext:world", "svc:default/api@lb"]);
+        succeeded(&explained);
+        String::from_utf8_lossy(&explained.stdout).into_owned()
+    };
+    let walk = explain();
+    let hop = "fabric         load balancer 198.51.100.1 -> node n2\nfrom_underlay  n2\n";
+    assert!(
+        walk.starts_with(hop) && walk.contains("service        198.51.100.1:80 -> 10.244.2.7:8080"),
+        "{walk}"
+    );
+    // Its endpoint is gone.
+    let file = stage.file(&(labelled + &BALANCED.replace("{app: api}", "{app: nobody}")));
+    succeeded(&stage.run(&["apply", "-f", file.to_str().expect("it is UTF-8")]));
+    becomes(["unhealthy", "unhealthy"]);
+    let walk = explain();
+    assert_eq!(
+        walk.trim_end(),
+        format!("fabric         no-healthy-node: {}", Loss::NoHealthyNode.sentence())
+    );
+    let shown = stage.run(&["get", "fabric"]);
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(table.contains("LOAD BALANCER") && table.contains("198.51.100.1:80/tcp"), "{table}");
+    let balancer = &stage.report()["balancer"];
+    let count = |name: &str| balancer[name].as_u64().expect("a number");
+    let lost = balancer["lost"]["no-healthy-node"].as_u64().expect("it happened");
+    assert!(count("sent") > 0 && count("arrived") == count("sent") + lost, "{balancer}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use testbed::dataplane::chains::rules::Dice;
 use testbed::dataplane::emulator::Emulated;
 use testbed::oracle::{self, Expectation};
+use testbed::page::Data;
 use testbed::probe::{Flow, Prober};
 use userspace::engine::emulator::Matrix;
 use userspace::engine::emulator::matrix::{Direction, Verdict, Why, declared};
@@ -51,7 +52,7 @@ fn equals_the_oracle(cluster: &Cluster, what: &str) -> (usize, usize) {
             Expectation::Undefined(_) => continue,
             Expectation::Deny(_) => Verdict::Deny,
             // Whether anybody listens is nothing to policies.
-            Expectation::Allow | Expectation::Reject(_) => Verdict::Allow,
+            Expectation::Allow | Expectation::Audited(_) | Expectation::Reject(_) => Verdict::Allow,
         };
         assert_eq!(verdict, expected, "{what}: {flow}: {judged}");
         asked += 1;
@@ -206,8 +207,9 @@ fn drawn(dice: &mut Dice) -> Value {
             "status": {"addresses": [{"type": "InternalIP", "address": format!("10.240.0.{}", 3 + number)}]}}));
     }
     for namespace in NAMESPACES {
-        items.push(json!({"apiVersion": "v1", "kind": "Namespace",
-                          "metadata": {"name": namespace, "labels": {"colour": namespace}}}));
+        let audited = if once_in(dice, 6) { "true" } else { "false" };
+        items.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace,
+            "labels": {"colour": namespace}, "annotations": {"podpath.dev/audit": audited}}}));
         for app in APPS {
             let mut labels = json!({"app": app});
             if once_in(dice, 2) {
@@ -224,7 +226,48 @@ fn drawn(dice: &mut Dice) -> Value {
     for number in 0..1 + dice.roll() % 6 {
         items.push(policy(dice, number));
     }
+    for number in 0..dice.roll() % 4 {
+        items.push(cluster_policy(dice, number));
+    }
     json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+fn cluster_policy(dice: &mut Dice, number: u64) -> Value {
+    let subjects = [
+        json!({"namespaces": {}}),
+        json!({"namespaces": {"matchLabels": {"colour": one(dice, &NAMESPACES)}}}),
+        json!({"pods": {"namespaceSelector": {}, "podSelector": selector(dice)}}),
+    ];
+    let ports = [
+        json!({"tcp": {"destinationPort": {"number": 80}}}),
+        json!({"udp": {"destinationPort": {"range": {"start": 1, "end": 99}}}}),
+        json!({"destinationNamedPort": "http"}),
+    ];
+    let mut spec = json!({"tier": one(dice, &["Admin", "Baseline"]), "priority": number, "subject": one(dice, &subjects)});
+    for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rule = |dice: &mut Dice| {
+            let mut of = vec![
+                json!({"namespaces": {"matchLabels": {"colour": one(dice, &NAMESPACES)}}}),
+                json!({"pods": {"namespaceSelector": {}, "podSelector": selector(dice)}}),
+            ];
+            if peers == "to" {
+                of.push(
+                    json!({"networks": [one(dice, &["203.0.113.0/24", "10.244.1.0/24", "10.240.0.4/31"])]}),
+                );
+                of.push(
+                    json!({"nodes": {"matchExpressions": [{"key": "pool", "operator": "DoesNotExist"}]}}),
+                );
+            }
+            let mut rule = json!({"action": one(dice, &["Accept", "Deny", "Pass"]), peers: [one(dice, &of)]});
+            if once_in(dice, 2) {
+                rule["protocols"] = json!([one(dice, &ports)]);
+            }
+            rule
+        };
+        spec[rules] = (0..dice.roll() % 3).map(|_| rule(dice)).collect();
+    }
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+           "metadata": {"name": format!("c{number}")}, "spec": spec})
 }
 
 fn policy(dice: &mut Dice, number: u64) -> Value {
@@ -287,4 +330,51 @@ fn selector(dice: &mut Dice) -> Value {
         1 => json!({"matchLabels": {"app": one(dice, &APPS)}}),
         _ => json!({"matchExpressions": [expression(dice)]}),
     }
+}
+
+#[test]
+fn a_page_says_of_every_cell_what_the_matrix_says() {
+    for seed in 200..230 {
+        let cluster = load(&drawn(&mut Dice::new(seed)).to_string());
+        let matrix = Matrix::of(&cluster, &PORTS).unwrap_or_else(|error| panic!("{error}"));
+        let data = Data::of(&cluster, &PORTS, None).unwrap_or_else(|error| panic!("{error}"));
+        let count = matrix.endpoints().len();
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            for port in 0..PORTS.len() {
+                let (passes, why) = data.cell(from, to, port);
+                let flow = format!("seed {seed}: {} {}", matrix.endpoints()[from], matrix.endpoints()[to]);
+                assert_eq!(*passes, matrix.verdict(from, to, port) == Verdict::Allow, "{flow}: {why}");
+                if let Some(decided) = matrix.decided_by(from, to, port) {
+                    assert!(why.ends_with(&decided.why.to_string()), "{flow}: {why}, not {}", decided.why);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_of_a_thousand_pods_is_small_and_asks_nobody_for_anything() {
+    let mut items = vec![];
+    for number in 0..100 {
+        let (namespace, app) = (format!("ns{}", number % 20), format!("app{number}"));
+        items.push(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app, "namespace": namespace},
+            "spec": {"replicas": 10, "selector": {"matchLabels": {"app": app}}, "template": {
+                "metadata": {"labels": {"app": app}},
+                "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}}}}));
+        items.push(json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": app, "namespace": namespace},
+            "spec": {"podSelector": {"matchLabels": {"app": app}}, "ingress": [{
+                "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": format!("app{}", number / 2)}}}],
+                "ports": [{"port": 80}]}]}}));
+    }
+    items
+        .push(json!({"apiVersion": "podpath.dev/v1alpha1", "kind": "Testbed", "metadata": {"name": "large"},
+                      "spec": {"nodes": 10, "maxPods": 110}}));
+    let cluster = load(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+    assert_eq!(cluster.pods.len(), 1000);
+    let page = Data::of(&cluster, &PORTS[..3], None).and_then(|data| Ok(data.page().expect("it has a form")));
+    let page = page.unwrap_or_else(|error| panic!("{error}"));
+    assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    assert!(["http:", "https:", "src=", "import", "fetch("].iter().all(|word| !page.contains(word)));
+    assert!(page.contains("isolated by ns0/app0") && !page.contains("/*DATA*/"));
 }

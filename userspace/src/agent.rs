@@ -17,11 +17,12 @@ use dataplane::verdict::{AUDITED, Reason, Turn};
 use dataplane::wire::{Be16, V6};
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::engine::kernel::{Kernel, Namespaces, Options, Pins, Sweeper, Swept, cookie_of};
 use crate::engine::{Engine, Hook};
 use crate::error::Error;
-use crate::model::Cluster;
+use crate::model::{Cluster, Service};
 use crate::plan::{Homes, Links, NodePlan, Plan, Rules};
 
 /// Reports that are kept until somebody asks for them; older ones are dropped, and counted.
@@ -33,6 +34,8 @@ const KEPT: usize = 16_384;
 pub enum Request {
     /// Bring the node to this.
     Apply(Box<Desired>),
+    /// Some Services are others now, and nothing else is.
+    Change(Box<Change>),
     /// Let every stage report, or only what must be known of any packet.
     Trace(bool),
     /// Hand over the reports since the last time.
@@ -50,12 +53,25 @@ pub enum Request {
 /// A cluster, and where its pods are connected on this node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Desired {
+    /// Which state of the cluster this is: no other has the same number.
+    pub revision: u64,
     /// All of it.
     pub cluster: Cluster,
     /// The node's side of each of its pods' links, by `namespace/name`.
     pub interfaces: BTreeMap<String, String>,
     /// The network namespaces of these pods, as files, by `namespace/name`.
     pub netns: BTreeMap<String, PathBuf>,
+}
+
+/// From one state of the cluster to another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The state that it leads from.
+    pub from: u64,
+    /// The state that it leads to.
+    pub revision: u64,
+    /// The Services that are new or different, by `namespace/name`; `None`: there is none any more.
+    pub services: BTreeMap<String, Option<Service>>,
 }
 
 /// The agent's own network namespace, which is its node's.
@@ -67,6 +83,10 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 pub enum Reply {
     /// It is done.
     Done,
+    /// A change was made: rows that were written.
+    Changed(usize),
+    /// Nothing is done: the node is at another state than the change leads from, and must be told all of it.
+    Behind,
     /// Reports, in order, and how many are lost since the agent began.
     Records {
         /// The reports.
@@ -183,6 +203,9 @@ struct Running {
     kernel: Kernel,
     plan: Plan,
     node: NodePlan,
+    namespaces: Namespaces,
+    /// [`Desired::revision`] of the state that the node is at; `None` while it may be between two.
+    revision: Option<u64>,
 }
 
 impl Agent {
@@ -195,6 +218,7 @@ impl Agent {
     pub fn serve(&mut self, request: &Request) -> Reply {
         let done = match request {
             Request::Apply(desired) => self.apply(desired).map(|()| Reply::Done),
+            Request::Change(change) => self.change(change),
             Request::Trace(on) => self.trace(*on).map(|()| Reply::Done),
             Request::Records => self.hand_over(),
             Request::Rules => self.rules(),
@@ -211,16 +235,19 @@ impl Agent {
 
     /// Plans, and brings the node there: rows first, then programs where packets pass.
     fn apply(&mut self, desired: &Desired) -> Result<(), Error> {
+        let pins = Pins::of(&self.seat.cluster, &self.seat.node);
         let plan = match &self.running {
             Some(running) => running.plan.after(&desired.cluster)?,
-            None => Plan::of(&desired.cluster)?,
+            None => first_plan(&desired.cluster, &pins)?,
         };
         let (links, namespaces) = self.links(desired)?;
         let node = plan.node(&self.seat.node, &links)?;
+        plan.notes(&self.seat.node)?.iter().for_each(|note| tracing::warn!("{note}"));
         let pods = desired.interfaces.values().map(|link| (Hook::FromPod, link.clone()));
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
         let places: Vec<_> = pods.chain(own).collect();
         if let Some(running) = &mut self.running {
+            running.revision = None;
             if running.node.node != node.node {
                 // What holds for all packets is part of the programs.
                 let trace = running.kernel.tracing();
@@ -229,15 +256,35 @@ impl Agent {
             running.kernel.apply(&node.rows)?;
             running.kernel.attach(&places)?;
             running.kernel.end_stale_clients(&namespaces)?;
-            (running.plan, running.node) = (plan, node);
+            (running.plan, running.node, running.namespaces) = (plan, node, namespaces);
+            running.revision = Some(desired.revision);
             return Ok(());
         }
-        let pins = Some(Pins::of(&self.seat.cluster, &self.seat.node));
-        let mut kernel = Kernel::load(&node, Options { pins, ..Options::default() })?;
+        let mut kernel = Kernel::load(&node, Options { pins: Some(pins), ..Options::default() })?;
         kernel.attach(&places)?;
         kernel.end_stale_clients(&namespaces)?;
-        self.running = Some(Running { kernel, plan, node });
+        let revision = Some(desired.revision);
+        self.running = Some(Running { kernel, plan, node, namespaces, revision });
         Ok(())
+    }
+
+    /// Plans the Services that are others now, and writes what that changes: nothing else is looked at.
+    fn change(&mut self, change: &Change) -> Result<Reply, Error> {
+        let Some(running) = &mut self.running else { return Err(self.idle()) };
+        if running.revision != Some(change.from) {
+            return Ok(Reply::Behind);
+        }
+        running.revision = None;
+        let mut written = 0;
+        for (id, service) in &change.services {
+            let changes = running.plan.change(&self.seat.node, id, service.as_ref())?;
+            running.kernel.change(&changes)?;
+            written += changes.len();
+            changes.into_iter().for_each(|change| running.node.rows.make(change));
+        }
+        running.kernel.end_stale_clients(&running.namespaces)?;
+        running.revision = Some(change.revision);
+        Ok(Reply::Changed(written))
     }
 
     /// Interfaces by number, and network namespaces by cookie, where the cluster translates sockets.
@@ -351,6 +398,16 @@ impl Agent {
     fn idle(&self) -> Error {
         Error::Idle { node: self.seat.node.clone() }
     }
+}
+
+/// The plan of an agent that begins: where its node's programs go on without one, it goes on with their numbers.
+fn first_plan(cluster: &Cluster, pins: &Pins) -> Result<Plan, Error> {
+    match Kernel::held(pins) {
+        Ok(Some(held)) => return Ok(Plan::resuming(cluster, &held)?),
+        Ok(None) => {}
+        Err(why) => warn!("backends get new numbers, and some clients others of them: {why}"),
+    }
+    Ok(Plan::of(cluster)?)
 }
 
 #[cfg(test)]

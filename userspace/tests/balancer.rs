@@ -1,16 +1,18 @@
-//! The load balancer in a whole cluster, in virtual time: who is healthy.
+//! The load balancer in a whole cluster, in virtual time: who is healthy, and who is reached.
 
 use dataplane::wire::V4;
-use userspace::engine::emulator::{Emulator, Network};
+use userspace::engine::emulator::host::Dial;
+use userspace::engine::emulator::{Answer, Emulator, Network};
 use userspace::fabric::FrontendReport;
-use userspace::model::{self, Cluster};
+use userspace::model::{self, Cluster, Protocol};
+use userspace::observe::walk;
 
 /// Three nodes; a pod of `web` on each of those that are named; a load balancer's frontend before them.
-fn cluster(pods: &[&str]) -> Cluster {
+fn cluster(pods: &[&str], policy: &str, forward: &str) -> Cluster {
     let mut text = "apiVersion: podpath.dev/v1alpha1
 kind: Testbed
 metadata: {name: test}
-spec: {nodes: 3}
+spec: {nodes: 3, loadBalancer: {forward: FORWARD}}
 ---
 apiVersion: podpath.dev/v1alpha1
 kind: External
@@ -22,11 +24,12 @@ kind: Service
 metadata: {name: web}
 spec:
   type: LoadBalancer
-  externalTrafficPolicy: Local
+  externalTrafficPolicy: POLICY
   selector: {app: web}
   ports: [{port: 80, targetPort: 8080}]
 "
-    .to_owned();
+    .replace("FORWARD", forward)
+    .replace("POLICY", policy);
     for (number, node) in pods.iter().enumerate() {
         text += &format!(
             "---
@@ -55,10 +58,10 @@ fn healthy(network: &Network<Emulator>) -> Vec<String> {
 
 #[test]
 fn with_local_policy_only_nodes_with_endpoints_are_healthy_and_one_that_loses_them_is_taken_out() {
-    let before = cluster(&["n1", "n2"]);
+    let before = cluster(&["n1", "n2"], "Local", "floating-ip");
     let mut network = network(&before);
     assert_eq!(healthy(&network), ["n1", "n2"]);
-    network.apply(&cluster(&["n1"])).expect("a smaller cluster");
+    network.apply(&cluster(&["n1"], "Local", "floating-ip")).expect("a smaller cluster");
     assert_eq!(healthy(&network), ["n1", "n2"], "nobody has asked yet");
     network.wait(5).expect("in memory");
     assert_eq!(healthy(&network), ["n1", "n2"], "one answer is not enough");
@@ -69,4 +72,32 @@ fn with_local_policy_only_nodes_with_endpoints_are_healthy_and_one_that_loses_th
     assert_eq!(healthy(&network), ["n1", "n2"]);
     assert_eq!(network.tally().dropped(), 0, "{:?}", network.tally());
     assert!(network.connections::<V4>(2).expect("in memory").is_empty(), "probes are the node's own affair");
+}
+
+#[test]
+fn with_cluster_policy_every_node_answers_at_its_node_port() {
+    let network = network(&cluster(&["n1"], "Cluster", "floating-ip"));
+    assert_eq!(healthy(&network), ["n1", "n2", "n3"]);
+}
+
+#[test]
+fn a_client_outside_reaches_the_service_in_every_forward_mode_with_either_policy() {
+    for forward in ["floating-ip", "node-port", "ip-in-ip"] {
+        for policy in ["Local", "Cluster"] {
+            let cluster = cluster(&["n1", "n2"], policy, forward);
+            let mut network = network(&cluster);
+            let world = network.host("ext:world").expect("is there");
+            let frontend = cluster.services[0].load_balancer_addresses[0];
+            for _ in 0..20 {
+                let attempt =
+                    network.connect(world, frontend, Dial::Port(Protocol::Tcp, 80)).expect("in memory");
+                let text = walk::print(&attempt.walk, network.names());
+                assert_eq!(attempt.answer, Answer::Allow, "{forward}, {policy}:\n{text}");
+                assert!(text.contains(&format!("load balancer {frontend} -> node ")), "{text}");
+            }
+            let report = network.fabric().report().balancer.expect("it has frontends");
+            assert!(report.sent >= 20 && report.lost.is_empty(), "{forward}, {policy}: {report:?}");
+            assert_eq!(report.returned > 0, forward == "node-port", "{forward}, {policy}: {report:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The ends of a frame that is as almost all are, at the least cost.
 
 use crate::platform::Packet;
-use crate::wire::transport::{self, tcp};
+use crate::wire::transport::tcp;
 use crate::wire::{Address, Be16, Port, ethernet, ip};
 
 /// The two ends of a packet, and no more than the load balancer wants to know of it.
@@ -19,6 +19,8 @@ pub struct Ends<A> {
     pub protocol: u8,
     /// TCP's flags; 0 for UDP.
     pub flags: u8,
+    /// Differentiated services and ECN, as [`crate::header::class`] reads them.
+    pub class: u8,
     /// As [`super::Flow::error`].
     pub error: bool,
     /// As [`super::Flow::transport`].
@@ -32,41 +34,43 @@ pub fn glance<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool 
     usual(packet, ends).unwrap_or(false)
 }
 
+/// Each header is read at once, because every read is checked.
 #[inline(always)]
 fn usual<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> Option<bool> {
-    let start = ethernet::LENGTH;
-    let behind = start + A::HEADER;
+    const START: usize = ethernet::LENGTH;
     if packet.read::<Be16>(ethernet::TYPE)? != A::ETHERTYPE {
         return Some(false);
     }
-    let first: u8 = packet.read(start)?;
-    let plain = if A::VERSION == 4 {
-        let fragment: Be16 = packet.read(start + ip::FRAGMENT)?;
-        let parts = Be16::new(ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET);
-        let stated: Be16 = packet.read(start + ip::TOTAL_LENGTH)?;
-        first == ip::VERSION_4_PLAIN
-            && u16::from_ne_bytes(fragment.0) & u16::from_ne_bytes(parts.0) == 0
-            && (stated.host() as u32).wrapping_add(start as u32) <= packet.length()
-            && stated.host() as usize >= A::HEADER + tcp::LENGTH
+    let (plain, length);
+    if A::VERSION == 4 {
+        let header: ip::Start = packet.read(START)?;
+        let whole = header.fragment.host() & (ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET) == 0;
+        plain = header.version_length == ip::VERSION_4_PLAIN && whole;
+        length = header.total_length.host() as usize;
+        ends.class = header.class;
+        ends.protocol = header.protocol;
     } else {
-        let stated: Be16 = packet.read(start + ip::v6::PAYLOAD_LENGTH)?;
-        first >> 4 == 6
-            && (stated.host() as u32).wrapping_add(behind as u32) <= packet.length()
-            && stated.host() as usize >= tcp::LENGTH
-    };
-    ends.protocol = packet.read(start + A::PROTOCOL)?;
+        let header: ip::v6::Start = packet.read(START)?;
+        plain = header.version_class_label.host() >> 28 == 6;
+        length = header.payload_length.host() as usize + A::HEADER;
+        ends.class = (header.version_class_label.host() >> 20) as u8;
+        ends.protocol = header.next_header;
+    }
     let connection = ends.protocol == ip::protocol::TCP;
     if !plain || (!connection && ends.protocol != ip::protocol::UDP) {
         return Some(false);
     }
-    // Of a short datagram this is not there.
-    packet.read::<u8>(behind + tcp::LENGTH - 1)?;
-    let flags: u8 = packet.read(behind + tcp::FLAGS)?;
-    ends.flags = if connection { flags } else { 0 };
-    ends.source = packet.read(start + A::SOURCE)?;
-    ends.target = packet.read(start + A::TARGET)?;
-    ends.source_port = packet.read(behind + transport::SOURCE_PORT)?;
-    ends.target_port = packet.read(behind + transport::TARGET_PORT)?;
-    ends.transport = behind;
+    if START + length > packet.length() as usize || length < A::HEADER + tcp::LENGTH {
+        return Some(false);
+    }
+    let addresses: ip::Addresses<A> = packet.read(START + A::SOURCE)?;
+    // Of a short datagram not all of this is there.
+    let transport: tcp::Header = packet.read(START + A::HEADER)?;
+    ends.source = addresses.source;
+    ends.target = addresses.target;
+    ends.source_port = transport.source_port;
+    ends.target_port = transport.target_port;
+    ends.flags = if connection { transport.flags } else { 0 };
+    ends.transport = START + A::HEADER;
     Some(true)
 }

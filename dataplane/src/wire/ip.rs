@@ -1,6 +1,8 @@
 //! IPv4 (RFC 791), and the fixed header of IPv6 (RFC 8200). Offsets count from the start of the header.
 
-use super::Be16;
+use core::mem::size_of;
+
+use super::{Be16, V4, V6, plain};
 
 /// Offset of version (high four bits) and header length in words (low four).
 pub const VERSION_LENGTH: usize = 0;
@@ -25,6 +27,44 @@ pub const TARGET: usize = 16;
 /// Length of a header without options.
 pub const LENGTH: usize = 20;
 
+/// What stands before the addresses in a header, as it lies in a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Start {
+    /// At [`VERSION_LENGTH`].
+    pub version_length: u8,
+    /// At [`TOS`].
+    pub class: u8,
+    /// At [`TOTAL_LENGTH`].
+    pub total_length: Be16,
+    /// At [`IDENTIFICATION`].
+    pub identification: Be16,
+    /// At [`FRAGMENT`].
+    pub fragment: Be16,
+    /// At [`TTL`].
+    pub ttl: u8,
+    /// At [`PROTOCOL`].
+    pub protocol: u8,
+    /// At [`CHECKSUM`].
+    pub checksum: Be16,
+}
+
+/// The addresses of a header of either family, as they lie in a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Addresses<A> {
+    /// At [`super::Address::SOURCE`].
+    pub source: A,
+    /// At [`super::Address::TARGET`].
+    pub target: A,
+}
+
+plain!(Start);
+plain!(<A> Addresses);
+
+const _: () = assert!(size_of::<Start>() == SOURCE && size_of::<Addresses<V4>>() == LENGTH - SOURCE);
+const _: () = assert!(size_of::<Addresses<V6>>() == v6::LENGTH - v6::SOURCE);
+
 /// Version 4, five words.
 pub const VERSION_4_PLAIN: u8 = 0x45;
 /// In [`FRAGMENT`]: do not fragment.
@@ -40,7 +80,27 @@ pub const DEFAULT_TTL: u8 = 64;
 
 /// IPv6.
 pub mod v6 {
-    use crate::wire::Be32;
+    use core::mem::size_of;
+
+    use crate::wire::{Be16, Be32, plain};
+
+    /// As [`super::Start`].
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[repr(C)]
+    pub struct Start {
+        /// At [`VERSION_CLASS_LABEL`].
+        pub version_class_label: Be32,
+        /// At [`PAYLOAD_LENGTH`].
+        pub payload_length: Be16,
+        /// At [`NEXT_HEADER`].
+        pub next_header: u8,
+        /// At [`HOP_LIMIT`].
+        pub hop_limit: u8,
+    }
+
+    plain!(Start);
+
+    const _: () = assert!(size_of::<Start>() == SOURCE);
 
     /// Offset of version (4 bits), traffic class (8) and flow label (20).
     pub const VERSION_CLASS_LABEL: usize = 0;

@@ -142,6 +142,17 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Length of its IP header without options or extensions.
+    #[inline(always)]
+    pub const fn header(self) -> usize {
+        match self {
+            Self::V4 => ip::LENGTH,
+            Self::V6 => ip::v6::LENGTH,
+        }
+    }
+}
+
 /// An IP address of one family. Everything above `wire` is written once, generic over it.
 pub trait Address: Plain + PartialEq + Eq + Ord + Debug + Display + Default + core::hash::Hash {
     /// The `EtherType` of the family's packets.

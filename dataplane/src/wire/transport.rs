@@ -7,6 +7,38 @@ pub const TARGET_PORT: usize = 2;
 
 /// TCP.
 pub mod tcp {
+    use core::mem::size_of;
+
+    use crate::wire::{Be16, Be32, Port, plain};
+
+    /// A header without options, as it lies in a frame.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[repr(C)]
+    pub struct Header {
+        /// At [`super::SOURCE_PORT`].
+        pub source_port: Port,
+        /// At [`super::TARGET_PORT`].
+        pub target_port: Port,
+        /// At [`SEQUENCE`].
+        pub sequence: Be32,
+        /// At [`ACKNOWLEDGMENT`].
+        pub acknowledgment: Be32,
+        /// At [`DATA_OFFSET`].
+        pub data_offset: u8,
+        /// At [`FLAGS`].
+        pub flags: u8,
+        /// At [`WINDOW`].
+        pub window: Be16,
+        /// At [`CHECKSUM`].
+        pub checksum: Be16,
+        /// At [`URGENT`].
+        pub urgent: Be16,
+    }
+
+    plain!(Header);
+
+    const _: () = assert!(size_of::<Header>() == LENGTH);
+
     /// Offset of the sequence number.
     pub const SEQUENCE: usize = 4;
     /// Offset of the acknowledgment number.

@@ -9,6 +9,8 @@
 
 #[path = "../bytes.rs"]
 mod bytes;
+#[path = "../clock.rs"]
+mod clock;
 #[path = "../mapped.rs"]
 mod mapped;
 mod maps;

@@ -10,7 +10,8 @@ use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use dataplane::Packet;
 use dataplane::flow::mix;
-use dataplane::wire::{Be16, V4, V6, ethernet, ip, transport};
+use dataplane::wire::transport::tcp;
+use dataplane::wire::{Address, Be16, Port, V4, V6, ethernet, ip};
 
 use crate::platform::Frame;
 
@@ -47,16 +48,14 @@ pub fn restore(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn rewrite(frame: &mut Frame) -> Option<()> {
-    const START: usize = ethernet::LENGTH;
     let template = TEMPLATE.get_ptr_mut(0)?;
     // SAFETY: the row is there; one program at a time writes it.
     let [mask, length, number, v6] = unsafe { *template };
     // SAFETY: as above.
     unsafe { (*template)[2] = number + 1 };
+    // By nothing as well, so that it costs the same whatever stands behind.
     let grown = frame.length().wrapping_sub(length);
-    if grown != 0 {
-        frame.move_head((grown & 0xff) as i32)?;
-    }
+    frame.move_head((grown & 0xff) as i32)?;
     // A multiplication by an odd number: every flow once before any comes again, in no order.
     let flow = number.wrapping_mul(0x9e37_79b1) & mask;
     let [_, a, b, c] = mix(flow).to_be_bytes();
@@ -67,10 +66,19 @@ fn rewrite(frame: &mut Frame) -> Option<()> {
         source.0[13] = a;
         source.0[14] = b;
         source.0[15] = c;
-        frame.write(START + ip::v6::SOURCE, source)?;
-        return frame.write(START + ip::v6::LENGTH + transport::SOURCE_PORT, port);
+        return come_from(frame, source, port);
     }
     frame.write(ethernet::TYPE, ethernet::IPV4)?;
-    frame.write(START + ip::SOURCE, V4([11, a, b, c]))?;
-    frame.write(START + ip::LENGTH + transport::SOURCE_PORT, port)
+    come_from(frame, V4([11, a, b, c]), port)
+}
+
+/// Writes who sends the frame. Headers are written as a program reads them, at once: a processor waits when it reads
+/// more than what was written last, and of what a network card has written it never does.
+#[inline(always)]
+fn come_from<A: Address>(frame: &mut Frame, source: A, source_port: Port) -> Option<()> {
+    const START: usize = ethernet::LENGTH;
+    let addresses: ip::Addresses<A> = frame.read(START + A::SOURCE)?;
+    frame.write(START + A::SOURCE, ip::Addresses { source, ..addresses })?;
+    let transport: tcp::Header = frame.read(START + A::HEADER)?;
+    frame.write(START + A::HEADER, tcp::Header { source_port, ..transport })
 }

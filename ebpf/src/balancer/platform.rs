@@ -1,43 +1,18 @@
 //! What `dataplane::platform` asks of the load balancer's engine, answered by XDP.
 
-use core::arch::asm;
-use core::mem::offset_of;
-
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use dataplane::tables::{Balancer, IfIndex};
 use dataplane::verdict::Fate;
-use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, checksum, ethernet, icmp};
+use dataplane::wire::{Address, Be16, Family, Plain, checksum, ethernet, icmp};
 use dataplane::{Mend, Packet, platform::Balancing};
 
-use crate::bytes::{bounded, constants, done, load, store};
-use crate::maps;
+use crate::bytes::{bounded, constants, done, field, load, store};
+use crate::{clock, maps};
 
 constants! {
     /// What the program was loaded to do.
     BALANCER: Balancer;
-    /// Not 0: the time is what userspace wrote into `clock`.
-    FIXED_CLOCK: u32;
-}
-
-const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
-
-/// Reads a field of the context: in assembler, as the one of `__sk_buff` is read.
-macro_rules! field {
-    ($context:expr, $field:ident) => {{
-        let value: u64;
-        // SAFETY: the context is valid as long as the program runs, and the field is 32 bits wide.
-        unsafe {
-            asm!(
-                "{value} = *(u32 *)({context} + {offset})",
-                value = lateout(reg) value,
-                context = in(reg) $context,
-                offset = const offset_of!(xdp_md, $field),
-                options(readonly, nostack),
-            );
-        }
-        value
-    }};
 }
 
 /// A frame in the driver's own memory. It lies in one piece, and its checksums are complete.
@@ -53,8 +28,8 @@ impl Frame {
 
     #[inline(always)]
     fn place(&self, offset: usize, length: usize) -> Option<usize> {
-        let place = field!(self.context, data) as usize + bounded(offset);
-        if place + length > field!(self.context, data_end) as usize { None } else { Some(place) }
+        let place = field!(self.context, xdp_md, data) as usize + bounded(offset);
+        if place + length > field!(self.context, xdp_md, data_end) as usize { None } else { Some(place) }
     }
 
     /// Moves the first byte by so many, backwards if there are less than none.
@@ -77,23 +52,15 @@ impl Frame {
     }
 }
 
-/// Length of an IP header without options or extensions.
-const fn header(family: Family) -> usize {
-    match family {
-        Family::V4 => V4::HEADER,
-        Family::V6 => V6::HEADER,
-    }
-}
-
 impl Packet for Frame {
     #[inline(always)]
     fn interface(&self) -> IfIndex {
-        IfIndex(field!(self.context, ingress_ifindex) as u32)
+        IfIndex(field!(self.context, xdp_md, ingress_ifindex) as u32)
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        (field!(self.context, data_end) - field!(self.context, data)) as u32
+        (field!(self.context, xdp_md, data_end) - field!(self.context, xdp_md, data)) as u32
     }
 
     #[inline(always)]
@@ -164,18 +131,18 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn open_error(&mut self, family: Family) -> Option<()> {
-        self.adjust((header(family) + icmp::LENGTH) as i32)
+        self.adjust((family.header() + icmp::LENGTH) as i32)
     }
 
     /// Whoever opens it writes all of the Ethernet header.
     #[inline(always)]
     fn open_ip(&mut self, outer: Family) -> Option<()> {
-        self.move_head(-(header(outer) as i32))
+        self.move_head(-(outer.header() as i32))
     }
 
     #[inline(always)]
     fn close_ip(&mut self, outer: Family) -> Option<()> {
-        self.adjust(-(header(outer) as i32))
+        self.adjust(-(outer.header() as i32))
     }
 }
 
@@ -196,11 +163,7 @@ where
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        if FIXED_CLOCK.load() != 0 {
-            return maps::fixed_clock_s();
-        }
-        // SAFETY: it only reads.
-        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+        clock::now_s()
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Who reaches whom, measured on a dataplane, and judged.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
@@ -11,12 +11,15 @@ use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
 use testbed::output::{self, Format, Paint};
+use testbed::page;
+use testbed::probe::crowd::{self, Crowds};
 use testbed::probe::live::Live;
-use testbed::probe::{self, Flow, Grid, Prober, read_flows};
+use testbed::probe::{self, Flow, Grid, Prober, Tables, read_flows};
 use testbed::progress::Progress;
 use testbed::topology::Topology;
 use testbed::witness::Seen;
-use userspace::model::{Cluster, Protocol};
+use userspace::engine::emulator::matrix;
+use userspace::model::{Cluster, Port, Protocol};
 
 use super::dataplane::Dataplane;
 use super::{Answer, Source, Subject};
@@ -33,6 +36,18 @@ pub(crate) struct Args {
     /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
     #[arg(long, value_name = "FILE")]
     flows: Option<PathBuf>,
+    /// Every pair at these ports, whatever they declare: 80/tcp,53/udp
+    #[arg(long = "port", value_name = "PORTS", value_delimiter = ',', conflicts_with = "flows")]
+    ports: Vec<Port>,
+    /// Every pod by itself: else, of many, two are asked for all that are alike, and replicas are shown as one
+    #[arg(long)]
+    all: bool,
+    /// Of each denial, the nearest rule that would have allowed it and what it lacks
+    #[arg(long)]
+    why: bool,
+    /// Writes who may reach whom, by policies, as a page for a browser: each pod with each, with who decided
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// How: a table is a truth table for each port, or the rows of --flows
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -63,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let cluster = subject.cluster();
     let flows = match &args.flows {
         Some(path) => read_flows(path, cluster)?,
-        None => every_flow(cluster),
+        None => every_flow(args, cluster)?,
     };
     let (mut grids, mut leaked) = (Vec::new(), false);
     for dataplane in chosen(args.dataplane, &subject)? {
@@ -71,13 +86,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         leaked |= tell(&seen);
         grids.push(grid);
     }
+    if let Some(path) = &args.html {
+        write_page(path, args, cluster, grids.first())?;
+    }
     let document = match grids.as_slice() {
         [one] => args.output.document(one)?,
         several => args.output.document(&several)?,
     };
-    let as_lines = args.flows.is_some() || args.output == Format::Wide;
-    let tables = || grids.iter().map(|grid| table(grid, as_lines)).collect::<Vec<_>>().join("\n");
-    output::print(&document.unwrap_or_else(tables))?;
+    let text = match document {
+        Some(document) => document,
+        None => {
+            let tables =
+                grids.iter().map(|grid| shown(args, cluster, grid)).collect::<Result<Vec<_>, _>>()?;
+            tables.join("\n")
+        }
+    };
+    output::print(&text)?;
     let agree = grids.iter().all(|grid| grid.differences == 0);
     Ok(if agree && !leaked { Answer::Yes } else { Answer::No })
 }
@@ -103,15 +127,33 @@ fn is_able(dataplane: Dataplane, cluster: &Cluster) -> bool {
     checked.is_ok()
 }
 
-/// All pairs.
-fn every_flow(cluster: &Cluster) -> Vec<Flow> {
-    let flows = probe::all_pairs(cluster);
+/// So many flows are asked without a thought; of more, those that stand for the others.
+const MANY: usize = 200_000;
+
+/// All pairs; where they are too many, those of pods that stand for all that are alike.
+fn every_flow(args: &Args, cluster: &Cluster) -> anyhow::Result<Vec<Flow>> {
+    let ports = (!args.ports.is_empty()).then_some(args.ports.as_slice());
+    let of = |cluster: &Cluster| {
+        ports.map_or_else(|| probe::all_pairs(cluster), |ports| probe::pairs_at(cluster, ports))
+    };
+    let count = probe::count_pairs(cluster, ports);
+    if count > MANY && !args.all {
+        let flows = of(&crowd::representatives(cluster)?);
+        eprintln!(
+            "note: {} flows stand for {count}: of pods that neither labels nor policies tell apart two are asked; \
+             ask all with --all",
+            flows.len()
+        );
+        return Ok(flows);
+    }
+    let flows = of(cluster);
     if flows.is_empty() {
         eprintln!(
-            "note: there is nothing to ask: no pod, Service or External declares a port; name flows with --flows"
+            "note: there is nothing to ask: no pod, Service or External declares a port; say which with --port, or \
+             name flows with --flows"
         );
     }
-    flows
+    Ok(flows)
 }
 
 /// The flows that can be answered there: where the kernel does not speak SCTP, no live pod does. Says what is left out.
@@ -243,10 +285,40 @@ fn for_once(name: &str) -> String {
     if check_cluster(&twin).is_ok() { twin } else { suffix }
 }
 
-/// The grid, for people.
-pub(crate) fn table(grid: &Grid, as_lines: bool) -> String {
+/// Writes a cluster's page, at the ports that were asked about.
+fn write_page(path: &Path, args: &Args, cluster: &Cluster, grid: Option<&Grid>) -> anyhow::Result<()> {
+    let ports = if args.ports.is_empty() { matrix::declared(cluster) } else { args.ports.clone() };
+    let page = page::Data::of(cluster, &ports, grid)?.page()?;
+    std::fs::write(path, page)
+        .map_err(|why| anyhow::anyhow!("cannot write the page to {}: {why}", path.display()))
+}
+
+/// A grid as it was asked for, for people.
+fn shown(args: &Args, cluster: &Cluster, grid: &Grid) -> anyhow::Result<String> {
+    if args.flows.is_some() || args.output == Format::Wide {
+        return Ok(with_differences(grid, &grid.lines()));
+    }
+    let mut tables = Tables::of(grid).with_denials(cluster)?;
+    if args.why {
+        tables = tables.with_nearest();
+    }
+    if !args.all {
+        tables = tables.grouped(Crowds::of(cluster));
+    }
+    Ok(with_differences(grid, &tables.text(Paint::stdout())))
+}
+
+/// The truth tables of a grid, for people.
+///
+/// # Errors
+/// The cluster cannot be planned.
+pub(crate) fn tables(cluster: &Cluster, grid: &Grid) -> anyhow::Result<String> {
+    let tables = Tables::of(grid).with_denials(cluster)?;
+    Ok(with_differences(grid, &tables.text(Paint::stdout())))
+}
+
+fn with_differences(grid: &Grid, rows: &str) -> String {
     let paint = Paint::stdout();
-    let rows = if as_lines { grid.lines() } else { grid.truth_tables(paint) };
     let differing = grid.differing();
     let gap = if differing.is_empty() { "" } else { "\n" };
     let summary =

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let cluster = resolved(&Objects::parse(FILE, EXAMPLE)?)?;
     output::print(&format!("$ podpath check -f {FILE} --dataplane {dataplane}\n"))?;
     let (grid, seen) = check::measure_described(&cluster, dataplane, all_pairs(&cluster))?;
-    output::print(&check::table(&grid, false))?;
+    output::print(&check::tables(&cluster, &grid)?)?;
     for (from, to) in WALKS {
         output::print(&format!("\n$ podpath explain {from} {to} -f {FILE}\n"))?;
         output::print(&explain::explain(&cluster, from, to)?.walks(explain::THERE_AND_BACK))?;

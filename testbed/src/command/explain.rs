@@ -8,12 +8,13 @@ use serde::Serialize;
 use testbed::interrupt::Interrupt;
 use testbed::output::{self, Format};
 use testbed::probe::live::Live;
-use testbed::probe::stitch::there_and_back;
+use testbed::probe::stitch::{there_and_back, through_fabric};
 use testbed::probe::{Flow, Prober, Verdict};
-use testbed::spread::Choice;
-use testbed::{agents, lab};
+use testbed::ruling::Ruling;
+use testbed::spread::{Choice, kept};
+use testbed::{agents, fabric, lab};
 use userspace::engine::emulator::{Dial, Network};
-use userspace::model::{Cluster, Endpoint, Found, Port, Protocol};
+use userspace::model::{Cluster, Endpoint, Found, Port, Protocol, Who};
 use userspace::observe::walk;
 
 use super::dataplane::Dataplane;
@@ -50,22 +51,34 @@ pub(crate) struct Explained {
     decided_by: Option<String>,
     /// Why a Service gave it to the endpoint it went to, if one did.
     choice: Option<Choice>,
+    /// What policies said of it, if any had a say.
+    ruling: Option<Ruling>,
+    /// Of each packet that a Service translated, whether it was chosen for that or stayed where its flow was.
+    #[serde(skip)]
+    kept: Vec<bool>,
     /// The stages of each packet, a line each.
     packets: Vec<Vec<String>>,
 }
 
 impl Explained {
     /// The walks of the first packets, a line for each stage, an empty line between packets. Where a Service
-    /// chose, it says among whom and why.
+    /// chose, it says among whom and why; where it did not, because the flow had its endpoint, that. Below, what
+    /// policies said.
     pub(crate) fn walks(&self, packets: usize) -> String {
-        let mut choice = self.choice.as_ref();
-        let mut line = |line: &String| match choice.take_if(|_| line.starts_with(Stage::Service.word())) {
-            Some(choice) => format!("{line}\n{:15}{choice}\n", ""),
-            None => format!("{line}\n"),
+        let (mut choice, mut kept) = (self.choice.as_ref(), self.kept.iter());
+        let mut line = |line: &String| {
+            if !line.starts_with(Stage::Service.word()) {
+                return format!("{line}\n");
+            }
+            if kept.next() == Some(&true) {
+                return format!("{line}\n{:15}kept: its flow was given to it before\n", "");
+            }
+            choice.take().map_or_else(|| format!("{line}\n"), |choice| format!("{line}\n{:15}{choice}\n", ""))
         };
         let walks: Vec<String> =
             self.packets.iter().take(packets).map(|lines| lines.iter().map(&mut line).collect()).collect();
-        walks.join("\n")
+        let ruling = self.ruling.as_ref().map_or(String::new(), |ruling| format!("\n{ruling}"));
+        walks.join("\n") + &ruling
     }
 }
 
@@ -101,7 +114,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 /// A name is wrong or not in the cluster, or the cluster does not answer.
 fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Explained> {
     let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
-    let client = match cluster.find(&from.who)?.address() {
+    let own = cluster.find(&from.who)?.address();
+    let client = match own {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
@@ -120,6 +134,10 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         reported.extend(steps.iter().cloned());
         Ok(steps)
     };
+    // Nodes tell of all but what the fabric does to the packets of a host outside.
+    let outside = matches!(from.who, Who::External(_)) && fabric::is_emulated(cluster);
+    let fabric = outside.then(|| fabric::Client::of(cluster, "follow packets in")).transpose()?;
+    fabric.iter().try_for_each(fabric::Client::tell)?;
     agents::trace(cluster, true)?;
     let listeners = lab::listeners(&cluster.name);
     let mut prober = Live::new(cluster, Dataplane::Ebpf.word(), listeners, &interrupt)
@@ -129,7 +147,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     agents::trace(cluster, false)?;
     let measured =
         measured?.pop().ok_or_else(|| anyhow::anyhow!("cannot explain {to}: it was not dialled"))?;
-    let steps = there_and_back(&reported, cluster, client);
+    let told = fabric.map(|fabric| fabric.told()).transpose()?.unwrap_or_default();
+    let steps = through_fabric(there_and_back(&reported, cluster, client), &told, own);
     let text = walk::print(&steps, &names);
     Ok(Explained {
         from: from.who.to_string(),
@@ -140,6 +159,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
         reason: measured.reason.map(Reason::slug),
         decided_by: measured.decided_by,
         choice: Choice::of(cluster, &steps),
+        ruling: Ruling::of(cluster, &from.who, &steps)?,
+        kept: kept(&steps),
         packets: text.split("\n\n").map(|walk| walk.lines().map(str::to_owned).collect()).collect(),
     })
 }
@@ -174,6 +195,8 @@ pub(crate) fn explain(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result
         reason: attempt.reason.map(Reason::slug),
         decided_by: attempt.rule.map(|rule| rule.policy),
         choice: Choice::of(cluster, &attempt.walk),
+        ruling: Ruling::of(cluster, &from.who, &attempt.walk)?,
+        kept: kept(&attempt.walk),
         packets,
     })
 }

@@ -1,9 +1,7 @@
 //! What a cluster is made of, as tables or documents.
 
 use clap::ValueEnum;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::Serialize;
-use testbed::oracle::{self, Direction};
 use testbed::output::{self, Format, columns};
 use userspace::model::{Cluster, ContainerPort, External, Labels, Node, Pod};
 
@@ -11,6 +9,7 @@ use super::{Answer, Source};
 
 mod dataplane;
 mod fabric;
+mod policies;
 mod services;
 
 /// Show what a cluster is made of
@@ -47,6 +46,12 @@ enum Kind {
     Endpoints,
     #[value(aliases = ["policy", "netpol", "networkpolicy", "networkpolicies"])]
     Policies,
+    /// Policies of the whole cluster, in the order in which they are asked
+    #[value(aliases = [
+        "clusterpolicy", "cnp", "clusternetworkpolicy", "clusternetworkpolicies", "anp", "adminnetworkpolicy",
+        "adminnetworkpolicies", "banp", "baselineadminnetworkpolicy", "baselineadminnetworkpolicies",
+    ])]
+    ClusterPolicies,
     #[value(aliases = ["external", "ext"])]
     Externals,
     /// What the emulated fabric of a cluster that is up did so far
@@ -72,7 +77,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             show(args.output, &cluster.services, || services::services(&cluster.services, args.output))?
         }
         Kind::Endpoints => services::endpoints(&cluster.services, args.output)?,
-        Kind::Policies => show(args.output, &cluster.policies, || policies(&cluster, args.output))?,
+        Kind::Policies => show(args.output, &cluster.policies, || policies::policies(&cluster, args.output))?,
+        Kind::ClusterPolicies => {
+            show(args.output, &cluster.cluster_policies, || policies::of_cluster(&cluster, args.output))?
+        }
         Kind::Externals => show(args.output, &cluster.externals, || externals(&cluster.externals))?,
         Kind::Fabric => return fabric::run(&subject, args.output),
         Kind::Dataplane => return dataplane::run(&subject, args.output),
@@ -122,27 +130,6 @@ fn pods(pods: &[Pod], format: Format) -> String {
         return columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE", "PORTS", "LABELS"], rows);
     }
     columns(["NAMESPACE", "NAME", "READY", "ADDRESS", "NODE"], pods.iter().map(row))
-}
-
-fn policies(cluster: &Cluster, format: Format) -> String {
-    let row = |policy: &NetworkPolicy| {
-        let selected = |direction: Direction| -> Vec<String> {
-            let pods = cluster.pods.iter().filter(|pod| oracle::isolates(policy, direction, pod));
-            pods.map(Pod::id).collect()
-        };
-        let ends = |pods: Vec<String>| match format {
-            Format::Wide => listed(pods.into_iter()),
-            _ => pods.len().to_string(),
-        };
-        let metadata = &policy.metadata;
-        [
-            metadata.namespace.clone().unwrap_or_default(),
-            metadata.name.clone().unwrap_or_default(),
-            ends(selected(Direction::Ingress)),
-            ends(selected(Direction::Egress)),
-        ]
-    };
-    columns(["NAMESPACE", "NAME", "ISOLATES INGRESS", "ISOLATES EGRESS"], cluster.policies.iter().map(row))
 }
 
 fn externals(externals: &[External]) -> String {

@@ -15,6 +15,7 @@ use userspace::fabric::{End, Fabric, Port, Report};
 use userspace::model::{Cluster, LinkQuality};
 
 use super::Error;
+use super::told::{Telling, Told};
 use crate::dataplane::live::socket::{self, Receiver, Sender};
 use crate::netns::{Netns, Part};
 use crate::topology::{WORLD, WORLD_MAC, fabric_side};
@@ -81,6 +82,8 @@ struct State {
     wakes_ns: u64,
     /// Frames that a link did not take.
     refused: u64,
+    /// The packets that are followed, if any are.
+    telling: Option<Telling>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -101,6 +104,7 @@ impl Live {
             senders: BTreeMap::new(),
             wakes_ns: 0,
             refused: 0,
+            telling: None,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -138,6 +142,18 @@ impl Live {
         let mut state = self.shared.lock();
         self.shared.send_due(&mut state);
         state.fabric.report()
+    }
+
+    /// Follows packets from now on.
+    pub fn tell(&self) {
+        self.shared.lock().telling = Some(Telling::default());
+    }
+
+    /// What was done to the packets that were followed, in the order in which it happened; follows none any more.
+    pub fn told(&self) -> Vec<Told> {
+        let mut state = self.shared.lock();
+        self.shared.send_due(&mut state);
+        state.telling.take().map(|telling| telling.told).unwrap_or_default()
     }
 
     /// Reads the links that are not read yet, and gives up those that are gone.
@@ -246,7 +262,8 @@ impl Shared {
                 // What nobody outside may send is refused as the first one's.
                 Wire::World => state.fabric.world_port(&frame).unwrap_or(Port::External(0)),
             };
-            state.fabric.arrive(port, frame, 0, self.now_ns());
+            let tag = state.telling.as_mut().map_or(0, |telling| telling.tag(&frame));
+            state.fabric.arrive(port, frame, tag, self.now_ns());
             self.send_due(&mut state);
             let next_ns = state.fabric.next_due_ns();
             if next_ns.is_some_and(|next_ns| next_ns < state.wakes_ns) {
@@ -276,6 +293,9 @@ impl Shared {
     /// Sends what is due. A frame that a link does not take is lost behind the fabric, as on any wire.
     fn send_due(&self, state: &mut State) {
         while let Some(mut outcome) = state.fabric.due(self.now_ns()) {
+            if let Some(telling) = &mut state.telling {
+                telling.note(&outcome);
+            }
             let port = match outcome.end {
                 End::Out(port) => port,
                 End::Lost(loss) => {

@@ -5,6 +5,7 @@
 //! one is told what to do in lines of JSON ([`crate::control`]), a [`Spec`] first, then [`Request`]s.
 
 mod live;
+mod told;
 
 use std::io::{self, BufReader};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +17,7 @@ use userspace::fabric::{self, Report};
 use userspace::model::{Cluster, FabricKind, LinkQuality};
 
 pub use live::Live;
+pub use told::Told;
 
 use crate::control::{self, Control, read_line, write_line};
 use crate::netns;
@@ -87,6 +89,10 @@ pub enum Request {
     Links(Vec<LinkQuality>),
     /// Say what happened so far.
     Report,
+    /// Follow packets from now on.
+    Tell,
+    /// Say what was done to them, and follow none any more.
+    Told,
 }
 
 /// What it answers.
@@ -97,6 +103,8 @@ pub enum Answer {
     Done,
     /// What happened so far.
     Report(Box<Report>),
+    /// What was done to the packets that were followed.
+    Told(Vec<Told>),
     /// It is not done, and why.
     Failed(String),
 }
@@ -167,6 +175,25 @@ impl Client {
         }
     }
 
+    /// Follows packets from now on.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn tell(&self) -> Result<(), Error> {
+        self.ask(&Request::Tell).map(drop)
+    }
+
+    /// What was done to the packets that were followed, in the order in which it happened; follows none any more.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn told(&self) -> Result<Vec<Told>, Error> {
+        match self.ask(&Request::Told)? {
+            Answer::Told(told) => Ok(told),
+            other => Err(Error::Refused(format!("cannot follow packets in the fabric: it said {other:?}"))),
+        }
+    }
+
     fn ask(&self, request: &Request) -> Result<Answer, Error> {
         done(self.control.ask(request)?)
     }
@@ -218,6 +245,11 @@ fn converse(live: &mut Live, mut stream: UnixStream) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => Answer::Failed(format!("cannot read the request: {error}")),
             Ok(Request::Report) => Answer::Report(Box::new(live.report())),
+            Ok(Request::Tell) => {
+                live.tell();
+                Answer::Done
+            }
+            Ok(Request::Told) => Answer::Told(live.told()),
             Ok(Request::Apply(cluster)) => said(live.apply(&cluster)),
             Ok(Request::Links(links)) => said(live.set_links(&links)),
         };

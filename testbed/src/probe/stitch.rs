@@ -6,13 +6,15 @@
 //! and, if that ends in the tunnel, the next piece that came out of it at the node where it led.
 
 use std::collections::VecDeque;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::overlay::{UNWRAPPED, WRAPPED};
 use dataplane::trace::{Record, Stage};
 use dataplane::wire::Address as _;
 use userspace::model::Cluster;
 use userspace::observe::walk::{Event, Step};
+
+use crate::fabric::Told;
 
 /// What one node said of one packet.
 type Piece = Vec<Record>;
@@ -33,6 +35,18 @@ pub fn there_and_back(steps: &[Step], cluster: &Cluster, client: Ipv6Addr) -> Ve
         follow(&mut nodes, cluster, (end, piece), |node, record| tell(&mut walks, 1, node, record));
     }
     walks
+}
+
+/// The same walks, and what the fabric did to the first packet of a client outside before any node saw it, and to the
+/// first that came back to it after.
+pub fn through_fabric(walks: Vec<Step>, told: &[Told], client: IpAddr) -> Vec<Step> {
+    let says = |packet: u32, told: Option<&Told>| -> Vec<Step> {
+        let says = told.map(|told| told.says.clone()).unwrap_or_default();
+        says.into_iter().map(|says| Step { packet, event: Event::Fabric { says } }).collect()
+    };
+    let there = says(0, told.iter().find(|one| one.source == client));
+    let back = says(1, told.iter().find(|one| one.target == client));
+    there.into_iter().chain(walks).chain(back).collect()
 }
 
 fn tell(walks: &mut Vec<Step>, packet: u32, node: usize, record: Record) {
@@ -97,8 +111,8 @@ fn leads_to(piece: &Piece, cluster: &Cluster) -> Option<usize> {
     let wrapped =
         piece.iter().find(|record| record.stage == Stage::Overlay as u8 && record.detail == WRAPPED)?;
     cluster.nodes.iter().position(|node| match node.address() {
-        std::net::IpAddr::V4(address) => wrapped.target == dataplane::wire::V4(address.octets()).to_v6(),
-        std::net::IpAddr::V6(address) => wrapped.target.0 == address.octets(),
+        IpAddr::V4(address) => wrapped.target == dataplane::wire::V4(address.octets()).to_v6(),
+        IpAddr::V6(address) => wrapped.target.0 == address.octets(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use dataplane::Verdict;
 use dataplane::tables::IfIndex;
+use dataplane::wire::Mac;
 use userspace::engine::Hook;
 use userspace::engine::emulator::topology::{HOST_LINK, UPLINK};
 use userspace::model;
@@ -51,6 +52,8 @@ pub(crate) struct Scene {
     backends: Vec<(IpAddr, u8, u16)>,
     world: Vec<IpAddr>,
     link: Link,
+    /// The uplink's hardware address on each node.
+    macs: Vec<Mac>,
     has_tunnel: bool,
     /// Frames that came out of nodes, the newest last.
     flights: VecDeque<Flight>,
@@ -118,6 +121,7 @@ impl Scene {
                 tunnel_port: settings.tunnel_port,
                 geneve: settings.encapsulation == model::Encapsulation::Geneve,
             },
+            macs: nodes.iter().map(|(plan, _)| plan.node.mac).collect(),
             has_tunnel: settings.model == model::Model::Overlay,
             flights: VecDeque::new(),
             past: VecDeque::new(),
@@ -170,6 +174,13 @@ impl Draw {
             _ => None,
         }
         .unwrap_or_else(|| self.fresh(scene));
+        // A switch floods now and then.
+        if hook == Hook::FromUnderlay
+            && !self.one_in(40)
+            && let Some(target) = frame.get_mut(..6)
+        {
+            target.copy_from_slice(&scene.macs[node].0);
+        }
         frame.truncate(LONGEST);
         if self.one_in(14) {
             let size = self.of(&[8, 8, 16, 24, 32, 64, 256, 512]);

@@ -1,6 +1,7 @@
 //! Services between real namespaces, with real sockets: what the Kubernetes end-to-end suite asks of them. The
 //! title of the suite's own test stands above each.
 
+mod balancer;
 mod stage;
 
 use std::net::{IpAddr, SocketAddr};

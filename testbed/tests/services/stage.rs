@@ -1,5 +1,6 @@
 //! A cluster on `ebpf` between real namespaces, and servers in its pods that say who they are.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -14,8 +15,10 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use testbed::dataplane::{Name, Up};
+use testbed::listen::{self, Client, Listener};
 use testbed::netns::Netns;
 use testbed::witness::{Seen, Watch, Witness};
+use userspace::fabric::Report;
 use userspace::model::{Backend, Cluster, Protocol, Service, load_text};
 
 /// Longer than any answer takes here, a lost first packet included.
@@ -25,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
 /// How often servers look whether they are to end.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether something has come to be.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A host outside.
 pub(crate) const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -123,11 +129,13 @@ pub(crate) fn service(cluster: &mut Cluster) -> &mut Service {
     cluster.services.iter_mut().find(|service| service.name == "api").expect("it is in the text")
 }
 
-/// A cluster that is up, watched from the world, with a server in each of the Service's pods.
+/// A cluster that is up, watched from the world, with a server in each of the Service's pods; and on nodes one at
+/// each health check node port.
 pub(crate) struct Stage {
     up: Up,
-    witness: Witness,
+    witness: RefCell<Witness>,
     servers: Vec<Server>,
+    checks: Option<Checks>,
 }
 
 impl Stage {
@@ -135,7 +143,9 @@ impl Stage {
     pub(crate) fn up(cluster: &Cluster) -> Self {
         let up = Up::new(cluster, Name::Ebpf).unwrap_or_else(|error| panic!("{error}"));
         let witness = Witness::open(Watch::over(cluster)).unwrap_or_else(|error| panic!("{error}"));
-        let mut stage = Self { up, witness, servers: Vec::new() };
+        let witness = RefCell::new(witness);
+        let checks = Checks::up(cluster);
+        let mut stage = Self { up, witness, servers: Vec::new(), checks };
         for pod in cluster.pods.iter().filter(|pod| pod.name != "web") {
             stage.serve(&pod.name, TARGET);
         }
@@ -145,6 +155,29 @@ impl Stage {
     /// Goes on with the cluster's Services as they are in `after`.
     pub(crate) fn change(&mut self, after: &Cluster) {
         self.up.change_services(after).unwrap_or_else(|error| panic!("{error}"));
+        if let Some(checks) = &mut self.checks {
+            checks.change(after);
+        }
+    }
+
+    /// What the fabric did so far; it is not the kernel's bridge.
+    pub(crate) fn report(&self) -> Report {
+        self.up.fabric().expect("it is emulated").report()
+    }
+
+    /// Waits until something is so, and watches the world meanwhile; says whether it came to be.
+    pub(crate) fn until(&self, deadline: Duration, mut so: impl FnMut() -> bool) -> bool {
+        until(deadline, || {
+            self.look();
+            so()
+        })
+    }
+
+    /// Looks whether anything came to the world that must not: what is not looked at in time is not seen.
+    fn look(&self) {
+        let mut witness = self.witness.borrow_mut();
+        let seen = witness.look().expect("it hears");
+        assert_eq!(*seen, Seen::default(), "nothing leaves with a pod's address");
     }
 
     /// A server in a pod, of both protocols at one port.
@@ -208,8 +241,13 @@ impl Stage {
 
     /// A TCP connection from a port; from any if it is 0.
     pub(crate) fn call(&self, from: &str, port: u16, to: SocketAddr, patience: Duration) -> io::Result<Talk> {
+        self.caller(from).call(port, to, patience)
+    }
+
+    /// Somebody who dials by himself, from any thread.
+    pub(crate) fn caller(&self, from: &str) -> Caller {
         let (netns, address) = self.place(from);
-        inside(&netns, || dial(SocketAddr::new(address, port), to, patience)).map(Talk)
+        Caller { netns, address }
     }
 
     /// A UDP socket at a port; at any if it is 0.
@@ -241,9 +279,64 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // What fails already need not fail twice.
         if !thread::panicking() {
-            let seen = self.witness.look().expect("it hears");
-            assert_eq!(*seen, Seen::default(), "nothing leaves with a pod's address");
+            self.look();
         }
+    }
+}
+
+/// What answers on nodes at Services' health check node ports, until it is dropped.
+struct Checks {
+    client: Client,
+    open: Vec<Listener>,
+    thread: Option<JoinHandle<()>>,
+    /// Of its control socket.
+    _directory: tempfile::TempDir,
+}
+
+impl Checks {
+    /// Those of a cluster, if it has any.
+    fn up(cluster: &Cluster) -> Option<Self> {
+        let open = Self::of(cluster);
+        if open.is_empty() {
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("there is room");
+        let control = directory.path().join("listen.sock");
+        let client = Client::at(&control);
+        let spec = listen::Spec { control, most_connections: 64, listeners: open.clone(), watch: None };
+        let (tell, ready) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let ready = |answer: &listen::Answer| {
+                tell.send(answer.clone()).expect("it is waited for");
+                Ok(())
+            };
+            listen::serve(spec, ready).unwrap_or_else(|error| panic!("{error}"));
+        });
+        let failed = ready.recv().expect("it serves").failed;
+        assert_eq!(failed, Vec::<String>::new());
+        Some(Self { client, open, thread: Some(thread), _directory: directory })
+    }
+
+    fn of(cluster: &Cluster) -> Vec<Listener> {
+        listen::declared(cluster).into_iter().filter(|listener| listener.page.is_some()).collect()
+    }
+
+    /// What nodes say from now on.
+    fn change(&mut self, after: &Cluster) {
+        let after = Self::of(after);
+        let gone = self.open.iter().filter(|listener| !after.contains(listener)).cloned().collect();
+        self.client.remove(gone).expect("it answers");
+        let failed = self.client.add(after.clone()).expect("it answers").failed;
+        assert_eq!(failed, Vec::<String>::new());
+        self.open = after;
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        // What fails here was told already.
+        let _ = self.client.stop();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -270,6 +363,20 @@ impl Heard {
         let (name, client) = line.split_once(' ').ok_or_else(broken)?;
         let client = client.parse().map_err(|_| broken())?;
         Ok(Self { name: name.to_owned(), client, body: bytes[end + 1..].to_vec() })
+    }
+}
+
+/// Somebody who dials.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    netns: Netns,
+    address: IpAddr,
+}
+
+impl Caller {
+    /// A TCP connection from a port; from any if it is 0.
+    pub(crate) fn call(&self, port: u16, to: SocketAddr, patience: Duration) -> io::Result<Talk> {
+        inside(&self.netns, || dial(SocketAddr::new(self.address, port), to, patience)).map(Talk)
     }
 }
 
@@ -427,5 +534,7 @@ pub(crate) fn until(deadline: Duration, mut so: impl FnMut() -> bool) -> bool {
         if begun.elapsed() > deadline {
             return false;
         }
+        // Whoever is waited for needs the machine as well.
+        thread::park_timeout(PAUSE);
     }
 }

@@ -22,7 +22,7 @@ use dataplane::wire::{Be16, Mac, V4, V6};
 
 use super::probe::Prober;
 use super::seats::{Seats, mac_of};
-use super::{Error, FrontendReport, Loss};
+use super::{BalancerReport, Error, FrontendReport, Loss, Port};
 use crate::engine::balancer::{FamilyRows, Rows};
 use crate::engine::emulator::balancer::{Balancer, Kept};
 use crate::model::{Cluster, Forward, Service, ServiceKind, ServicePort};
@@ -51,6 +51,12 @@ pub(super) struct LoadBalancer {
     /// Numbers that were given out, and are not given again.
     fronts: BTreeMap<Front, u16>,
     reals: BTreeMap<(Front, String), u16>,
+    /// Packets for frontends that went to nodes.
+    sent: u64,
+    /// Those that did not.
+    lost: BTreeMap<Loss, u64>,
+    /// Answers that were made to come from frontends again.
+    returned: u64,
     pub(super) prober: Prober,
 }
 
@@ -82,6 +88,9 @@ impl LoadBalancer {
             addresses: HashSet::new(),
             fronts: BTreeMap::new(),
             reals: BTreeMap::new(),
+            sent: 0,
+            lost: BTreeMap::new(),
+            returned: 0,
             prober: Prober::default(),
         };
         balancer.apply(cluster, seats, 0);
@@ -231,7 +240,17 @@ impl LoadBalancer {
             return None;
         }
         let carried = self.engine.push(frame, seconds(now_ns));
-        (carried.fate == Fate::Returned).then_some(carried.frame)
+        let returned = carried.fate == Fate::Returned;
+        self.returned += u64::from(returned);
+        returned.then_some(carried.frame)
+    }
+
+    /// Counts a packet for a frontend by what became of it.
+    pub(super) fn count(&mut self, end: &Result<Port, Loss>) {
+        match end {
+            Ok(_) => self.sent += 1,
+            Err(loss) => *self.lost.entry(*loss).or_default() += 1,
+        }
     }
 
     /// Forgets pins of flows that are over, and settles slots.
@@ -242,8 +261,19 @@ impl LoadBalancer {
         self.engine.apply(&self.rows).expect("they have been there before");
     }
 
+    /// What became of packets so far; none without frontends.
+    pub(super) fn report(&self) -> Option<BalancerReport> {
+        let Self { sent, lost, returned, .. } = self;
+        (!self.fronts.is_empty()).then(|| BalancerReport {
+            arrived: sent + lost.values().sum::<u64>(),
+            sent: *sent,
+            lost: lost.iter().map(|(loss, count)| (loss.slug().to_owned(), *count)).collect(),
+            returned: *returned,
+        })
+    }
+
     /// The frontends, each with its nodes.
-    pub(super) fn report(&self) -> Vec<FrontendReport> {
+    pub(super) fn frontends(&self) -> Vec<FrontendReport> {
         let mut reports: BTreeMap<Front, FrontendReport> = BTreeMap::new();
         for ((front, node), number) in &self.reals {
             let slots = share(&self.rows.v4.ring, *number) + share(&self.rows.v6.ring, *number);

@@ -59,7 +59,7 @@ mod walk;
 
 pub use loss::Loss;
 pub use report::{
-    FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode, SnatReport,
+    BalancerReport, FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode, SnatReport,
 };
 
 /// How often flows that are over are forgotten.
@@ -422,7 +422,8 @@ impl Fabric {
             rules: self.security.as_ref().map(Security::report).unwrap_or_default(),
             flows: self.flows.len() as u64,
             snat: self.outbound.report(),
-            frontends: self.balancer.report(),
+            balancer: self.balancer.report(),
+            frontends: self.balancer.frontends(),
         }
     }
 

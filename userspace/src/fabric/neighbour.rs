@@ -127,12 +127,17 @@ fn advertisement(link: &Ethernet2Slice<'_>, mac: Mac) -> Option<Vec<u8>> {
 }
 
 /// What the gateway tells the sender of a packet that it cannot pass on for this reason; none if the reason
-/// or the packet is of a kind that nobody is told of.
-pub(super) fn complaint(loss: Loss, frame: &[u8], packet: &Packet, seats: &Seats) -> Option<Vec<u8>> {
+/// or the packet is of a kind that nobody is told of. With the reason comes how long a packet may be.
+pub(super) fn complaint(
+    (loss, room): (Loss, usize),
+    frame: &[u8],
+    packet: &Packet,
+    seats: &Seats,
+) -> Option<Vec<u8>> {
     if !packet.deserves_error() {
         return None;
     }
-    let mtu = u32::try_from(seats.mtu()).unwrap_or(u32::MAX);
+    let mtu = u32::try_from(room).unwrap_or(u32::MAX);
     let link = Ethernet2Slice::from_slice_without_fcs(frame).ok()?;
     let ethernet = PacketBuilder::ethernet2(seats.gateway_mac().0, link.source());
     let quoted = packet.bytes(frame);

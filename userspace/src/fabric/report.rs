@@ -33,9 +33,26 @@ pub struct Report {
     pub flows: u64,
     /// Source ports of the outbound rule, if there is one.
     pub snat: Option<SnatReport>,
+    /// The load balancer's packets, if it has frontends.
+    #[serde(default)]
+    pub balancer: Option<BalancerReport>,
     /// The load balancer's frontends.
     #[serde(default)]
     pub frontends: Vec<FrontendReport>,
+}
+
+/// What became of the packets that came to the load balancer for a frontend; and of their answers, where these
+/// come back through it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalancerReport {
+    /// Packets for a frontend's address: those that were sent and those that were lost.
+    pub arrived: u64,
+    /// Packets that went to a node.
+    pub sent: u64,
+    /// Packets that did not, by the slug of the [`Loss`](super::Loss). The fabric's own count has them as well.
+    pub lost: BTreeMap<String, u64>,
+    /// Answers that were made to come from the frontend again.
+    pub returned: u64,
 }
 
 /// A port of a frontend at the load balancer.

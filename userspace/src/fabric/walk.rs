@@ -1,8 +1,8 @@
 //! What becomes of a frame between its two links: the steps of [`super`], with their numbers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use dataplane::wire::Mac;
+use dataplane::wire::{Address, Mac, V4, V6};
 
 use super::link::Way;
 use super::packet::{ETHERNET, Packet, Side, Tuple};
@@ -57,7 +57,10 @@ impl Fabric {
             return;
         }
         let packet = Packet::read(&flight.frame).ok();
-        let made = packet.and_then(|packet| neighbour::complaint(loss, &flight.frame, &packet, &self.seats));
+        let made = packet.and_then(|packet| {
+            let room = self.room(packet.target);
+            neighbour::complaint((loss, room), &flight.frame, &packet, &self.seats)
+        });
         if let Some(frame) = made {
             self.counters.made += 1;
             let (due_ns, tag, step) = (flight.due_ns, flight.tag, Step::Leave(to));
@@ -82,7 +85,7 @@ impl Fabric {
         if routed && packet.hops <= 1 {
             return Err(Loss::TtlExceeded);
         }
-        if packet.bytes(&flight.frame).len() > self.seats.mtu() {
+        if packet.bytes(&flight.frame).len() > self.room(packet.target) {
             return Err(Loss::TooBig);
         }
         let flow = self.flow(&packet, flight.due_ns)?;
@@ -103,6 +106,13 @@ impl Fabric {
         }
         flight.frame[..6].copy_from_slice(&self.seats.mac(port).0);
         Ok(port)
+    }
+
+    /// The longest packet that reaches this address: the load balancer may put another header before it.
+    fn room(&self, target: IpAddr) -> usize {
+        let wrapped = self.balancer.is_frontend(target) && self.balancer.wraps();
+        let header = if target.is_ipv4() { V4::HEADER } else { V6::HEADER };
+        self.seats.mtu().saturating_sub(if wrapped { header } else { 0 })
     }
 
     /// Step 4: where a packet goes.
@@ -284,10 +294,19 @@ impl Fabric {
         }
     }
 
-    /// A packet for a frontend: to a node.
-    fn balance(&mut self, from: Port, mut packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
+    /// A packet for a frontend: to a node. It is counted, whatever becomes of it.
+    fn balance(&mut self, from: Port, packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
+        let end = self.choose_node(from, packet, flight);
+        self.balancer.count(&end);
+        end
+    }
+
+    fn choose_node(&mut self, from: Port, mut packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
         if packet.hops <= 1 {
             return Err(Loss::TtlExceeded);
+        }
+        if packet.bytes(&flight.frame).len() > self.room(packet.target) {
+            return Err(Loss::TooBig);
         }
         let now_ns = flight.due_ns;
         let before = self.flow(&packet, now_ns)?;
@@ -295,17 +314,15 @@ impl Fabric {
             self.judge(place, Direction::Outbound, flow, flight)?;
         }
         let frontend = packet.target;
-        let (mac, frame) = self.balancer.send(&flight.frame, now_ns)?;
+        // The hop is the client's packet's, not that of one around it.
+        let mut offered = flight.frame.clone();
+        packet.take_hop(&mut offered);
+        let (mac, frame) = self.balancer.send(&offered, now_ns)?;
         let Some(port @ Port::Node(place)) = self.seats.neighbour(mac) else { return Err(Loss::NoNeighbour) };
         let node = self.seats.node_name(place).unwrap_or_default().to_owned();
-        // The hop is the client's packet's, not that of one around it.
-        if self.balancer.wraps() {
-            packet.take_hop(&mut flight.frame);
-            flight.frame = self.balancer.send(&flight.frame, now_ns)?.1;
-        } else {
-            flight.frame = frame;
+        flight.frame = frame;
+        if !self.balancer.wraps() {
             packet = Packet::read(&flight.frame)?;
-            packet.take_hop(&mut flight.frame);
         }
         flight.notes.push(Note::Balanced { frontend, node });
         if let Some(flow) = self.flow(&packet, now_ns)? {

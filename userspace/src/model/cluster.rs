@@ -21,7 +21,7 @@ pub type Labels = BTreeMap<String, String>;
 /// input states may be outside of its range, where the input's addresses leave no other way (pods that
 /// share a subnet with nodes, say); those that were given an address here are inside. Order is that of the
 /// input, so the same input gives the same cluster.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     /// The name of the testbed: part of every network namespace's name.
     pub name: String,

@@ -1,3 +1,4 @@
-//! Views of what the stages report.
+//! Views of what the stages report, and of what policies say.
 
+pub mod nearest;
 pub mod walk;

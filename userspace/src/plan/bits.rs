@@ -7,7 +7,9 @@ pub(super) struct Bits(Vec<u64>);
 impl Bits {
     /// The numbers below `end`.
     pub(super) fn below(end: usize) -> Self {
-        (0..end).collect()
+        let mut words = vec![u64::MAX; end / 64];
+        words.extend((end % 64 > 0).then(|| (1 << (end % 64)) - 1));
+        Self(words)
     }
     pub(super) fn insert(&mut self, number: usize) {
         let word = number / 64;
@@ -88,7 +90,9 @@ mod tests {
         let bits = set(&[130, 0, 63, 64, 0]);
         assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 63, 64, 130]);
         assert!(bits.contains(130) && !bits.contains(129) && !bits.contains(10_000));
-        assert_eq!(Bits::below(66).iter().count(), 66);
+        for end in [0, 1, 64, 66, 128] {
+            assert_eq!(Bits::below(end), (0..end).collect());
+        }
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! 1. First what is new or different, and what is pointed to before what points to it: backends, their
 //!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes; sockets' homes.
 //! 2. Then what is gone, in the opposite order; backends that get no new flows any more come last of all.
+//! 3. Of prefixes, the longer is written first and removed last, so that what is found for a packet changes once.
+//! 4. What judges goes there by way of stops, where it takes them (`transition`).
 //!
-//! Between two plans where one follows the other, a Service leads to its backends of before or after, and
-//! a pod whose rules stay is judged as before or after. Where a change gives a pod new rules and the other
-//! end a new identity at once, a new flow between them may meet the one without the other, for as long as
-//! the changes take: rows can be changed only one at a time.
+//! Between two plans where one follows the other, a Service leads to its backends of before or after, and a flow
+//! is judged, for a pod in a direction, as before or as after. A pod that is new is judged from its first packet.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
@@ -19,7 +20,8 @@ use dataplane::tables::{
 };
 use dataplane::wire::{Address, V4, V6};
 
-use super::{FrontendKey, NodeRows, PolicyPrefix, Prefix, RangePrefix, Rows};
+use super::transition::{Judging, stops};
+use super::{Family, FrontendKey, NodeRows, PolicyPrefix, Prefix, RangePrefix, Rows};
 
 /// One change of one table of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +49,14 @@ impl NodeChange {
     }
 }
 
-/// The changes that turn the rows `from` into the rows `to`, in the order to make them in.
-pub fn diff(from: &NodeRows, to: &NodeRows) -> Vec<NodeChange> {
+/// The changes that turn the rows `from` into the rows `to`, in the order to make them in. The policy tables of
+/// IPv4 and IPv6 hold so many rows: where there is no room for the rules of before and after beside each other,
+/// pods are closed in between.
+pub fn diff(from: &NodeRows, to: &NodeRows, policy_rows: (u32, u32)) -> Vec<NodeChange> {
     let new = to.nodes.iter().filter(|(key, row)| from.nodes.get(key) != Some(row));
     let mut changes: Vec<_> = new.map(|(key, row)| NodeChange::Node(*key, Some(*row))).collect();
-    changes.extend(of_family(&from.v4, &to.v4).into_iter().map(NodeChange::V4));
-    changes.extend(of_family(&from.v6, &to.v6).into_iter().map(NodeChange::V6));
+    changes.extend(of_family(&from.v4, &to.v4, policy_rows.0).into_iter().map(NodeChange::V4));
+    changes.extend(of_family(&from.v6, &to.v6, policy_rows.1).into_iter().map(NodeChange::V6));
     let gone = from.nodes.keys().filter(|key| !to.nodes.contains_key(key));
     changes.extend(gone.map(|key| NodeChange::Node(*key, None)));
     changes
@@ -90,16 +94,22 @@ pub(super) struct Cells<A> {
     pub(super) backends: Vec<(u32, Backend<A>)>,
 }
 
-fn of_family<A: Address>(from: &Rows<A>, to: &Rows<A>) -> Vec<Change<A>> {
+fn of_family<A: Family>(from: &Rows<A>, to: &Rows<A>, policy_rows: u32) -> Vec<Change<A>> {
     let cells = Cells {
         slots: different(&from.maglev, &to.maglev).collect(),
         backends: different(&from.backends, &to.backends).collect(),
     };
-    ordered(from, to, &cells)
+    ordered(from, to, &cells, policy_rows as usize)
 }
 
-/// The changes that write the cells, and turn the other rows of `from` into those of `to`.
-pub(super) fn ordered<A: Address>(from: &Rows<A>, to: &Rows<A>, cells: &Cells<A>) -> Vec<Change<A>> {
+/// The changes that write the cells, and turn the other rows of `from` into those of `to`, if the policy table
+/// has room for so many.
+pub(super) fn ordered<A: Family>(
+    from: &Rows<A>,
+    to: &Rows<A>,
+    cells: &Cells<A>,
+    room: usize,
+) -> Vec<Change<A>> {
     let mut changes = Vec::new();
     let backends = |active: bool| {
         let cells = cells.backends.iter();
@@ -111,21 +121,79 @@ pub(super) fn ordered<A: Address>(from: &Rows<A>, to: &Rows<A>, cells: &Cells<A>
     changes.extend(cells.slots.iter().map(|(index, row)| Change::Slot(*index, *row)));
     put(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
-    put(&mut changes, &from.policy, &to.policy, Change::Policy);
-    put(&mut changes, &from.identities, &to.identities, Change::Identity);
-    put(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
+    // 4.
+    let stops = stops(from, to, room);
+    let mut at = Judges::from(from);
+    for stop in &stops {
+        at.write(stop.into(), &mut changes);
+        at.remove(stop.into(), &mut changes);
+        at = stop.into();
+    }
+    at.write(to.into(), &mut changes);
     put(&mut changes, &from.routes, &to.routes, Change::Route);
     put(&mut changes, &from.homes, &to.homes, Change::Home);
     // 2.
     remove(&mut changes, &from.homes, &to.homes, Change::Home);
     remove(&mut changes, &from.routes, &to.routes, Change::Route);
-    remove(&mut changes, &from.endpoints, &to.endpoints, Change::Endpoint);
-    remove(&mut changes, &from.identities, &to.identities, Change::Identity);
-    remove(&mut changes, &from.policy, &to.policy, Change::Policy);
+    at.remove(to.into(), &mut changes);
     remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     remove(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     changes.extend(backends(false));
     changes
+}
+
+/// The tables that judge.
+#[derive(Clone, Copy)]
+struct Judges<'a, A> {
+    policy: &'a BTreeMap<PolicyPrefix, PolicyRow>,
+    identities: &'a BTreeMap<Prefix<A>, Identity>,
+    endpoints: &'a BTreeMap<A, Endpoint>,
+}
+
+impl<'a, A: Address> From<&'a Rows<A>> for Judges<'a, A> {
+    fn from(rows: &'a Rows<A>) -> Self {
+        Self { policy: &rows.policy, identities: &rows.identities, endpoints: &rows.endpoints }
+    }
+}
+
+impl<'a, A> From<&'a Judging<A>> for Judges<'a, A> {
+    fn from(rows: &'a Judging<A>) -> Self {
+        Self { policy: &rows.policy, identities: &rows.identities, endpoints: &rows.endpoints }
+    }
+}
+
+impl<A: Address> Judges<'_, A> {
+    /// What is new or different in `to`.
+    fn write(self, to: Judges<'_, A>, changes: &mut Vec<Change<A>>) {
+        // 3.
+        let begin = changes.len();
+        put(changes, self.policy, to.policy, Change::Policy);
+        changes[begin..].sort_by_key(|change| Reverse(length(change)));
+        let begin = changes.len();
+        put(changes, self.identities, to.identities, Change::Identity);
+        changes[begin..].sort_by_key(|change| Reverse(length(change)));
+        put(changes, self.endpoints, to.endpoints, Change::Endpoint);
+    }
+    /// What is gone in `to`.
+    fn remove(self, to: Judges<'_, A>, changes: &mut Vec<Change<A>>) {
+        remove(changes, self.endpoints, to.endpoints, Change::Endpoint);
+        // 3.
+        let begin = changes.len();
+        remove(changes, self.identities, to.identities, Change::Identity);
+        changes[begin..].sort_by_key(length);
+        let begin = changes.len();
+        remove(changes, self.policy, to.policy, Change::Policy);
+        changes[begin..].sort_by_key(length);
+    }
+}
+
+/// How long the prefix is that judges.
+fn length<A: Address>(change: &Change<A>) -> u32 {
+    match change {
+        Change::Policy(key, _) => key.bits,
+        Change::Identity(key, _) => key.bits,
+        _ => 0,
+    }
 }
 
 fn put<A: Address, K: Copy + Ord, R: Copy + PartialEq>(
@@ -216,11 +284,12 @@ pub struct Use {
 pub fn peak(from: &NodeRows, changes: &[NodeChange]) -> Vec<Use> {
     let mut nodes = Peak::of(from.nodes.len());
     let (mut v4, mut v6) = (FamilyPeak::of(&from.v4), FamilyPeak::of(&from.v6));
+    let (mut now_v4, mut now_v6) = (Now::default(), Now::default());
     for change in changes {
         match change {
-            NodeChange::Node(key, row) => nodes.change(&from.nodes, key, row.is_some()),
-            NodeChange::V4(change) => v4.change(&from.v4, change),
-            NodeChange::V6(change) => v6.change(&from.v6, change),
+            NodeChange::Node(key, row) => nodes.change(from.nodes.contains_key(key), row.is_some()),
+            NodeChange::V4(change) => v4.change(&from.v4, &mut now_v4, change),
+            NodeChange::V6(change) => v6.change(&from.v6, &mut now_v6, change),
         }
     }
     [nodes.used::<Nodes>()].into_iter().chain(v4.used()).chain(v6.used()).collect()
@@ -231,7 +300,20 @@ pub(super) fn used<A: Address>(rows: &Rows<A>) -> [Use; 9] {
     FamilyPeak::of(rows).used()
 }
 
-/// How many rows a table has, and has had at most. Every key changes once.
+/// Of the tables whose keys may change several times, whether a key that did has a row.
+#[derive(Default)]
+struct Now<A> {
+    policy: BTreeMap<PolicyPrefix, bool>,
+    identities: BTreeMap<Prefix<A>, bool>,
+    endpoints: BTreeMap<A, bool>,
+}
+
+/// Whether a key has a row, and notes whether it has one from here on.
+fn had<K: Copy + Ord, R>(from: &BTreeMap<K, R>, now: &mut BTreeMap<K, bool>, key: &K, put: bool) -> bool {
+    now.insert(*key, put).unwrap_or_else(|| from.contains_key(key))
+}
+
+/// How many rows a table has, and has had at most.
 #[derive(Clone, Copy, Debug)]
 struct Peak {
     rows: usize,
@@ -242,8 +324,9 @@ impl Peak {
     fn of(rows: usize) -> Self {
         Self { rows, most: rows }
     }
-    fn change<K: Ord, R>(&mut self, from: &BTreeMap<K, R>, key: &K, put: bool) {
-        match (put, from.contains_key(key)) {
+    /// A key gets or loses its row, and had one or none.
+    fn change(&mut self, had: bool, put: bool) {
+        match (put, had) {
             (true, false) => self.rows += 1,
             (false, true) => self.rows -= 1,
             (true, true) | (false, false) => {}
@@ -288,19 +371,30 @@ impl<A: Address> FamilyPeak<A> {
         }
     }
 
-    fn change(&mut self, from: &Rows<A>, change: &Change<A>) {
+    fn change(&mut self, from: &Rows<A>, now: &mut Now<A>, change: &Change<A>) {
         match change {
-            Change::Endpoint(key, row) => self.endpoints.change(&from.endpoints, key, row.is_some()),
-            Change::Frontend(key, row) => self.frontends.change(&from.frontends, key, row.is_some()),
+            Change::Endpoint(key, row) => {
+                let had = had(&from.endpoints, &mut now.endpoints, key, row.is_some());
+                self.endpoints.change(had, row.is_some());
+            }
+            Change::Frontend(key, row) => {
+                self.frontends.change(from.frontends.contains_key(key), row.is_some());
+            }
             Change::SourceRange(key, row) => {
-                self.source_ranges.change(&from.source_ranges, key, row.is_some());
+                self.source_ranges.change(from.source_ranges.contains_key(key), row.is_some());
             }
             Change::Slot(index, _) => self.maglev.reach(*index),
             Change::Backend(index, _) => self.backends.reach(*index),
-            Change::Identity(key, row) => self.identities.change(&from.identities, key, row.is_some()),
-            Change::Policy(key, row) => self.policy.change(&from.policy, key, row.is_some()),
-            Change::Route(key, row) => self.routes.change(&from.routes, key, row.is_some()),
-            Change::Home(key, row) => self.homes.change(&from.homes, key, row.is_some()),
+            Change::Identity(key, row) => {
+                let had = had(&from.identities, &mut now.identities, key, row.is_some());
+                self.identities.change(had, row.is_some());
+            }
+            Change::Policy(key, row) => {
+                let had = had(&from.policy, &mut now.policy, key, row.is_some());
+                self.policy.change(had, row.is_some());
+            }
+            Change::Route(key, row) => self.routes.change(from.routes.contains_key(key), row.is_some()),
+            Change::Home(key, row) => self.homes.change(from.homes.contains_key(key), row.is_some()),
         }
     }
 

@@ -1,13 +1,14 @@
 //! What the tables of one family must hold: the whole of the cluster, then one node's view of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dataplane::tables::{Cookie, Endpoint, Home, RuleSet};
+use dataplane::tables::{self, Cookie, Endpoint, Home, IfIndex, RuleSet, Table};
 use dataplane::wire::Mac;
 
 use super::bits;
 use super::diff::used;
+use super::fit::{Demand, left_out};
 use super::identity::Identities;
 use super::policy::{Policy, Tier};
 use super::route::Map;
@@ -15,7 +16,7 @@ use super::ruleset::RuleSets;
 use super::selector::Pods;
 use super::service::{Prepared, Services};
 use super::{Change, Error, Family, Homes, Links, Rows, RuleName, mac_of};
-use crate::model::{Cluster, Service};
+use crate::model::{Cluster, ContainerPort, Labels, Service};
 
 /// One node's part in the plan of a family.
 pub(super) struct Part<A: Family> {
@@ -29,18 +30,19 @@ pub(super) struct Part<A: Family> {
 
 /// A pod on its node.
 #[derive(Clone, Debug)]
-struct Local<A> {
+pub(super) struct Local<A> {
     /// `namespace/name`.
-    id: String,
-    address: A,
+    pub(super) id: String,
+    pub(super) address: A,
+    pub(super) ports: Vec<ContainerPort>,
     /// Of its interface, which is called after the pod's first address.
     mac: Mac,
-    rules: RuleSet,
-    isolated: u8,
+    pub(super) rules: RuleSet,
+    pub(super) isolated: u8,
     /// [`Endpoint::flags`].
     flags: u8,
     /// The names of the policies that select it are those at these places.
-    policies: bits::Bits,
+    pub(super) policies: bits::Bits,
 }
 
 /// What all nodes of a cluster share of one family.
@@ -49,19 +51,21 @@ pub(super) struct FamilyPlan<A> {
     /// Of each node, its name.
     nodes: Vec<String>,
     /// Of each node, its address if it has one of this family.
-    addresses: Vec<Option<A>>,
+    pub(super) addresses: Vec<Option<A>>,
     /// Of each node, its pods that have an address of their own.
-    pods: Vec<Vec<Local<A>>>,
+    pub(super) pods: Vec<Vec<Local<A>>>,
     /// In the order in which they are asked.
-    policies: Arc<[Policy]>,
-    identities: Identities<A>,
-    sets: RuleSets,
+    pub(super) policies: Arc<[Policy]>,
+    pub(super) namespaces: BTreeMap<String, Labels>,
+    pub(super) identities: Identities<A>,
+    pub(super) sets: RuleSets,
     services: Services<A>,
     map: Map<A>,
 }
 
 impl<A: Family> FamilyPlan<A> {
-    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it.
+    /// Plans a cluster; see [`super::Plan::after`] for what the previous plan does to it, and
+    /// [`super::Plan::resuming`] for rows that are held.
     ///
     /// # Errors
     /// [`Error::TableFull`] for what all nodes share.
@@ -69,11 +73,11 @@ impl<A: Family> FamilyPlan<A> {
         cluster: &Cluster,
         policies: Arc<[Policy]>,
         previous: Option<&Self>,
+        held: Option<&Rows<A>>,
     ) -> Result<Self, Error> {
         let addresses: Vec<_> = cluster.nodes.iter().map(|node| A::among(&node.addresses)).collect();
         let nodes = cluster.nodes.iter().zip(&addresses);
-        let known: Vec<_> =
-            nodes.filter_map(|(node, address)| Some(((*address)?, &node.labels))).collect();
+        let known: Vec<_> = nodes.filter_map(|(node, address)| Some(((*address)?, &node.labels))).collect();
         let found = Pods::of(cluster);
         let (sets, selected) = RuleSets::of(&policies, &found, previous.map(|previous| &previous.sets));
         let places: BTreeMap<_, _> =
@@ -85,6 +89,7 @@ impl<A: Family> FamilyPlan<A> {
             local.push(Local {
                 id: pod.id(),
                 address: *address,
+                ports: pod.ports.clone(),
                 mac: mac_of(pod.address()),
                 rules: selected.rules,
                 isolated: selected.isolated,
@@ -103,8 +108,9 @@ impl<A: Family> FamilyPlan<A> {
                 previous.map(|previous| &previous.identities),
             ),
             policies,
+            namespaces: cluster.namespaces.clone(),
             sets,
-            services: Services::of(cluster, previous.map(|previous| &previous.services))?,
+            services: Services::of(cluster, previous.map(|previous| &previous.services), held)?,
             map: Map::of(cluster),
         })
     }
@@ -141,37 +147,16 @@ impl<A: Family> FamilyPlan<A> {
     }
 
     fn rows(&self, place: usize, links: &Links) -> Result<Rows<A>, Error> {
-        let mut endpoints = BTreeMap::new();
-        let mut policy = BTreeMap::new();
-        let mut written = bits::Bits::default();
+        let fitting = self.fitting(place);
         let address = self.addresses[place];
         let own = self.identities.of_node(address);
-        for pod in &self.pods[place] {
-            let interface = links
-                .pods
-                .get(&pod.id)
-                .copied()
-                .ok_or_else(|| Error::NoInterface { node: self.nodes[place].clone(), pod: pod.id.clone() })?;
-            let (rules, isolated, flags) = (pod.rules, pod.isolated, pod.flags);
-            endpoints.insert(
-                pod.address,
-                Endpoint {
-                    interface,
-                    identity: self.identities.of_address(pod.address),
-                    rules,
-                    mac: pod.mac,
-                    isolated,
-                    flags,
-                },
-            );
-            if !written.contains(rules.0 as usize) {
-                written.insert(rules.0 as usize);
-                self.sets.write(rules, &self.identities, own, &mut policy);
-            }
+        let mut policy = BTreeMap::new();
+        for rules in &fitting {
+            self.sets.write(*rules, &self.identities, own, &mut policy);
         }
         let (frontends, source_ranges) = self.services.fronts(place as u32);
         Ok(Rows {
-            endpoints,
+            endpoints: self.endpoints((place, links), &fitting)?,
             frontends,
             maglev: self.services.maglev().to_vec(),
             backends: self.services.backends().to_vec(),
@@ -180,6 +165,74 @@ impl<A: Family> FamilyPlan<A> {
             policy,
             routes: self.map.rows(place, address.is_some()),
             homes: links.homes.as_ref().map_or_else(BTreeMap::new, |homes| self.homes(place, homes)),
+        })
+    }
+
+    /// What the pods of the node at this place need of the policy table.
+    pub(super) fn demands(&self, place: usize) -> BTreeMap<RuleSet, Demand> {
+        let own = self.identities.of_node(self.addresses[place]);
+        let mut demands: BTreeMap<_, Demand> = BTreeMap::new();
+        for pod in &self.pods[place] {
+            demands.entry(pod.rules).or_default().pods += 1;
+        }
+        for (rules, demand) in &mut demands {
+            demand.rows = self.sets.size(*rules, &self.identities, own);
+        }
+        demands
+    }
+
+    /// The rule sets of its pods that the policy table of the node at this place has room for.
+    pub(super) fn fitting(&self, place: usize) -> BTreeSet<RuleSet> {
+        let demands = self.demands(place);
+        let out = left_out(&demands, tables::Policy::<A>::CAPACITY as usize);
+        demands.into_keys().filter(|rules| !out.contains(rules)).collect()
+    }
+
+    /// Who is on the node at this place, if its table has room for these rule sets.
+    pub(super) fn endpoints(
+        &self,
+        (place, links): (usize, &Links),
+        fitting: &BTreeSet<RuleSet>,
+    ) -> Result<BTreeMap<A, Endpoint>, Error> {
+        let endpoint = |pod: &Local<A>| {
+            let interface = self.interface((place, links), pod)?;
+            let incomplete = if fitting.contains(&pod.rules) { 0 } else { Endpoint::INCOMPLETE };
+            let endpoint = Endpoint {
+                interface,
+                identity: self.identities.of_address(pod.address),
+                rules: pod.rules,
+                mac: pod.mac,
+                isolated: pod.isolated,
+                flags: pod.flags | incomplete,
+            };
+            Ok((pod.address, endpoint))
+        };
+        self.pods[place].iter().map(endpoint).collect()
+    }
+
+    pub(super) fn interface(
+        &self,
+        (place, links): (usize, &Links),
+        pod: &Local<A>,
+    ) -> Result<IfIndex, Error> {
+        let missing = || Error::NoInterface { node: self.nodes[place].clone(), pod: pod.id.clone() };
+        links.pods.get(&pod.id).copied().ok_or_else(missing)
+    }
+
+    /// Who has no room for its rules on the node at this place, in a sentence.
+    pub(super) fn note(&self, place: usize) -> Option<String> {
+        let fitting = self.fitting(place);
+        let left_out = self.pods[place].iter().filter(|pod| !fitting.contains(&pod.rules));
+        let left_out: Vec<_> = left_out.map(|pod| pod.id.as_str()).collect();
+        let (table, capacity) = (tables::Policy::<A>::NAME, tables::Policy::<A>::CAPACITY);
+        (!left_out.is_empty()).then(|| {
+            format!(
+                "node {}: table {table} holds {capacity} rows, too few for the rules of {}: what policies would \
+                 have to decide about them is dropped: let policies tell fewer peers apart, or name fewer port \
+                 ranges",
+                self.nodes[place],
+                left_out.join(", ")
+            )
         })
     }
 

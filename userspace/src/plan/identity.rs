@@ -50,6 +50,17 @@ impl Asked {
     }
 }
 
+/// Somebody's identity is another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renamed {
+    pub(super) before: Identity,
+    pub(super) after: Identity,
+    /// Nobody has the former any more.
+    pub(super) gone: bool,
+    /// Nobody had the latter.
+    pub(super) fresh: bool,
+}
+
 /// A port that egress rules name, as some pod has it: protocol, number, and the number of its feature.
 type NamedPort = (Protocol, u16, u32);
 
@@ -141,7 +152,9 @@ impl<A: Family> Identities<A> {
             }
         }
         self.blocks = self::blocks(&blocks);
-        for port in rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS).flat_map(|rule| &rule.ports) {
+        for port in
+            rules.iter().filter(|rule| rule.direction == Endpoint::EGRESS).flat_map(|rule| &rule.ports)
+        {
             if let Ports::Named(_, name) = port {
                 self.named.entry(name.clone()).or_default();
             }
@@ -174,13 +187,13 @@ impl<A: Family> Identities<A> {
         features
     }
 
-    /// A pod's labels are others now: the identity that it had, and the one that it has.
+    /// A pod's labels are others now: tells it apart anew.
     pub(super) fn relabel(
         &mut self,
         address: A,
         ports: &[ContainerPort],
         named: impl Fn(&Namespaces, &Selector) -> bool,
-    ) -> (Identity, Identity) {
+    ) -> Renamed {
         let before = self.of_address(address);
         let mut features = self.of_itself(address, ports);
         let selecting = self.selectors.iter().filter(|(_, namespaces, selector)| named(namespaces, selector));
@@ -198,12 +211,13 @@ impl<A: Family> Identities<A> {
                 self.known.remove(&before);
             }
         }
-        (before, after)
-    }
-
-    /// Whether anybody has it.
-    pub(super) fn is_known(&self, identity: Identity) -> bool {
-        identity < Identity::FIRST || self.known.contains_key(&identity)
+        let users = |identity| self.known.get(&identity).map(|(_, users)| *users);
+        Renamed {
+            before,
+            after,
+            gone: before >= Identity::FIRST && users(before).is_none(),
+            fresh: before != after && users(after) == Some(1),
+        }
     }
 
     /// Gives the prefix the identity of its features, or the one for addresses without any.
@@ -237,9 +251,7 @@ impl<A: Family> Identities<A> {
     pub(super) fn matching(&self, asked: &Asked) -> BTreeSet<Identity> {
         let peers = || asked.peers.iter().flatten().flat_map(|peer| self.having(*peer));
         match asked.serving {
-            Some(serving) => {
-                self.having(serving).filter(|identity| self.matches(asked, *identity)).collect()
-            }
+            Some(serving) => self.having(serving).filter(|identity| self.matches(asked, *identity)).collect(),
             None => peers().collect(),
         }
     }
@@ -265,6 +277,13 @@ impl<A: Family> Identities<A> {
     /// What an address is to policies.
     pub(super) fn of_address(&self, address: A) -> Identity {
         self.addresses.find(address).copied().unwrap_or(Identity::WORLD)
+    }
+    /// The rows about an address: its own, and the one that holds without it.
+    pub(super) fn around(&self, address: A) -> BTreeMap<Prefix<A>, Identity> {
+        let host = Prefix::host(address);
+        let own = self.addresses.rows().get(&host).map(|identity| (host, *identity));
+        let without = self.addresses.find_shorter(address, A::BITS).copied().unwrap_or(Identity::WORLD);
+        own.into_iter().chain([(Prefix::all(), without)]).collect()
     }
     /// The rows of the table on the node with this address.
     pub(super) fn rows(&self, node: Option<A>) -> BTreeMap<Prefix<A>, Identity> {

@@ -7,7 +7,7 @@
 //! Each family is planned for itself (`family`): nothing in its tables is about the other.
 //!
 //! `policy` reads policies, `selector` finds the pods they name; `identity` and `ruleset` with `settle` make
-//! rows of both. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
+//! rows of both, `fit` sees that there is room for them. `candidate` finds who may answer for a Service, `service` with `maglev` makes rows of it; `route`
 //! does everything that has an address.
 
 mod bits;
@@ -15,13 +15,16 @@ mod candidate;
 mod diff;
 mod error;
 mod family;
+mod fit;
 mod hash;
+mod held;
 mod identity;
 mod maglev;
 mod numbers;
 mod policy;
 mod port;
 mod prefix;
+mod relabel;
 mod room;
 mod route;
 pub mod rows;
@@ -29,6 +32,7 @@ mod ruleset;
 mod selector;
 mod service;
 mod settle;
+mod transition;
 
 #[cfg(test)]
 mod tests;
@@ -45,7 +49,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Established, Forward, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Labels, Established, Forward, Model, Service, Settings};
 use family::FamilyPlan;
 use policy::Policy;
 
@@ -86,7 +90,17 @@ impl Plan {
     /// # Errors
     /// [`Error::Policy`], or [`Error::TableFull`] for what all nodes share.
     pub fn of(cluster: &Cluster) -> Result<Self, Error> {
-        Self::following(cluster, None)
+        Self::following(cluster, None, None)
+    }
+
+    /// Plans a cluster whose packets a node's path passes already by rows of an earlier plan that nobody has any
+    /// more: what these rows number of Services keeps its number, since flows of before speak of it.
+    /// [`Rows::frontends`], [`Rows::maglev`] and [`Rows::backends`] are looked at.
+    ///
+    /// # Errors
+    /// As [`Plan::of`].
+    pub fn resuming(cluster: &Cluster, held: &NodeRows) -> Result<Self, Error> {
+        Self::following(cluster, None, Some(held))
     }
 
     /// Plans a cluster that has changed: what is as before keeps its numbers and places, and nothing new
@@ -95,17 +109,17 @@ impl Plan {
     /// # Errors
     /// As [`Plan::of`].
     pub fn after(&self, cluster: &Cluster) -> Result<Self, Error> {
-        Self::following(cluster, Some(self))
+        Self::following(cluster, Some(self), None)
     }
 
-    fn following(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+    fn following(cluster: &Cluster, previous: Option<&Self>, held: Option<&NodeRows>) -> Result<Self, Error> {
         let policies: Arc<[_]> = Policy::all(cluster)?.into();
         let (v4, v6) = (previous.map(|previous| &previous.v4), previous.map(|previous| &previous.v6));
         Ok(Self {
             constants: constants(cluster),
             nodes: cluster.nodes.iter().map(|node| (node.name.clone(), node.address())).collect(),
-            v4: FamilyPlan::following(cluster, policies.clone(), v4)?,
-            v6: FamilyPlan::following(cluster, policies, v6)?,
+            v4: FamilyPlan::following(cluster, policies.clone(), v4, held.map(|held| &held.v4))?,
+            v6: FamilyPlan::following(cluster, policies, v6, held.map(|held| &held.v6))?,
         })
     }
 
@@ -132,6 +146,37 @@ impl Plan {
         };
         let v4 = self.v4.commit(v4, place).into_iter().map(NodeChange::V4);
         Ok(v4.chain(self.v6.commit(v6, place).into_iter().map(NodeChange::V6)).collect())
+    }
+
+    /// The labels of a pod (`namespace/name`) are others now: says what that changes for policies on a node, in
+    /// the order to change it in. That is what [`Plan::after`] and [`diff`] come to where all else is as before,
+    /// in a time that hardly grows with the cluster. Services lead to other pods by [`Plan::change`]. Nothing
+    /// changes for a pod without an address of its own.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`], [`Error::NoInterface`]; the plan is as it was then.
+    pub fn relabel(
+        &mut self,
+        (node, links): (&str, &Links),
+        pod: &str,
+        labels: &Labels,
+    ) -> Result<Vec<NodeChange>, Error> {
+        let place = self.place(node)?;
+        self.v4.linked((place, links))?;
+        self.v6.linked((place, links))?;
+        let v4 = self.v4.relabel((place, links), pod, labels)?;
+        let v6 = self.v6.relabel((place, links), pod, labels)?;
+        Ok(v4.into_iter().map(NodeChange::V4).chain(v6.into_iter().map(NodeChange::V6)).collect())
+    }
+
+    /// A sentence for each family in which the policy table of the node has no room for the rules of all its
+    /// pods.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`].
+    pub fn notes(&self, node: &str) -> Result<Vec<String>, Error> {
+        let place = self.place(node)?;
+        Ok(self.v4.note(place).into_iter().chain(self.v6.note(place)).collect())
     }
 
     fn place(&self, name: &str) -> Result<usize, Error> {

@@ -59,20 +59,31 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// So many numbers from `first` on.
-    pub(super) fn new(first: u32, most: u32) -> Self {
-        Self { taken: Vec::new(), first, next: 0, most: most as usize }
+    /// So many numbers from `first` on. All up to `last` have had their turn; 0: none.
+    pub(super) fn new(first: u32, most: u32, last: u32) -> Self {
+        let next = (last + 1).saturating_sub(first);
+        Self { taken: Vec::new(), first, next: next as usize, most: most as usize }
+    }
+    /// This number, if there is such a one that nobody has; else as [`Turns::take`].
+    pub(super) fn claim(&mut self, number: Option<u32>) -> Option<u32> {
+        let place = number.and_then(|number| number.checked_sub(self.first)).map(|place| place as usize);
+        let free = |place: &usize| *place < self.most && !self.taken.get(*place).is_some_and(|taken| *taken);
+        let Some(place) = place.filter(free) else { return self.take() };
+        Some(self.mark(place))
     }
     /// The next that nobody has; `None` if all are taken.
     pub(super) fn take(&mut self) -> Option<u32> {
         let free = |place: &usize| !self.taken.get(*place).is_some_and(|taken| *taken);
         let place = (self.next..self.most).find(free).or_else(|| (0..self.next).find(free))?;
+        self.next = place + 1;
+        Some(self.mark(place))
+    }
+    fn mark(&mut self, place: usize) -> u32 {
         if place >= self.taken.len() {
             self.taken.resize(place + 1, false);
         }
         self.taken[place] = true;
-        self.next = place + 1;
-        Some(self.first + place as u32)
+        self.first + place as u32
     }
     /// How many are taken.
     pub(super) fn taken(&self) -> usize {
@@ -90,13 +101,23 @@ mod tests {
 
     #[test]
     fn a_number_that_was_given_back_comes_again_after_all_the_others() {
-        let mut turns = Turns::new(1, 4);
+        let mut turns = Turns::new(1, 4, 0);
         assert_eq!([turns.take(), turns.take()], [Some(1), Some(2)]);
         turns.give_back(1);
         assert_eq!([turns.take(), turns.take(), turns.take()], [Some(3), Some(4), Some(1)]);
         assert_eq!(turns.take(), None);
         turns.give_back(3);
         assert_eq!(turns.take(), Some(3));
+    }
+
+    #[test]
+    fn a_number_that_is_free_can_be_claimed_and_others_go_on_after_the_last() {
+        let mut turns = Turns::new(1, 5, 3);
+        assert_eq!([turns.claim(Some(2)), turns.claim(None), turns.claim(Some(2))], [2, 4, 5].map(Some));
+        assert_eq!(
+            [turns.claim(Some(0)), turns.claim(Some(6)), turns.claim(Some(3))],
+            [Some(1), Some(3), None]
+        );
     }
 
     #[test]

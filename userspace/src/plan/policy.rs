@@ -100,7 +100,8 @@ impl Policy {
             IpBlocks::Literal => Reach::All,
             IpBlocks::Outside => Reach::Outside,
         };
-        let mut policies = cluster.cluster_policies.iter().map(Self::of_cluster).collect::<Result<Vec<_>, _>>()?;
+        let mut policies =
+            cluster.cluster_policies.iter().map(Self::of_cluster).collect::<Result<Vec<_>, _>>()?;
         for policy in &cluster.policies {
             policies.push(Self::read(policy, reach)?);
         }

@@ -69,7 +69,7 @@ impl<A: Address> Default for Rows<A> {
 }
 
 /// A key of [`Rows::frontends`] in an order: address, port (host order), protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey<A> {
     /// The virtual address; zero for a node port.
     pub address: A,
@@ -87,6 +87,12 @@ impl<A: Address> From<FrontendKey<A>> for Frontend<A> {
             protocol: key.protocol,
             pad: 0,
         }
+    }
+}
+
+impl<A: Address> From<Frontend<A>> for FrontendKey<A> {
+    fn from(key: Frontend<A>) -> Self {
+        Self { address: key.address, port: key.port.host(), protocol: key.protocol }
     }
 }
 

@@ -55,6 +55,9 @@ pub(super) struct Selected {
     pub(super) policies: Bits,
 }
 
+/// Rows of a node's policy table.
+pub(super) type PolicyRows = BTreeMap<PolicyPrefix, PolicyRow>;
+
 /// Peers that a set has the same rows about.
 #[derive(Clone, Debug)]
 struct Group {
@@ -147,7 +150,12 @@ impl RuleSets {
     }
 
     /// What applies to a pod with such ports that these policies select.
-    pub(super) fn select(&mut self, policies: &[Policy], selecting: &Bits, ports: &[ContainerPort]) -> Selected {
+    pub(super) fn select(
+        &mut self,
+        policies: &[Policy],
+        selecting: &Bits,
+        ports: &[ContainerPort],
+    ) -> Selected {
         let (mut judged, mut isolated) = (0, 0);
         for policy in selecting.iter().map(|index| &policies[index]) {
             judged |= policy.judges;
@@ -191,7 +199,7 @@ impl RuleSets {
         rules: RuleSet,
         identities: &Identities<A>,
         own: Identity,
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+        rows: &mut PolicyRows,
     ) {
         for group in self.groups(rules, identities) {
             for peer in &group.peers {
@@ -206,7 +214,7 @@ impl RuleSets {
         rules: RuleSet,
         identities: &Identities<A>,
         (peer, own): (Identity, Identity),
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
+        rows: &mut PolicyRows,
     ) {
         let groups = self.groups(rules, identities).iter();
         for group in groups.filter(|group| group.peers.binary_search(&peer).is_ok()) {
@@ -222,23 +230,23 @@ impl RuleSets {
         identities: &Identities<A>,
         kept: &BTreeSet<RuleSet>,
     ) {
-        let numbers: Vec<_> = self.sets.keys().copied().collect();
-        for rules in numbers {
-            let Some(set) = self.sets.get(&rules) else { continue };
-            let learnt: Vec<_> = if kept.contains(&rules) && set.groups.get().is_some() {
-                let directions = [Endpoint::INGRESS, Endpoint::EGRESS].into_iter();
-                directions.map(|direction| (direction, self.about(set, direction, identity, identities))).collect()
-            } else {
-                Vec::new()
-            };
-            let Some(set) = self.sets.get_mut(&rules) else { continue };
-            match set.groups.get_mut() {
-                Some(groups) if kept.contains(&rules) => {
-                    for (direction, rows) in learnt.into_iter().filter(|(_, rows)| !rows.is_empty()) {
-                        join(groups, direction, identity, rows);
-                    }
+        let mut learnt = Vec::new();
+        let asked =
+            self.sets.iter().filter(|(rules, set)| kept.contains(rules) && set.groups.get().is_some());
+        for (rules, set) in asked {
+            for direction in [Endpoint::INGRESS, Endpoint::EGRESS] {
+                let rows = self.about(set, direction, identity, identities);
+                if !rows.is_empty() {
+                    learnt.push((*rules, direction, rows));
                 }
-                _ => set.groups = OnceLock::new(),
+            }
+        }
+        for (_, set) in self.sets.iter_mut().filter(|(rules, _)| !kept.contains(rules)) {
+            set.groups = OnceLock::new();
+        }
+        for (rules, direction, rows) in learnt {
+            if let Some(groups) = self.sets.get_mut(&rules).and_then(|set| set.groups.get_mut()) {
+                join(groups, direction, identity, rows);
             }
         }
     }
@@ -266,7 +274,11 @@ impl RuleSets {
             let peers = rule.peers.as_deref();
             named.push(Named { firsts, ports: clause.prefixes(rule), about: identities.asked(peers, None) });
             for (port, serving) in named_targets(rule, identities) {
-                named.push(Named { firsts, ports: vec![port], about: identities.asked(peers, Some(serving)) });
+                named.push(Named {
+                    firsts,
+                    ports: vec![port],
+                    about: identities.asked(peers, Some(serving)),
+                });
             }
         }
         named.retain(|named| !named.ports.is_empty());
@@ -275,10 +287,10 @@ impl RuleSets {
 
     /// The rows about each peer in a direction.
     fn of_direction<A: Family>(&self, set: &Set, direction: u8, identities: &Identities<A>) -> Vec<Group> {
-        let named = self.named(set, direction, identities);
-        if named.is_empty() && !self.speaks(set, direction) {
+        if !self.speaks(set, direction) {
             return Vec::new();
         }
+        let named = self.named(set, direction, identities);
         let (any, anybody) = self.anybody(set, direction, &named);
         let mut about: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
         for (index, named) in named.iter().enumerate() {
@@ -352,12 +364,7 @@ impl RuleSets {
 
 impl Group {
     /// Writes the rows about one of the peers, once more if it is the node itself.
-    fn write(
-        &self,
-        rules: RuleSet,
-        (peer, own): (Identity, Identity),
-        rows: &mut BTreeMap<PolicyPrefix, PolicyRow>,
-    ) {
+    fn write(&self, rules: RuleSet, (peer, own): (Identity, Identity), rows: &mut PolicyRows) {
         let host = (peer == own).then_some(Identity::HOST);
         for identity in host.into_iter().chain([peer]) {
             rows.extend(self.rows.iter().map(|(port, row)| {
@@ -437,7 +444,8 @@ fn named_targets<A: Family>(rule: &Rule, identities: &Identities<A>) -> Vec<(Por
         let Ports::Named(protocol, name) = port else { continue };
         let numbers = identities.named(name);
         let numbers = numbers.filter(|(of, ..)| protocol.is_none_or(|protocol| protocol == *of));
-        targets.extend(numbers.map(|(of, number, feature)| (PortPrefix::one(of.number(), *number), *feature)));
+        targets
+            .extend(numbers.map(|(of, number, feature)| (PortPrefix::one(of.number(), *number), *feature)));
     }
     targets
 }

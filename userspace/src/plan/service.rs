@@ -27,6 +27,7 @@ use dataplane::wire::Be16;
 
 use super::candidate::{self, Draft, End, Ground, Kind, Name, Role, Scope};
 use super::diff::{Cells, ordered, write};
+use super::held::Held;
 use super::maglev::Taker;
 use super::numbers::Turns;
 use super::room::Room;
@@ -43,6 +44,8 @@ pub(super) struct Services<A> {
     ids: Turns,
     numbers: Turns,
     room: Room,
+    /// Numbers that a path at work goes by, while the first plan is made.
+    held: Held<A>,
 }
 
 /// A port as it is carried out.
@@ -90,15 +93,20 @@ pub(super) struct Prepared<A> {
 pub(super) type Fronts<A> = (BTreeMap<FrontendKey<A>, Service>, BTreeMap<RangePrefix<A>, Allowed>);
 
 impl<A: Family> Services<A> {
-    /// Plans the Services and host ports of a cluster. What is of another family is left out.
+    /// Plans the Services and host ports of a cluster. What is of another family is left out. Without a previous
+    /// plan, numbers are those of the rows that are held, where these know them.
     ///
     /// # Errors
     /// [`Error::TableFull`]: `frontends`, `maglev` or `backends`.
-    pub(super) fn of(cluster: &Cluster, previous: Option<&Self>) -> Result<Self, Error> {
+    pub(super) fn of(
+        cluster: &Cluster,
+        previous: Option<&Self>,
+        held: Option<&Rows<A>>,
+    ) -> Result<Self, Error> {
         let ground = Ground::of(cluster);
         let mut next = match previous {
             Some(previous) => Self { ground, ..previous.clone() },
-            None => Self::none(ground),
+            None => Self::none(ground, held.map_or_else(Held::none, Held::of)),
         };
         let mut drafts = candidate::host_ports(&next.ground, cluster);
         let services = cluster.services.iter();
@@ -107,18 +115,21 @@ impl<A: Family> Services<A> {
         let prepared = next.find_room(drafts, before)?;
         next.write_all(&prepared);
         next.ports = prepared.after;
+        next.held = Held::none();
         Ok(next)
     }
 
-    fn none(ground: Ground) -> Self {
+    fn none(ground: Ground, held: Held<A>) -> Self {
+        let (id, number) = held.highest();
         Self {
             ground,
             ports: BTreeMap::new(),
             maglev: Vec::new(),
             backends: Vec::new(),
-            ids: Turns::new(1, 2 * Frontends::<A>::CAPACITY),
-            numbers: Turns::new(1, Backends::<A>::CAPACITY - 1),
+            ids: Turns::new(1, 2 * Frontends::<A>::CAPACITY, id),
+            numbers: Turns::new(1, Backends::<A>::CAPACITY - 1, number),
             room: Room::new(Maglev::<A>::CAPACITY),
+            held,
         }
     }
 
@@ -151,7 +162,7 @@ impl<A: Family> Services<A> {
             let (frontends, source_ranges) = self.fronts_of(ports.values(), node);
             Rows { frontends, source_ranges, ..Rows::default() }
         };
-        let changes = ordered(&rows(&before), &rows(&after), &cells);
+        let changes = ordered(&rows(&before), &rows(&after), &cells, 0);
         before.keys().for_each(|name| _ = self.ports.remove(name));
         self.ports.extend(after);
         changes
@@ -251,9 +262,13 @@ impl<A: Family> Services<A> {
 
     /// Numbers for a port, and room for its runs.
     fn port(&mut self, draft: Arc<Draft<A>>, before: Option<&Port<A>>, taken: &mut Taken) -> Port<A> {
-        let id = before.map_or_else(|| ServiceId(taken.id(&mut self.ids)), |before| before.id);
+        let held = self.held.id(&draft.fronts);
+        let id = before.map_or_else(|| ServiceId(taken.id(&mut self.ids, held)), |before| before.id);
         let known = |end: &End<A>| before.and_then(|before| before.number(end));
-        let number = |end| known(end).unwrap_or_else(|| BackendId(taken.number(&mut self.numbers)));
+        let number = |end| {
+            known(end)
+                .unwrap_or_else(|| BackendId(taken.number(&mut self.numbers, self.held.number(id.0, end))))
+        };
         let numbers: Vec<_> = draft.ends.iter().map(number).collect();
         let mut runs = groups(&draft, &numbers);
         let olds = before.map(|before| &before.runs[..]).unwrap_or_default();
@@ -339,8 +354,8 @@ impl<A: Family> Services<A> {
 const NOWHERE: u32 = u32::MAX;
 
 impl Taken {
-    fn id(&mut self, ids: &mut Turns) -> u32 {
-        match ids.take() {
+    fn id(&mut self, ids: &mut Turns, held: Option<u32>) -> u32 {
+        match ids.claim(held) {
             Some(id) => {
                 self.ids.push(id);
                 id
@@ -351,8 +366,8 @@ impl Taken {
             }
         }
     }
-    fn number(&mut self, numbers: &mut Turns) -> u32 {
-        match numbers.take() {
+    fn number(&mut self, numbers: &mut Turns, held: Option<u32>) -> u32 {
+        match numbers.claim(held) {
             Some(number) => {
                 self.numbers.push(number);
                 number

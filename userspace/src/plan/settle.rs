@@ -165,7 +165,11 @@ mod tests {
             let port = PortPrefix::one(port.0, port.1);
             let matching = |clause: &Clause| clause.3.holds(port);
             let expected = judged(clauses, isolated, matching);
-            assert_eq!(found(&own, &anybody, port), expected, "{clauses:?} {isolated} {port:?}: {own:?} {anybody:?}");
+            assert_eq!(
+                found(&own, &anybody, port),
+                expected,
+                "{clauses:?} {isolated} {port:?}: {own:?} {anybody:?}"
+            );
             let others = judged(clauses, isolated, |clause| !clause.0 && matching(clause));
             assert_eq!(found(&PortRows::new(), &anybody, port), others, "{clauses:?} {isolated} {port:?}");
         }

@@ -21,6 +21,8 @@ use crate::model::{
 const INGRESS: u8 = Endpoint::INGRESS;
 const EGRESS: u8 = Endpoint::EGRESS;
 const TCP: u8 = 6;
+/// Rows that policy tables hold.
+const ROOM: (u32, u32) = (65_536, 65_536);
 const UDP: u8 = 17;
 
 fn ip(text: &str) -> IpAddr {

@@ -1,5 +1,6 @@
 //! The engine in the kernel: loads, hooks in, outlives its process, leaves nothing behind.
 
+mod agent;
 mod balance;
 mod equal;
 mod netns;

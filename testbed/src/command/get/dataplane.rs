@@ -1,4 +1,5 @@
-//! `podpath get dataplane`: what became of packets on each node, and how much room its tables have left.
+//! `podpath get dataplane`: what became of packets and of dialling sockets on each node, and how much room its tables
+//! have left.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,12 @@ fn tables(counts: &BTreeMap<String, Counts>) -> String {
         [node.clone(), "audited".to_owned(), counts.audited.to_string(), String::new(), meaning.to_owned()]
     });
     let verdicts = verdicts.chain(audited);
+    let sockets = counts.iter().flat_map(|(node, counts)| {
+        counts
+            .sockets
+            .iter()
+            .map(|(turn, times)| [node.clone(), turn.clone(), times.to_string(), meaning(turn).to_owned()])
+    });
     let tables = counts.iter().flat_map(|(node, counts)| {
         counts.tables.iter().map(|(table, (rows, capacity))| {
             let pressure = 100.0 * *rows as f64 / f64::from((*capacity).max(1));
@@ -47,5 +54,18 @@ fn tables(counts: &BTreeMap<String, Counts>) -> String {
     });
     let verdicts = columns(["NODE", "VERDICT", "PACKETS", "BYTES", "MEANING"], verdicts);
     let tables = columns(["NODE", "TABLE", "ROWS", "CAPACITY", "PRESSURE"], tables);
-    format!("{verdicts}\n{tables}")
+    if counts.values().all(|counts| counts.sockets.is_empty()) {
+        return format!("{verdicts}\n{tables}");
+    }
+    let sockets = columns(["NODE", "SOCKETS", "TIMES", "MEANING"], sockets);
+    format!("{verdicts}\n{sockets}\n{tables}")
+}
+
+/// What a word of [`Counts::sockets`] says.
+fn meaning(turn: &str) -> &'static str {
+    match turn {
+        "backend" => "A socket dialled a Service and was led to a backend.",
+        "full" => "There was no room to remember what a socket dialled: its packets are translated.",
+        _ => "",
+    }
 }

@@ -1,8 +1,10 @@
 //! `podpath get fabric`: what became of frames, and who has how many of the outbound rule's ports.
 
+use std::collections::BTreeMap;
+
 use testbed::fabric::Client;
 use testbed::output::{self, Format, columns};
-use userspace::fabric::{FrontendReport, LinkReport, Loss, Report, RuleReport, SnatReport};
+use userspace::fabric::{BalancerReport, FrontendReport, LinkReport, Loss, Report, RuleReport, SnatReport};
 use userspace::model::Direction;
 
 use super::super::{Answer, Subject};
@@ -27,6 +29,7 @@ fn tables(report: &Report) -> String {
         parts.push(rules(&report.rules));
     }
     parts.extend(report.snat.as_ref().map(snat));
+    parts.extend(report.balancer.as_ref().map(balancer));
     if !report.frontends.is_empty() {
         parts.push(frontends(&report.frontends));
     }
@@ -44,11 +47,15 @@ fn frames(report: &Report) -> String {
         ("under-way", under_way, "Frames that are on a link."),
     ];
     let rows = counters.map(|(name, count, what)| [name.to_owned(), count.to_string(), what.to_owned()]);
-    let losses = Loss::ALL.iter().filter_map(|loss| {
+    columns(["FRAMES", "COUNT", "MEANING"], rows.into_iter().chain(losses(lost)))
+}
+
+/// The losses that happened: slug, how often, and what it means.
+fn losses(lost: &BTreeMap<String, u64>) -> impl Iterator<Item = [String; 3]> {
+    Loss::ALL.iter().filter_map(|loss| {
         let count = lost.get(loss.slug())?;
         Some([loss.slug().to_owned(), count.to_string(), loss.sentence().to_owned()])
-    });
-    columns(["FRAMES", "COUNT", "MEANING"], rows.into_iter().chain(losses))
+    })
 }
 
 fn links(links: &[LinkReport]) -> String {
@@ -95,6 +102,18 @@ fn snat(snat: &SnatReport) -> String {
         }
     }
     columns(["NODE", "SNAT PORTS", "FLOWS", "REFUSED", "IN USE"], rows)
+}
+
+/// What became of the packets for frontends: what arrived is what was sent, and what was lost for each reason.
+fn balancer(report: &BalancerReport) -> String {
+    let BalancerReport { arrived, sent, lost, returned } = report;
+    let counters = [
+        ("arrived", arrived, "Packets for frontends."),
+        ("sent", sent, "Packets that went to a node."),
+        ("returned", returned, "Answers that came from a frontend again."),
+    ];
+    let rows = counters.map(|(name, count, what)| [name.to_owned(), count.to_string(), what.to_owned()]);
+    columns(["LOAD BALANCER", "COUNT", "MEANING"], rows.into_iter().chain(losses(lost)))
 }
 
 /// Who is behind the load balancer's frontends, and with what share of their new flows.

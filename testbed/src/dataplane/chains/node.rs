@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use userspace::model::Cluster;
 
-use super::conntrack::{Connection, Conntrack, NotKept, State, Tracked};
+use super::conntrack::{Connection, Conntrack, Direction, NotKept, State, Tracked};
 use super::frame::{self, ETHERNET, Icmp, Kind, Mac, Packet, Unreadable, VXLAN_PORT};
 use super::plan::{Error, Hop, Plan, mac};
 use super::rules::{Dice, Link, Place, Seen, Walked};
@@ -173,12 +173,13 @@ impl Node {
 
     /// The whole way of a packet, from one link to another.
     fn forward(&mut self, from: Link, packet: &Packet, now_s: u64) -> Result<(Link, Vec<u8>), Refusal> {
-        let mut seen = Seen { tuple: packet.tuple, from, to: None, state: State::New, mark: 0 };
+        let mut seen = Seen { tuple: packet.tuple, from, to: None, state: State::New, reply: false, mark: 0 };
         if let Walked::Drop(place) = self.plan.raw.walk("PREROUTING", &mut seen, &mut self.dice) {
             return Err(Refused::Dropped(place).into());
         }
         let mut tracked = self.conntrack.track(packet, now_s);
         seen.state = tracked.state;
+        seen.reply = tracked.direction == Direction::Reply;
         if from == Link::Uplink && packet.tuple.target == self.plan.address {
             let known = matches!(tracked.state, State::Established | State::Related);
             if !known {

@@ -35,14 +35,6 @@ pub enum Error {
         /// As it was asked for.
         node: String,
     },
-    /// A policy names what is no range.
-    #[error("cannot write rules for policy {policy}: {cidr:?} is no IPv4 range; `chains` knows IPv4 only")]
-    Policy {
-        /// Namespace and name.
-        policy: String,
-        /// As it is written.
-        cidr: String,
-    },
     /// Rules that never end.
     #[error(transparent)]
     Rules(#[from] rules::Error),

@@ -1,28 +1,31 @@
-//! NetworkPolicies as filter chains, one for each pod and direction that a policy selects.
+//! Policies as filter chains, one for each pod and direction that a policy is about.
 //!
 //! ```text
 //! FORWARD, OUTPUT, INPUT -> POD-EGRESS  (by -i) -> FROM-… of the sender
 //!                        -> POD-INGRESS (by -o) -> TO-…   of the receiver
-//! ```
-//! A pod's chain allows by writing a mark and returning, because the other end's chain has to agree too;
-//! its last rule refuses. Peers are written out, one rule per address and port, as engines without sets
-//! do.
 //!
-//! Source: Kubernetes API reference, NetworkPolicy v1.
+//! FROM-…, TO-…: -> ADMIN-…, then what NetworkPolicies allow and DROP, or where there are none -> BASELINE-…
+//! ```
+//! A pod's chain allows by writing a mark and returning, because the other end's chain has to agree too.
+//! Peers are written out, one rule per address and port, as engines without sets do. Where a pod is audited, LOG
+//! stands in the place of DROP.
+//!
+//! Source: Kubernetes API reference, NetworkPolicy v1; network-policy-api, ClusterNetworkPolicy v1alpha2.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use userspace::model::{Cluster, Labels, Pod};
+use userspace::model::{Cluster, Established, Pod, Protocol, Tier};
 
 use super::conntrack::State;
 use super::kube::{self, hashed};
 use super::plan::{Error, v4};
 use super::rules::{ChainId, Link, Match, Rule, Table, Target};
+
+mod network_policy;
+mod tier;
 
 /// Written on a packet that a pod's chain allows.
 const ALLOWED: u32 = 0x1_0000;
@@ -37,15 +40,16 @@ enum Direction {
 /// The filter table of a node.
 ///
 /// # Errors
-/// [`Error::Family`], [`Error::Policy`].
+/// [`Error::Family`].
 pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
     let mut filter = Table::new("filter");
     let rejects = kube::reject_without_endpoints(&mut filter, cluster)?;
     let (egress, ingress) = (filter.chain("POD-EGRESS"), filter.chain("POD-INGRESS"));
     for hook in ["INPUT", "FORWARD", "OUTPUT"] {
         let hook = filter.chain(hook);
-        let known = Match::State(vec![State::Related, State::Established]);
-        filter.append(hook, Rule::new([known], Target::Accept));
+        for known in judged_already(cluster) {
+            filter.append(hook, Rule::new(known, Target::Accept));
+        }
         filter.append(hook, Rule::new([Match::State(vec![State::Invalid])], Target::Drop));
         for next in [rejects, egress, ingress] {
             filter.append(hook, Rule::new([], Target::Jump(next)));
@@ -58,7 +62,8 @@ pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
         for (direction, dispatch, condition) in
             [(Direction::Egress, egress, Match::From(link)), (Direction::Ingress, ingress, Match::To(link))]
         {
-            if let Some(chain) = pod_chain(&mut filter, cluster, pod, direction)? {
+            let side = Side { cluster, pod, direction };
+            if let Some(chain) = side.chain(&mut filter)? {
                 let rule = Rule::new([condition], Target::Jump(chain));
                 filter.append(dispatch, rule.comment(pod.id()));
             }
@@ -67,201 +72,102 @@ pub(super) fn filter(cluster: &Cluster, node: &str) -> Result<Table, Error> {
     Ok(filter)
 }
 
-/// The chain of a pod and direction, if any policy selects it.
-fn pod_chain(
-    filter: &mut Table,
-    cluster: &Cluster,
-    pod: &Pod,
-    direction: Direction,
-) -> Result<Option<ChainId>, Error> {
-    let selecting: Vec<&NetworkPolicy> =
-        cluster.policies.iter().filter(|policy| selects(policy, pod, direction)).collect();
-    if selecting.is_empty() {
-        return Ok(None);
+/// Packets that policies are not asked about: those of connections that they let through, or only the answers
+/// among them, where a connection ends with what allowed it.
+fn judged_already(cluster: &Cluster) -> Vec<Vec<Match>> {
+    match cluster.settings.policies.established {
+        Established::Keep => vec![vec![Match::State(vec![State::Related, State::Established])]],
+        Established::Cut => vec![
+            vec![Match::State(vec![State::Related])],
+            vec![Match::State(vec![State::Established]), Match::Reply],
+        ],
     }
-    let word = if direction == Direction::Egress { "FROM" } else { "TO" };
-    let chain = filter.chain(&format!("{word}-{}", hashed(&pod.id())));
-    filter.append(chain, Rule::new([], Target::Mark { value: 0, mask: ALLOWED }));
-    for policy in selecting {
-        for (ports, peers) in rules(policy, direction) {
-            let allow = Allow { cluster, policy, pod, direction, ports };
-            match peers {
-                None => allow.anyone(filter, chain),
-                Some(peers) => peers.iter().try_for_each(|peer| allow.peer(filter, chain, peer))?,
-            }
-        }
-    }
-    let allowed = Match::Mark { value: ALLOWED, mask: ALLOWED };
-    filter.append(chain, Rule::new([allowed], Target::Return));
-    filter.append(chain, Rule::new([], Target::Drop).comment(format!("{} is isolated", pod.id())));
-    Ok(Some(chain))
 }
 
-/// One rule of a policy, for one pod it selects.
-struct Allow<'a> {
+/// A pod in a direction: whose chain is written.
+#[derive(Clone, Copy)]
+struct Side<'a> {
     cluster: &'a Cluster,
-    policy: &'a NetworkPolicy,
     pod: &'a Pod,
     direction: Direction,
-    /// None: all.
-    ports: Option<&'a [NetworkPolicyPort]>,
 }
 
-impl Allow<'_> {
-    fn anyone(&self, filter: &mut Table, chain: ChainId) {
-        // A named port means another number at each receiver.
-        if self.direction == Direction::Egress {
-            for peer in self.cluster.pods.iter() {
-                if let IpAddr::V4(address) = peer.address() {
-                    let named = self.named_ports(peer);
-                    self.append(filter, chain, Some(Match::target(address)), named);
-                }
-            }
+impl<'a> Side<'a> {
+    /// The pod's chain, if any policy is about it.
+    fn chain(self, filter: &mut Table) -> Result<Option<ChainId>, Error> {
+        let selecting = self.network_policies();
+        let admin = self.tier_chain(filter, Tier::Admin)?;
+        let baseline = if selecting.is_empty() { self.tier_chain(filter, Tier::Baseline)? } else { None };
+        if selecting.is_empty() && admin.is_none() && baseline.is_none() {
+            return Ok(None);
         }
-        let ports = self.ports_of(None);
-        self.append(filter, chain, None, ports);
+        let word = if self.direction == Direction::Egress { "FROM" } else { "TO" };
+        let chain = filter.chain(&format!("{word}-{}", hashed(&self.pod.id())));
+        filter.append(chain, Rule::new([], Target::Mark { value: 0, mask: ALLOWED }));
+        if let Some(admin) = admin {
+            filter.append(chain, Rule::new([], Target::Jump(admin)));
+            filter.append(chain, Rule::new([allowed()], Target::Return));
+        }
+        if let Some(baseline) = baseline {
+            filter.append(chain, Rule::new([], Target::Jump(baseline)));
+        }
+        if !selecting.is_empty() {
+            self.allow(filter, chain, &selecting)?;
+            filter.append(chain, Rule::new([allowed()], Target::Return));
+            let isolated = Rule::new([], if self.is_audited() { Target::Log } else { Target::Drop });
+            filter.append(chain, isolated.comment(format!("{} is isolated", self.pod.id())));
+        }
+        Ok(Some(chain))
     }
 
-    fn peer(&self, filter: &mut Table, chain: ChainId, peer: &NetworkPolicyPeer) -> Result<(), Error> {
-        if let Some(block) = &peer.ip_block {
-            return self.block(filter, chain, block);
-        }
-        for other in self.cluster.pods.iter().filter(|other| !other.host_network) {
-            if !self.is_peer(peer, other) {
-                continue;
-            }
-            let address = v4(other.address(), || format!("pod {}", other.id()))?;
-            let ports = self.ports_of(Some(other));
-            self.append(filter, chain, Some(self.at(address.into())), ports);
-        }
-        Ok(())
-    }
-
-    /// An ipBlock's exceptions are a chain of its own, which they leave before anything is allowed.
-    fn block(&self, filter: &mut Table, chain: ChainId, block: &IPBlock) -> Result<(), Error> {
-        let range = self.range(&block.cidr)?;
-        let Some(except) = block.except.as_ref().filter(|except| !except.is_empty()) else {
-            let ports = self.ports_of(None);
-            self.append(filter, chain, Some(self.at(range)), ports);
-            return Ok(());
-        };
-        let inside =
-            filter.chain(&format!("BLOCK-{}", hashed(&format!("{chain:?} {block:?} {:?}", self.ports))));
-        for range in except {
-            let range = self.range(range)?;
-            filter.append(inside, Rule::new([self.at(range)], Target::Return));
-        }
-        let ports = self.ports_of(None);
-        self.append(filter, inside, None, ports);
-        filter
-            .append(chain, Rule::new([self.at(range)], Target::Jump(inside)).comment(policy_id(self.policy)));
-        Ok(())
-    }
-
-    fn range(&self, cidr: &str) -> Result<Ipv4Net, Error> {
-        cidr.parse().map_err(|_| Error::Policy { policy: policy_id(self.policy), cidr: cidr.to_owned() })
-    }
-
-    fn is_peer(&self, peer: &NetworkPolicyPeer, other: &Pod) -> bool {
-        let at_home = other.namespace == namespace(self.policy);
-        let nothing = Labels::new();
-        let there = self.cluster.namespaces.get(&other.namespace).unwrap_or(&nothing);
-        let namespace = peer.namespace_selector.as_ref().map_or(at_home, |wanted| has(wanted, there));
-        namespace && peer.pod_selector.as_ref().is_none_or(|wanted| has(wanted, &other.labels))
+    /// What its policies would deny passes.
+    fn is_audited(self) -> bool {
+        self.cluster.audits(&self.pod.namespace)
     }
 
     /// The other end is in this range.
-    fn at(&self, range: Ipv4Net) -> Match {
+    fn at(self, range: Ipv4Net) -> Match {
         match self.direction {
             Direction::Ingress => Match::Source(range),
             Direction::Egress => Match::Target(range),
         }
     }
 
-    /// What the rule says of protocol and port, one per rule to write. Names are those of the receiver:
-    /// the selected pod, or `other`.
-    fn ports_of(&self, other: Option<&Pod>) -> Vec<Vec<Match>> {
-        let Some(ports) = self.ports else { return vec![Vec::new()] };
-        let receiver = if self.direction == Direction::Ingress { Some(self.pod) } else { other };
-        let named = receiver.map(|pod| self.named_ports(pod)).unwrap_or_default();
-        ports.iter().filter_map(numbered).chain(named).collect()
+    /// The pod that a flow goes to, whose ports have names, where the other end is `other`.
+    fn receiver(self, other: Option<&'a Pod>) -> Option<&'a Pod> {
+        if self.direction == Direction::Ingress { Some(self.pod) } else { other }
     }
 
-    fn named_ports(&self, receiver: &Pod) -> Vec<Vec<Match>> {
-        let mut found = Vec::new();
-        for port in self.ports.unwrap_or_default() {
-            let Some(IntOrString::String(wanted)) = &port.port else { continue };
-            let protocol = protocol(port);
-            let meant = receiver.ports.iter().filter(|own| own.name.as_ref() == Some(wanted));
-            found.extend(meant.filter(|own| Some(own.protocol.number()) == protocol).map(|own| {
-                vec![Match::Protocol(own.protocol.number()), Match::TargetPort(own.port..=own.port)]
-            }));
-        }
-        found
+    /// Every other end that is a pod with an address of its own, and the address.
+    fn others(self) -> impl Iterator<Item = Result<(&'a Pod, Ipv4Addr), Error>> {
+        let pods = self.cluster.pods.iter().filter(|pod| !pod.host_network);
+        pods.map(|pod| Ok((pod, v4(pod.address(), || format!("pod {}", pod.id()))?)))
     }
 
-    fn append(&self, filter: &mut Table, chain: ChainId, peer: Option<Match>, ports: Vec<Vec<Match>>) {
-        for port in ports {
-            let matches: Vec<Match> = peer.clone().into_iter().chain(port).collect();
-            let allow = Rule::new(matches, Target::Mark { value: ALLOWED, mask: ALLOWED });
-            filter.append(chain, allow.comment(policy_id(self.policy)));
+    fn namespace_is(self, wanted: &LabelSelector, pod: &Pod) -> bool {
+        match self.cluster.namespaces.get(&pod.namespace) {
+            Some(labels) => has(wanted, labels),
+            None => has(wanted, &BTreeMap::new()),
         }
     }
 }
 
-/// A port by number, a range, or a protocol alone. None if it is a name.
-fn numbered(port: &NetworkPolicyPort) -> Option<Vec<Match>> {
-    let protocol = Match::Protocol(protocol(port)?);
-    match port.port {
-        None => Some(vec![protocol]),
-        Some(IntOrString::Int(first)) => {
-            let first = u16::try_from(first).ok()?;
-            let last = port.end_port.map_or(Some(first), |last| u16::try_from(last).ok())?;
-            Some(vec![protocol, Match::TargetPort(first..=last)])
-        }
-        Some(IntOrString::String(_)) => None,
-    }
+/// The packet has the mark.
+fn allowed() -> Match {
+    Match::Mark { value: ALLOWED, mask: ALLOWED }
 }
 
-fn protocol(port: &NetworkPolicyPort) -> Option<u8> {
-    match port.protocol.as_deref() {
-        None | Some("TCP") => Some(6),
-        Some("UDP") => Some(17),
-        Some("SCTP") => Some(132),
-        Some(_) => None,
-    }
+/// Ports of a protocol, side by side.
+fn ports(protocol: Protocol, first: u16, last: u16) -> Vec<Match> {
+    vec![Match::Protocol(protocol.number()), Match::TargetPort(first..=last)]
 }
 
-/// Ports and peers of one rule; none: all.
-type Clause<'a> = (Option<&'a [NetworkPolicyPort]>, Option<&'a [NetworkPolicyPeer]>);
-
-fn rules(policy: &NetworkPolicy, direction: Direction) -> Vec<Clause<'_>> {
-    fn some<T>(list: &Option<Vec<T>>) -> Option<&[T]> {
-        list.as_deref().filter(|list| !list.is_empty())
+/// A range, if packets here can have such addresses: they are all IPv4.
+fn v4_range(range: IpNet) -> Option<Ipv4Net> {
+    match range {
+        IpNet::V4(range) => Some(range),
+        IpNet::V6(_) => None,
     }
-    let Some(spec) = &policy.spec else { return Vec::new() };
-    match direction {
-        Direction::Ingress => {
-            spec.ingress.iter().flatten().map(|rule| (some(&rule.ports), some(&rule.from))).collect()
-        }
-        Direction::Egress => {
-            spec.egress.iter().flatten().map(|rule| (some(&rule.ports), some(&rule.to))).collect()
-        }
-    }
-}
-
-/// Whether the policy isolates the pod in this direction.
-fn selects(policy: &NetworkPolicy, pod: &Pod, direction: Direction) -> bool {
-    let Some(spec) = &policy.spec else { return false };
-    let isolates = match (&spec.policy_types, direction) {
-        (Some(types), Direction::Ingress) if !types.is_empty() => types.iter().any(|kind| kind == "Ingress"),
-        (Some(types), Direction::Egress) if !types.is_empty() => types.iter().any(|kind| kind == "Egress"),
-        (_, Direction::Ingress) => true,
-        (_, Direction::Egress) => spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
-    };
-    isolates
-        && namespace(policy) == pod.namespace
-        && spec.pod_selector.as_ref().is_none_or(|wanted| has(wanted, &pod.labels))
 }
 
 /// Whether these labels are what the selector wants.
@@ -279,14 +185,6 @@ fn has(wanted: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
                 _ => false,
             }
         })
-}
-
-fn namespace(policy: &NetworkPolicy) -> &str {
-    policy.metadata.namespace.as_deref().unwrap_or("default")
-}
-
-fn policy_id(policy: &NetworkPolicy) -> String {
-    format!("{}/{}", namespace(policy), policy.metadata.name.as_deref().unwrap_or_default())
 }
 
 /// The raw table: packets that lie about where they come from.

@@ -53,6 +53,8 @@ pub struct Seen {
     pub to: Option<Link>,
     /// How it stands to its connection.
     pub state: State,
+    /// It goes the other way than its connection's first packet.
+    pub reply: bool,
     /// What earlier rules wrote on it.
     pub mark: u32,
 }
@@ -78,6 +80,8 @@ pub enum Match {
     To(Link),
     /// `-m conntrack --ctstate`: any of these.
     State(Vec<State>),
+    /// `-m conntrack --ctdir REPLY`: the other way than the connection's first packet.
+    Reply,
     /// `-m mark --mark value/mask`.
     Mark {
         /// After the mask.
@@ -128,6 +132,7 @@ impl Match {
             Self::From(link) => *link == seen.from,
             Self::To(link) => Some(*link) == seen.to,
             Self::State(states) => states.contains(&seen.state),
+            Self::Reply => seen.reply,
             Self::Mark { value, mask } => seen.mark & mask == *value,
             Self::MarkNot { value, mask } => seen.mark & mask != *value,
             Self::Random(part) => dice.part() < *part,
@@ -148,6 +153,8 @@ pub enum Target {
     Drop,
     /// Refuse it with an ICMP error.
     Reject,
+    /// Say that it came by, and go on.
+    Log,
     /// Back to where this chain was jumped to.
     Return,
     /// Through another chain of the table.
@@ -326,6 +333,11 @@ impl Table {
                 Target::Accept => return Walked::Accept,
                 Target::Drop => return Walked::Drop(self.place(chain, line)),
                 Target::Reject => return Walked::Reject(self.place(chain, line)),
+                Target::Log => {
+                    let Tuple { protocol, source, target, target_port, .. } = seen.tuple;
+                    let place = self.place(chain, line);
+                    tracing::info!("{place}: {source} -> {target}:{target_port} ({protocol})");
+                }
                 Target::Return => {
                     way.pop();
                 }
@@ -399,6 +411,7 @@ impl Table {
             Target::Accept => writeln!(f, " -j ACCEPT"),
             Target::Drop => writeln!(f, " -j DROP"),
             Target::Reject => writeln!(f, " -j REJECT --reject-with icmp-port-unreachable"),
+            Target::Log => writeln!(f, " -j LOG"),
             Target::Return => writeln!(f, " -j RETURN"),
             Target::Jump(chain) => writeln!(f, " -j {}", self.chains[chain.0].name),
             Target::Mark { value, mask } => writeln!(f, " -j MARK --set-xmark {value:#x}/{mask:#x}"),
@@ -430,6 +443,7 @@ impl fmt::Display for Match {
                     states.iter().map(|state| format!("{state:?}").to_uppercase()).collect();
                 write!(f, "-m conntrack --ctstate {}", names.join(","))
             }
+            Self::Reply => f.write_str("-m conntrack --ctdir REPLY"),
             Self::Mark { value, mask } => write!(f, "-m mark --mark {value:#x}/{mask:#x}"),
             Self::MarkNot { value, mask } => write!(f, "-m mark ! --mark {value:#x}/{mask:#x}"),
             Self::Random(part) => write!(f, "-m statistic --mode random --probability {part:.11}"),

@@ -257,6 +257,72 @@ fn a_policy_refuses_what_it_does_not_allow_and_names_the_pod() {
     }
 }
 
+/// A policy of tier Admin that denies what comes to `db` from `api`.
+const DENY: &str = r#"
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: closed}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {podSelector: {matchLabels: {app: db}}}}
+  ingress: [{action: Deny, from: [{pods: {podSelector: {matchLabels: {app: api}}}}]}]
+"#;
+
+fn with(more: &str) -> Network {
+    let text = format!("{CLUSTER}{more}");
+    let cluster = model::load_text("unit.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+    Network::new(&cluster, 1).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn an_admin_refuses_what_a_network_policy_allows_and_the_rule_is_named() {
+    let sent = from_pod(&mut with(DENY), API, tcp((API, 40_000), (DB, 5432), "S"));
+    assert!(sent.arrived.is_empty());
+    assert!(refusal(&sent).contains("ClusterNetworkPolicy closed rule 0"), "{}", refusal(&sent));
+    let passes = DENY.replace("Deny", "Pass");
+    let sent = from_pod(&mut with(&passes), API, tcp((API, 40_000), (DB, 5432), "S"));
+    assert_eq!(only(sent).0, Stop::Pod(DB));
+}
+
+#[test]
+fn what_is_denied_to_an_audited_pod_is_logged_and_passes() {
+    let audited = "---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default, annotations: {podpath.dev/audit: \"true\"}}
+";
+    for more in [audited.to_owned(), format!("{audited}{DENY}")] {
+        let mut network = with(&more);
+        for port in [5432, 5433] {
+            let sent = from_pod(&mut network, API, tcp((API, 40_000), (DB, port), "S"));
+            assert_eq!(only(sent).0, Stop::Pod(DB), "port {port}");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_connection_goes_on_or_ends_as_the_testbed_says() {
+    for (established, arrives) in [("keep", true), ("cut", false)] {
+        let text = CLUSTER.replace(
+            "metadata: {name: unit}",
+            &format!("metadata: {{name: unit}}\nspec: {{policies: {{established: {established}}}}}"),
+        );
+        let load = |text: &str| model::load_text("unit.yaml", text).unwrap_or_else(|error| panic!("{error}"));
+        let (before, after) = (load(&text), load(&format!("{text}{DENY}")));
+        let mut node = Node::new(&before, "n2", 1).unwrap_or_else(|error| panic!("{error}"));
+        let arrived = |node: &mut Node, from: Ipv4Addr, frame: Vec<u8>| {
+            !node.push(Link::Pod(from), &frame, NOW).frames.is_empty()
+        };
+        assert!(arrived(&mut node, API, tcp((API, 40_000), (DB, 5432), "S")));
+        assert!(arrived(&mut node, DB, tcp((DB, 5432), (API, 40_000), "SA")));
+        node.apply(&after, "n2").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(arrived(&mut node, API, tcp((API, 40_000), (DB, 5432), "A")), arrives, "{established}");
+        assert!(arrived(&mut node, DB, tcp((DB, 5432), (API, 40_000), "A")), "an answer");
+    }
+}
+
 #[test]
 fn an_isolated_pod_may_answer_whom_it_dialled() {
     let mut network = network();
@@ -384,7 +450,7 @@ fn bytes_that_are_cut_off_anywhere_are_refused_and_never_panic() {
 
 fn seen(target_port: u16) -> Seen {
     let tuple = Tuple { protocol: 6, source: WEB, source_port: 1, target: API, target_port };
-    Seen { tuple, from: Link::Pod(WEB), to: None, state: State::New, mark: 0 }
+    Seen { tuple, from: Link::Pod(WEB), to: None, state: State::New, reply: false, mark: 0 }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use dataplane::tables::IfIndex;
-use dataplane::wire::{Address, Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
+use dataplane::wire::{Be16, Family, Plain, ethernet, icmp, tunnel};
 use dataplane::{Mend, Packet};
 
 /// Room that a new frame leaves before its first byte: one tunnel's headers and some to spare.
@@ -98,15 +98,15 @@ impl Packet for Frame {
     }
 
     fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
-        self.open(tunnel::overhead(header(outer)) + options as usize)
+        self.open(tunnel::overhead(outer.header()) + options as usize)
     }
 
     /// As `bpf_skb_adjust_room` does: a header at least of the family inside must be left.
     fn close_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
-        let overhead = tunnel::overhead(header(outer)) + options as usize;
+        let overhead = tunnel::overhead(outer.header()) + options as usize;
         let inside: Be16 = self.read(overhead + ethernet::TYPE)?;
-        let least = if inside == ethernet::IPV6 { V6::HEADER } else { V4::HEADER };
-        if self.bytes().len() < ethernet::LENGTH + overhead + least {
+        let inside = if inside == ethernet::IPV6 { Family::V6 } else { Family::V4 };
+        if self.bytes().len() < ethernet::LENGTH + overhead + inside.header() {
             return None;
         }
         self.strip(u32::try_from(overhead).ok()?)
@@ -126,30 +126,22 @@ impl Packet for Frame {
     }
 
     fn open_error(&mut self, family: Family) -> Option<()> {
-        self.open(header(family) + icmp::LENGTH)
+        self.open(family.header() + icmp::LENGTH)
     }
 
     fn open_ip(&mut self, outer: Family) -> Option<()> {
-        self.open(header(outer))
+        self.open(outer.header())
     }
 
     /// As `bpf_skb_adjust_room` does: a header of the family must be left.
     fn close_ip(&mut self, outer: Family) -> Option<()> {
-        if self.bytes().len() < ethernet::LENGTH + 2 * header(outer) {
+        if self.bytes().len() < ethernet::LENGTH + 2 * outer.header() {
             return None;
         }
         let from = self.start;
-        self.start += header(outer);
+        self.start += outer.header();
         self.buffer.copy_within(from..from + ethernet::LENGTH, self.start);
         Some(())
-    }
-}
-
-/// Length of an IP header of this family.
-fn header(family: Family) -> usize {
-    match family {
-        Family::V4 => V4::HEADER,
-        Family::V6 => V6::HEADER,
     }
 }
 

@@ -17,6 +17,7 @@ mod sight;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use dataplane::tables::{Endpoint, IfIndex};
 use dataplane::wire::{V4, V6};
@@ -37,6 +38,9 @@ pub struct Matrix {
     plan: Plan,
     v4: Sight,
     v6: Sight,
+    classes: Vec<u32>,
+    /// Of each end, the policies that isolate it: on the way out, and in. Found when somebody asks.
+    isolating: Vec<[OnceLock<Vec<String>>; 2]>,
 }
 
 /// What policies say of a flow.
@@ -90,18 +94,34 @@ pub enum Why {
     NotIsolated,
     /// This rule allows it.
     AllowedBy(RuleName),
+    /// Policies of the whole cluster have a say, and none denies it.
+    NotDenied,
     /// These policies isolate the pod, by name, and no rule allows it.
     Isolated(Vec<String>),
+    /// This rule denies it.
+    DeniedBy(RuleName),
+    /// What policies say of the pod did not fit into its node's table.
+    Incomplete,
 }
 
 impl Why {
     /// Whether it speaks against the flow.
     pub fn denies(&self) -> bool {
-        matches!(self, Self::Isolated(_))
+        matches!(self, Self::Isolated(_) | Self::DeniedBy(_) | Self::Incomplete)
     }
 }
 
 impl Decided {
+    /// It is about packets of IPv4.
+    pub fn is_over_v4(&self) -> bool {
+        self.over == Over::V4
+    }
+
+    /// The pod at the source was judged.
+    pub fn is_of_source(&self) -> bool {
+        self.direction == Direction::Egress
+    }
+
     /// It was denied, and passes: policies are only tried out on the pod.
     pub fn audited(&self) -> bool {
         self.verdict == Verdict::Allow && self.why.denies()
@@ -137,6 +157,8 @@ impl Matrix {
         let ends: Vec<Who> = stands.into_iter().map(|stand| stand.who).collect();
         let mut matrix = Self {
             places: ends.iter().cloned().zip(0..).collect(),
+            classes: Vec::new(),
+            isolating: ends.iter().map(|_| Default::default()).collect(),
             ends,
             ports: ports.to_vec(),
             plan,
@@ -149,6 +171,12 @@ impl Matrix {
         let mut engine = Emulator::with_capacities(&one, &boundless()?)?;
         matrix.v4 = Asking::new(&mut engine, v4, heard.0, ports).sight(&of_v4);
         matrix.v6 = Asking::new(&mut engine, v6, heard.1, ports).sight(&of_v6);
+        let mut classes = HashMap::new();
+        let class = |end| {
+            let next = classes.len() as u32;
+            *classes.entry((matrix.v4.sort(end), matrix.v6.sort(end))).or_insert(next)
+        };
+        matrix.classes = (0..matrix.ends.len()).map(class).collect();
         Ok(matrix)
     }
 
@@ -190,31 +218,38 @@ impl Matrix {
     pub fn decided_by(&self, from: usize, to: usize, port: usize) -> Option<Decided> {
         let mut all = self.judgements(from, to, port);
         let denied = all.iter().position(|one| one.verdict == Verdict::Deny);
-        let said = |one: &Decided| matches!(one.why, Why::AllowedBy(_) | Why::Isolated(_));
+        let said = |one: &Decided| matches!(one.why, Why::AllowedBy(_)) || one.why.denies();
         let at = denied.or_else(|| all.iter().rposition(said)).or_else(|| all.len().checked_sub(1))?;
         Some(all.swap_remove(at))
     }
 
+    /// A number for all ends that fare alike, with everybody but themselves and pods' own nodes: these flows are
+    /// allowed whatever class they are of, or, from a pod to its node, judged for each pod.
+    pub fn class(&self, end: usize) -> u32 {
+        self.classes[end]
+    }
+
+    /// The policies that isolate an end in a direction, by name; none for whom none selects.
+    pub fn isolating(&self, end: usize, direction: Direction) -> &[String] {
+        self.isolating[end][direction as usize].get_or_init(|| {
+            let bit = if direction == Direction::Egress { Endpoint::EGRESS } else { Endpoint::INGRESS };
+            self.plan.isolating(&self.ends[end].to_string(), bit).into_iter().map(str::to_owned).collect()
+        })
+    }
+
     fn judgements_over(&self, over: Over, from: usize, to: usize, port: usize) -> Vec<Decided> {
         let sight = if over == Over::V4 { &self.v4 } else { &self.v6 };
-        let said = sight.said(from, to, port).into_iter();
-        said.map(|said| {
-            let (judged, bit) = match said.direction {
-                Direction::Egress => (from, Endpoint::EGRESS),
-                Direction::Ingress => (to, Endpoint::INGRESS),
-            };
-            let isolating = || {
-                let pod = self.ends[judged].to_string();
-                self.plan.isolating(&pod, bit).into_iter().map(str::to_owned).collect()
-            };
+        let decided = sight.said(from, to, port).into_iter().map(|said| {
+            let judged = if said.direction == Direction::Egress { from } else { to };
+            let isolating = || self.isolating(judged, said.direction).to_vec();
             Decided {
                 direction: said.direction,
                 over,
                 verdict: said.verdict,
                 why: said.why(sight, isolating),
             }
-        })
-        .collect()
+        });
+        decided.collect()
     }
 }
 
@@ -270,5 +305,22 @@ impl fmt::Display for Direction {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
         })
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Itself => f.write_str("allowed, a pod reaches itself"),
+            Self::OwnNode => f.write_str("allowed, from the pod's own node"),
+            Self::NotIsolated => f.write_str("allowed, no policy selects it"),
+            Self::AllowedBy(RuleName { policy, rule }) => write!(f, "allowed by {policy} {rule}"),
+            Self::NotDenied => f.write_str("allowed, no policy denies it"),
+            Self::DeniedBy(RuleName { policy, rule }) => write!(f, "denied by {policy} {rule}"),
+            Self::Incomplete => f.write_str("denied, its rules did not fit into the node's table"),
+            Self::Isolated(policies) => {
+                write!(f, "isolated by {}, and no rule allows it", policies.join(", "))
+            }
+        }
     }
 }

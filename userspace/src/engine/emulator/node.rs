@@ -234,6 +234,7 @@ impl Emulator {
 impl Engine for Emulator {
     /// Replaces every row: no packet is under way meanwhile.
     fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
+        let rows = rows.fitting((self.v4.policy.capacity(), self.v6.policy.capacity()));
         self.nodes.fits(rows.nodes.len())?;
         self.v4.fit(&rows.v4)?;
         self.v6.fit(&rows.v6)?;

@@ -143,6 +143,11 @@ impl<T: Table> LongestTable<T> {
         self.lengths.iter().find_map(|(length, rows)| rows.get(&first(bits, *length)).copied())
     }
 
+    /// Rows that it can hold.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Whether so many rows fit.
     pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
         fits::<T>(rows, self.capacity)

@@ -225,7 +225,7 @@ impl Balancer {
     }
 
     /// How long a frame takes on average of so many repeats, each of another one of `flows` flows (a power of
-    /// two), with what makes it so.
+    /// two), with what makes it so. The next call goes on with the flow behind the last one's.
     ///
     /// # Errors
     /// [`Error::Run`], [`Error::Table`].
@@ -237,8 +237,9 @@ impl Balancer {
             .map_err(|why| failed(name, frame, sentence(&why)))?;
         self.tested.set(0, &target, 0).map_err(table_failed("write", TESTED))?;
         let v6 = u32::from(frame.get(12) == Some(&0x86));
+        let [_, _, next, _] = self.template.get(&0, 0).map_err(table_failed("read", TEMPLATE))?;
         self.template
-            .set(0, [flows - 1, frame.len() as u32, 0, v6], 0)
+            .set(0, [flows - 1, frame.len() as u32, next, v6], 0)
             .map_err(table_failed("write", TEMPLATE))?;
         let options = TestRunOptions { data_in: Some(frame), repeat, ..Default::default() };
         let result = program(&mut self.ebpf, "restore")?

@@ -16,6 +16,7 @@ mod diag;
 mod error;
 mod events;
 mod family;
+mod held;
 mod hook;
 mod netns;
 pub mod object;
@@ -37,7 +38,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
-    Affinities, Connections, Fragments, IfIndex, Masquerades, Node, Nodes, Sockets, Table,
+    Affinities, Connections, Fragments, IfIndex, Masquerades, Node, Nodes, Policy, Sockets, Table,
 };
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
@@ -133,6 +134,8 @@ pub struct Kernel {
     hooked: BTreeMap<(Hook, String), Hooked>,
     /// The programs that sockets meet.
     sockets: Vec<Hooked>,
+    /// Its tables of Services are those that are pinned.
+    held: bool,
 }
 
 impl fmt::Debug for Kernel {
@@ -182,6 +185,7 @@ impl Kernel {
             flush_log,
             hooked: BTreeMap::new(),
             sockets: Vec::new(),
+            held: false,
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -215,6 +219,7 @@ impl Kernel {
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
         self.attach_sockets()?;
+        self.hold()?;
         if way == Way::Clsact {
             let gone = before.keys().filter(|place| !self.hooked.contains_key(place));
             for (hook, interface) in gone {
@@ -310,6 +315,15 @@ impl Kernel {
         self.capacities.named(table).unwrap_or(usual)
     }
 
+    /// Room in the policy tables of IPv4 and IPv6.
+    fn policy_rows(&self) -> (u32, u32) {
+        let room = |table, usual| self.capacity(table, usual);
+        (
+            room(Policy::<V4>::NAME, Policy::<V4>::CAPACITY),
+            room(Policy::<V6>::NAME, Policy::<V6>::CAPACITY),
+        )
+    }
+
     fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
         self.clock.set(0, seconds, 0).map_err(table_failed("write", CLOCK))
     }
@@ -362,8 +376,10 @@ impl Kernel {
 
 impl Engine for Kernel {
     fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
-        self.write(&diff(&self.rows, rows))?;
-        self.rows = rows.clone();
+        let policy_rows = self.policy_rows();
+        let rows = rows.fitting(policy_rows).into_owned();
+        self.write(&diff(&self.rows, &rows, policy_rows))?;
+        self.rows = rows;
         Ok(())
     }
 

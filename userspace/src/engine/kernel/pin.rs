@@ -7,8 +7,9 @@
 //! A link that is pinned stays where it is when its process ends, and packets go on. The next process finds
 //! the tables as they are and puts its own programs into the links, each in one step.
 //!
-//! Tables that the agent fills are not among these: they are made anew and filled before any program that
-//! reads them is hooked in, so a packet meets all of the old rows or all of the new ones.
+//! Tables that the agent fills are made anew and filled before any program that reads them is hooked in, so a
+//! packet meets all of the old rows or all of the new ones. Those of Services are pinned then, to be read: the next
+//! process goes on with their numbers (`held`).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -68,6 +68,10 @@ impl<T: Table> HashTable<T> {
         HashMap::try_from(map).map(Self).map_err(failed::<T>("open"))
     }
 
+    pub(super) fn map(&self) -> &MapData {
+        self.0.map()
+    }
+
     pub(super) fn row(&self, key: &T::Key) -> Result<Option<T::Row>, Error> {
         match self.0.get(&Row(*key), 0) {
             Ok(Row(row)) => Ok(Some(row)),
@@ -167,6 +171,20 @@ impl<T: Table> LongestTable<T> {
 impl<T: Table> ArrayTable<T> {
     pub(super) fn new(map: Map) -> Result<Self, Error> {
         Array::try_from(map).map(Self).map_err(failed::<T>("open"))
+    }
+
+    pub(super) fn map(&self) -> &MapData {
+        self.0.map()
+    }
+
+    /// The row at this place.
+    pub(super) fn row(&self, index: u32) -> Result<T::Row, Error> {
+        self.0.get(&index, 0).map(|Row(row)| row).map_err(failed::<T>("read"))
+    }
+
+    /// Every row.
+    pub(super) fn all(&self) -> Result<Vec<T::Row>, Error> {
+        (0..self.0.len()).map(|index| self.row(index)).collect()
     }
 
     /// Writes rows, in their order.

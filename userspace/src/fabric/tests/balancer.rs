@@ -304,3 +304,53 @@ fn with_local_policy_the_health_check_node_port_is_asked_for_by_http() {
     let request = outcomes.iter().find(|outcome| outcome.frame.windows(13).any(|it| it == b"GET /healthz "));
     assert!(request.is_some(), "{outcomes:?}");
 }
+
+#[test]
+fn what_would_be_too_long_in_another_packet_is_lost_and_its_sender_is_told_how_long_it_may_be() {
+    let mut balanced = Balanced::new(Forward::IpInIp, |_| {});
+    let six = Port::External(2);
+    for (port, from, to, header) in
+        [(WORLD, "203.0.113.7", FRONTEND, 20), (six, "2001:db8::7", FRONTEND_V6, 40)]
+    {
+        let room = 1500 - header;
+        let mut frame = |length: usize| {
+            let mut frame = Vec::new();
+            let builder = to_gateway(ip(from), ip(to), 64).udp(7, 53);
+            builder.write(&mut frame, &vec![0; length - header - 8]).expect("a packet");
+            balanced.bench.send(port, frame)
+        };
+        let fits = frame(room);
+        assert!(matches!(fits[0].end, End::Out(Port::Node(_))), "{fits:?}");
+        assert_eq!(fits[0].frame.len(), ETHERNET + 1500);
+        let outcomes = frame(room + 1);
+        assert_eq!(outcomes.last().map(|lost| lost.end), Some(End::Lost(Loss::TooBig)), "{to}");
+        let told = SlicedPacket::from_ethernet(&outcomes[0].frame).expect("a sound packet");
+        let says = match told.transport {
+            Some(TransportSlice::Icmpv4(told)) => told.icmp_type(),
+            Some(TransportSlice::Icmpv6(told)) => {
+                assert_eq!(told.icmp_type(), etherparse::Icmpv6Type::PacketTooBig { mtu: 1460 });
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        let next_hop_mtu = 1480;
+        let needed = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
+        assert_eq!(says, etherparse::Icmpv4Type::DestinationUnreachable(needed));
+    }
+}
+
+#[test]
+fn what_came_for_frontends_is_what_was_sent_and_what_was_lost_and_each_loss_has_its_reason() {
+    let mut balanced = Balanced::new(Forward::NodePort, |_| {});
+    balanced.spread("S");
+    for _ in 0..3 {
+        balanced.bench.end(WORLD, tcp("203.0.113.7:7", "20.0.0.80:81", "S"));
+    }
+    balanced.answers = vec![false; 3];
+    balanced.rounds(3);
+    balanced.bench.end(WORLD, tcp("203.0.113.7:9000", "20.0.0.80:80", "S"));
+    let report = balanced.bench.fabric.report().balancer.expect("it has frontends");
+    assert_eq!((report.arrived, report.sent), (304, 300));
+    let lost = [("no-frontend", 3), ("no-healthy-node", 1)].map(|(slug, count)| (slug.to_owned(), count));
+    assert_eq!(report.lost, lost.into());
+}

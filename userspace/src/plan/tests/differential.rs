@@ -107,12 +107,14 @@ impl Dice {
         serde_json::from_value(self.selector()).expect("a selector")
     }
     fn pod_peer(&mut self) -> PodPeer {
-        let namespaces = [json!({}), json!({"matchLabels": {"team": "a"}}), json!({"matchLabels": {"team": "b"}})];
+        let namespaces =
+            [json!({}), json!({"matchLabels": {"team": "a"}}), json!({"matchLabels": {"team": "b"}})];
         let namespaces = serde_json::from_value(self.one(&namespaces).clone()).expect("a selector");
         PodPeer { namespaces, pods: self.label_selector() }
     }
     fn tier_rule(&mut self, direction: u8) -> TierRule {
-        let networks = ["0.0.0.0/0", "10.244.0.0/16", "10.244.1.0/24", "10.240.0.4/31", "203.0.113.0/25", "::/0"];
+        let networks =
+            ["0.0.0.0/0", "10.244.0.0/16", "10.244.1.0/24", "10.240.0.4/31", "203.0.113.0/25", "::/0"];
         let peer = |dice: &mut Self| match dice.below(if direction == EGRESS { 4 } else { 2 }) {
             0 | 1 => TierPeer::Pods(dice.pod_peer()),
             2 => TierPeer::Nodes(dice.label_selector()),
@@ -138,7 +140,7 @@ impl Dice {
     }
     fn cluster_policy(&mut self, index: usize) -> ClusterPolicy {
         ClusterPolicy {
-            kind: Kind::NetworkPolicy,
+            kind: Kind::ClusterNetworkPolicy,
             name: format!("tier{index}"),
             tier: *self.one(&[Tier::Admin, Tier::Baseline]),
             priority: self.below(3) as i32,
@@ -257,7 +259,7 @@ impl Text<'_> {
                 if !matches {
                     continue;
                 }
-                let policy = format!("NetworkPolicy {}", policy.name);
+                let policy = format!("ClusterNetworkPolicy {}", policy.name);
                 let name = RuleName { policy, rule: format!("{word}[{index}]") };
                 return match rule.action {
                     Action::Accept => Some(Said::AllowedBy(name)),

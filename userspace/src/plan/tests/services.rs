@@ -504,7 +504,7 @@ fn a_change_of_one_service_comes_to_what_a_plan_of_all_of_them_says() {
         changes.into_iter().for_each(|change| rows.make(change));
         assert_eq!(rows, plan.node("n2", &links(&cluster)).expect("n2 is there").rows, "round {round}");
         let all = asked.node("n2", &links(&cluster)).expect("n2 is there").rows;
-        assert!(diff(&rows, &all).is_empty(), "round {round}");
+        assert!(diff(&rows, &all, ROOM).is_empty(), "round {round}");
     }
     let id = cluster.services.pop().expect("there are five").id();
     plan.change("n2", &id, None).expect("it can be planned");
@@ -534,4 +534,51 @@ fn a_change_that_does_not_fit_changes_nothing() {
     more.ports[0].backends.truncate(8);
     let changes = plan.change("n1", "a/more", Some(&more)).expect("this one fits");
     assert!(matches!(changes[0], NodeChange::V4(Change::Backend(..))) && changes.len() == 8 + 8 + 4);
+}
+
+#[test]
+fn a_plan_that_resumes_keeps_the_numbers_of_the_rows_and_gives_none_of_them_to_others() {
+    let mut dice = Dice(11);
+    let mut cluster = cluster(2);
+    for place in 0..5 {
+        exposed(&mut cluster, many([3, 10, 40][place % 3])).addresses = vec![ip(&format!("10.96.0.{place}"))];
+        let service = cluster.services.last_mut().expect("one was added");
+        service.load_balancer_addresses = vec![ip(&format!("20.0.0.{place}"))];
+        (service.external_addresses, service.ports[0].node_port) = (vec![], None);
+    }
+    let mut plan = Plan::of(&cluster).expect("it can be planned");
+    for round in 0..60 {
+        altered(&mut cluster, &mut dice);
+        plan = plan.after(&cluster).expect("it can be planned");
+        let node = plan.node("n1", &links(&cluster)).expect("n1 is there").rows;
+        let (held, mut next) = (&node.v4, cluster.clone());
+        service(&mut next, "10.96.9.9", 53, &["10.244.9.1:80", "10.244.9.2:80"]);
+        let resumed = rows_of(&Plan::resuming(&next, &node).expect("it can be planned"), &next);
+        let numbers = |rows: &Rows<V4>, slots: Slots| -> BTreeSet<u32> {
+            (slots.first..slots.first + slots.count).map(|slot| rows.maglev[slot as usize].0).collect()
+        };
+        for (key, row) in &held.frontends {
+            let now = resumed.frontends[key];
+            assert_eq!(now.id, row.id, "round {round}: {key:?}");
+            assert_eq!(
+                numbers(&resumed, now.internal),
+                numbers(held, row.internal),
+                "round {round}: {key:?}"
+            );
+            assert_eq!(
+                numbers(&resumed, now.external),
+                numbers(held, row.external),
+                "round {round}: {key:?}"
+            );
+        }
+        // Those that nobody is led to keep a number of theirs as well: whoever is still on the way to them.
+        for (number, row) in
+            held.backends.iter().enumerate().filter(|(_, row)| row.state != Backend::<V4>::GONE)
+        {
+            assert_eq!(name(&resumed.backends[number]), name(row), "round {round}: backend {number}");
+        }
+        let new = resumed.frontends[&key("10.96.9.9", 53)];
+        assert!(held.frontends.values().all(|row| row.id != new.id));
+        assert!(numbers(&resumed, new.internal).iter().all(|number| *number as usize >= held.backends.len()));
+    }
 }

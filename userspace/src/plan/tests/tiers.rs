@@ -30,7 +30,7 @@ fn everybody() -> TierPeer {
 }
 /// About all pods.
 fn tier(cluster: &mut Cluster, name: &str, tier: Tier, ingress: Vec<TierRule>, egress: Vec<TierRule>) {
-    let kind = Kind::NetworkPolicy;
+    let kind = Kind::ClusterNetworkPolicy;
     let (name, subject) = (name.to_owned(), PodPeer::default());
     let policy = ClusterPolicy { kind, name, tier, priority: 0, subject, ingress, egress };
     cluster.cluster_policies.push(policy);
@@ -61,15 +61,15 @@ fn admin_rules_come_before_network_policies_and_baseline_rules_after() {
     tier(&mut cluster, "guard", Tier::Admin, admin, Vec::new());
     tier(&mut cluster, "floor", Tier::Baseline, vec![says(Action::Deny, web(), None)], Vec::new());
     let plan = planned(&cluster, "n1");
-    assert_eq!(decided(&plan, WEB, 80), (false, rule("NetworkPolicy floor", "ingress[0]")));
-    assert_eq!(decided(&plan, WEB, 81), (false, rule("NetworkPolicy guard", "ingress[1]")));
-    assert_eq!(decided(&plan, WEB, 82), (true, rule("NetworkPolicy guard", "ingress[2]")));
+    assert_eq!(decided(&plan, WEB, 80), (false, rule("ClusterNetworkPolicy floor", "ingress[0]")));
+    assert_eq!(decided(&plan, WEB, 81), (false, rule("ClusterNetworkPolicy guard", "ingress[1]")));
+    assert_eq!(decided(&plan, WEB, 82), (true, rule("ClusterNetworkPolicy guard", "ingress[2]")));
     assert_eq!(decided(&plan, WORLD, 80), (true, None));
 
     policy(&mut cluster, "a/open", json!({"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]}));
     let plan = planned(&cluster, "n1");
     assert_eq!(decided(&plan, WEB, 80), (true, rule("a/open", "ingress[0]")));
-    assert_eq!(decided(&plan, WEB, 81), (false, rule("NetworkPolicy guard", "ingress[1]")));
+    assert_eq!(decided(&plan, WEB, 81), (false, rule("ClusterNetworkPolicy guard", "ingress[1]")));
     assert_eq!(decided(&plan, WEB, 83), (false, None));
     assert_eq!(decided(&plan, WORLD, 83), (false, None));
 }
@@ -167,6 +167,6 @@ fn cluster_policies_are_named_where_no_network_policy_isolates() {
     policy(&mut cluster, "a/in", json!({"podSelector": {"matchLabels": {"app": "db"}}}));
     let plan = Plan::of(&cluster).expect("it can be planned");
     assert_eq!(plan.isolating("a/db", INGRESS), ["a/in"]);
-    assert_eq!(plan.isolating("a/web", INGRESS), ["NetworkPolicy guard"]);
+    assert_eq!(plan.isolating("a/web", INGRESS), ["ClusterNetworkPolicy guard"]);
     assert!(plan.isolating("a/web", EGRESS).is_empty());
 }

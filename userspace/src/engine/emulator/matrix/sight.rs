@@ -163,17 +163,16 @@ impl Said {
 
     /// In words; `isolating` finds the policies that isolate the pod.
     pub(super) fn why(&self, sight: &Sight, isolating: impl FnOnce() -> Vec<String>) -> Why {
-        let is = |decision: Decision| self.decision == decision as u8;
-        if is(Decision::Itself) {
-            Why::Itself
-        } else if is(Decision::OwnNode) {
-            Why::OwnNode
-        } else if is(Decision::Allowed) {
-            Why::AllowedBy(sight.names.get(self.number as usize).cloned().unwrap_or_default())
-        } else if is(Decision::Denied) {
-            Why::Isolated(isolating())
-        } else {
-            Why::NotIsolated
+        let rule = || sight.names.get(self.number as usize).cloned().unwrap_or_default();
+        match Decision::told(self.decision).map(|(decision, _)| decision) {
+            Some(Decision::Itself) => Why::Itself,
+            Some(Decision::OwnNode) => Why::OwnNode,
+            Some(Decision::Allowed) if self.number == 0 => Why::NotDenied,
+            Some(Decision::Allowed) => Why::AllowedBy(rule()),
+            Some(Decision::Denied) => Why::Isolated(isolating()),
+            Some(Decision::DeniedByRule) => Why::DeniedBy(rule()),
+            Some(Decision::Incomplete) => Why::Incomplete,
+            Some(Decision::NotIsolated) | None => Why::NotIsolated,
         }
     }
 }
@@ -228,6 +227,11 @@ impl Sight {
             });
         }
         said
+    }
+
+    /// What tells an end from others: what it is to them, how it is judged, the node that it is.
+    pub(super) fn sort(&self, end: usize) -> Option<(u32, Option<u32>, Option<u32>)> {
+        self.seats[end].map(|seat| (seat.peer, seat.pod.map(|(subject, _)| subject), seat.node))
     }
 
     fn row(&self, subject: u32, port: usize, direction: Direction) -> &Row {

@@ -1,0 +1,38 @@
+//! The time, whatever program asks for it; and what stands in for it, and for chance, where runs are to be repeated.
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
+
+use crate::bytes::constants;
+
+constants! {
+    /// Not 0: the time, and what chance gives, are what userspace wrote into `clock`.
+    FIXED_CLOCK: u32;
+}
+
+const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
+
+/// The second it is, and the number that chance gives, where both stand still between packets.
+#[map(name = "clock")]
+static CLOCK: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Seconds of a clock that does not go back.
+#[inline(always)]
+pub(crate) fn now_s() -> u32 {
+    if let Some(second) = fixed(0) {
+        return second;
+    }
+    // SAFETY: it only reads. The coarse clock is a tenth of the fine one's price, and ticks often
+    // enough for seconds.
+    (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+}
+
+/// A number of [`CLOCK`], if runs are to be repeated.
+#[inline(always)]
+pub(crate) fn fixed(row: u32) -> Option<u32> {
+    if FIXED_CLOCK.load() == 0 {
+        return None;
+    }
+    Some(CLOCK.get(row).copied().unwrap_or(0))
+}

@@ -1,0 +1,245 @@
+//! The way from one plan's judgements to the next one's, while flows are judged.
+//!
+//! A flow is judged by the rules of a pod and the identity of its peer. Rows change one at a time, so a pod may
+//! have its new rules while its peer has its old identity, or the other way round, and what comes of that may be
+//! what neither plan says. Where a change is of both kinds, there are stops on the way:
+//!
+//! 1. Peers whose identity changes are given, one by one, an identity for the time being: to the rules of
+//!    before it means what they were, to new rules what they will be.
+//! 2. Pods get their new rules, one by one. Rules that others had already, or still have, are there twice for as
+//!    long: once for each meaning.
+//! 3. Peers get their new identity, one by one, and pods that judge by a copy get the rules themselves.
+//!
+//! What the tunnel carries and local pods hand on says who a packet is from only with a number that both plans
+//! know: meanwhile the address is asked.
+//!
+//! Where the table has no room for all of this, the pods whose rules change are closed for as long: see
+//! [`Endpoint::INCOMPLETE`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use dataplane::tables::{Endpoint, Identity, PolicyRow};
+
+use super::{Family, PolicyPrefix, Prefix, Rows};
+
+/// The tables that judge.
+#[derive(Clone, Debug)]
+pub(super) struct Judging<A> {
+    pub(super) policy: BTreeMap<PolicyPrefix, PolicyRow>,
+    pub(super) identities: BTreeMap<Prefix<A>, Identity>,
+    pub(super) endpoints: BTreeMap<A, Endpoint>,
+}
+
+/// The stops between two plans' rows, if the policy table holds so many rows.
+pub(super) fn stops<A: Family>(from: &Rows<A>, to: &Rows<A>, room: usize) -> Vec<Judging<A>> {
+    let moving = moving(from, to);
+    let stops = if moving.is_empty() {
+        Vec::new()
+    } else {
+        let renamed = Renamed::of(from, to);
+        if renamed.concern(&moving) { between(from, to, &moving, &renamed) } else { Vec::new() }
+    };
+    let steps = stops.iter().map(|stop| &stop.policy).chain([&to.policy]);
+    let before = [&from.policy].into_iter().chain(stops.iter().map(|stop| &stop.policy));
+    let fits = before.zip(steps).all(|(one, other)| {
+        let new = other.keys().filter(|key| !one.contains_key(key)).count();
+        one.len() + new <= room
+    });
+    if fits { stops } else { closed(from, to) }
+}
+
+/// The pods whose rules change, and those that come or go.
+fn moving<A: Family>(from: &Rows<A>, to: &Rows<A>) -> BTreeSet<A> {
+    let judged = |endpoint: &Endpoint| (endpoint.rules, endpoint.isolated, endpoint.flags);
+    let pods = from.endpoints.keys().chain(to.endpoints.keys());
+    let moves = |pod: &&A| from.endpoints.get(pod).map(judged) != to.endpoints.get(pod).map(judged);
+    pods.filter(moves).copied().collect()
+}
+
+/// Whose identity changes.
+struct Renamed<A> {
+    /// By prefix, what it was and what it will be, if that is something else; and those that are in one plan
+    /// only and keep what they were.
+    prefixes: BTreeMap<Prefix<A>, (Identity, Identity)>,
+    /// What stands for each change meanwhile; the new identity itself, where nobody had it.
+    meanwhile: BTreeMap<(Identity, Identity), Identity>,
+}
+
+impl<A: Family> Renamed<A> {
+    fn of(from: &Rows<A>, to: &Rows<A>) -> Self {
+        let (was, will) = (Holders::of(&from.identities), Holders::of(&to.identities));
+        let differing = from.identities.iter().filter(|(prefix, row)| to.identities.get(prefix) != Some(row));
+        let new = to.identities.keys().filter(|prefix| !from.identities.contains_key(prefix));
+        let prefixes: BTreeMap<_, _> = differing
+            .map(|(prefix, _)| prefix)
+            .chain(new)
+            .map(|prefix| (*prefix, (was.holder(prefix), will.holder(prefix))))
+            .collect();
+        let pairs: BTreeSet<_> = prefixes.values().filter(|(old, new)| old != new).copied().collect();
+        let known: BTreeSet<_> = from.identities.values().map(|identity| identity.0).collect();
+        let asked: BTreeSet<_> = from.policy.keys().map(|key| key.identity).collect();
+        let mut ways: HashMap<Identity, usize> = HashMap::new();
+        pairs.iter().for_each(|(_, new)| *ways.entry(*new).or_default() += 1);
+        let meanwhile = pairs.into_iter().zip(MEANWHILE..).map(|((old, new), free)| {
+            let nobodys = ways[&new] == 1 && !known.contains(&new.0) && !asked.contains(&new.0);
+            ((old, new), if nobodys { new } else { Identity(free) })
+        });
+        Self { prefixes, meanwhile: meanwhile.collect() }
+    }
+
+    /// Whether a pod that moves may have a peer that is renamed.
+    fn concern(&self, moving: &BTreeSet<A>) -> bool {
+        let mut peers = self.prefixes.iter().filter(|(_, (old, new))| old != new);
+        match (peers.next(), peers.next()) {
+            (None, _) => false,
+            // A pod is no peer of itself.
+            (Some((prefix, _)), None) => moving.iter().any(|pod| prefix.bits < A::BITS || prefix.key != *pod),
+            (Some(_), Some(_)) => true,
+        }
+    }
+
+    /// What a pod of the node is called meanwhile: by a number that both plans know alike, else the address is
+    /// asked.
+    fn called(&self, pod: &A, was: Option<&Endpoint>, will: Identity) -> Identity {
+        let plain = match was {
+            Some(was) if was.identity == will => true,
+            Some(was) => self.meanwhile.get(&(was.identity, will)) == Some(&will),
+            None => self.at(&Prefix { key: *pod, bits: A::BITS }).is_none_or(|meanwhile| meanwhile == will),
+        };
+        if plain { will } else { ASK }
+    }
+
+    /// What stands for a prefix meanwhile.
+    fn at(&self, prefix: &Prefix<A>) -> Option<Identity> {
+        let (old, new) = self.prefixes.get(prefix)?;
+        Some(self.meanwhile.get(&(*old, *new)).copied().unwrap_or(*old))
+    }
+}
+
+/// Identities by prefix, to be asked what holds for the whole of one.
+struct Holders<'a, A> {
+    rows: &'a BTreeMap<Prefix<A>, Identity>,
+    lengths: BTreeSet<u32>,
+}
+
+impl<'a, A: Family> Holders<'a, A> {
+    fn of(rows: &'a BTreeMap<Prefix<A>, Identity>) -> Self {
+        Self { rows, lengths: rows.keys().map(|prefix| prefix.bits).collect() }
+    }
+    fn holder(&self, prefix: &Prefix<A>) -> Identity {
+        let shorter = self.lengths.range(..=prefix.bits).rev();
+        let mut holding =
+            shorter.filter_map(|bits| self.rows.get(&Prefix { key: prefix.key.masked(*bits), bits: *bits }));
+        holding.next().copied().unwrap_or(Identity::WORLD)
+    }
+}
+
+/// The two stops where rules and identities both change.
+fn between<A: Family>(
+    from: &Rows<A>,
+    to: &Rows<A>,
+    moving: &BTreeSet<A>,
+    renamed: &Renamed<A>,
+) -> Vec<Judging<A>> {
+    let used: BTreeSet<_> = from.endpoints.values().map(|endpoint| endpoint.rules.0).collect();
+    let joined = moving.iter().filter_map(|pod| to.endpoints.get(pod)).map(|endpoint| endpoint.rules.0);
+    let joined: BTreeSet<_> = joined.collect();
+    let twins: BTreeMap<_, _> = joined.intersection(&used).copied().zip(MEANWHILE..).collect();
+
+    let mut policy = from.policy.clone();
+    policy.extend(to.policy.iter().filter(|(key, _)| !used.contains(&key.rules)));
+    for (rules, twin) in &twins {
+        let rows =
+            to.policy.range(of_set(*rules)).map(|(key, row)| (PolicyPrefix { rules: *twin, ..*key }, *row));
+        policy.extend(rows);
+    }
+    for ((old, new), meanwhile) in &renamed.meanwhile {
+        let mut copy = |rows: &BTreeMap<_, _>, (rules, identity): (u32, Identity), target| {
+            let about = about(rows, rules, identity);
+            policy.extend(
+                about
+                    .into_iter()
+                    .map(|(key, row)| (PolicyPrefix { rules: target, identity: meanwhile.0, ..key }, row)),
+            );
+        };
+        used.iter().for_each(|rules| copy(&from.policy, (*rules, *old), *rules));
+        joined.difference(&used).for_each(|rules| copy(&to.policy, (*rules, *new), *rules));
+        twins.iter().for_each(|(rules, twin)| copy(&to.policy, (*rules, *new), *twin));
+    }
+
+    let mut identities = from.identities.clone();
+    for prefix in renamed.prefixes.keys() {
+        identities.extend(renamed.at(prefix).map(|identity| (*prefix, identity)));
+    }
+    let mut endpoints = from.endpoints.clone();
+    for (pod, endpoint) in &mut endpoints {
+        let next = to.endpoints.get(pod).map_or(endpoint.identity, |next| next.identity);
+        endpoint.identity = renamed.called(pod, from.endpoints.get(pod), next);
+    }
+    let first = Judging { policy, identities, endpoints };
+
+    let mut second = first.clone();
+    for pod in moving {
+        let Some(mut endpoint) = to.endpoints.get(pod).copied() else {
+            second.endpoints.remove(pod);
+            continue;
+        };
+        endpoint.identity = renamed.called(pod, from.endpoints.get(pod), endpoint.identity);
+        if let Some(twin) = twins.get(&endpoint.rules.0) {
+            endpoint.rules.0 = *twin;
+        }
+        second.endpoints.insert(*pod, endpoint);
+    }
+    vec![first, second]
+}
+
+/// The first number that no plan gives, to a rule set or an identity. It never leaves the node.
+const MEANWHILE: u32 = 1 << 31;
+
+/// An identity that says nothing: whoever receives it asks the address.
+const ASK: Identity = Identity::REMOTE_NODE;
+
+/// The keys of a rule set, from the first to the last there can be.
+fn of_set(rules: u32) -> std::ops::RangeInclusive<PolicyPrefix> {
+    let first = PolicyPrefix { rules, identity: 0, direction: 0, protocol: 0, port: 0, bits: 0 };
+    let last = PolicyPrefix { identity: u32::MAX, ..last_about(first) };
+    first..=last
+}
+
+/// The rows of a rule set that are about this identity.
+fn about(
+    rows: &BTreeMap<PolicyPrefix, PolicyRow>,
+    rules: u32,
+    identity: Identity,
+) -> Vec<(PolicyPrefix, PolicyRow)> {
+    let first = PolicyPrefix { rules, identity: identity.0, direction: 0, protocol: 0, port: 0, bits: 0 };
+    rows.range(first..=last_about(first)).map(|(key, row)| (*key, *row)).collect()
+}
+
+fn last_about(key: PolicyPrefix) -> PolicyPrefix {
+    PolicyPrefix { direction: u8::MAX, protocol: u8::MAX, port: u16::MAX, bits: u32::MAX, ..key }
+}
+
+/// The two stops where whoever is judged by something that changes is closed: what is gone goes, then what is new
+/// comes.
+fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Vec<Judging<A>> {
+    let kept = |key: &PolicyPrefix, row: &PolicyRow| to.policy.get(key) == Some(row);
+    let gone = from.policy.iter().filter(|(key, row)| !kept(key, row)).map(|(key, _)| key.rules);
+    let new = to.policy.iter().filter(|(key, row)| from.policy.get(key) != Some(row));
+    let changing: BTreeSet<_> = gone.chain(new.map(|(key, _)| key.rules)).collect();
+    let mut endpoints = from.endpoints.clone();
+    for (pod, endpoint) in &mut endpoints {
+        let next = to.endpoints.get(pod).map(|next| next.rules);
+        if changing.contains(&endpoint.rules.0) || next != Some(endpoint.rules) {
+            endpoint.flags |= Endpoint::INCOMPLETE;
+        }
+    }
+    let policy = from.policy.iter().filter(|(key, row)| kept(key, row));
+    let policy = policy.map(|(key, row)| (*key, *row)).collect();
+    let second = Judging {
+        policy: to.policy.clone(),
+        identities: to.identities.clone(),
+        endpoints: endpoints.clone(),
+    };
+    vec![Judging { policy, identities: from.identities.clone(), endpoints }, second]
+}
