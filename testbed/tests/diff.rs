@@ -167,7 +167,10 @@ fn a_rule_of_the_whole_cluster_that_denies_is_named() {
         (vec!["stranger/shell"], vec!["shop/api", "shop/web"])
     );
     assert_eq!(change["after"], "denied by ClusterNetworkPolicy lock ingress[0]");
-    assert_eq!((&change["after_policies"], &said["opened"]), (&json!(["ClusterNetworkPolicy lock"]), &json!([])));
+    assert_eq!(
+        (&change["after_policies"], &said["opened"]),
+        (&json!(["ClusterNetworkPolicy lock"]), &json!([]))
+    );
 }
 
 #[test]
