@@ -249,6 +249,9 @@ impl Draw {
                     ", protocols: [{udp: {destinationPort: {range: {start: 53, end: 81}}}}, {destinationNamedPort: web}]",
                     ", protocols: [{tcp: {destinationPort: {range: {start: 1, end: 65535}}}}, {sctp: {destinationPort: {number: 80}}}]",
                 ]);
+                // Only pods have names for ports.
+                let is_pods = peer.starts_with("pods") || peer.starts_with("namespaces");
+                let ports = if is_pods { ports } else { "" };
                 let _ = writeln!(text, "    - {{action: {action}, {peers}: [{{{peer}}}]{ports}}}");
             }
         }
