@@ -220,7 +220,7 @@ fn specs(namespace: u32) -> Vec<(String, Value)> {
             }),
         ));
     }
-    if namespace % 5 != 0 {
+    if !namespace.is_multiple_of(5) {
         specs.push((
             "out".to_owned(),
             json!({"podSelector": {"matchLabels": {"tier": "front"}},

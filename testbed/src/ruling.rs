@@ -1,7 +1,7 @@
 //! What policies said of one conversation: who decided, and what was missing where it was denied.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use dataplane::trace::{Record, Stage};
 use serde::Serialize;
@@ -59,7 +59,7 @@ impl Ruling {
 
 /// Whom a packet went to, as policies saw it, and at which port.
 fn target(cluster: &Cluster, record: &Record) -> Option<(Who, Port)> {
-    let address = IpAddr::from(Ipv6Addr::from(record.target.0).to_canonical());
+    let address = Ipv6Addr::from(record.target.0).to_canonical();
     let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     let protocol = protocols.into_iter().find(|protocol| protocol.number() == record.protocol)?;
     let port = Port { number: record.target_port.host(), protocol };

@@ -59,7 +59,8 @@ mod walk;
 
 pub use loss::Loss;
 pub use report::{
-    BalancerReport, FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode, SnatReport,
+    BalancerReport, FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode,
+    SnatReport,
 };
 
 /// How often flows that are over are forgotten.

@@ -254,14 +254,14 @@ impl Flow<'_> {
         if let Some(Asked { protocol: Some(other), .. }) = elsewhere {
             return Some(format!("it is about port {number} over {other}, not {protocol}"));
         }
-        let unnamed = ports.iter().filter_map(|port| match &port.what {
+        let mut unnamed = ports.iter().filter_map(|port| match &port.what {
             What::Named(name) if !self.target.ports().iter().any(|it| it.name.as_ref() == Some(name)) => {
                 Some(format!(" ({} has no port of the name {name})", self.target))
             }
             _ => None,
         });
         let listed = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Some(format!("it is about {listed}, not {}{}", self.port, unnamed.last().unwrap_or_default()))
+        Some(format!("it is about {listed}, not {}{}", self.port, unnamed.next_back().unwrap_or_default()))
     }
 }
 

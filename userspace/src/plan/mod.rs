@@ -49,7 +49,7 @@ pub use error::Error;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Labels, Established, Forward, Model, Service, Settings};
+use crate::model::{Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings};
 use family::FamilyPlan;
 use policy::Policy;
 

@@ -164,13 +164,7 @@ fn judged(rows: &Rows<V4>, pod: V4, direction: u8, other: V4, target: (u8, u16))
     judged_as(rows, pod, direction, identity(rows, other), target)
 }
 /// The same about a peer of this identity.
-fn judged_as(
-    rows: &Rows<V4>,
-    pod: V4,
-    direction: u8,
-    peer: Identity,
-    (protocol, port): (u8, u16),
-) -> Judged {
+fn judged_as(rows: &Rows<V4>, pod: V4, direction: u8, peer: Identity, (protocol, port): (u8, u16)) -> Judged {
     let endpoint = rows.endpoints[&pod];
     if endpoint.isolated & direction == 0 {
         return Judged::NotIsolated;

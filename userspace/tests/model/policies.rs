@@ -154,7 +154,8 @@ fn policy_types_are_ingress_and_egress() {
 
 #[test]
 fn a_policy_without_a_spec_is_the_empty_one() {
-    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api, namespace: shop}\n";
+    let text =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api, namespace: shop}\n";
     assert_eq!(cluster(text).policies, cluster(&format!("{text}spec: {{}}\n")).policies);
     assert!(cluster(text).policies[0].spec.is_some());
 }

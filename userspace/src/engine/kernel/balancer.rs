@@ -17,7 +17,7 @@ use super::error::{Error, sentence};
 use super::netns::Netns;
 use super::object;
 use super::table::{ArrayTable, HashTable, Row};
-use super::{keep_log, meaningful, table_failed, take, typed};
+use super::{table_failed, take, typed, verifier};
 use crate::engine::Count;
 use crate::engine::balancer::{FamilyRows, Rows};
 
@@ -300,15 +300,5 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Er
 
 /// Has the verifier look at a program.
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
-    match program(ebpf, name)?.load() {
-        Ok(()) => Ok(()),
-        Err(ProgramError::LoadError { io_error, verifier_log }) => {
-            let text = verifier_log.to_string();
-            let Some(line) = meaningful(&text) else {
-                return Err(Error::Program { program: name, why: io_error.to_string() });
-            };
-            Err(Error::Refused { program: name, line: line.to_owned(), log: keep_log(name, &text) })
-        }
-        Err(why) => Err(Error::Program { program: name, why: sentence(&why) }),
-    }
+    verifier::said(name, program(ebpf, name)?.load())
 }

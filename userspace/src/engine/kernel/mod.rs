@@ -26,14 +26,15 @@ mod run;
 mod sockets;
 mod sweep;
 mod table;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::discriminant;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
-use aya::programs::{Program, ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
@@ -59,6 +60,7 @@ use hook::Hooked;
 use netns::Netns;
 use pin::Layout;
 use table::{HashTable, Row};
+use verifier::load_program;
 
 /// Bytes of the ring buffer that reports go through. See `ebpf/src/maps.rs`.
 const RECORDS_BYTES: u32 = 1 << 20;
@@ -318,10 +320,7 @@ impl Kernel {
     /// Room in the policy tables of IPv4 and IPv6.
     fn policy_rows(&self) -> (u32, u32) {
         let room = |table, usual| self.capacity(table, usual);
-        (
-            room(Policy::<V4>::NAME, Policy::<V4>::CAPACITY),
-            room(Policy::<V6>::NAME, Policy::<V6>::CAPACITY),
-        )
+        (room(Policy::<V4>::NAME, Policy::<V4>::CAPACITY), room(Policy::<V6>::NAME, Policy::<V6>::CAPACITY))
     }
 
     fn set_clock(&mut self, seconds: u32) -> Result<(), Error> {
@@ -547,49 +546,6 @@ fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
     program.try_into().map_err(|why: ProgramError| Error::Program { program: name, why: sentence(&why) })
 }
 
-/// Has the verifier look at a program.
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| Error::Program { program: name, why: "the object has no such program".to_owned() })?;
-    let loaded = match program {
-        Program::SchedClassifier(program) => program.load(),
-        other => sockets::load(other),
-    };
-    match loaded {
-        Ok(()) => Ok(()),
-        Err(ProgramError::LoadError { io_error, verifier_log }) => {
-            let text = verifier_log.to_string();
-            let Some(line) = meaningful(&text) else {
-                return Err(Error::Program { program: name, why: io_error.to_string() });
-            };
-            Err(Error::Refused { program: name, line: line.to_owned(), log: keep_log(name, &text) })
-        }
-        Err(why) => Err(Error::Program { program: name, why: sentence(&why) }),
-    }
-}
-
-/// The last line of a verifier's log that says something: statistics come after it.
-fn meaningful(log: &str) -> Option<&str> {
-    let statistics = ["processed ", "verification time ", "stack depth ", "max_states"];
-    let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
-    log.lines().map(str::trim).rfind(says)
-}
-
-/// Writes a verifier's log where people look for it: among what the build makes, if this runs there.
-fn keep_log(program: &str, log: &str) -> PathBuf {
-    let folder = if Path::new("target").is_dir() {
-        Path::new("target/verifier").to_owned()
-    } else {
-        std::env::temp_dir().join("podpath-verifier")
-    };
-    let path = folder.join(format!("{program}.log"));
-    if let Err(why) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, log)) {
-        warn!("cannot write {}: {why}", path.display());
-    }
-    path
-}
-
 /// The clock that the programs ask: the kernel's coarse monotonic one.
 fn coarse_clock_s() -> u32 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -609,15 +565,9 @@ fn inside<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, Error
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    #[test]
-    fn the_line_that_says_why_is_found_above_the_statistics() {
-        let log = "0: (b7) r0 = 1\nR3 invalid mem access 'scalar'\nverification time 12 usec\n\
-                   stack depth 0\nprocessed 4284 insns (limit 1000000) max_states_per_insn 7\n\n";
-        assert_eq!(meaningful(log), Some("R3 invalid mem access 'scalar'"));
-        assert_eq!(meaningful("processed 0 insns\n"), None);
-    }
+    use super::*;
 
     #[test]
     fn names_with_dots_have_a_place_among_the_pins() {
