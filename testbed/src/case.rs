@@ -25,7 +25,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use dataplane::tables::Endpoint;
 use dataplane::wire::{V4, V6};
 use userspace::engine::emulator::network::{Heard, Make, Network};
 use userspace::engine::emulator::{Answer, Emulator};
@@ -128,18 +127,12 @@ impl Case {
         let without = self.script.without_routes.iter().copied();
         let without_v4: Vec<_> = without.clone().filter_map(Prefix::<V4>::of).collect();
         let without_v6: Vec<_> = without.filter_map(Prefix::<V6>::of).collect();
-        let incomplete = self.incomplete()?;
         let faults = Faults::default();
         let list = Rc::clone(&faults);
         let make: Make<Watched<E>> = Box::new(move |plan| {
             let mut plan = plan.clone();
             plan.rows.v4.routes.retain(|prefix, _| !without_v4.contains(prefix));
             plan.rows.v6.routes.retain(|prefix, _| !without_v6.contains(prefix));
-            let v4 = plan.rows.v4.endpoints.iter_mut().map(|(address, row)| (IpAddr::from(address.0), row));
-            let v6 = plan.rows.v6.endpoints.iter_mut().map(|(address, row)| (IpAddr::from(address.0), row));
-            for (_, row) in v4.chain(v6).filter(|(address, _)| incomplete.contains(address)) {
-                row.flags |= Endpoint::INCOMPLETE;
-            }
             Ok(Watched::new(make(&plan)?, &plan, Rc::clone(&list)))
         });
         let network = Network::with(&self.cluster, 0, make).map_err(|why| self.engine(why))?;
@@ -159,17 +152,6 @@ impl Case {
         ran.rows = rows::print(&run.network).map_err(|why| self.engine(why))?;
         ran.faults.clone_from(&faults.borrow());
         Ok(ran)
-    }
-
-    /// The addresses of the pods whose policies do not fit.
-    fn incomplete(&self) -> Result<Vec<IpAddr>, Error> {
-        let mut addresses = Vec::new();
-        for id in &self.script.incomplete {
-            let pod = self.cluster.pod(id);
-            let pod = pod.ok_or_else(|| self.content(format!("incomplete: unknown pod {id:?}")))?;
-            addresses.extend(&pod.addresses);
-        }
-        Ok(addresses)
     }
 
     /// Runs it on the emulator.

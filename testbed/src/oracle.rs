@@ -26,8 +26,6 @@ use userspace::model::{Cluster, ContainerPort, Kind, Node, Pod, Protocol, Tier, 
 mod labels;
 mod network_policy;
 mod service;
-#[cfg(test)]
-mod tests;
 mod tier;
 
 pub use network_policy::isolates;
@@ -307,3 +305,6 @@ impl End<'_> {
             .unwrap_or(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

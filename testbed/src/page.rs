@@ -4,7 +4,7 @@
 //! class, a row of classes is written as runs, equal rows once. The page's own script finds each cell from them, as
 //! [`Data::cell`] does here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
@@ -91,21 +91,16 @@ impl Data {
         Ok(data)
     }
 
-    /// The ends, and of each class its first two.
-    fn seat(&mut self, cluster: &Cluster, matrix: &Matrix) -> Vec<[usize; 2]> {
+    /// The ends, and of each class some that stand for it: two if it has as many, and some on two nodes if it has such.
+    fn seat(&mut self, cluster: &Cluster, matrix: &Matrix) -> Vec<Vec<usize>> {
         let nodes: HashMap<&str, usize> =
             cluster.nodes.iter().zip(0..).map(|(node, place)| (node.name.as_str(), place)).collect();
         let (mut groups, mut classes) = (Places::default(), Places::default());
-        let mut members: Vec<[usize; 2]> = Vec::new();
+        let mut members: Vec<Vec<usize>> = Vec::new();
         for (place, who) in matrix.endpoints().iter().enumerate() {
             // A pod that no rule allows anything may be isolated by another policy than one judged alike.
             let isolating = [Direction::Egress, Direction::Ingress].map(|way| matrix.isolating(place, way));
             let class = classes.of((matrix.class(place), isolating));
-            match members.get_mut(class) {
-                Some([first, second]) if first == second => *second = place,
-                Some(_) => {}
-                None => members.push([place, place]),
-            }
             let (group, node, host) = match who {
                 Who::Pod(_) => {
                     // Pods come first, in the cluster's order.
@@ -122,20 +117,27 @@ impl Data {
                 node,
                 host,
             });
+            if class == members.len() {
+                members.push(Vec::new());
+            }
+            let of_class = &mut members[class];
+            let nodes: BTreeSet<_> = of_class.iter().map(|one| self.ends[*one].node).collect();
+            if of_class.len() < 2 || (nodes.len() == 1 && !nodes.contains(&node)) {
+                of_class.push(place);
+            }
         }
         self.groups = groups.list;
         members
     }
 
-    fn fill(&mut self, matrix: &Matrix, members: &[[usize; 2]], says: &mut Places<(bool, String)>) {
-        let mut rows = Places::default();
+    fn fill(&mut self, matrix: &Matrix, members: &[Vec<usize>], says: &mut Places<(bool, String)>) {
+        let (mut rows, mut cells) = (Places::default(), Vec::new());
         for port in 0..matrix.ports().len() {
-            let row_of = |from: &[usize; 2]| {
+            let row_of = |from: &Vec<usize>| {
                 let mut row: Vec<usize> = Vec::new();
                 for to in members {
-                    // Two of one class, where there are two: what one says to itself is not the class's.
-                    let to = if from == to { to[1] } else { to[0] };
-                    let said = says.of(said(matrix.decided_by(from[0], to, port)));
+                    let (from, to) = self.pair(from, to);
+                    let said = says.of(said(matrix.decided_by(from, to, port)));
                     match row.as_mut_slice() {
                         [.., last, count] if *last == said => *count += 1,
                         _ => row.extend([said, 1]),
@@ -143,10 +145,10 @@ impl Data {
                 }
                 rows.of(row)
             };
-            let of_port = members.iter().map(row_of).collect();
-            self.cells.push(of_port);
+            let of_port: Vec<usize> = members.iter().map(row_of).collect();
+            cells.push(of_port);
         }
-        self.rows = rows.list;
+        (self.rows, self.cells) = (rows.list, cells);
         let nodes: HashMap<usize, usize> = (self.ends.iter().enumerate())
             .filter_map(|(place, end)| Some((end.node.filter(|_| end.host)?, place)))
             .collect();
@@ -160,6 +162,16 @@ impl Data {
                     .collect()
             });
         }
+    }
+
+    /// Two that stand for two classes: not one and the same, nor a node and a pod on it, where there are others.
+    fn pair(&self, from: &[usize], to: &[usize]) -> (usize, usize) {
+        let usual = |(from, to): &(usize, usize)| {
+            let (source, target) = (&self.ends[*from], &self.ends[*to]);
+            from != to && (source.host == target.host || source.node != target.node)
+        };
+        let mut pairs = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
+        pairs.find(usual).unwrap_or((from[0], to[0]))
     }
 
     /// Whether a flow passes, and why, by the places of its ends and its port.

@@ -44,14 +44,16 @@ fn chains_emulator_and_oracle_agree_about_clusters_drawn_by_lot() {
 }
 
 #[test]
-fn chains_and_oracle_agree_about_policies_of_the_whole_cluster() {
+fn chains_emulator_and_oracle_agree_about_policies_of_the_whole_cluster() {
     for seed in 0..150 {
         let text = tiered(&mut Dice::new(seed)).to_string();
         let cluster =
             model::load_text("drawn", &text).unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"));
         assert!(!cluster.cluster_policies.is_empty());
         let mut judge = Judge::new(&cluster).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        let different = differences(&cluster, &mut judge);
+        let mut emulated = Emulated::new(&cluster).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let mut different = differences(&cluster, &mut judge);
+        different.extend(differences(&cluster, &mut emulated));
         assert!(different.is_empty(), "seed {seed}:\n{}\n{text}", different.join("\n"));
     }
 }

@@ -158,6 +158,22 @@ fn scripts_are_told_by_the_exit_code() {
 }
 
 #[test]
+fn a_rule_of_the_whole_cluster_that_denies_is_named() {
+    let deny = "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: lock}\nspec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: stranger}}}]}]}\n";
+    let said = document(CLUSTER, &(CLUSTER.to_owned() + deny));
+    let [change] = said["closed"].as_array().expect("a list").as_slice() else { panic!("{said}") };
+    assert_eq!(
+        (names(&change["from"]), names(&change["to"])),
+        (vec!["stranger/shell"], vec!["shop/api", "shop/web"])
+    );
+    assert_eq!(change["after"], "denied by ClusterNetworkPolicy lock ingress[0]");
+    assert_eq!(
+        (&change["after_policies"], &said["opened"]),
+        (&json!(["ClusterNetworkPolicy lock"]), &json!([]))
+    );
+}
+
+#[test]
 fn people_read_who_opens_what_and_who_decides() {
     let old = CLUSTER.to_owned() + &policy("a", WEB, "{port: http}");
     let new = CLUSTER.to_owned() + &policy("a", &format!("{WEB}, {SHELL}"), "{port: http}");

@@ -47,9 +47,9 @@ pub(super) fn of_sender<A: Address, P: Platform<A>, K: Packet>(
 }
 
 /// Whether it may come to the pod of this node that it is for.
-#[inline(always)]
-pub(super) fn of_receiver<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
-    let Walk { flow, tracked, from, pod, carried, .. } = walk;
+#[inline(never)]
+pub(super) fn of_receiver<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    let Walk { flow, tracked, from, pod, carried, .. } = &*walk;
     if !is_judged(platform, tracked) {
         return Ok(());
     }

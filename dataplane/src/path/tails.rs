@@ -19,6 +19,9 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
     }
+    if walk.exit as u8 == Exit::Pod as u8 {
+        judge::of_receiver(platform, walk)?;
+    }
     if walk.lends {
         lend(platform, walk)?;
     }
@@ -108,7 +111,7 @@ pub(super) fn fit_segments<A: Address, P: Platform<A>, K: Packet>(
     mss::lower(platform, packet, &walk.flow, room)
 }
 
-/// Where to, and whether it may go there.
+/// Where to, and whether there is a way.
 #[inline(never)]
 fn leave<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
@@ -119,7 +122,7 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     let Walk { flow, tracked, choice, from, exit, pod: place, room, lends, route: way, .. } = walk;
     if let Some(pod) = route::local(platform, flow)? {
         (*exit, *place) = (Exit::Pod, pod);
-        return judge::of_receiver(platform, walk);
+        return Ok(());
     }
     let route = route::next_hop(platform, flow)?;
     if route.kind == Route::HOST {

@@ -21,9 +21,6 @@ struct Text {
     /// Routes that the agent has not written on any node.
     #[serde(default)]
     without_routes: Vec<IpNet>,
-    /// Pods (`namespace/name`) whose policies do not fit into the table of their node, until objects are applied.
-    #[serde(default)]
-    incomplete: Vec<String>,
     /// What is done, in order.
     send: Vec<Line>,
     /// The walks of it all.
@@ -146,7 +143,6 @@ pub(super) struct Script {
     pub(super) objects: Option<String>,
     pub(super) capacity: BTreeMap<String, u32>,
     pub(super) without_routes: Vec<IpNet>,
-    pub(super) incomplete: Vec<String>,
     pub(super) steps: Vec<Step>,
     pub(super) expect: String,
     pub(super) rows: Option<String>,
@@ -305,7 +301,6 @@ impl Script {
             objects: text.objects,
             capacity: text.capacity,
             without_routes: text.without_routes,
-            incomplete: text.incomplete,
             steps: steps.collect::<Result<_, _>>()?,
             expect: text.expect,
             rows: text.rows,

@@ -16,13 +16,13 @@ fn container_port(name: &str, port: u16, protocol: Protocol) -> ContainerPort {
 }
 
 fn pod(id: &str, node: &str, address: &str, pairs: &[(&str, &str)]) -> Pod {
-    let (namespace, name) = id.split_once('/').unwrap();
+    let (namespace, name) = id.split_once('/').expect("namespace/name");
     Pod {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         labels: labels(pairs),
         node: node.to_owned(),
-        addresses: vec![address.parse().unwrap()],
+        addresses: vec![address.parse().expect("an address")],
         host_network: false,
         ports: vec![container_port("http", 80, Protocol::Tcp), container_port("dns", 53, Protocol::Udp)],
         ready: true,
@@ -34,7 +34,7 @@ fn node(name: &str, address: &str) -> Node {
     Node {
         name: name.to_owned(),
         labels: Labels::new(),
-        addresses: vec![address.parse().unwrap()],
+        addresses: vec![address.parse().expect("an address")],
         pod_cidrs: Vec::new(),
     }
 }
@@ -45,8 +45,11 @@ pub(super) fn cluster(policies: &[&str]) -> Cluster {
     let namespaces = [("shop", "retail"), ("bank", "money")].map(|(name, team)| {
         (name.to_owned(), labels(&[("kubernetes.io/metadata.name", name), ("team", team)]))
     });
-    let world =
-        External { name: "world".to_owned(), address: "203.0.113.7".parse().unwrap(), ports: Vec::new() };
+    let world = External {
+        name: "world".to_owned(),
+        address: "203.0.113.7".parse().expect("an address"),
+        ports: Vec::new(),
+    };
     Cluster {
         namespaces: namespaces.into(),
         nodes: vec![node("n1", "10.240.0.4"), node("n2", "10.240.0.5")],
@@ -57,7 +60,7 @@ pub(super) fn cluster(policies: &[&str]) -> Cluster {
             pod("bank/till", "n2", "10.244.2.2", &[("app", "web")]),
         ],
         externals: vec![world],
-        policies: policies.iter().map(|text| serde_saphyr::from_str(text).unwrap()).collect(),
+        policies: policies.iter().map(|text| serde_saphyr::from_str(text).expect("a policy")).collect(),
         ..Cluster::default()
     }
 }
@@ -70,7 +73,7 @@ pub(super) fn policy(spec: &str) -> String {
 }
 
 fn who(text: &str) -> Who {
-    text.parse::<Endpoint>().unwrap().who
+    text.parse::<Endpoint>().expect("an endpoint").who
 }
 
 pub(super) fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
@@ -85,13 +88,14 @@ pub(super) fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol:
 
 /// Service `shop/api`: 8080/tcp goes to port 80 of these addresses.
 pub(super) fn with_service(policies: &[&str], backends: &[&str]) -> Cluster {
-    let backends = backends.iter().map(|address| Backend::new(address.parse().unwrap(), 80)).collect();
+    let backends =
+        backends.iter().map(|address| Backend::new(address.parse().expect("an address"), 80)).collect();
     let port = ServicePort { port: 8080, protocol: Protocol::Tcp, backends, ..ServicePort::default() };
     let (namespace, name) = ("shop".to_owned(), "api".to_owned());
     let service = Service {
         namespace,
         name,
-        addresses: vec!["10.96.0.10".parse().unwrap()],
+        addresses: vec!["10.96.0.10".parse().expect("an address")],
         ports: vec![port],
         ..Service::default()
     };

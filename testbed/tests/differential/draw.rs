@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use dataplane::tables::Endpoint;
 use userspace::engine::Capacities;
+use userspace::plan::NodePlan;
 
 pub(crate) const LABELS: [&str; 3] = ["a", "b", "c"];
 pub(crate) const PORTS: [u16; 4] = [53, 80, 81, 8080];
@@ -101,6 +103,9 @@ impl Draw {
         for index in 0..self.below(6) {
             text.push_str(&self.policy(index, (v4, v6)));
         }
+        for index in 0..self.below(4) {
+            text.push_str(&self.cluster_policy(index, (v4, v6)));
+        }
         text
     }
 
@@ -127,6 +132,8 @@ impl Draw {
         let algorithm = if self.one_in(4) { "random" } else { "maglev" };
         let direct = shape.contains("geneve") && !self.one_in(3);
         let _ = write!(spec, ", services: {{algorithm: {algorithm}, directReturn: {direct}}}");
+        let established = self.of(&["keep", "cut"]);
+        let _ = write!(spec, ", policies: {{audit: {}, established: {established}}}", self.one_in(6));
         if self.one_in(2) {
             spec.push_str(", nonMasqueradeCIDRs: [8.8.8.0/24, \"2001:db8:8::/48\"]");
         }
@@ -218,6 +225,59 @@ impl Draw {
         text
     }
 
+    /// A policy of the whole cluster, in either tier.
+    fn cluster_policy(&mut self, index: usize, families: (bool, bool)) -> String {
+        let tier = self.of(&["Admin", "Baseline"]);
+        let mut text = format!(
+            "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: c{index}}}\n\
+             spec:\n  tier: {tier}\n  priority: {}\n  subject: {{{}}}\n",
+            self.below(3),
+            self.tier_pods(),
+        );
+        for (list, peers) in [("ingress", "from"), ("egress", "to")] {
+            if self.one_in(3) {
+                continue;
+            }
+            let _ = writeln!(text, "  {list}:");
+            for _ in 0..1 + self.below(3) {
+                let action = self.of(&["Accept", "Deny", "Deny", "Pass"]);
+                let peer = self.tier_peer(list == "egress", families);
+                let ports = self.of(&[
+                    "",
+                    "",
+                    ", protocols: [{tcp: {destinationPort: {number: 80}}}]",
+                    ", protocols: [{udp: {destinationPort: {range: {start: 53, end: 81}}}}, {destinationNamedPort: web}]",
+                    ", protocols: [{tcp: {destinationPort: {range: {start: 1, end: 65535}}}}, {sctp: {destinationPort: {number: 80}}}]",
+                ]);
+                // Only pods have names for ports.
+                let is_pods = peer.starts_with("pods") || peer.starts_with("namespaces");
+                let ports = if is_pods { ports } else { "" };
+                let _ = writeln!(text, "    - {{action: {action}, {peers}: [{{{peer}}}]{ports}}}");
+            }
+        }
+        text
+    }
+
+    fn tier_pods(&mut self) -> String {
+        match self.below(3) {
+            0 => "namespaces: {}".to_owned(),
+            1 => format!(
+                "namespaces: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}",
+                self.of(&["x", "y"])
+            ),
+            _ => format!("pods: {{namespaceSelector: {{}}, podSelector: {}}}", self.selector()),
+        }
+    }
+
+    fn tier_peer(&mut self, egress: bool, (v4, v6): (bool, bool)) -> String {
+        match self.below(6) {
+            0 if egress && v4 => "networks: [203.0.113.0/24, 10.0.0.0/9]".to_owned(),
+            1 if egress && v6 => "networks: [\"2001:db8::/32\"]".to_owned(),
+            2 if egress => "nodes: {}".to_owned(),
+            _ => self.tier_pods(),
+        }
+    }
+
     fn selector(&mut self) -> String {
         format!("{{matchLabels: {{app: {}}}}}", self.of(&LABELS))
     }
@@ -242,6 +302,16 @@ impl Draw {
             2 => self.of(&["{port: 53, protocol: UDP}", "{port: 80, protocol: SCTP}"]).to_string(),
             3 => "{port: 79, endPort: 8080}".to_string(),
             _ => "{protocol: TCP}".to_string(),
+        }
+    }
+
+    /// Has the rules of some pods not fit into their node's table.
+    pub(crate) fn leave_out(&mut self, plan: &mut NodePlan) {
+        let (v4, v6) = (plan.rows.v4.endpoints.values_mut(), plan.rows.v6.endpoints.values_mut());
+        for endpoint in v4.chain(v6) {
+            if self.one_in(8) {
+                endpoint.flags |= Endpoint::INCOMPLETE;
+            }
         }
     }
 

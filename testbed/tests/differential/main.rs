@@ -162,7 +162,9 @@ fn random_run(seed: u64, packets: usize, told: &mut Told) {
     let mut interfaces = Interfaces::default();
     let nodes = model.nodes.iter().map(|node| {
         let links = interfaces.of(&model, &node.name);
-        (plan.node(&node.name, &links).expect("every node is planned"), links)
+        let mut plan = plan.node(&node.name, &links).expect("every node is planned");
+        draw.leave_out(&mut plan);
+        (plan, links)
     });
     let drawn = Drawn { objects, capacities, nodes: nodes.collect() };
     let mut cluster = Cluster::new(&drawn.nodes, &drawn.capacities).expect("engines for the cluster");

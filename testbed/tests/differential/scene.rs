@@ -162,6 +162,9 @@ impl Draw {
         if scene.ends > 0 && self.one_in(60) {
             return Act::Backend { number: 1 + self.below(scene.ends), state: self.of(&STATES) };
         }
+        if self.one_in(60) {
+            return Act::Turn(self.below(64));
+        }
         if !scene.coming.is_empty() && !self.one_in(4) {
             return scene.coming.remove(0);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Node, Nodes, Table};
+use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Node, Nodes, PolicyRow, Table};
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
 use testbed::sound::{Faults, Watched, hex};
@@ -241,6 +241,17 @@ pub(crate) enum Act {
     Sweep,
     /// A backend comes to be in this state, on every node and in both families.
     Backend { number: usize, state: u8 },
+    /// A rule denies from now on what it allowed, or the other way round, on every node and in both families: that
+    /// of the policy table's row at this place, counted around.
+    Turn(usize),
+}
+
+/// Turns the action of a policy row, if there are any.
+fn turn<'a>(rows: impl ExactSizeIterator<Item = &'a mut PolicyRow>, place: usize) {
+    let count = rows.len().max(1);
+    for row in rows.skip(place % count).take(1) {
+        row.action = PolicyRow::ALLOW + PolicyRow::DENY - row.action;
+    }
 }
 
 impl fmt::Display for Act {
@@ -252,6 +263,7 @@ impl fmt::Display for Act {
             Self::Wait(seconds) => write!(f, "wait {seconds}s"),
             Self::Sweep => f.write_str("sweep"),
             Self::Backend { number, state } => write!(f, "backend {number} state {state}"),
+            Self::Turn(place) => write!(f, "turn the policy row at {place}"),
         }
     }
 }
@@ -310,6 +322,14 @@ impl Cluster {
                     if let Some(row) = rows.v6.backends.get_mut(*number) {
                         row.state = *state;
                     }
+                    node.apply(rows).expect("rows can be written");
+                }
+                None
+            }
+            Act::Turn(place) => {
+                for (node, rows) in self.nodes.iter_mut().zip(&mut self.rows) {
+                    turn(rows.v4.policy.values_mut(), *place);
+                    turn(rows.v6.policy.values_mut(), *place);
                     node.apply(rows).expect("rows can be written");
                 }
                 None

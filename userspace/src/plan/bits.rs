@@ -8,7 +8,7 @@ impl Bits {
     /// The numbers below `end`.
     pub(super) fn below(end: usize) -> Self {
         let mut words = vec![u64::MAX; end / 64];
-        words.extend((end % 64 > 0).then(|| (1 << (end % 64)) - 1));
+        words.extend((!end.is_multiple_of(64)).then(|| (1 << (end % 64)) - 1));
         Self(words)
     }
     pub(super) fn insert(&mut self, number: usize) {

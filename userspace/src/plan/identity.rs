@@ -12,18 +12,24 @@
 //! 3. Any other address has those of the blocks alone.
 //! 4. Nothing asked of it: [`Identity::REMOTE_NODE`] for a node, else [`Identity::WORLD`].
 //! 5. A node's own address is [`Identity::HOST`] to itself, whatever its features.
+//! 6. The tunnel carries a pod's identity to other nodes. Each plans by itself, and some have seen more of the
+//!    cluster's past than others: so an identity's number says what it is, by a hash of its features.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dataplane::tables::{Endpoint, Identity};
 
 use super::bits::Bits;
-use super::numbers::Numbers;
+use super::hash;
+use super::numbers::{Marks, Numbers};
 use super::policy::{Peer, Policy, Ports, Reach, Rule};
 use super::prefix::Longest;
 use super::selector::{Namespaces, Pods, Selector};
 use super::{Family, Prefix};
 use crate::model::{ContainerPort, Labels, Protocol};
+
+/// Numbers of identities: so many as the tunnel's network identifier has room for, from the first on.
+const NUMBERS: (u32, u32) = (Identity::FIRST.0, (1 << 24) - Identity::FIRST.0);
 
 /// Something that a policy may ask of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,12 +70,38 @@ pub(super) struct Renamed {
 /// A port that egress rules name, as some pod has it: protocol, number, and the number of its feature.
 type NamedPort = (Protocol, u16, u32);
 
+/// What policies ask, by number.
+#[derive(Clone, Debug)]
+struct Features {
+    numbers: Numbers<Feature>,
+    /// By the feature's number: of what it is, and not of its number.
+    hashes: HashMap<u32, u64>,
+}
+
+impl Features {
+    fn after(previous: Option<&Self>) -> Self {
+        let numbers = Numbers::after(previous.map(|previous| &previous.numbers), 0);
+        Self { numbers, hashes: HashMap::new() }
+    }
+    /// The number of the feature; it has one from here on.
+    fn give(&mut self, feature: &Feature) -> u32 {
+        let number = self.numbers.give(feature);
+        self.hashes.entry(number).or_insert_with(|| hash::mixed(format!("{feature:?}").as_bytes()));
+        number
+    }
+    /// Of all of these, in whatever order they were numbered.
+    fn hash(&self, features: &Bits) -> u64 {
+        let hashes = features.iter().filter_map(|feature| self.hashes.get(&(feature as u32)));
+        hashes.fold(0, |sum, hash| sum.wrapping_add(*hash))
+    }
+}
+
 /// The identities of a cluster, the same on all its nodes but for [`Identity::HOST`].
 #[derive(Clone, Debug)]
 pub(super) struct Identities<A> {
-    features: Numbers<Feature>,
+    features: Features,
     /// By their features' numbers.
-    classes: Numbers<Bits>,
+    classes: Marks<Bits>,
     /// Of each identity, its features, and how many prefixes have it.
     known: HashMap<Identity, (Bits, usize)>,
     /// The identities that have a feature, by its number.
@@ -96,8 +128,8 @@ impl<A: Family> Identities<A> {
         previous: Option<&Self>,
     ) -> Self {
         let mut identities = Self {
-            features: Numbers::after(previous.map(|previous| &previous.features), 0),
-            classes: Numbers::after(previous.map(|previous| &previous.classes), Identity::FIRST.0),
+            features: Features::after(previous.map(|previous| &previous.features)),
+            classes: Marks::after(previous.map(|previous| &previous.classes), NUMBERS),
             known: HashMap::new(),
             having: HashMap::new(),
             named: HashMap::new(),
@@ -231,7 +263,8 @@ impl<A: Family> Identities<A> {
     }
 
     fn class(&mut self, features: &Bits) -> Identity {
-        let identity = Identity(self.classes.give(features));
+        // 6.
+        let identity = Identity(self.classes.give(features, self.features.hash(features)));
         let (_, users) = self.known.entry(identity).or_insert_with(|| {
             for feature in features.iter() {
                 self.having.entry(feature as u32).or_default().insert(identity);
@@ -244,7 +277,7 @@ impl<A: Family> Identities<A> {
 
     /// What it takes to be one of these peers, and to have the feature as well, if one is given.
     pub(super) fn asked(&self, peers: Option<&[Peer]>, serving: Option<u32>) -> Asked {
-        let number = |peer: &Peer| self.features.find(&Feature::Peer(peer.clone()));
+        let number = |peer: &Peer| self.features.numbers.find(&Feature::Peer(peer.clone()));
         Asked { peers: peers.map(|peers| peers.iter().filter_map(number).collect()), serving }
     }
     /// The identities that are asked for, each once; none where nothing is asked.

@@ -37,13 +37,51 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         self.given.insert(key.clone(), number);
         number
     }
-    /// The thing is gone; its number is nobody's until the next plan.
-    pub(super) fn take_back(&mut self, key: &K) {
-        self.given.remove(key);
-    }
     /// The number of the thing, if it has one.
     pub(super) fn find(&self, key: &K) -> Option<u32> {
         self.given.get(key).copied()
+    }
+}
+
+/// Numbers that things have by what they are: whoever numbers them, and whenever, gives the same. Where two would
+/// have the same number, the later has the next that nobody has: which is the later, then depends on who numbers.
+///
+/// Of a plan that follows another, as of [`Numbers`].
+#[derive(Clone, Debug)]
+pub(super) struct Marks<K> {
+    given: HashMap<K, u32>,
+    before: HashMap<K, u32>,
+    /// All that were given, also before, and also those that were taken back.
+    taken: HashSet<u32>,
+    first: u32,
+    count: u32,
+}
+
+impl<K: Clone + Eq + Hash> Marks<K> {
+    /// So many numbers from `first` on, following those of the previous plan, if there is one.
+    pub(super) fn after(previous: Option<&Self>, (first, count): (u32, u32)) -> Self {
+        let before = previous.map(|previous| previous.given.clone()).unwrap_or_default();
+        let taken = before.values().copied().collect();
+        Self { given: HashMap::new(), before, taken, first, count }
+    }
+    /// The number of the thing with this hash; it has one from here on.
+    pub(super) fn give(&mut self, key: &K, hash: u64) -> u32 {
+        if let Some(number) = self.given.get(key) {
+            return *number;
+        }
+        let number = self.before.get(key).copied().unwrap_or_else(|| {
+            let mut place = (hash % u64::from(self.count)) as u32;
+            while !self.taken.insert(self.first + place) {
+                place = (place + 1) % self.count;
+            }
+            self.first + place
+        });
+        self.given.insert(key.clone(), number);
+        number
+    }
+    /// The thing is gone; its number is nobody's until the next plan.
+    pub(super) fn take_back(&mut self, key: &K) {
+        self.given.remove(key);
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) struct Judging<A> {
 /// The stops between two plans' rows, if the policy table holds so many rows.
 pub(super) fn stops<A: Family>(from: &Rows<A>, to: &Rows<A>, room: usize) -> Vec<Judging<A>> {
     let moving = moving(from, to);
-    let stops = if moving.is_empty() {
+    // Nobody comes into what is empty before everything is there.
+    let stops = if moving.is_empty() || from.identities.is_empty() {
         Vec::new()
     } else {
         let renamed = Renamed::of(from, to);
@@ -173,8 +174,8 @@ fn between<A: Family>(
     }
     let mut endpoints = from.endpoints.clone();
     for (pod, endpoint) in &mut endpoints {
-        let next = to.endpoints.get(pod).map_or(endpoint.identity, |next| next.identity);
-        endpoint.identity = renamed.called(pod, from.endpoints.get(pod), next);
+        let next = to.endpoints.get(pod).map(|next| next.identity);
+        endpoint.identity = next.map_or(ASK, |next| renamed.called(pod, from.endpoints.get(pod), next));
     }
     let first = Judging { policy, identities, endpoints };
 
@@ -229,9 +230,12 @@ fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Vec<Judging<A>> {
     let changing: BTreeSet<_> = gone.chain(new.map(|(key, _)| key.rules)).collect();
     let mut endpoints = from.endpoints.clone();
     for (pod, endpoint) in &mut endpoints {
-        let next = to.endpoints.get(pod).map(|next| next.rules);
-        if changing.contains(&endpoint.rules.0) || next != Some(endpoint.rules) {
+        let next = to.endpoints.get(pod);
+        if changing.contains(&endpoint.rules.0) || next.map(|next| next.rules) != Some(endpoint.rules) {
             endpoint.flags |= Endpoint::INCOMPLETE;
+        }
+        if next.map(|next| next.identity) != Some(endpoint.identity) {
+            endpoint.identity = ASK;
         }
     }
     let policy = from.policy.iter().filter(|(key, row)| kept(key, row));

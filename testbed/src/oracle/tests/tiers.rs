@@ -36,8 +36,8 @@ const WEB: &str = "subject: {pods: {namespaceSelector: {matchLabels: {team: reta
 
 /// The stage under NetworkPolicies and policies of the whole cluster.
 fn under(policies: &[&str], of_cluster: &[String]) -> Cluster {
-    let objects = Objects::parse("policies.yaml", &of_cluster.concat()).unwrap();
-    let cluster_policies = objects.resolve(None).unwrap().cluster_policies;
+    let objects = Objects::parse("policies.yaml", &of_cluster.concat()).expect("they are sound");
+    let cluster_policies = objects.resolve(None).expect("a cluster").cluster_policies;
     Cluster { cluster_policies, ..cluster(policies) }
 }
 

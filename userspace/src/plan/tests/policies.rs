@@ -204,3 +204,34 @@ fn the_policies_that_isolate_a_pod_can_be_named() {
     assert_eq!(plan.isolating("a/web", EGRESS), ["a/both"]);
     assert!(plan.isolating("b/web", INGRESS).is_empty());
 }
+
+#[test]
+fn identities_are_the_same_whoever_plans_and_whatever_was_planned_before() {
+    let mut cluster = cluster(2);
+    for (number, app) in (2..).zip(["web", "api", "db"]) {
+        let address = format!("10.244.0.{number}");
+        pod(&mut cluster, &format!("a/{app}"), ("n1", &address), &[&format!("app={app}")]);
+    }
+    let from =
+        |label: &str| json!({"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": label}}}]}]});
+    policy(&mut cluster, "a/first", from("web"));
+    policy(&mut cluster, "a/second", from("api"));
+    let mut plan = Plan::of(&cluster).expect("it can be planned");
+    // Policies come and go, and a pod changes its label and changes back.
+    for step in 0..8 {
+        match step {
+            0 => cluster.policies.swap(0, 1),
+            1 => policy(&mut cluster, "b/third", json!({"ingress": [{"from": [{"namespaceSelector": {}}]}]})),
+            2 => drop(cluster.policies.remove(0)),
+            3 => policy(&mut cluster, "a/fourth", from("db")),
+            4 | 6 => cluster.pods[0].labels.insert("app".to_owned(), "api".to_owned()).map_or((), drop),
+            5 | 7 => cluster.pods[0].labels.insert("app".to_owned(), "web".to_owned()).map_or((), drop),
+            _ => unreachable!("there are eight steps"),
+        }
+        plan = plan.after(&cluster).expect("it can be planned");
+        let rows = |plan: &Plan| plan.node("n2", &links(&cluster)).expect("n2 is there").rows.v4.identities;
+        let anew = Plan::of(&cluster).expect("it can be planned");
+        assert_eq!(rows(&plan), rows(&anew), "step {step}");
+        assert!(rows(&anew).values().any(|identity| *identity >= Identity::FIRST), "step {step}");
+    }
+}
