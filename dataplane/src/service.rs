@@ -183,7 +183,7 @@ pub fn is_over(row: &Affine, now_s: u32) -> bool {
 /// `NoBackend`.
 #[inline(always)]
 fn spread<A: Address>(
-    platform: &impl Platform<A>,
+    platform: &mut impl Platform<A>,
     slots: Slots,
     hash: u32,
     choice: &mut Choice<A>,
@@ -240,22 +240,41 @@ fn find<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, service: &mut S
 /// The place in a short list of the one that a flow with this hash prefers. A backend that is listed again has
 /// another chance each time.
 #[inline(always)]
-fn winner<A: Address>(platform: &impl Platform<A>, slots: Slots, hash: u32) -> u32 {
-    let (mut place, mut best, mut last, mut again) = (0, 0, 0, 0u32);
-    let mut at = 0;
-    while at < Slots::FEW && at < slots.count {
-        let slot = slots.first.wrapping_add(at);
-        if let Some(backend) = Maglev::<A>::get(platform, &slot)
-            && let Some(row) = Backends::get(platform, &backend.0)
-        {
-            again = if backend.0 == last { again.wrapping_add(0x9e37_79b9) } else { 0 };
-            last = backend.0;
-            let score = mix(hash ^ row.seed.wrapping_add(again));
-            if score >= best {
-                (place, best) = (at, score);
-            }
+fn winner<A: Address>(platform: &mut impl Platform<A>, slots: Slots, hash: u32) -> u32 {
+    let mut contest = Contest { first: slots.first, hash, ..Contest::default() };
+    platform.first_of(slots.count, |platform, at| {
+        contest.ask(platform, at);
+        // All of them are asked.
+        0
+    });
+    contest.place
+}
+
+/// Who won so far. In one piece, because what it is for the kernel's loop to reach costs stack by the piece.
+#[derive(Default)]
+struct Contest {
+    first: u32,
+    hash: u32,
+    place: u32,
+    best: u32,
+    last: u32,
+    again: u32,
+}
+
+impl Contest {
+    #[inline(always)]
+    fn ask<A: Address>(&mut self, platform: &impl Platform<A>, at: u32) {
+        let Some(backend) = Maglev::<A>::get(platform, &self.first.wrapping_add(at)) else {
+            return;
+        };
+        let Some(row) = Backends::<A>::get(platform, &backend.0) else {
+            return;
+        };
+        self.again = if backend.0 == self.last { self.again.wrapping_add(0x9e37_79b9) } else { 0 };
+        self.last = backend.0;
+        let score = mix(self.hash ^ row.seed.wrapping_add(self.again));
+        if score >= self.best {
+            (self.place, self.best) = (at, score);
         }
-        at += 1;
     }
-    place
 }

@@ -78,37 +78,55 @@ pub fn send<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>) -> 
     let Some(home) = Homes::get(platform, &call.home) else {
         return false;
     };
-    let mut free = Socket::PLACES;
-    let mut place = 0;
-    while place < Socket::PLACES {
+    let mut place = Socket::PLACES;
+    let named = platform.first_of(Socket::PLACES, |platform, at| look(platform, call, at, &mut place));
+    // 5.
+    if named == SERVICE {
         let Some(row) = Sockets::<A>::get(platform, &call.key(place)) else {
-            if free == Socket::PLACES {
-                free = place;
-            }
-            break;
-        };
-        let active = is_active(platform, &row);
-        if is_end(call, row.frontend, row.frontend_port) {
-            // 5.
-            if active {
-                replace(platform, call, &row);
-                return true;
-            }
-            free = place;
-            break;
-        }
-        if is_end(call, row.backend, row.backend_port) {
-            // 6.
-            let empty = Dialled { home: call.home, ..Dialled::default() };
-            let _ = Writes::<Sockets<A>>::put(platform, &call.key(place), &empty);
             return false;
-        }
-        if !active && free == Socket::PLACES {
-            free = place;
-        }
-        place += 1;
+        };
+        replace(platform, call, &row);
+        return true;
     }
-    lead(platform, call, &home, free)
+    // 6.
+    if named == BACKEND {
+        let empty = Dialled { home: call.home, ..Dialled::default() };
+        let _ = Writes::<Sockets<A>>::put(platform, &call.key(place), &empty);
+        return false;
+    }
+    lead(platform, call, &home, place)
+}
+
+/// What [`look`] gives where the socket names a Service that it was led from, to a backend that is active.
+const SERVICE: u32 = 1;
+/// Where it names a backend that it was led to.
+const BACKEND: u32 = 2;
+/// Where it names neither, here or further on.
+const NEITHER: u32 = 3;
+
+/// What a socket's place `at` says of the address that it sends to; 0: to look further. Leaves in `place` the one
+/// that is meant, or else the first that may be taken.
+#[inline(always)]
+fn look<A: Address>(platform: &impl Platform<A>, call: &Call<A>, at: u32, place: &mut u32) -> u32 {
+    let Some(row) = Sockets::<A>::get(platform, &call.key(at)) else {
+        if *place == Socket::PLACES {
+            *place = at;
+        }
+        return NEITHER;
+    };
+    let active = is_active(platform, &row);
+    if is_end(call, row.frontend, row.frontend_port) {
+        *place = at;
+        return if active { SERVICE } else { NEITHER };
+    }
+    if is_end(call, row.backend, row.backend_port) {
+        *place = at;
+        return BACKEND;
+    }
+    if !active && *place == Socket::PLACES {
+        *place = at;
+    }
+    0
 }
 
 /// A socket asks whom it speaks with, or whom a message came from. Whether the address was replaced by what was
