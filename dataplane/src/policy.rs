@@ -59,10 +59,12 @@ impl Decision {
         Self::Incomplete,
     ];
 
-    /// The decision that a report's `detail` tells, and whether it was waived by [`AUDITED`].
-    pub fn told(detail: u8) -> Option<(Self, bool)> {
+    /// The decision that a report's `detail` and `number` tell, and whether it was waived by [`AUDITED`]. A row that
+    /// denies by no rule is isolation, where a row that allows more would be found else.
+    pub fn told(detail: u8, number: u32) -> Option<(Self, bool)> {
         let decision = Self::ALL.into_iter().find(|decision| *decision as u8 == detail & !AUDITED)?;
-        Some((decision, detail & AUDITED != 0))
+        let isolates = decision == Self::DeniedByRule && number == 0;
+        Some((if isolates { Self::Denied } else { decision }, detail & AUDITED != 0))
     }
 }
 

@@ -148,7 +148,7 @@ impl Names {
             if Stage::from_number(record.stage) != Some(Stage::Policy) {
                 return None;
             }
-            match Decision::told(record.detail)? {
+            match Decision::told(record.detail, record.number)? {
                 // What passes all the same was not decided.
                 (_, true) => None,
                 (Decision::Allowed | Decision::DeniedByRule, _) => self.rule(*node, record).cloned(),
@@ -377,7 +377,7 @@ fn policy(node: usize, record: &Record, names: &Names) -> String {
         Some(RuleName { policy, rule }) => format!("{policy} {rule}"),
         None => format!("rule {}", record.number),
     };
-    let Some((decision, audited)) = Decision::told(record.detail) else {
+    let Some((decision, audited)) = Decision::told(record.detail, record.number) else {
         return format!("{direction} decision {}", record.detail);
     };
     let mut text = match decision {
@@ -561,6 +561,13 @@ drop           policy-denied: A policy isolates the pod and no rule of it allows
 ";
         assert_eq!(print(&steps, &names()), expected);
         assert_eq!(names().decider(&steps).expect("a policy decided").policy, "shop/deny-all");
+        // A row may say so as well: it is then no rule's.
+        let mut by_row = steps;
+        if let Event::Stage { record, .. } = &mut by_row[0].event {
+            (record.detail, record.number) = (Decision::DeniedByRule as u8, 0);
+        }
+        assert_eq!(print(&by_row, &names()), expected);
+        assert_eq!(names().decider(&by_row).expect("a policy decided").policy, "shop/deny-all");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Said {
     /// In words; `isolating` finds the policies that isolate the pod.
     pub(super) fn why(&self, sight: &Sight, isolating: impl FnOnce() -> Vec<String>) -> Why {
         let rule = || sight.names.get(self.number as usize).cloned().unwrap_or_default();
-        match Decision::told(self.decision).map(|(decision, _)| decision) {
+        match Decision::told(self.decision, self.number).map(|(decision, _)| decision) {
             Some(Decision::Itself) => Why::Itself,
             Some(Decision::OwnNode) => Why::OwnNode,
             Some(Decision::Allowed) if self.number == 0 => Why::NotDenied,
