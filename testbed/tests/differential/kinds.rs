@@ -8,6 +8,10 @@ use dataplane::{Reason, Verdict};
 /// What a run need not reach: only the rarest of broken frames cannot be changed.
 const RARE: [Reason; 1] = [Reason::WriteFailed];
 
+/// What a run need reach in one family only, whichever: it takes two flows that meet by chance, or the first piece of
+/// an SCTP packet whose port has to change.
+const RARE_IN_EACH: [Reason; 2] = [Reason::FlowConflict, Reason::SctpFragment];
+
 /// Reasons that are about one family's frames alone: `true` for IPv6.
 const OF_ONE_FAMILY: [(Reason, bool); 2] = [
     // Whatever is not IPv6 is IPv4's to refuse.
@@ -61,7 +65,10 @@ impl Kinds {
         });
         let verdicts = VERDICTS.iter().flat_map(|word| [(*word, false), (*word, true)]);
         let seen = |(word, six): &(&str, bool)| {
-            self.counts.get(word).is_some_and(|count| count[usize::from(*six)] > 0)
+            let either = RARE_IN_EACH.iter().any(|reason| reason.slug() == *word);
+            self.counts
+                .get(word)
+                .is_some_and(|count| count[usize::from(*six)] > 0 || either && count[usize::from(!*six)] > 0)
         };
         verdicts
             .chain(wanted)
