@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use userspace::model::Protocol;
+use userspace::plan::Bits;
 
 use super::judge::Judge;
-use super::set::{Bits, Ends, Spans, transport};
+use super::set::{Ends, Spans, transport};
 use super::view::{Rule, What};
 use super::world::{count_of, some_of};
 use super::{Check, Found};

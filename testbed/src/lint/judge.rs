@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use userspace::model::{Action, Tier};
+use userspace::plan::Bits;
 
-use super::set::{Bits, Ends, Spans};
+use super::set::{Ends, Spans};
 use super::view::{Policy, Rule, What, place};
 use super::world::World;
 use crate::oracle::Direction;

@@ -1,10 +1,10 @@
 //! Selectors that select nothing, or not all that they name; and the nearest labels there are.
 
 use super::selector::{Demand, NAMESPACE_NAME, Selector};
-use super::set::Bits;
 use super::view::{Named, Policy, Who};
 use super::world::{Index, Scope, World, count_of, some_of};
 use super::{Check, Found};
+use userspace::plan::Bits;
 
 pub(super) fn look(world: &World<'_>, found: &mut Found<'_>) {
     let mut looker = Looker { world, found };

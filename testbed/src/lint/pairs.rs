@@ -1,12 +1,13 @@
 //! Flows that a rule at one end allows by name, and that the policies at the other end deny.
 
 use super::judge::Judge;
-use super::set::{Bits, Spans, transport};
+use super::set::{Spans, transport};
 use super::view::{Policy, Rule, Who};
 use super::world::World;
 use super::{Check, Found};
 use crate::oracle::Direction;
 use userspace::model::{Action, Protocol};
+use userspace::plan::Bits;
 
 pub(super) fn look(judge: &Judge<'_>, found: &mut Found<'_>) {
     for (place, policy) in found.policies().filter(|(_, policy)| policy.tier().is_none()) {

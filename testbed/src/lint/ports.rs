@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use userspace::model::{Action, Protocol};
+use userspace::plan::Bits;
 
 use super::labels::{distance, is_near};
-use super::set::{Bits, Spans};
+use super::set::Spans;
 use super::view::{Policy, Rule, Text, What, Who, fields};
 use super::world::{World, some_of};
 use super::{Check, Found};

@@ -1,94 +1,10 @@
-//! Sets: of pods, by their places; of addresses and of ports, by what lies side by side.
+//! Sets: of pods, by their places ([`Bits`]); of addresses and of ports, by what lies side by side.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use userspace::model::Protocol;
-
-/// A set of small numbers, one bit each.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Bits(Vec<u64>);
-
-impl Bits {
-    /// The numbers below `end`.
-    pub(super) fn below(end: usize) -> Self {
-        (0..end).collect()
-    }
-
-    pub(super) fn insert(&mut self, number: usize) {
-        let word = number / 64;
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (number % 64);
-    }
-
-    pub(super) fn contains(&self, number: usize) -> bool {
-        self.0.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// Takes in what `other` has.
-    pub(super) fn unite(&mut self, other: &Self) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (word, other) in self.0.iter_mut().zip(&other.0) {
-            *word |= other;
-        }
-    }
-
-    /// Gives up what `other` has.
-    pub(super) fn subtract(&mut self, other: &Self) {
-        for (word, other) in self.0.iter_mut().zip(&other.0) {
-            *word &= !other;
-        }
-    }
-
-    /// What both have.
-    pub(super) fn and(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(one, other)| one & other).collect())
-    }
-
-    pub(super) fn meets(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).any(|(one, other)| one & other != 0)
-    }
-
-    /// Whether everything in it is in `other`.
-    pub(super) fn is_within(&self, other: &Self) -> bool {
-        let other = other.0.iter().copied().chain(std::iter::repeat(0));
-        self.0.iter().zip(other).all(|(one, other)| one & !other == 0)
-    }
-
-    /// Its numbers, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0.iter().enumerate().flat_map(|(index, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                let bit = rest.trailing_zeros() as usize;
-                rest &= rest.checked_sub(1)?;
-                Some(index * 64 + bit)
-            })
-        })
-    }
-}
-
-impl FromIterator<usize> for Bits {
-    fn from_iter<T: IntoIterator<Item = usize>>(numbers: T) -> Self {
-        let mut bits = Self::default();
-        for number in numbers {
-            bits.insert(number);
-        }
-        bits
-    }
-}
+use userspace::plan::Bits;
 
 /// Numbers as ranges: in order, apart from each other, first and last included.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -279,13 +195,5 @@ mod tests {
         assert!(!dns.meets(&Spans::ports(Protocol::Tcp, 1, 65_535)));
         assert!(dns.is_within(&Spans::every_port()));
         assert!(dns.contains(transport(Protocol::Udp, 53)) && !dns.contains(transport(Protocol::Udp, 54)));
-    }
-
-    #[test]
-    fn sets_of_pods_of_different_lengths_compare() {
-        let (few, many): (Bits, Bits) = ([1, 3].into_iter().collect(), [1, 3, 200].into_iter().collect());
-        assert!(few.is_within(&many) && !many.is_within(&few) && few.meets(&many));
-        assert_eq!(many.iter().collect::<Vec<_>>(), [1, 3, 200]);
-        assert_eq!(few.and(&many).len(), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! Every policy in one form: whom it is for, and what each of its rules matches, as sets.
 
 use std::collections::HashMap;
+use userspace::plan::Bits;
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
@@ -11,7 +12,7 @@ use userspace::model::{
 };
 
 use super::selector::Selector;
-use super::set::{Bits, Ends, Spans};
+use super::set::{Ends, Spans};
 use super::world::{Scope, World};
 use crate::oracle::Direction;
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use userspace::model::{Cluster, IpBlocks, Labels, Model, Pod, Protocol};
+use userspace::plan::Bits;
 
 use super::selector::{Demand, Selector};
-use super::set::{Bits, Ends, Spans, transport};
+use super::set::{Ends, Spans, transport};
 
 /// Labelled things by label.
 #[derive(Debug, Default)]

@@ -2,30 +2,52 @@
 
 /// A set of small numbers, one bit each. Equal sets are equal values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Bits(Vec<u64>);
+pub struct Bits(Vec<u64>);
 
 impl Bits {
     /// The numbers below `end`.
-    pub(super) fn below(end: usize) -> Self {
+    pub fn below(end: usize) -> Self {
         let mut words = vec![u64::MAX; end / 64];
         words.extend((!end.is_multiple_of(64)).then(|| (1 << (end % 64)) - 1));
         Self(words)
     }
-    pub(super) fn insert(&mut self, number: usize) {
+    /// Takes in a number.
+    pub fn insert(&mut self, number: usize) {
         let word = number / 64;
         if word >= self.0.len() {
             self.0.resize(word + 1, 0);
         }
         self.0[word] |= 1 << (number % 64);
     }
-    pub(super) fn contains(&self, number: usize) -> bool {
+    /// Whether it has the number.
+    pub fn contains(&self, number: usize) -> bool {
         self.0.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// How many it has.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+    /// Whether some number is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(one, other)| one & other != 0)
+    }
+    /// Whether everything in it is in `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let other = other.0.iter().copied().chain(std::iter::repeat(0));
+        self.0.iter().zip(other).all(|(one, other)| one & !other == 0)
+    }
+    /// What both have.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.intersect(other);
+        both
+    }
     /// Takes in what `other` has.
-    pub(super) fn unite(&mut self, other: &Self) {
+    pub fn unite(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
         }
@@ -34,7 +56,7 @@ impl Bits {
         }
     }
     /// Gives up what `other` does not have.
-    pub(super) fn intersect(&mut self, other: &Self) {
+    pub fn intersect(&mut self, other: &Self) {
         self.0.truncate(other.0.len());
         for (word, other) in self.0.iter_mut().zip(&other.0) {
             *word &= other;
@@ -42,14 +64,14 @@ impl Bits {
         self.trim();
     }
     /// Gives up what `other` has.
-    pub(super) fn subtract(&mut self, other: &Self) {
+    pub fn subtract(&mut self, other: &Self) {
         for (word, other) in self.0.iter_mut().zip(&other.0) {
             *word &= !other;
         }
         self.trim();
     }
     /// Its numbers, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(index, word)| {
             let mut rest = *word;
             std::iter::from_fn(move || {
@@ -107,5 +129,12 @@ mod tests {
         assert!(bits.is_empty());
         bits.unite(&set(&[7, 70]));
         assert_eq!(bits, set(&[7, 70]));
+    }
+
+    #[test]
+    fn sets_of_different_lengths_compare() {
+        let (few, many) = (set(&[1, 3]), set(&[1, 3, 200]));
+        assert!(few.is_within(&many) && !many.is_within(&few) && few.meets(&many));
+        assert_eq!(few.and(&many).len(), 2);
     }
 }

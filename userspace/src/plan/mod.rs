@@ -44,6 +44,7 @@ use std::sync::Arc;
 use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
 
+pub use bits::Bits;
 pub use diff::{Change, NodeChange, Use, diff, peak};
 pub use error::Error;
 pub use prefix::Family;
