@@ -1,7 +1,6 @@
 //! Every policy in one form: whom it is for, and what each of its rules matches, as sets.
 
 use std::collections::HashMap;
-use userspace::plan::Bits;
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
@@ -10,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use userspace::model::{
     Action, ClusterPolicy, Key, Kind, Objects, Origin, PodPeer, Protocol, Tier, TierPeer, TierPort,
 };
+use userspace::plan::Bits;
 
 use super::selector::Selector;
 use super::set::{Ends, Spans};
