@@ -342,8 +342,9 @@ impl Kernel {
     /// As [`Engine::apply`].
     pub fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
         self.write(changes)?;
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
         changes.iter().for_each(|change| self.rows.make(*change));
-        Ok(())
+        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
     /// Writes changes, in their order: those in a row that are of one table together.
@@ -379,7 +380,7 @@ impl Engine for Kernel {
         let rows = rows.fitting(policy_rows).into_owned();
         self.write(&diff(&self.rows, &rows, policy_rows))?;
         self.rows = rows;
-        Ok(())
+        Ok(self.forget_clients()?)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {
