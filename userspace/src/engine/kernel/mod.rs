@@ -24,6 +24,7 @@ mod pin;
 mod renew;
 mod run;
 mod sockets;
+mod spare;
 mod sweep;
 mod table;
 mod verifier;
@@ -138,6 +139,8 @@ pub struct Kernel {
     sockets: Vec<Hooked>,
     /// Its tables of Services are those that are pinned.
     held: bool,
+    /// The same with tracing on, if it is off here, or off.
+    spare: Option<Box<Kernel>>,
 }
 
 impl fmt::Debug for Kernel {
@@ -188,6 +191,7 @@ impl Kernel {
             hooked: BTreeMap::new(),
             sockets: Vec::new(),
             held: false,
+            spare: None,
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -349,6 +353,9 @@ impl Kernel {
 
     /// Writes changes, in their order: those in a row that are of one table together.
     fn write(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        if !changes.is_empty() {
+            self.spare = None;
+        }
         for used in peak(&self.rows, changes) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
