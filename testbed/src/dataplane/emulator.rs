@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
-use userspace::model::{Cluster, Who};
+use userspace::model::{Cluster, Directory, Who};
 
-use crate::oracle;
+use crate::oracle::Oracle;
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
@@ -16,7 +16,8 @@ const SETTLE: usize = 10_000;
 
 /// Asks on an emulated cluster.
 pub struct Emulated<'a> {
-    cluster: &'a Cluster,
+    directory: Directory<'a>,
+    oracle: Oracle<'a>,
     network: Network<Emulator>,
 }
 
@@ -26,13 +27,13 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network: Network::new(cluster, SEED)? })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
-        let target = self.cluster.find(&flow.to)?;
+        let target = self.directory.find(&flow.to)?;
         let own = &self.network.host_at(from).addresses;
         let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
         let target =
@@ -52,7 +53,7 @@ impl<'a> Emulated<'a> {
         if matches!(flow.to, Who::Pod(_) | Who::Node(_)) {
             let host = self.network.host(&flow.to.to_string())?;
             let addresses = &self.network.host_at(host).addresses;
-            let is_frontend = |at: &IpAddr| oracle::is_frontend(self.cluster, *at, flow.port, flow.protocol);
+            let is_frontend = |at: &IpAddr| self.oracle.is_frontend(*at, flow.port, flow.protocol);
             if !addresses.iter().all(is_frontend) {
                 self.network.listen(host, flow.protocol, flow.port);
             }

@@ -13,6 +13,7 @@ pub mod capacity;
 mod choice;
 pub mod cluster;
 mod cluster_policy;
+mod directory;
 mod endpoint;
 mod error;
 mod fabric;
@@ -36,6 +37,7 @@ mod workload;
 
 pub use cluster::*;
 pub use cluster_policy::{AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy};
+pub use directory::Directory;
 pub use endpoint::{Endpoint, EndpointError, Found, Port, Way, Who};
 pub use error::{Error, Origin};
 pub(crate) use fabric::inside as virtual_network;
