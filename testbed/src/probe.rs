@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
+use userspace::ipam::IpFamily;
 use userspace::model::{Cluster, ContainerPort, Node, Port, Protocol, Service, Way, Who};
 
 use crate::oracle::{self, Expectation};
@@ -250,14 +251,22 @@ fn united(mut rows: Vec<Row>) -> Option<Row> {
     Some(row)
 }
 
-/// The families in which both ends have an address; any if one is not in the cluster at all.
+/// The families in which both ends have an address, a lent one only where there is no other; any if one end is not
+/// in the cluster at all.
 fn families(cluster: &Cluster, flow: &Flow) -> Vec<Family> {
     let (Ok(from), Ok(to)) = (cluster.find(&flow.from), cluster.find(&flow.to)) else {
         return vec![Family::V4];
     };
     let has = |addresses: &[IpAddr], family| addresses.iter().any(|address| family_of(*address) == family);
     let both = [Family::V4, Family::V6].into_iter();
-    both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect()
+    let mut both: Vec<Family> =
+        both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect();
+    if both.len() > 1 {
+        let lent =
+            cluster.settings.lent.map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
+        both.retain(|family| lent != Some(*family));
+    }
+    both
 }
 
 /// An address' family.
