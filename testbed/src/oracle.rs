@@ -5,6 +5,7 @@
 //!
 //! A flow is judged in this order; the numbers come back in the code.
 //!
+//! 0. Who has no address of a family that the other has is told so at once, by its own stack.
 //! 1. A Service is only an address, and a port of a node may be: what stands behind is judged ([`service`]).
 //!    Policies see the flow after translation.
 //! 2. A pod always reaches itself. By way of a Service it does where its policies allow it; where they do
@@ -105,6 +106,8 @@ pub enum Refusal {
     NobodyListens,
     /// The Service has no endpoint that may answer, on whichever node.
     NoBackend,
+    /// One end has IPv4 addresses only, the other IPv6 ones only.
+    NoFamily,
 }
 
 impl fmt::Display for Expectation {
@@ -113,6 +116,9 @@ impl fmt::Display for Expectation {
             Self::Allow => f.write_str("allow"),
             Self::Audited(cause) => write!(f, "allow, audited: {cause}"),
             Self::Reject(Refusal::NobodyListens) => f.write_str("reject: nobody listens there"),
+            Self::Reject(Refusal::NoFamily) => {
+                f.write_str("reject: the two have no family of addresses in common")
+            }
             Self::Reject(Refusal::NoBackend) => f.write_str("reject: the Service has no endpoint to answer"),
             Self::Undefined(open) => write!(f, "left open: {open}"),
             Self::Deny(cause) => write!(f, "deny: {cause}"),
@@ -152,9 +158,15 @@ pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Prot
     {
         return Expectation::Undefined("the cluster has no such Service");
     }
-    let Ok(dialled) = cluster.find(to).map(|found| found.address()) else {
+    let Ok(found) = cluster.find(to) else {
         return Expectation::Undefined("the cluster has no such target");
     };
+    let dialled = found.address();
+    // 0.
+    let joins = |own: &IpAddr| found.addresses().iter().any(|other| own.is_ipv4() == other.is_ipv4());
+    if cluster.find(from).is_ok_and(|from| !from.addresses().iter().any(joins)) {
+        return Expectation::Reject(Refusal::NoFamily);
+    }
     // 1.
     match (service::frontend(cluster, dialled, port, protocol), party(cluster, to)) {
         (Some(frontend), _) => frontend.expect(flow, source),
