@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
+use userspace::engine::emulator::network::Make;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
+use userspace::engine::{Clock, Engine};
 use userspace::model::{Cluster, Who};
 
 use crate::oracle;
@@ -14,10 +16,10 @@ const SEED: u32 = 1;
 /// Flows that are asked about before the nodes forget them again: far fewer than their tables hold.
 const SETTLE: usize = 10_000;
 
-/// Asks on an emulated cluster.
-pub struct Emulated<'a> {
+/// Asks on an emulated cluster, whose nodes run on engines `E`.
+pub struct Emulated<'a, E = Emulator> {
     cluster: &'a Cluster,
-    network: Network<Emulator>,
+    network: Network<E>,
 }
 
 impl<'a> Emulated<'a> {
@@ -26,7 +28,17 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+        Self::on(cluster, Box::new(Emulator::new))
+    }
+}
+
+impl<'a, E: Engine + Clock> Emulated<'a, E> {
+    /// As [`Emulated::new`], on engines that `make` makes, one for each node.
+    ///
+    /// # Errors
+    /// As [`Emulated::new`], or an engine cannot be made.
+    pub fn on(cluster: &'a Cluster, make: Make<E>) -> Result<Self, userspace::error::Error> {
+        Ok(Self { cluster, network: Network::with(cluster, SEED, make)? })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
@@ -59,6 +71,14 @@ impl<'a> Emulated<'a> {
         }
         Ok(())
     }
+
+    /// Lets so much time pass that every flow is over, and the agents sweep them away, or the tables fill up.
+    fn settle(&mut self) -> Result<(), userspace::error::Error> {
+        let it = &self.cluster.settings.timeouts;
+        let longest_s = it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s);
+        self.network.wait(longest_s)?;
+        self.network.sweep()
+    }
 }
 
 impl From<Answer> for Verdict {
@@ -71,7 +91,7 @@ impl From<Answer> for Verdict {
     }
 }
 
-impl Prober for Emulated<'_> {
+impl<E: Engine + Clock> Prober for Emulated<'_, E> {
     fn dataplane(&self) -> &'static str {
         "emulator"
     }
@@ -82,7 +102,7 @@ impl Prober for Emulated<'_> {
             for flow in flows {
                 measured.push(self.ask(flow)?);
             }
-            self.network.settle()?;
+            self.settle()?;
         }
         Ok(measured)
     }
