@@ -5,6 +5,7 @@
 //!
 //! A flow is judged in this order; the numbers come back in the code.
 //!
+//! 0. Who has no address of a family that the other has is told so at once, by its own stack.
 //! 1. A Service is only an address, and a port of a node may be: what stands behind is judged ([`service`]).
 //!    Policies see the flow after translation.
 //! 2. A pod always reaches itself. By way of a Service it does where its policies allow it; where they do
@@ -107,6 +108,8 @@ pub enum Refusal {
     NobodyListens,
     /// The Service has no endpoint that may answer, on whichever node.
     NoBackend,
+    /// One end has IPv4 addresses only, the other IPv6 ones only.
+    NoFamily,
 }
 
 impl fmt::Display for Expectation {
@@ -115,6 +118,9 @@ impl fmt::Display for Expectation {
             Self::Allow => f.write_str("allow"),
             Self::Audited(cause) => write!(f, "allow, audited: {cause}"),
             Self::Reject(Refusal::NobodyListens) => f.write_str("reject: nobody listens there"),
+            Self::Reject(Refusal::NoFamily) => {
+                f.write_str("reject: the two have no family of addresses in common")
+            }
             Self::Reject(Refusal::NoBackend) => f.write_str("reject: the Service has no endpoint to answer"),
             Self::Undefined(open) => write!(f, "left open: {open}"),
             Self::Deny(cause) => write!(f, "deny: {cause}"),
@@ -193,11 +199,16 @@ impl<'a> Oracle<'a> {
         {
             return Expectation::Undefined("the cluster has no such Service");
         }
-        let Ok(dialled) = self.directory.find(to).map(|found| found.address()) else {
+        let Ok(found) = self.directory.find(to) else {
             return Expectation::Undefined("the cluster has no such target");
         };
+        // 0.
+        let joins = |own: &IpAddr| found.addresses().iter().any(|other| own.is_ipv4() == other.is_ipv4());
+        if self.directory.find(from).is_ok_and(|from| !from.addresses().iter().any(joins)) {
+            return Expectation::Reject(Refusal::NoFamily);
+        }
         // 1.
-        match (self.frontends.at(dialled, port, protocol), self.party(to)) {
+        match (self.frontends.at(found.address(), port, protocol), self.party(to)) {
             (Some(frontend), _) => frontend.expect(flow, source),
             (None, Some(target)) => flow.expect_party(source, target),
             (None, None) => Expectation::Undefined("the Service has no such port"),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
+use userspace::ipam::IpFamily;
 use userspace::model::{Cluster, ContainerPort, Directory, Node, Port, Protocol, Service, Way, Who};
 
 use crate::oracle::{Expectation, Oracle};
@@ -252,14 +253,22 @@ fn united(mut rows: Vec<Row>) -> Option<Row> {
     Some(row)
 }
 
-/// The families in which both ends have an address; any if one is not in the cluster at all.
+/// The families in which both ends have an address, a lent one only where there is no other; any if one end is not
+/// in the cluster at all.
 fn families(directory: &Directory<'_>, flow: &Flow) -> Vec<Family> {
     let (Ok(from), Ok(to)) = (directory.find(&flow.from), directory.find(&flow.to)) else {
         return vec![Family::V4];
     };
     let has = |addresses: &[IpAddr], family| addresses.iter().any(|address| family_of(*address) == family);
     let both = [Family::V4, Family::V6].into_iter();
-    both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect()
+    let mut both: Vec<Family> =
+        both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect();
+    if both.len() > 1 {
+        let lent =
+            directory.cluster().settings.lent.map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
+        both.retain(|family| lent != Some(*family));
+    }
+    both
 }
 
 /// An address' family.

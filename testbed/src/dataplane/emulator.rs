@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
+use userspace::engine::emulator::network::Make;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
+use userspace::engine::{Clock, Engine};
 use userspace::model::{Cluster, Directory, Who};
 
 use crate::oracle::Oracle;
@@ -14,11 +16,11 @@ const SEED: u32 = 1;
 /// Flows that are asked about before the nodes forget them again: far fewer than their tables hold.
 const SETTLE: usize = 10_000;
 
-/// Asks on an emulated cluster.
-pub struct Emulated<'a> {
+/// Asks on an emulated cluster, whose nodes run on engines `E`.
+pub struct Emulated<'a, E = Emulator> {
     directory: Directory<'a>,
     oracle: Oracle<'a>,
-    network: Network<Emulator>,
+    network: Network<E>,
 }
 
 impl<'a> Emulated<'a> {
@@ -27,7 +29,18 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network: Network::new(cluster, SEED)? })
+        Self::on(cluster, Box::new(Emulator::new))
+    }
+}
+
+impl<'a, E: Engine + Clock> Emulated<'a, E> {
+    /// As [`Emulated::new`], on engines that `make` makes, one for each node.
+    ///
+    /// # Errors
+    /// As [`Emulated::new`], or an engine cannot be made.
+    pub fn on(cluster: &'a Cluster, make: Make<E>) -> Result<Self, userspace::error::Error> {
+        let network = Network::with(cluster, SEED, make)?;
+        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
@@ -60,6 +73,14 @@ impl<'a> Emulated<'a> {
         }
         Ok(())
     }
+
+    /// Lets so much time pass that every flow is over, and the agents sweep them away, or the tables fill up.
+    fn settle(&mut self) -> Result<(), userspace::error::Error> {
+        let it = &self.directory.cluster().settings.timeouts;
+        let longest_s = it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s);
+        self.network.wait(longest_s)?;
+        self.network.sweep()
+    }
 }
 
 impl From<Answer> for Verdict {
@@ -72,7 +93,7 @@ impl From<Answer> for Verdict {
     }
 }
 
-impl Prober for Emulated<'_> {
+impl<E: Engine + Clock> Prober for Emulated<'_, E> {
     fn dataplane(&self) -> &'static str {
         "emulator"
     }
@@ -83,7 +104,7 @@ impl Prober for Emulated<'_> {
             for flow in flows {
                 measured.push(self.ask(flow)?);
             }
-            self.network.settle()?;
+            self.settle()?;
         }
         Ok(measured)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use dataplane::wire::Mac;
+use dataplane::wire::{Address, Mac, V4, V6};
 use ipnet::IpNet;
 use userspace::model::{External, Node, Pod};
 
@@ -193,8 +193,10 @@ impl Topology {
                 uplink.route(Route::net(*range, next).source(address))?;
             }
         }
-        let services: Vec<IpAddr> = self.cluster.ways_in().into_keys().collect();
-        lead_into_the_path(&mut uplink, node, &services)
+        // A node that is its own backend meets itself under these.
+        let itself = [IpAddr::from(V4::ITSELF.0), V6::ITSELF.0.into()];
+        let into: Vec<IpAddr> = self.cluster.ways_in().into_keys().chain(itself).collect();
+        lead_into_the_path(&mut uplink, node, &into)
     }
 
     /// Tells a node of others, so that it need not ask for their hardware addresses.

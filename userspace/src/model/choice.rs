@@ -63,6 +63,7 @@ impl Default for Settings {
             pod_cidrs: of(Purpose::Pods),
             service_cidrs: of(Purpose::Services),
             vnet_cidrs: of(Purpose::Nodes),
+            lent: None,
             max_pods: Model::default().max_pods(),
             mtu: 1500,
             non_masquerade_cidrs: Vec::new(),

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::ipam::IpFamily;
+
 /// The networking model: who gives pods their addresses, and how packets pass between nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,6 +56,9 @@ pub struct Settings {
     /// What is reached with a pod's own address in `flat` and `flat-dynamic`: the virtual network, which
     /// holds at least the subnets of nodes and pods.
     pub vnet_cidrs: Vec<IpNet>,
+    /// The family that only hosts outside brought in. Pods and nodes have an address of it to meet such hosts;
+    /// between two that have one of another family in common it counts for nothing.
+    pub lent: Option<IpFamily>,
     /// Pods a node takes.
     pub max_pods: u32,
     /// Of the underlay, in bytes; pods get what is left after encapsulation.
