@@ -316,10 +316,7 @@ impl Agent {
 
     fn trace(&mut self, on: bool) -> Result<(), Error> {
         let Some(running) = &mut self.running else { return Err(self.idle()) };
-        if running.kernel.tracing() != on {
-            running.kernel.reload(&running.node, on)?;
-        }
-        Ok(())
+        running.kernel.trace(&running.node, on)
     }
 
     /// Takes reports out of the kernel before its buffer is full.

@@ -20,6 +20,7 @@ mod hash;
 mod held;
 mod identity;
 mod maglev;
+mod memory;
 mod numbers;
 mod policy;
 mod port;
@@ -47,6 +48,7 @@ use dataplane::wire::{Address, Mac, Port, V4, V6};
 pub use bits::Bits;
 pub use diff::{Change, NodeChange, Use, diff, peak};
 pub use error::Error;
+pub use memory::forgotten;
 pub use prefix::Family;
 pub use rows::*;
 

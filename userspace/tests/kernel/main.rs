@@ -241,6 +241,13 @@ fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
     assert_eq!(flows(&second), before);
     assert_eq!(hooked(&netns, "pod0"), 1, "one program took the other's place");
 
+    for on in [true, false, true, false] {
+        second.trace(&plan, on).expect("they are put in the others' place");
+        assert_eq!((second.tracing(), hooked(&netns, "pod0")), (on, 1));
+        let pushed = second.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
+        assert_eq!((!pushed.records.is_empty(), flows(&second).len()), (on, 1), "they go on with its flow");
+    }
+
     second.remove().expect("removes");
     assert!(!folder.0.exists());
     assert!(is_let_go(&netns, "pod0"));

@@ -24,6 +24,7 @@ mod pin;
 mod renew;
 mod run;
 mod sockets;
+mod spare;
 mod sweep;
 mod table;
 mod verifier;
@@ -138,6 +139,8 @@ pub struct Kernel {
     sockets: Vec<Hooked>,
     /// Its tables of Services are those that are pinned.
     held: bool,
+    /// The same with tracing on, if it is off here, or off.
+    spare: Option<Box<Kernel>>,
 }
 
 impl fmt::Debug for Kernel {
@@ -188,6 +191,7 @@ impl Kernel {
             hooked: BTreeMap::new(),
             sockets: Vec::new(),
             held: false,
+            spare: None,
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -342,12 +346,16 @@ impl Kernel {
     /// As [`Engine::apply`].
     pub fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
         self.write(changes)?;
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
         changes.iter().for_each(|change| self.rows.make(*change));
-        Ok(())
+        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
     /// Writes changes, in their order: those in a row that are of one table together.
     fn write(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        if !changes.is_empty() {
+            self.spare = None;
+        }
         for used in peak(&self.rows, changes) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
@@ -379,7 +387,7 @@ impl Engine for Kernel {
         let rows = rows.fitting(policy_rows).into_owned();
         self.write(&diff(&self.rows, &rows, policy_rows))?;
         self.rows = rows;
-        Ok(())
+        Ok(self.forget_clients()?)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {
