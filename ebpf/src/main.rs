@@ -22,7 +22,7 @@ use aya_log_ebpf::debug;
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::overlay::Carried;
 use dataplane::path::Walk;
-use dataplane::wire::{Family, V4, V6};
+use dataplane::wire::{Address, Family};
 use dataplane::{Machine, Packet, Platform, Reason, Verdict, flow, path};
 
 use crate::maps::Room;
@@ -32,10 +32,10 @@ use crate::platform::{Frame, Kernel};
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
-    let verdict = match flow::family(frame) {
-        Family::V4 => with_room::<V4>(frame, path::from_pod),
-        Family::V6 => with_room::<V6>(frame, path::from_pod),
-    };
+    let verdict = with_room(frame, |frame, room| match flow::family(frame) {
+        Family::V4 => path::from_pod(&mut Kernel, frame, &mut room.v4),
+        Family::V6 => path::from_pod(&mut Kernel, frame, &mut room.v6),
+    });
     obey(&context, verdict)
 }
 
@@ -43,15 +43,7 @@ pub fn from_pod(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_underlay(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
-    let mut carried = Carried::default();
-    let mut verdict = Verdict::Stack;
-    match path::from_tunnel(&mut Kernel, frame, &mut carried) {
-        Err(reason) => verdict = Verdict::Drop(reason),
-        Ok(()) => match flow::family(frame) {
-            Family::V4 => underlay::<V4>(frame, &carried, &mut verdict),
-            Family::V6 => underlay::<V6>(frame, &carried, &mut verdict),
-        },
-    }
+    let verdict = with_room(frame, arrived);
     obey(&context, verdict)
 }
 
@@ -59,35 +51,46 @@ pub fn from_underlay(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
     let frame = &mut Frame::new(context.skb.skb);
-    let verdict = match flow::family(frame) {
-        Family::V4 => with_room::<V4>(frame, path::from_host),
-        Family::V6 => with_room::<V6>(frame, path::from_host),
-    };
+    let verdict = with_room(frame, |frame, room| match flow::family(frame) {
+        Family::V4 => path::from_host(&mut Kernel, frame, &mut room.v4),
+        Family::V6 => path::from_host(&mut Kernel, frame, &mut room.v6),
+    });
     obey(&context, verdict)
 }
 
 /// Walks the path with the room it needs.
 #[inline(always)]
-fn with_room<A: Room>(
-    frame: &mut Frame,
-    walk: impl FnOnce(&mut Kernel, &mut Frame, &mut Walk<A>) -> Verdict,
-) -> Verdict {
-    let Some(room) = A::room() else {
-        let lost = Verdict::Drop(Reason::WriteFailed);
-        Kernel.count(lost, frame.length());
-        return lost;
-    };
-    // SAFETY: the room is this CPU's, programs are not preempted by each other on it, and nobody else has it.
-    walk(&mut Kernel, frame, unsafe { &mut *room })
+fn with_room(frame: &mut Frame, walk: impl FnOnce(&mut Frame, &mut Room) -> Verdict) -> Verdict {
+    if let Some(room) = Room::of_this_cpu() {
+        return walk(frame, room);
+    }
+    let lost = Verdict::Drop(Reason::WriteFailed);
+    Kernel.count(lost, frame.length());
+    lost
+}
+
+/// The walk of what the underlay brings.
+#[inline(always)]
+fn arrived(frame: &mut Frame, room: &mut Room) -> Verdict {
+    room.carried = Carried::default();
+    if let Err(reason) = path::from_tunnel(&mut Kernel, frame, &mut room.carried) {
+        return Verdict::Drop(reason);
+    }
+    let mut verdict = Verdict::Stack;
+    match flow::family(frame) {
+        Family::V4 => walk_on(frame, &room.carried, &mut room.v4, &mut verdict),
+        Family::V6 => walk_on(frame, &room.carried, &mut room.v6, &mut verdict),
+    }
+    verdict
 }
 
 /// Walks on out of the tunnel. A function of its own: opening the tunnel needs most of the stack.
 #[inline(never)]
-fn underlay<A: Room>(frame: &mut Frame, carried: &Carried, verdict: &mut Verdict)
+fn walk_on<A: Address>(frame: &mut Frame, carried: &Carried, walk: &mut Walk<A>, verdict: &mut Verdict)
 where
     Kernel: Platform<A>,
 {
-    *verdict = with_room::<A>(frame, |kernel, frame, walk| path::from_underlay(kernel, frame, walk, carried));
+    *verdict = path::from_underlay(&mut Kernel, frame, walk, carried);
 }
 
 /// Does what the path says.
