@@ -356,6 +356,7 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
         ("the pod ranges of its Testbed", old.pod_cidrs != new.pod_cidrs),
         ("the Service ranges of its Testbed", old.service_cidrs != new.service_cidrs),
         ("the virtual network's ranges in its Testbed", old.vnet_cidrs != new.vnet_cidrs),
+        ("spec.services.acceleration of its Testbed", old.services.acceleration != new.services.acceleration),
         ("spec.maxPods of its Testbed", old.max_pods != new.max_pods),
         ("spec.mtu of its Testbed", old.mtu != new.mtu),
         ("the masquerade's ports in its Testbed", old.masquerade_ports != new.masquerade_ports),

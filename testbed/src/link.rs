@@ -336,16 +336,28 @@ impl Links {
     /// # Errors
     /// [`Error::Missing`], or the kernel's reason.
     pub fn offload(&mut self, link: &str, on: bool) -> Result<(), Error> {
+        OFFLOADS.into_iter().try_for_each(|offload| self.switch(link, offload, on))
+    }
+
+    /// Has every frame that leaves by this link bear its checksums, and takes those that come back from a program in
+    /// the other end's driver, which knows nothing of a checksum that is left to a network card.
+    ///
+    /// # Errors
+    /// As [`Self::offload`].
+    pub fn face_driver(&mut self, link: &str) -> Result<(), Error> {
+        self.switch(link, CHECKSUMS, false)?;
+        self.switch(link, RECEIVE, true)
+    }
+
+    /// Switches one thing on or off.
+    fn switch(&self, link: &str, (command, what): (u32, &str), on: bool) -> Result<(), Error> {
         let word = if on { "on" } else { "off" };
-        for (command, what) in OFFLOADS {
-            let tried = format!("turn {what} {word} for {link}");
-            match ethtool(&self.ioctl, link, command, u32::from(on)) {
-                Ok(()) => {}
-                Err(Errno::ENODEV) => return Err(self.missing(&tried, link)),
-                Err(errno) => return Err(self.refused(&tried, errno.into(), None)),
-            }
+        let tried = format!("turn {what} {word} for {link}");
+        match ethtool(&self.ioctl, link, command, u32::from(on)) {
+            Ok(()) => Ok(()),
+            Err(Errno::ENODEV) => Err(self.missing(&tried, link)),
+            Err(errno) => Err(self.refused(&tried, errno.into(), None)),
         }
-        Ok(())
     }
 
     /// The number of a link, which all but link messages name it by.
@@ -558,12 +570,12 @@ fn words(refusal: &ErrorMessage) -> Option<String> {
 
 /// Commands of ethtool that switch an offload, and what they switch (`linux/ethtool.h`). Checksums come
 /// first: the kernel grants segmentation only together with them.
-const OFFLOADS: [(u32, &str); 4] = [
-    (0x17, "transmit checksums"),
-    (0x1f, "TCP segmentation"),
-    (0x24, "generic segmentation"),
-    (0x2c, "generic receive"),
-];
+const OFFLOADS: [(u32, &str); 4] =
+    [CHECKSUMS, (0x1f, "TCP segmentation"), (0x24, "generic segmentation"), RECEIVE];
+/// See [`OFFLOADS`].
+const CHECKSUMS: (u32, &str) = (0x17, "transmit checksums");
+/// See [`OFFLOADS`].
+const RECEIVE: (u32, &str) = (0x2c, "generic receive");
 
 /// Sends one ethtool command with one value (`SIOCETHTOOL`, `struct ethtool_value`).
 fn ethtool(socket: &UdpSocket, link: &str, command: u32, value: u32) -> Result<(), Errno> {

@@ -11,6 +11,8 @@
 mod bytes;
 #[path = "../clock.rs"]
 mod clock;
+#[path = "../frame.rs"]
+mod frame;
 #[path = "../mapped.rs"]
 mod mapped;
 mod maps;
@@ -24,7 +26,8 @@ use dataplane::verdict::Fate;
 use dataplane::wire::{Be16, V4, V6, ethernet};
 use dataplane::{Packet, balance};
 
-use crate::platform::{Frame, Kernel};
+use crate::frame::Frame;
+use crate::platform::Kernel;
 
 /// Whatever arrives at the load balancer.
 #[xdp]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dataplane::wire::{Address, Mac, V4, V6};
 use ipnet::IpNet;
-use userspace::model::{External, Node, Pod};
+use userspace::model::{Acceleration, External, Node, Pod};
 
 use super::ground::{self, gateway_mac, gateways, gso_max_size, mac, on_subnets, pod_mtu};
 use super::ground::{ways_to_node, ways_to_pod};
@@ -164,6 +164,9 @@ impl Topology {
         let bridged = !fabric::is_emulated(&self.cluster);
         if bridged {
             inside.join(&port, BRIDGE)?;
+        }
+        if settings.services.acceleration == Acceleration::Native {
+            inside.face_driver(&port)?;
         }
         for (address, prefix) in on_subnets(settings, node) {
             if bridged {
