@@ -81,11 +81,12 @@ fn up(name: &str, change: impl FnOnce(&mut Cluster)) -> Up {
 }
 
 fn report(up: &Up) -> Report {
-    up.fabric().expect("it is emulated").report()
+    up.fabric().expect("it is emulated").report().expect("it counts")
 }
 
 fn set(up: &Up, links: &[LinkQuality]) {
-    up.fabric().expect("it is emulated").set_links(links).expect("there is such a link");
+    let fabric = up.fabric().expect("it is emulated").emulated("change a link of", "it");
+    fabric.expect("it is emulated").set_links(links).expect("there is such a link");
 }
 
 fn quality(link: &str, change: impl FnOnce(&mut LinkQuality)) -> LinkQuality {
