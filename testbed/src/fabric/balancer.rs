@@ -60,7 +60,7 @@ impl Balancer {
         let mode = xdp.attach((&own.path(), UPLINK), (&other.path(), BALANCER)).map_err(failed)?;
         if mode == Mode::Generic {
             tracing::warn!(
-                "the load balancer's program is not in the driver: links are longer than it takes"
+                "the load balancer's program runs in the kernel's own receive path: the driver takes none at this MTU"
             );
         }
         let balancer = Standalone::new(cluster, xdp, Xdp::now_ns()).map_err(Error::Balancer)?;

@@ -116,6 +116,7 @@ on_both_fabrics! {
     with_cluster_policy_node_ports_are_probed_and_without_endpoints_no_node_is_given_flows:
         node_ports_are_probed;
     no_request_is_lost_at_the_load_balancer_during_a_rolling_update: endpoints_are_replaced;
+    clients_of_node_ports_are_answered_beside_the_load_balancer_and_of_no_frontend_not: beside_the_frontend;
 }
 
 /// A client outside is answered by every endpoint, in this mode, and each sees whom the policy promises: the client
@@ -227,6 +228,39 @@ fn node_ports_are_probed(kind: FabricKind) {
         assert_eq!(stage.ask("world", protocol, FRONTEND).name, "near");
     }
     accounts_for_everything(&stage, &["no-healthy-node"]);
+}
+
+fn beside_the_frontend(kind: FabricKind) {
+    let cluster = balanced(("lb-beside", kind), "overlay", Forward::NodePort, TrafficPolicy::Cluster);
+    let stage = Stage::up(&cluster);
+    becomes_healthy(&stage, &["n1", "n2"]);
+    for protocol in [Tcp, Udp] {
+        assert_eq!(stage.ask("world", protocol, FRONTEND).body, b"who");
+        for node in ["n1", "n2"] {
+            let answering = stage.answering("world", protocol, stage.node_port(node), MANY);
+            assert_eq!(answering, ["far", "near", "spare"], "{protocol} at {node}");
+        }
+        let other = SocketAddr::new(FRONTEND.ip(), PORT + 1);
+        stage.try_ask("world", protocol, other, SILENCE).expect_err("it is no frontend's port");
+    }
+    accounts_for_everything(&stage, &["no-frontend"]);
+}
+
+/// Of frames that are longer than a program in a driver takes.
+#[test]
+#[ignore = "needs root: make test"]
+fn on_a_bridge_of_jumbo_frames_a_client_is_answered_through_the_load_balancer() {
+    for forward in [Forward::FloatingIp, Forward::NodePort] {
+        let test = format!("lb-jumbo-{}", forward as u8);
+        let mut cluster = balanced((&test, FabricKind::Bridge), "flat", forward, TrafficPolicy::Local);
+        cluster.settings.mtu = 9000;
+        let stage = Stage::up(&cluster);
+        becomes_healthy(&stage, &["n1", "n2"]);
+        let body: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+        let heard = stage.call("world", 0, FRONTEND, PATIENCE).and_then(|mut talk| talk.say(&body));
+        assert!(heard.expect("it is answered").body == body);
+        accounts_for_everything(&stage, &[]);
+    }
 }
 
 /// Requests of several clients, one after the other, each over a connection of its own.

@@ -9,19 +9,15 @@
 //! Source: Microsoft Learn, "Azure Load Balancer health probes" (addresses, outcomes, thresholds).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use dataplane::wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
 use super::packet::Packet;
 use super::seats::mac_of;
-use crate::model::{Cluster, Probe, Protocol, Service, ServiceKind};
+use crate::model::{Cluster, PROBES, PROBES_V6, Probe, Protocol, Service, ServiceKind};
 
-/// Where probes come from.
-pub(super) const PROBES: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
-/// The same for nodes that have IPv6 only.
-pub(super) const PROBES_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x1234, 0x5678, 0x9abc));
 /// The first source port of probes.
 const FIRST_PORT: u16 = 49_152;
 /// The sequence number that every probe begins with.

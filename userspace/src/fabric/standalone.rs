@@ -12,12 +12,12 @@ use dataplane::wire::Mac;
 
 use super::balancer::{self, LoadBalancer, loss_of};
 use super::packet::Packet;
-use super::probe::{PROBES, PROBES_V6, Prober};
+use super::probe::Prober;
 use super::seats::{gateway_mac_of, mac_of};
 use super::{BalancerReport, Report, SWEEP_NS};
 use crate::engine::balancer::Carrier;
 use crate::error::Error;
-use crate::model::Cluster;
+use crate::model::{Cluster, PROBES, PROBES_V6};
 
 /// A load balancer on a link of its own beside the nodes.
 #[derive(Debug)]
