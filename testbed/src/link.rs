@@ -27,13 +27,17 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute,
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
 use crate::netns::{self, Netns};
+
+mod steer;
+
+pub use steer::{Chosen, Rule};
 
 /// Why something with a link did not work.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,8 @@ pub struct Route<'a> {
     pub next: Next<'a>,
     /// What a socket without an address takes as its own.
     pub source: Option<IpAddr>,
+    /// The longest packet that may take it, in bytes, if that is less than its link's.
+    pub mtu: Option<u32>,
 }
 
 impl<'a> Route<'a> {
@@ -126,7 +132,7 @@ impl<'a> Route<'a> {
 
     /// To the range `to`.
     pub fn net(to: IpNet, next: Next<'a>) -> Self {
-        Self { to, next, source: None }
+        Self { to, next, source: None, mtu: None }
     }
 
     /// To wherever no other route of the gateway's family leads.
@@ -399,6 +405,7 @@ impl Links {
             row.attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
         row.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        row.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
         Ok(row)
     }
 

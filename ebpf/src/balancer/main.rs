@@ -45,6 +45,13 @@ pub fn balance(context: XdpContext) -> u32 {
     }
 }
 
+/// Lets everything pass: for the other end of the load balancer's link, which takes frames by NAPI once it has a
+/// program, and only then lets this end send back what came in.
+#[xdp]
+pub fn pass(_context: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 /// Never reached: a panic that can happen is a loop without end, and the verifier refuses it.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -40,7 +40,7 @@ pub use cluster_policy::{AdminNetworkPolicy, BaselineAdminNetworkPolicy, Cluster
 pub use directory::Directory;
 pub use endpoint::{Endpoint, EndpointError, Found, Port, Way, Who};
 pub use error::{Error, Origin};
-pub(crate) use fabric::inside as virtual_network;
+pub(crate) use fabric::{PROBES, PROBES_V6, inside as virtual_network};
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
 pub use settings::*;
