@@ -52,7 +52,9 @@ pub use memory::forgotten;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings};
+use crate::model::{
+    Acceleration, Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings,
+};
 use family::FamilyPlan;
 use policy::Policy;
 
@@ -250,6 +252,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
         sockets: u8::from(cluster.settings.services.socket_translation),
+        accelerated: u8::from(cluster.settings.services.acceleration == Acceleration::Native),
         balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         established: match cluster.settings.policies.established {
             Established::Keep => Node::KEEP,
