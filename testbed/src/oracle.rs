@@ -234,11 +234,7 @@ impl<'a> Oracle<'a> {
 
     /// A host-network pod is its node.
     fn pod_party(&self, pod: &'a Pod) -> Option<Party<'a>> {
-        if pod.host_network {
-            self.directory.node(&pod.node).map(Party::Node)
-        } else {
-            Some(Party::Pod(pod))
-        }
+        if pod.host_network { self.directory.node(&pod.node).map(Party::Node) } else { Some(Party::Pod(pod)) }
     }
 
     /// Whoever has the address.

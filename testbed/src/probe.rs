@@ -264,8 +264,11 @@ fn families(directory: &Directory<'_>, flow: &Flow) -> Vec<Family> {
     let mut both: Vec<Family> =
         both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect();
     if both.len() > 1 {
-        let lent =
-            directory.cluster().settings.lent.map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
+        let lent = directory
+            .cluster()
+            .settings
+            .lent
+            .map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
         both.retain(|family| lent != Some(*family));
     }
     both

@@ -52,8 +52,7 @@ impl<'a> Policies<'a> {
         let known = &self.isolating[&(pod.namespace.as_str(), pod.name.as_str())];
         known[direction as usize].get_or_init(|| {
             let places = self.by_namespace.get(pod.namespace.as_str()).into_iter().flatten().copied();
-            let places: Vec<_> =
-                places.filter(|place| isolates(&self.all[*place], direction, pod)).collect();
+            let places: Vec<_> = places.filter(|place| isolates(&self.all[*place], direction, pod)).collect();
             Isolating { names: places.iter().map(|place| id(&self.all[*place])).collect(), places }
         })
     }

@@ -15,8 +15,8 @@ impl End<'_> {
     pub(super) fn tier(self, tier: Tier) -> Option<Result<(), Cause>> {
         // They are in the order of their priorities.
         let policies = self.flow.oracle.cluster.cluster_policies.iter();
-        let ours =
-            policies.filter(|policy| policy.tier == tier && concerns(policy, self.flow.oracle.cluster, self.pod));
+        let ours = policies
+            .filter(|policy| policy.tier == tier && concerns(policy, self.flow.oracle.cluster, self.pod));
         let mut rules = ours.flat_map(|policy| {
             let rules = match self.direction {
                 Direction::Ingress => &policy.ingress,

@@ -119,9 +119,8 @@ impl<'a> Live<'a> {
             end => {
                 let Some((netns, addresses)) = place(self.cluster, end) else { return Vec::new() };
                 // What stands behind a port of a node listens where it is.
-                let own = addresses
-                    .iter()
-                    .filter(|address| !self.oracle.is_frontend(**address, *port, *protocol));
+                let own =
+                    addresses.iter().filter(|address| !self.oracle.is_frontend(**address, *port, *protocol));
                 own.map(|address| listener(&netns, *address, *protocol, *port)).collect()
             }
         }
