@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use userspace::engine::emulator::network::Make;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
-use userspace::model::{Cluster, Who};
+use userspace::engine::{Clock, Engine};
+use userspace::model::{Cluster, Directory, Who};
 
-use crate::oracle;
+use crate::oracle::Oracle;
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
@@ -14,10 +16,11 @@ const SEED: u32 = 1;
 /// Flows that are asked about before the nodes forget them again: far fewer than their tables hold.
 const SETTLE: usize = 10_000;
 
-/// Asks on an emulated cluster.
-pub struct Emulated<'a> {
-    cluster: &'a Cluster,
-    network: Network<Emulator>,
+/// Asks on an emulated cluster, whose nodes run on engines `E`.
+pub struct Emulated<'a, E = Emulator> {
+    directory: Directory<'a>,
+    oracle: Oracle<'a>,
+    network: Network<E>,
 }
 
 impl<'a> Emulated<'a> {
@@ -26,13 +29,24 @@ impl<'a> Emulated<'a> {
     /// # Errors
     /// It cannot be planned, or does not fit into the tables.
     pub fn new(cluster: &'a Cluster) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)? })
+        Self::on(cluster, Box::new(Emulator::new))
+    }
+}
+
+impl<'a, E: Engine + Clock> Emulated<'a, E> {
+    /// As [`Emulated::new`], on engines that `make` makes, one for each node.
+    ///
+    /// # Errors
+    /// As [`Emulated::new`], or an engine cannot be made.
+    pub fn on(cluster: &'a Cluster, make: Make<E>) -> Result<Self, userspace::error::Error> {
+        let network = Network::with(cluster, SEED, make)?;
+        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
-        let target = self.cluster.find(&flow.to)?;
+        let target = self.directory.find(&flow.to)?;
         let own = &self.network.host_at(from).addresses;
         let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
         let target =
@@ -52,12 +66,20 @@ impl<'a> Emulated<'a> {
         if matches!(flow.to, Who::Pod(_) | Who::Node(_)) {
             let host = self.network.host(&flow.to.to_string())?;
             let addresses = &self.network.host_at(host).addresses;
-            let is_frontend = |at: &IpAddr| oracle::is_frontend(self.cluster, *at, flow.port, flow.protocol);
+            let is_frontend = |at: &IpAddr| self.oracle.is_frontend(*at, flow.port, flow.protocol);
             if !addresses.iter().all(is_frontend) {
                 self.network.listen(host, flow.protocol, flow.port);
             }
         }
         Ok(())
+    }
+
+    /// Lets so much time pass that every flow is over, and the agents sweep them away, or the tables fill up.
+    fn settle(&mut self) -> Result<(), userspace::error::Error> {
+        let it = &self.directory.cluster().settings.timeouts;
+        let longest_s = it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s);
+        self.network.wait(longest_s)?;
+        self.network.sweep()
     }
 }
 
@@ -71,7 +93,7 @@ impl From<Answer> for Verdict {
     }
 }
 
-impl Prober for Emulated<'_> {
+impl<E: Engine + Clock> Prober for Emulated<'_, E> {
     fn dataplane(&self) -> &'static str {
         "emulator"
     }
@@ -82,7 +104,7 @@ impl Prober for Emulated<'_> {
             for flow in flows {
                 measured.push(self.ask(flow)?);
             }
-            self.network.settle()?;
+            self.settle()?;
         }
         Ok(measured)
     }

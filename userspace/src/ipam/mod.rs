@@ -26,6 +26,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 mod choose;
 mod error;
@@ -62,7 +63,7 @@ const FIRST_POD: u128 = 2;
 const FIRST_SERVICE: u128 = 2;
 
 /// One of the two kinds of addresses, called as Kubernetes calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IpFamily {
     /// `IPv4`.
     V4,

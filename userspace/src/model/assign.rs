@@ -73,10 +73,12 @@ impl<'a, 'n> Places<'a, 'n> {
                 }
             }
         }
-        for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| wants_addresses(pod)) {
+        let lent = self.settings.lent;
+        for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| !pod.host_network()) {
             let node = &self.nodes[*home];
             for range in &node.pod_ranges {
-                if pick(IpFamily::of_range(*range), &pod.addresses).is_none() {
+                let family = IpFamily::of_range(*range);
+                if pod.wants(family, lent) && pick(family, &pod.addresses).is_none() {
                     pod.addresses.push(ipam.pod(*range, &pod.id(), &node.name)?);
                 }
             }
@@ -98,8 +100,9 @@ impl<'a, 'n> Places<'a, 'n> {
     /// An address of the node subnets that the node alone has.
     fn node_addresses(&mut self, ipam: &mut Ipam, place: usize) -> Result<(), Error> {
         let node = &mut self.nodes[place];
-        for subnet in self.settings.node_subnets.iter().filter(|_| !node.stated) {
-            if pick(IpFamily::of_range(*subnet), &node.addresses).is_none() {
+        for subnet in &self.settings.node_subnets {
+            let family = IpFamily::of_range(*subnet);
+            if node.wants(family, self.settings.lent) && pick(family, &node.addresses).is_none() {
                 node.addresses.push(ipam.node(*subnet, &node.name)?);
             }
         }
@@ -123,7 +126,7 @@ impl<'a, 'n> Places<'a, 'n> {
             let mut pools = BTreeMap::new();
             for (place, node) in self.nodes.iter_mut().enumerate() {
                 let address = pick(family, &node.addresses);
-                if node.stated && address.is_none() {
+                if !node.wants(family, self.settings.lent) && address.is_none() {
                     continue;
                 }
                 let max_pods = self.settings.max_pods;
@@ -134,7 +137,8 @@ impl<'a, 'n> Places<'a, 'n> {
                 }
                 pools.insert(place, pool);
             }
-            for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| wants_addresses(pod)) {
+            let wanting = |pod: &PodDraft| !pod.host_network() && pod.wants(family, self.settings.lent);
+            for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| wanting(pod)) {
                 if let (Some(pool), None) = (pools.get_mut(home), pick(family, &pod.addresses)) {
                     pod.addresses.push(pool.take(&pod.id(), &self.nodes[*home].name)?);
                 }
@@ -151,7 +155,8 @@ impl<'a, 'n> Places<'a, 'n> {
         for subnet in &self.settings.pod_cidrs {
             let family = IpFamily::of_range(*subnet);
             let mut batches = ipam.batches(*subnet, &self.running(*subnet), self.settings.max_pods);
-            for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| wants_addresses(pod)) {
+            let wanting = |pod: &PodDraft| !pod.host_network() && pod.wants(family, self.settings.lent);
+            for (pod, home) in self.pods.iter_mut().zip(&self.homes).filter(|(pod, _)| wanting(pod)) {
                 let node = &self.nodes[*home];
                 if pick(family, &node.addresses).is_some() && pick(family, &pod.addresses).is_none() {
                     pod.addresses.push(ipam.start(&mut batches, (*home, &node.name), &pod.id())?);
@@ -166,8 +171,4 @@ impl<'a, 'n> Places<'a, 'n> {
             pod.addresses.clone_from(&self.nodes[*home].addresses);
         }
     }
-}
-
-fn wants_addresses(pod: &PodDraft) -> bool {
-    !pod.stated && !pod.host_network()
 }

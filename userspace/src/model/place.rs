@@ -19,7 +19,7 @@ use super::stated::{
     weight,
 };
 use super::workload::Source;
-use crate::ipam::{self, Disjoint};
+use crate::ipam::{self, Disjoint, IpFamily};
 
 /// Nodes where neither Node objects nor a Testbed say how many.
 const NODES: i64 = 2;
@@ -32,7 +32,7 @@ pub(super) struct NodeDraft<'a> {
     /// What to blame if its address can't be: where that is from, which object, which field of it.
     blame: (Origin, String, &'static str),
     pub(super) addresses: Vec<IpAddr>,
-    /// The input says which it has: it gets no others.
+    /// The input says which it has: it gets no others, unless one is lent.
     pub(super) stated: bool,
     pub(super) pod_ranges: Vec<IpNet>,
     /// As `stated`.
@@ -46,7 +46,7 @@ pub(super) struct PodDraft {
     pub(super) name: String,
     pub(super) node: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
-    /// The input says which it has: it gets no others.
+    /// The input says which it has: it gets no others, unless one is lent.
     pub(super) stated: bool,
 }
 
@@ -142,11 +142,13 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
     let Some(previous) = work.previous else {
         return;
     };
+    let lent = previous.settings.lent;
     for node in nodes.iter_mut() {
         let Some(old) = previous.node(&node.name) else {
             continue;
         };
-        if node.object.is_none_or(|object| internal_ips(object) == Ok(Vec::new())) {
+        let stated = node.object.map_or(Ok(Vec::new()), internal_ips);
+        if stays(lent, stated, &old.addresses) {
             node.addresses = work.keep(&old.addresses, &format!("Node {}", node.name));
         }
         if node.object.is_none_or(|object| pod_ranges(object) == Ok(Vec::new())) {
@@ -162,11 +164,19 @@ pub(super) fn keep(work: &mut Work<'_>, nodes: &mut [NodeDraft<'_>], pods: &mut 
         if names.contains(old.node.as_str()) {
             pod.node.get_or_insert_with(|| old.node.clone());
         }
-        let stays = pod.node.as_ref() == Some(&old.node) && pod_ips(&pod.source.pod) == Ok(Vec::new());
+        let lent = lent.filter(|_| !pod.in_full());
+        let stays =
+            pod.node.as_ref() == Some(&old.node) && stays(lent, pod_ips(&pod.source.pod), &old.addresses);
         if stays && !old.host_network && !pod.host_network() {
             pod.addresses = work.keep(&old.addresses, &format!("Pod {}", old.id()));
         }
     }
+}
+
+/// Nothing else is stated than the addresses that somebody had: none, or all but the one that was lent.
+fn stays(lent: Option<IpFamily>, stated: Result<Vec<IpAddr>, String>, had: &[IpAddr]) -> bool {
+    let own = had.iter().filter(|address| lent != Some(IpFamily::of(**address)));
+    stated.is_ok_and(|stated| stated.is_empty() || lent.is_some() && stated.iter().eq(own))
 }
 
 /// `InternalIP`, or what the node's pods say of it (`status.hostIPs`); and the ranges of its pods.
@@ -408,6 +418,11 @@ impl<'a> NodeDraft<'a> {
         }
     }
 
+    /// Whether it is to have an address of a family.
+    pub(super) fn wants(&self, family: IpFamily, lent: Option<IpFamily>) -> bool {
+        !self.stated || lent == Some(family)
+    }
+
     /// Everything about it has been chosen.
     pub(super) fn settle(self) -> Node {
         Node { name: self.name, labels: self.labels, addresses: self.addresses, pod_cidrs: self.pod_ranges }
@@ -428,6 +443,17 @@ impl PodDraft {
     /// A DaemonSet stands for it.
     pub(super) fn is_daemon(&self) -> bool {
         self.source.daemon
+    }
+
+    /// As [`NodeDraft::wants`].
+    pub(super) fn wants(&self, family: IpFamily, lent: Option<IpFamily>) -> bool {
+        !self.stated || lent == Some(family)
+    }
+
+    /// Its addresses are stated as those of a running pod are, one for each of its families.
+    pub(super) fn in_full(&self) -> bool {
+        let list = self.source.pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
+        list.is_some_and(|list| !list.is_empty())
     }
 
     /// Everything about it has been chosen.

@@ -90,6 +90,8 @@ pub(super) struct Ranges {
     pub(super) vnet: Vec<IpNet>,
     /// Where the load balancer's frontends get theirs: in the world, outside of the others.
     pub(super) frontends: Vec<IpNet>,
+    /// See [`Settings::lent`].
+    pub(super) lent: Option<IpFamily>,
 }
 
 impl Ranges {
@@ -124,6 +126,7 @@ impl Ranges {
             services: settings.service_cidrs.clone(),
             vnet: settings.vnet_cidrs.clone(),
             frontends: settings.load_balancer.frontend_cidrs.clone(),
+            lent: settings.lent,
         }
     }
 
@@ -134,6 +137,7 @@ impl Ranges {
         settings.service_cidrs = self.services;
         settings.vnet_cidrs = self.vnet;
         settings.load_balancer.frontend_cidrs = self.frontends;
+        settings.lent = self.lent;
     }
 
     /// The families of the cluster as far as it has been stated: those of its pods, or else of its Services,
@@ -341,6 +345,8 @@ pub(super) struct Given {
     pub(super) externals: Vec<IpNet>,
     /// Of load balancers, and external addresses of Services.
     pub(super) frontends: Vec<IpNet>,
+    /// Somebody says which families pods have: a pod by `podIPs`, a node by its pods' ranges.
+    pub(super) in_full: bool,
 }
 
 impl Given {
@@ -362,6 +368,14 @@ impl Given {
             }
         }
         if families.is_empty() { vec![IpFamily::V4] } else { families }
+    }
+
+    /// The family that hosts outside have and pods do not, unless it is said which pods have.
+    fn lent(&self) -> Option<IpFamily> {
+        let family = |range: &IpNet| IpFamily::of_range(*range);
+        let own = self.families(Purpose::Pods, &Ranges::default());
+        let missing = self.externals.iter().map(family).find(|family| !own.contains(family));
+        missing.filter(|_| !self.in_full)
     }
 
     fn of(&self, purpose: Purpose) -> &[IpNet] {
@@ -388,12 +402,19 @@ pub(super) fn choose(choice: Choice<'_>, notes: &mut Vec<String>) -> Result<Rang
     let Choice { model, stated, previous, given } = &choice;
     let kept = previous.map(Ranges::settled).unwrap_or_default();
     let leading = [stated.families(), kept.families()].into_iter().find(|list| !list.is_empty());
-    let mut chosen = Ranges { vnet: stated.vnet.clone(), ..Ranges::default() };
+    let lent = match &leading {
+        None => given.lent(),
+        Some(_) => kept.lent.filter(|_| stated.families().is_empty()),
+    };
+    let mut chosen = Ranges { vnet: stated.vnet.clone(), lent, ..Ranges::default() };
     for purpose in Purpose::ALL.into_iter().filter(|one| *model != Model::Flat || *one != Purpose::Pods) {
         let mut list = stated.of(purpose).to_vec();
         if list.is_empty() {
             let kept = kept.of(purpose);
-            let families = leading.clone().unwrap_or_else(|| given.families(purpose, &chosen));
+            let mut families = leading.clone().unwrap_or_else(|| given.families(purpose, &chosen));
+            // No Service has an address that is lent.
+            families.retain(|family| purpose != Purpose::Services || lent != Some(*family));
+            families.extend(lent.filter(|lent| purpose != Purpose::Services && !families.contains(lent)));
             // A family that the cluster gets now joins those that it has.
             let had: Vec<IpFamily> = kept.iter().map(|range| IpFamily::of_range(*range)).collect();
             let new = families.iter().filter(|family| !had.contains(family));

@@ -214,6 +214,7 @@ fn given(
         services: services.iter().flat_map(|service| &service.addresses).copied().map(Into::into).collect(),
         externals: externals.iter().map(|external| external.address.into()).collect(),
         frontends: service::outside_addresses(services).map(Into::into).collect(),
+        in_full: pods.iter().any(PodDraft::in_full) || nodes.iter().any(|node| node.ranges_stated),
     }
 }
 

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::ipam::IpFamily;
+
 /// The networking model: who gives pods their addresses, and how packets pass between nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,6 +56,9 @@ pub struct Settings {
     /// What is reached with a pod's own address in `flat` and `flat-dynamic`: the virtual network, which
     /// holds at least the subnets of nodes and pods.
     pub vnet_cidrs: Vec<IpNet>,
+    /// The family that only hosts outside brought in. Pods and nodes have an address of it to meet such hosts;
+    /// between two that have one of another family in common it counts for nothing.
+    pub lent: Option<IpFamily>,
     /// Pods a node takes.
     pub max_pods: u32,
     /// Of the underlay, in bytes; pods get what is left after encapsulation.
@@ -89,6 +94,20 @@ pub struct Services {
     pub direct_return: bool,
     /// Sockets inside the cluster are connected to a backend right away.
     pub socket_translation: bool,
+    /// Where a node meets what comes to it from outside.
+    pub acceleration: Acceleration,
+}
+
+/// Where a node meets what comes to it from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// Where the kernel has made a packet of it.
+    #[default]
+    Disabled,
+    /// Before that, in the uplink's driver: what only passes through the node, to a backend elsewhere or back from
+    /// one, goes out again from there.
+    Native,
 }
 
 impl Default for Services {
@@ -99,6 +118,7 @@ impl Default for Services {
             node_ports: (30_000, 32_767),
             direct_return: false,
             socket_translation: false,
+            acceleration: Acceleration::Disabled,
         }
     }
 }

@@ -19,6 +19,9 @@
 //! 2. Each node by itself changes what it judges by, as above.
 //! 3. Everybody knows the new identities: pods say them, and those that come are there.
 //!
+//! A client outside that comes by way of another node is known by its number alone, which that node changes in the
+//! second leg by itself: where its identity changes, it may be met by rules about anybody alone for as long.
+//!
 //! Where the table has no room for all of this, the pods whose rules change are closed for as long: see
 //! [`Endpoint::INCOMPLETE`].
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use userspace::ipam::IpFamily;
 use userspace::model::{Cluster, Objects, Pod};
 
 use crate::{cluster, fault, node_at, pod, pod_text, testbed, wrong};
@@ -373,4 +374,52 @@ fn an_address_of_four_written_as_one_of_six_is_refused() {
         fault(&pod_ips("a", &["::ffff:10.244.0.2"])),
         "Pod default/a: status.podIP: must not be an IPv4-mapped IPv6 address, as \"::ffff:10.244.0.2\" is"
     );
+}
+
+/// A host outside, with an IPv6 address.
+const OUTSIDE: &str = "---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: six}
+spec: {address: \"2606:4700::1111\"}
+";
+
+fn pod_ip(name: &str, address: &str) -> String {
+    format!("{}status: {{podIP: {address}}}\n", pod_text(name, "app: web", "n1"))
+}
+
+#[test]
+fn a_host_outside_brings_in_its_family_where_nobody_says_which_pods_have() {
+    let text = node_at("n1", "10.240.0.9") + &pod_ip("a", "10.244.0.9") + &pod_text("b", "", "") + OUTSIDE;
+    let dual = service("web", "ipFamilyPolicy: PreferDualStack");
+    let cluster = cluster(&(text.clone() + &dual));
+    assert_eq!(cluster.settings.lent, Some(IpFamily::V6));
+    assert_eq!(texts(&cluster.nodes[0].addresses), ["10.240.0.9", "fd00:10:240::4"]);
+    assert_eq!(texts(&pod(&cluster, "default/a").addresses), ["10.244.0.9", "fd00:10:244::2"]);
+    assert_eq!(texts(&pod(&cluster, "default/b").addresses), ["10.244.0.2", "fd00:10:244::3"]);
+    assert_eq!(services(&cluster), ["10.96.0.2"], "no Service has it");
+    // Whoever is there keeps what he was lent, whoever else comes.
+    let more =
+        node_at("n1", "10.240.0.9") + &pod_ip("c", "10.244.0.7") + &text[node_at("n1", "10.240.0.9").len()..];
+    let objects = Objects::parse("test", &more).expect("it is sound");
+    let later = objects.resolve(Some(&cluster)).expect("it is sound");
+    assert_eq!(later.nodes, cluster.nodes);
+    for id in ["default/a", "default/b"] {
+        assert_eq!(pod(&later, id), pod(&cluster, id));
+    }
+    assert_eq!(texts(&pod(&later, "default/c").addresses), ["10.244.0.7", "fd00:10:244::4"]);
+}
+
+#[test]
+fn nobody_is_lent_a_family_where_it_is_said_which_pods_have() {
+    for stated in [
+        testbed("podCIDR: 10.244.0.0/16") + &pod_ip("a", "10.244.0.9"),
+        pod_ips("a", &["10.244.0.9"]) + &pod_ip("b", "10.244.0.8"),
+        "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDR: 10.244.7.0/24}\n".to_owned()
+            + &pod_ip("a", "10.244.7.9"),
+    ] {
+        let cluster = cluster(&(stated.clone() + OUTSIDE));
+        assert_eq!(cluster.settings.lent, None, "{stated}");
+        assert!(cluster.pods.iter().all(|pod| pod.addresses.len() == 1), "{stated}");
+    }
 }

@@ -183,6 +183,7 @@ impl Conntrack {
         let answers = match packet.kind {
             Kind::Tcp { rst, .. } => rst,
             Kind::Echo => packet.tuple.source_port == 0 && packet.tuple.target_port != 0,
+            Kind::Sctp { init } => !init,
             Kind::Udp | Kind::Error(_) => false,
         };
         let state = if answers { State::Invalid } else { State::New };

@@ -28,6 +28,9 @@ pub const VXLAN_PORT: u16 = 8472;
 /// Bytes that VXLAN puts before a packet: Ethernet 14, its own 8, UDP 8, IPv4 20.
 pub const VXLAN_OVERHEAD: u32 = 50;
 
+/// Bytes of SCTP's own header (RFC 9260, section 3.1).
+const SCTP: usize = 12;
+
 /// Transport bytes that an ICMP error quotes at least (RFC 792), and that have the ports.
 const QUOTED: usize = 8;
 
@@ -40,8 +43,8 @@ pub enum Unreadable {
     /// Neither IPv4 nor ARP.
     #[error("neither IPv4 nor ARP")]
     EtherType,
-    /// Neither TCP, UDP nor ICMP.
-    #[error("neither TCP, UDP nor ICMP")]
+    /// Neither TCP, UDP, SCTP nor ICMP.
+    #[error("neither TCP, UDP, SCTP nor ICMP")]
     Protocol,
     /// A part of a packet; nothing here puts them together.
     #[error("a fragment")]
@@ -102,6 +105,11 @@ pub enum Kind {
     },
     /// A datagram.
     Udp,
+    /// Chunks of an association.
+    Sctp {
+        /// The first of them is an INIT.
+        init: bool,
+    },
     /// An ICMP request, or the answer to one.
     Echo,
     /// An ICMP error about a packet with this tuple.
@@ -184,6 +192,12 @@ impl Packet {
                     let sum = udp::ipv4_checksum(&datagram.to_immutable(), &to.source, &to.target);
                     datagram.set_checksum(if sum == 0 { 0xffff } else { sum });
                 }
+            }
+            Kind::Sctp { .. } => {
+                payload[..2].copy_from_slice(&to.source_port.to_be_bytes());
+                payload[2..4].copy_from_slice(&to.target_port.to_be_bytes());
+                let sum = sctp_checksum(payload);
+                payload[8..SCTP].copy_from_slice(&sum);
             }
             Kind::Error(_) => {}
             Kind::Echo => {
@@ -384,6 +398,15 @@ fn read_transport(
             }
             Ok((between(header.source_port, header.destination_port), Kind::Udp))
         }
+        IpNumber::SCTP => {
+            let (header, chunks) = payload.split_at_checked(SCTP).ok_or(Unreadable::Malformed)?;
+            let first = chunks.first().ok_or(Unreadable::Malformed)?;
+            if header[8..] != sctp_checksum(payload) {
+                return Err(Unreadable::Checksum);
+            }
+            let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+            Ok((between(port(0), port(2)), Kind::Sctp { init: *first == 1 }))
+        }
         IpNumber::ICMP => {
             let message = Icmpv4Slice::from_slice(payload).map_err(|_| Unreadable::Malformed)?;
             if pnet::packet::util::checksum(payload, 1) != message.checksum() {
@@ -411,13 +434,27 @@ fn quoted(quote: &[u8]) -> Result<Tuple, Unreadable> {
         return Err(Unreadable::Malformed);
     }
     let (source_port, target_port) = match (header.protocol(), rest[0]) {
-        (IpNumber::TCP | IpNumber::UDP, _) => (word(0), word(2)),
+        (IpNumber::TCP | IpNumber::UDP | IpNumber::SCTP, _) => (word(0), word(2)),
         (IpNumber::ICMP, 8) => (word(4), 0),
         (IpNumber::ICMP, 0) => (0, word(4)),
         _ => return Err(Unreadable::Protocol),
     };
     let (source, target) = (header.source_addr(), header.destination_addr());
     Ok(Tuple { protocol: header.protocol().0, source, source_port, target, target_port })
+}
+
+/// SCTP's checksum as it stands in the header: CRC32c of the whole packet, with zeros in the checksum's place. It does
+/// not cover addresses. Source: RFC 9260, appendix A.
+pub(super) fn sctp_checksum(packet: &[u8]) -> [u8; 4] {
+    let bytes = packet.iter().enumerate();
+    crc32c(bytes.map(|(at, byte)| if (8..SCTP).contains(&at) { 0 } else { *byte })).to_le_bytes()
+}
+
+/// Bit by bit, the lowest first (Castagnoli's polynomial, mirrored).
+fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
+    !bytes.fold(!0_u32, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| sum >> 1 ^ (0x82f6_3b78 & (sum & 1).wrapping_neg()))
+    })
 }
 
 fn sum_icmp(message: &mut [u8]) {
@@ -439,4 +476,37 @@ fn mended(sum: u16, before: &[u16], after: &[u16]) -> u16 {
         total = (total & 0xffff) + (total >> 16);
     }
     !(total as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_castagnoli_is_that_of_its_catalogue() {
+        // The check value of CRC-32/ISCSI, which is the same sum.
+        assert_eq!(crc32c(b"123456789".iter().copied()), 0xe306_9283);
+    }
+
+    #[test]
+    fn an_association_is_read_and_rewritten_and_a_broken_one_refused() {
+        let (source, target) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let mut init = [&[0x13, 0x88, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 4]].concat();
+        let sum = sctp_checksum(&init);
+        init[8..SCTP].copy_from_slice(&sum);
+        let bytes = |chunks: &[u8]| {
+            let mut ip =
+                Ipv4Header::new(chunks.len() as u16, 64, IpNumber::SCTP, source.octets(), target.octets())
+                    .expect("it is short");
+            ip.header_checksum = ip.calc_header_checksum();
+            [&ip.to_bytes()[..], chunks].concat()
+        };
+        let mut packet = Packet::read(&bytes(&init)).expect("it is sound");
+        assert_eq!(packet.kind, Kind::Sctp { init: true });
+        assert_eq!((packet.tuple.source_port, packet.tuple.target_port), (5000, 80));
+        packet.rewrite(Tuple { target_port: 8080, ..packet.tuple }, 1);
+        assert_eq!(Packet::read(&packet.bytes).expect("it is sound").tuple, packet.tuple);
+        init[3] = 81;
+        assert_eq!(Packet::read(&bytes(&init)).err(), Some(Unreadable::Checksum));
+    }
 }

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
+use etherparse::{IpNumber, PacketBuilder};
 use userspace::model::{Cluster, Who};
 
-use super::frame::{ETHERNET, Kind, Packet, Tuple};
+use super::frame::{ETHERNET, Kind, Packet, Tuple, sctp_checksum};
 use super::rules::Link;
 use super::{Error, Network, Sent, Stop};
 use crate::probe::{Flow, Measured, Prober, Verdict};
@@ -47,7 +47,7 @@ impl<'a> Judge<'a> {
         let (from, target) = (self.place(&flow.from)?, self.address(&flow.to)?);
         if from.address() == target {
             // Itself: no packet ever leaves it.
-            return Ok(Verdict::Allow);
+            return Ok(if self.listens(flow) { Verdict::Allow } else { Verdict::Reject });
         }
         self.asked += 1;
         // An hour between two flows: none meets what is left of another.
@@ -182,8 +182,8 @@ enum Way {
     Back,
 }
 
-/// A datagram, or the first segment of a connection or its answer. Nothing that is read, if it is neither:
-/// the path refuses what it does not know.
+/// A datagram, or what opens a connection or an association, or its answer. Nothing that is read, if it is none of
+/// them: the path refuses what it does not know.
 fn frame(tuple: &Tuple, way: Way) -> Vec<u8> {
     let ip = PacketBuilder::ethernet2([0; 6], [0; 6]).ipv4(tuple.source.octets(), tuple.target.octets(), 64);
     let mut frame = Vec::new();
@@ -194,8 +194,21 @@ fn frame(tuple: &Tuple, way: Way) -> Vec<u8> {
             segment.write(&mut frame, &[])
         }
         17 => ip.udp(tuple.source_port, tuple.target_port).write(&mut frame, b"?"),
-        other => ip.write(&mut frame, etherparse::IpNumber(other), &[0; 12]),
+        132 => ip.write(&mut frame, IpNumber::SCTP, &association(tuple, way)),
+        other => ip.write(&mut frame, IpNumber(other), &[]),
     };
     written.expect("a vector takes all");
     frame
+}
+
+/// An INIT, or an INIT ACK, as short as can be (RFC 9260, section 3.3.2).
+fn association(tuple: &Tuple, way: Way) -> Vec<u8> {
+    let ports = [tuple.source_port.to_be_bytes(), tuple.target_port.to_be_bytes()].concat();
+    let (kind, tag) = if way == Way::There { (1, 0) } else { (2, 1) };
+    let header = [&ports[..], &[0, 0, 0, tag], &[0; 4]].concat();
+    let chunk = [kind, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+    let mut packet = [&header[..], &chunk].concat();
+    let sum = sctp_checksum(&packet);
+    packet[8..12].copy_from_slice(&sum);
+    packet
 }

@@ -207,7 +207,7 @@ spec:
     }
 
     #[test]
-    fn a_settled_network_tracks_nothing_and_works_on() {
+    fn a_network_whose_flows_are_over_tracks_nothing_and_works_on() {
         let (mut network, cluster) = network();
         let from = network.host(&cluster.pods[0].id()).expect("is there");
         let world = network.host("ext:world").expect("is there");
@@ -217,7 +217,8 @@ spec:
             assert_eq!(attempt.answer, Answer::Allow);
             assert_eq!(network.connections::<V4>(0).expect("in memory").len(), 1);
             assert_eq!(network.masquerades::<V4>(0).expect("in memory").len(), 1);
-            network.settle().expect("in memory");
+            network.wait(8000).expect("in memory");
+            network.sweep().expect("in memory");
             assert!(network.connections::<V4>(0).expect("in memory").is_empty());
             assert!(network.masquerades::<V4>(0).expect("in memory").is_empty());
         }

@@ -25,6 +25,7 @@ use dataplane::wire::{V4, V6};
 use super::Emulator;
 use crate::engine::Capacities;
 use crate::error::Error;
+use crate::ipam::IpFamily;
 use crate::model::{Cluster, Port, Who};
 use crate::plan::{Links, NodeRows, Plan, RuleName};
 use sight::{Asking, Gathered, Sight};
@@ -38,6 +39,8 @@ pub struct Matrix {
     plan: Plan,
     v4: Sight,
     v6: Sight,
+    /// See [`Settings::lent`](crate::model::Settings::lent).
+    lent: Option<Over>,
     classes: Vec<u32>,
     /// Of each end, the policies that isolate it: on the way out, and in. Found when somebody asks.
     isolating: Vec<[OnceLock<Vec<String>>; 2]>,
@@ -164,6 +167,7 @@ impl Matrix {
             plan,
             v4: Sight::default(),
             v6: Sight::default(),
+            lent: cluster.settings.lent.map(|lent| if lent == IpFamily::V4 { Over::V4 } else { Over::V6 }),
         };
         let Some(mut one) = last else { return Ok(matrix) };
         let heard = (v4.heard(), v6.heard());
@@ -196,14 +200,21 @@ impl Matrix {
     }
 
     /// What policies say of a flow between two of [`Matrix::endpoints`], to one of [`Matrix::ports`], all by
-    /// their places. Between two that have both families it must be allowed over each; between two that have
-    /// none in common nothing is denied.
+    /// their places. Between two that have both families it must be allowed over each, or, if one of them is lent,
+    /// over the other; between two that have none in common nothing is denied.
     pub fn verdict(&self, from: usize, to: usize, port: usize) -> Verdict {
-        if self.v4.passes(from, to, port) && self.v6.passes(from, to, port) {
-            Verdict::Allow
-        } else {
-            Verdict::Deny
-        }
+        let passes = |over| !self.counts(over, from, to) || self.sight(over).passes(from, to, port);
+        if passes(Over::V4) && passes(Over::V6) { Verdict::Allow } else { Verdict::Deny }
+    }
+
+    fn sight(&self, over: Over) -> &Sight {
+        if over == Over::V4 { &self.v4 } else { &self.v6 }
+    }
+
+    /// Whether what is said over a family is said of two ends: of one that is lent only if they have no other.
+    fn counts(&self, over: Over, from: usize, to: usize) -> bool {
+        let other = if over == Over::V4 { Over::V6 } else { Over::V4 };
+        self.lent != Some(over) || !self.sight(other).joins(from, to)
     }
 
     /// What each end has to say, the source first: the pods among them, that is. Both are asked, also where the
@@ -238,7 +249,10 @@ impl Matrix {
     }
 
     fn judgements_over(&self, over: Over, from: usize, to: usize, port: usize) -> Vec<Decided> {
-        let sight = if over == Over::V4 { &self.v4 } else { &self.v6 };
+        if !self.counts(over, from, to) {
+            return Vec::new();
+        }
+        let sight = self.sight(over);
         let decided = sight.said(from, to, port).into_iter().map(|said| {
             let judged = if said.direction == Direction::Egress { from } else { to };
             let isolating = || self.isolating(judged, said.direction).to_vec();

@@ -24,7 +24,7 @@ use crate::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use crate::error::Error;
-use crate::plan::{Change, Legs, NodeChange, NodePlan, NodeRows, Use, diff, peak};
+use crate::plan::{self, Change, Legs, NodeChange, NodePlan, NodeRows, Rows, Use, diff, peak};
 
 /// Where the clock starts, in seconds: a node that has been up for a while.
 const START_S: u32 = 1000;
@@ -104,6 +104,13 @@ impl<A: Address> Tables<A> {
             Change::Policy(key, row) => self.policy.set(key.into(), row),
             Change::Route(key, row) => self.routes.set(key, row),
             Change::Home(key, row) => self.homes.set(key, row),
+        }
+    }
+
+    /// Clients that no Service remembers any more go.
+    fn forget_clients(&mut self, rows: &Rows<A>) {
+        for client in plan::forgotten(rows, &self.affinities.sorted()) {
+            self.affinities.remove(&client);
         }
     }
 
@@ -247,6 +254,7 @@ impl Engine for Emulator {
 
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
         self.check_room(changes)?;
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
         for change in changes {
             match *change {
                 NodeChange::Node(key, row) => self.nodes.set(key, row),
@@ -254,6 +262,10 @@ impl Engine for Emulator {
                 NodeChange::V6(change) => self.v6.make(change),
             }
             self.rows.make(*change);
+        }
+        if remembers {
+            self.v4.forget_clients(&self.rows.v4);
+            self.v6.forget_clients(&self.rows.v6);
         }
         Ok(())
     }

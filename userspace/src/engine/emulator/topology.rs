@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane::tables::IfIndex;
-use dataplane::wire::Mac;
+use dataplane::wire::{Address, Mac, V4, V6};
 use ipnet::IpNet;
 
 use super::host::{CLIENT_PORTS, Host, Listeners, NODE_PORTS, mac_of};
@@ -105,6 +105,7 @@ impl Topology {
     /// Lays out a cluster. `links` are each node's, in the order of the cluster's nodes.
     pub fn of(cluster: &Cluster, links: &[Links], seed: u32) -> Self {
         let settings = &cluster.settings;
+        let itself = [IpAddr::from(V4::ITSELF.0), V6::ITSELF.0.into()].map(IpNet::from);
         let mut topology = Self {
             gateway: settings
                 .node_subnets
@@ -112,7 +113,7 @@ impl Topology {
                 .map(|subnet| mac_of(gateway_of(subnet)))
                 .unwrap_or_default(),
             seed,
-            inside: settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().collect(),
+            inside: settings.pod_cidrs.iter().chain(&settings.service_cidrs).copied().chain(itself).collect(),
             service_addresses: cluster.ways_in().into_keys().collect(),
             ..Self::default()
         };

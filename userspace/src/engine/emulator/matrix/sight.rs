@@ -178,6 +178,11 @@ impl Said {
 }
 
 impl Sight {
+    /// Whether both ends have an address of the family.
+    pub(super) fn joins(&self, from: usize, to: usize) -> bool {
+        self.seats[from].is_some() && self.seats[to].is_some()
+    }
+
     /// Whether a flow passes; it does between two that are not both of the family.
     pub(super) fn passes(&self, from: usize, to: usize, port: usize) -> bool {
         let (Some(source), Some(target)) = (&self.seats[from], &self.seats[to]) else { return true };
