@@ -1,5 +1,6 @@
 //! The comparison of dataplanes: what is compared, how it is measured, how it is told.
 
+pub mod changes;
 pub mod grid;
 pub mod masquerade;
 pub mod matrix;

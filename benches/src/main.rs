@@ -10,7 +10,7 @@ use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Table};
 use benches::services::Rounds;
-use benches::{grid, masquerade, measure, micro, policies, services};
+use benches::{changes, grid, masquerade, measure, micro, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -54,6 +54,8 @@ enum Which {
     Services,
     /// What it takes to plan many policies for one node, and one label more.
     Policies,
+    /// How long packets are judged as before, after policies, labels and pods have changed; as root.
+    Changes,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,6 +91,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Which::Grid => return reach(&options),
         Which::Services => return program(&options),
         Which::Policies => return plan(&options),
+        Which::Changes => return change(&options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -135,6 +138,14 @@ fn plan(options: &Options) -> anyhow::Result<()> {
     listen_for_signals().context("cannot listen for signals")?;
     let rows = policies::measure(&STOP, |what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &services::Below(&rows), &services::csv(&rows))
+}
+
+/// Changes a live cluster.
+fn change(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let rounds = options.rounds.map_or(changes::ROUNDS, usize::from);
+    let rows = changes::measure(rounds, &STOP, |what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&rows)?, &changes::Below(&rows), &changes::csv(&rows))
 }
 
 /// Prints a result in the way that was asked for, and keeps it if that was.

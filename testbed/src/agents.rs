@@ -10,8 +10,9 @@ use std::thread;
 use dataplane::trace::Record;
 use userspace::agent::{Change, Counts, Desired, Reply, Request};
 use userspace::engine::kernel::Pins;
-use userspace::model::{Cluster, Node, Service};
+use userspace::model::{Cluster, Node, Pod, Service};
 use userspace::observe::walk::{Event, Names, Step};
+use userspace::plan::LEGS;
 
 use crate::control::{self, Control};
 use crate::dataplane::{self as dataplanes, Name, ebpf};
@@ -118,9 +119,11 @@ fn start_one(
     done(&node.name, started).map(drop)
 }
 
-/// Brings every node from one state of the cluster to another: agents are told the Services that are others, where
-/// nothing else is, or all of it. A node that is new, or whose agent is no more, gets an agent: the programs went on
-/// without it, and its flows are taken over.
+/// Brings every node from one state of the cluster to another, together: no node begins a leg of the way before all
+/// others have ended the one before, so that flows between nodes are judged as before or as after. Agents are told
+/// the Services and the labels of one pod that are others, where nothing else is, or all of it. A node that is new,
+/// or whose agent is no more, gets an agent, and is there at once: the programs went on without it, and its flows are
+/// taken over.
 ///
 /// # Errors
 /// The first that cannot be brought there.
@@ -130,8 +133,7 @@ pub fn apply(
     mut note: impl FnMut(String, u32) -> Result<(), state::Error>,
 ) -> Result<(), Error> {
     let cluster = now.1;
-    let change = services_alone(before.1, cluster)
-        .map(|services| Request::Change(Box::new(Change { from: before.0, revision: now.0, services })));
+    let change = change(before, now).map(|change| Request::Change(Box::new(change)));
     for node in &cluster.nodes {
         let all = || Request::Apply(Box::new(desired(now, &node.name)));
         let tell = |request: &Request| ask(&cluster.name, &node.name, request);
@@ -148,23 +150,42 @@ pub fn apply(
             told => drop(told?),
         }
     }
-    Ok(())
+    (1..LEGS).try_for_each(|_| ask_all(cluster, &Request::Go).map(drop))
 }
 
-/// The Services that are new, different or (`None`) gone, by `namespace/name`, if nothing else of the cluster is.
-fn services_alone(before: &Cluster, now: &Cluster) -> Option<BTreeMap<String, Option<Service>>> {
-    let rest = |cluster: &Cluster| Cluster { services: Vec::new(), notes: Vec::new(), ..cluster.clone() };
-    if rest(before) != rest(now) {
+/// What is different, if that is no more than Services and the labels of one pod.
+fn change((from, before): Stated<'_>, (revision, now): Stated<'_>) -> Option<Change> {
+    let Cluster { name, settings, namespaces, nodes, pods, services, .. } = before;
+    let Cluster { policies, cluster_policies, audited, externals, .. } = before;
+    let same = *name == now.name
+        && *settings == now.settings
+        && *namespaces == now.namespaces
+        && *nodes == now.nodes
+        && pods.len() == now.pods.len()
+        && *policies == now.policies
+        && *cluster_policies == now.cluster_policies
+        && *audited == now.audited
+        && *externals == now.externals;
+    let mut others = pods.iter().zip(&now.pods).filter(|(old, new)| old != new);
+    let relabelled = others.next();
+    let alike = |(old, new): &(&Pod, &Pod)| Pod { labels: new.labels.clone(), ..(*old).clone() } == **new;
+    if !same || !relabelled.iter().all(alike) || others.next().is_some() {
         return None;
     }
-    let (old, new) = (by_id(before), by_id(now));
+    let (old, new) = (by_id(services), by_id(&now.services));
     let gone = old.keys().filter(|id| !new.contains_key(*id)).map(|id| (id.clone(), None));
     let other = new.iter().filter(|(id, service)| old.get(*id) != Some(service));
-    Some(gone.chain(other.map(|(id, service)| (id.clone(), Some((*service).clone())))).collect())
+    let other = other.map(|(id, service)| (id.clone(), Some((*service).clone())));
+    Some(Change {
+        from,
+        revision,
+        services: gone.chain(other).collect(),
+        labels: relabelled.map(|(_, new)| (new.id(), new.labels.clone())),
+    })
 }
 
-fn by_id(cluster: &Cluster) -> BTreeMap<String, &Service> {
-    cluster.services.iter().map(|service| (service.id(), service)).collect()
+fn by_id(services: &[Service]) -> BTreeMap<String, &Service> {
+    services.iter().map(|service| (service.id(), service)).collect()
 }
 
 /// Takes everything off a node, and ends its agent. What one that is no more has left is removed.

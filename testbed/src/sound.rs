@@ -19,7 +19,7 @@ use userspace::engine::{
     Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use userspace::error::Error;
-use userspace::plan::{NodePlan, NodeRows};
+use userspace::plan::{Legs, NodeChange, NodePlan, NodeRows};
 
 /// Length of an Ethernet header, and of those of VXLAN, of Geneve without options, and of ICMP.
 const ETHERNET: usize = 14;
@@ -214,8 +214,12 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 impl<E: Engine> Engine for Watched<E> {
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
-        self.engine.apply(rows)
+    fn legs(&self, rows: &NodeRows) -> Result<Legs, Error> {
+        self.engine.legs(rows)
+    }
+
+    fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
+        self.engine.change(changes)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error> {

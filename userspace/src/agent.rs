@@ -22,8 +22,11 @@ use tracing::warn;
 use crate::engine::kernel::{Kernel, Namespaces, Options, Pins, Sweeper, Swept, cookie_of};
 use crate::engine::{Engine, Hook};
 use crate::error::Error;
-use crate::model::{Cluster, Service};
-use crate::plan::{Homes, Links, NodePlan, Plan, Rules};
+use crate::model::{Cluster, Labels, Service};
+use crate::plan::{Homes, LEGS, Legs, Links, NodeChange, NodePlan, Plan, Rules};
+
+/// Of [`LEGS`], the one in which each node changes by itself.
+const SECOND: usize = 1;
 
 /// Reports that are kept until somebody asks for them; older ones are dropped, and counted.
 const KEPT: usize = 16_384;
@@ -32,10 +35,12 @@ const KEPT: usize = 16_384;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Bring the node to this.
+    /// Bring the node to this: the first leg of the way, or all of it for a node that has no programs yet.
     Apply(Box<Desired>),
-    /// Some Services are others now, and nothing else is.
+    /// This is different now, and nothing else is: the first leg of the way there.
     Change(Box<Change>),
+    /// The next leg, all other nodes having ended the one before: there are [`LEGS`].
+    Go,
     /// Let every stage report, or only what must be known of any packet.
     Trace(bool),
     /// Hand over the reports since the last time.
@@ -64,7 +69,7 @@ pub struct Desired {
 }
 
 /// From one state of the cluster to another.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Change {
     /// The state that it leads from.
     pub from: u64,
@@ -72,6 +77,8 @@ pub struct Change {
     pub revision: u64,
     /// The Services that are new or different, by `namespace/name`; `None`: there is none any more.
     pub services: BTreeMap<String, Option<Service>>,
+    /// The pod whose labels are different, by `namespace/name`, and what they are now.
+    pub labels: Option<(String, Labels)>,
 }
 
 /// The agent's own network namespace, which is its node's.
@@ -83,7 +90,7 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 pub enum Reply {
     /// It is done.
     Done,
-    /// A change was made: rows that were written.
+    /// A change is on its way: rows that it writes.
     Changed(usize),
     /// Nothing is done: the node is at another state than the change leads from, and must be told all of it.
     Behind,
@@ -205,10 +212,43 @@ pub struct Agent {
 struct Running {
     kernel: Kernel,
     plan: Plan,
+    /// What the node is told; its rows are those that it holds.
     node: NodePlan,
+    links: Links,
     namespaces: Namespaces,
     /// [`Desired::revision`] of the state that the node is at; `None` while it may be between two.
     revision: Option<u64>,
+    ahead: Option<Ahead>,
+}
+
+/// What is left of the way to another state.
+#[derive(Debug)]
+struct Ahead {
+    legs: std::array::IntoIter<Vec<NodeChange>, LEGS>,
+    /// The state that it leads to.
+    revision: u64,
+}
+
+impl Running {
+    /// Sets out on the way to another state, and goes its first leg.
+    fn set_out(&mut self, legs: Legs, revision: u64) -> Result<(), Error> {
+        self.ahead = Some(Ahead { legs: legs.into_iter(), revision });
+        self.go()
+    }
+
+    /// Goes the next leg, if one is left.
+    fn go(&mut self) -> Result<(), Error> {
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        let leg = ahead.legs.next().unwrap_or_default();
+        let arrives = ahead.legs.as_slice().is_empty();
+        self.kernel.change(&leg)?;
+        leg.into_iter().for_each(|change| self.node.rows.make(change));
+        if arrives {
+            self.kernel.end_stale_clients(&self.namespaces)?;
+            self.revision = self.ahead.take().map(|ahead| ahead.revision);
+        }
+        Ok(())
+    }
 }
 
 impl Agent {
@@ -222,6 +262,7 @@ impl Agent {
         let done = match request {
             Request::Apply(desired) => self.apply(desired).map(|()| Reply::Done),
             Request::Change(change) => self.change(change),
+            Request::Go => self.go().map(|()| Reply::Done),
             Request::Trace(on) => self.trace(*on).map(|()| Reply::Done),
             Request::Records => self.hand_over(),
             Request::Rules => self.rules(),
@@ -236,7 +277,7 @@ impl Agent {
         done.unwrap_or_else(|why| Reply::Failed(why.to_string()))
     }
 
-    /// Plans, and brings the node there: rows first, then programs where packets pass.
+    /// Plans, and sets out for there. Programs are where packets pass before their pods are known.
     fn apply(&mut self, desired: &Desired) -> Result<(), Error> {
         let pins = Pins::of(&self.seat.cluster, &self.seat.node);
         let plan = match &self.running {
@@ -244,50 +285,56 @@ impl Agent {
             None => first_plan(&desired.cluster, &pins)?,
         };
         let (links, namespaces) = self.links(desired)?;
-        let node = plan.node(&self.seat.node, &links)?;
+        let mut node = plan.node(&self.seat.node, &links)?;
         plan.notes(&self.seat.node)?.iter().for_each(|note| tracing::warn!("{note}"));
         let pods = desired.interfaces.values().map(|link| (Hook::FromPod, link.clone()));
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
         let places: Vec<_> = pods.chain(own).collect();
         if let Some(running) = &mut self.running {
             running.revision = None;
-            if running.node.node != node.node {
+            let legs = running.kernel.legs(&node.rows)?;
+            running.kernel.attach(&places)?;
+            node.rows = std::mem::take(&mut running.node.rows);
+            let constants = running.node.node;
+            (running.plan, running.node, running.links) = (plan, node, links);
+            running.namespaces = namespaces;
+            if constants != running.node.node {
                 // What holds for all packets is part of the programs.
                 let trace = running.kernel.tracing();
-                running.kernel.reload(&node, trace)?;
+                running.kernel.reload(&running.node, trace)?;
             }
-            running.kernel.apply(&node.rows)?;
-            running.kernel.attach(&places)?;
-            running.kernel.end_stale_clients(&namespaces)?;
-            (running.plan, running.node, running.namespaces) = (plan, node, namespaces);
-            running.revision = Some(desired.revision);
-            return Ok(());
+            return running.set_out(legs, desired.revision);
         }
         let mut kernel = Kernel::load(&node, Options { pins: Some(pins), ..Options::default() })?;
         kernel.attach(&places)?;
         kernel.end_stale_clients(&namespaces)?;
         let revision = Some(desired.revision);
-        self.running = Some(Running { kernel, plan, node, namespaces, revision });
+        self.running = Some(Running { kernel, plan, node, links, namespaces, revision, ahead: None });
         Ok(())
     }
 
-    /// Plans the Services that are others now, and writes what that changes: nothing else is looked at.
+    /// Plans what is different now, and sets out for there: nothing else is looked at.
     fn change(&mut self, change: &Change) -> Result<Reply, Error> {
         let Some(running) = &mut self.running else { return Err(self.idle()) };
         if running.revision != Some(change.from) {
             return Ok(Reply::Behind);
         }
         running.revision = None;
-        let mut written = 0;
-        for (id, service) in &change.services {
-            let changes = running.plan.change(&self.seat.node, id, service.as_ref())?;
-            running.kernel.change(&changes)?;
-            written += changes.len();
-            changes.into_iter().for_each(|change| running.node.rows.make(change));
+        let mut legs = Legs::default();
+        if let Some((pod, labels)) = &change.labels {
+            legs = running.plan.relabel((&self.seat.node, &running.links), pod, labels)?;
         }
-        running.kernel.end_stale_clients(&running.namespaces)?;
-        running.revision = Some(change.revision);
+        for (id, service) in &change.services {
+            legs[SECOND].extend(running.plan.change(&self.seat.node, id, service.as_ref())?);
+        }
+        let written = legs.iter().map(Vec::len).sum();
+        running.set_out(legs, change.revision)?;
         Ok(Reply::Changed(written))
+    }
+
+    fn go(&mut self) -> Result<(), Error> {
+        let Some(running) = &mut self.running else { return Err(self.idle()) };
+        running.go()
     }
 
     /// Interfaces by number, and network namespaces by cookie, where the cluster translates sockets.
@@ -343,7 +390,7 @@ impl Agent {
 
     fn rules(&self) -> Result<Reply, Error> {
         let Some(running) = &self.running else { return Err(self.idle()) };
-        Ok(Reply::Rules(running.node.rules.clone()))
+        Ok(Reply::Rules(running.plan.rules()))
     }
 
     fn counts(&mut self) -> Result<Reply, Error> {

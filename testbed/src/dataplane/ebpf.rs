@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use userspace::engine::kernel::{Kernel, Namespaces, Options, Sweeper, cookie_of};
 use userspace::engine::{Engine, Hook};
 use userspace::observe::walk::Names;
-use userspace::plan::{Homes, Links, NodePlan, Plan};
+use userspace::plan::{Homes, LEGS, Links, NodePlan, Plan};
 
 use super::{Dataplane, Error, Name};
 use userspace::model::Node as ClusterNode;
@@ -185,26 +185,37 @@ fn keep(mut nodes: Nodes, orders: &mpsc::Receiver<Order>) -> Result<(), userspac
     nodes.into_values().try_for_each(|loaded| Ok(loaded.kernel.remove()?))
 }
 
-/// Brings every node to its plan: those that are new too. Those that are no more go with their links.
+/// Brings every node to its plan, together: those that are new too. Those that are no more go with their links.
 fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::error::Error> {
     nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
-    for Planned { node, netns, plan, places, namespaces } in planned {
+    let mut ways = Vec::new();
+    for Planned { node, netns, mut plan, places, namespaces } in planned {
         let constants = plan.node;
         if let Some(loaded) = nodes.get_mut(&node) {
+            let legs = loaded.kernel.legs(&plan.rows)?;
+            loaded.kernel.attach(&places)?;
             if loaded.constants != constants {
                 let trace = loaded.kernel.tracing();
+                plan.rows = loaded.kernel.rows().clone();
                 loaded.kernel.reload(&plan, trace)?;
                 loaded.constants = constants;
             }
-            loaded.kernel.apply(&plan.rows)?;
-            loaded.kernel.attach(&places)?;
-            loaded.kernel.end_stale_clients(&namespaces)?;
+            ways.push((node, legs, namespaces));
             continue;
         }
         let options = Options { netns: Some(netns), ..Options::default() };
         let mut kernel = Kernel::load(&plan, options)?;
         kernel.attach(&places)?;
         nodes.insert(node, Loaded { kernel, sweeper: Sweeper::default(), constants });
+    }
+    for leg in 0..LEGS {
+        for (node, legs, namespaces) in &ways {
+            let Some(loaded) = nodes.get_mut(node) else { continue };
+            loaded.kernel.change(&legs[leg])?;
+            if leg + 1 == LEGS {
+                loaded.kernel.end_stale_clients(namespaces)?;
+            }
+        }
     }
     Ok(())
 }

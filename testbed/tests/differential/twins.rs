@@ -15,7 +15,7 @@ use userspace::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use userspace::error::Error;
-use userspace::plan::{Links, NodePlan, NodeRows, Rows};
+use userspace::plan::{Legs, Links, NodeChange, NodePlan, NodeRows, Rows};
 
 use super::kinds::Kinds;
 
@@ -129,9 +129,13 @@ impl Drop for Twins {
 }
 
 impl Engine for Twins {
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
-        self.emulator.apply(rows)?;
-        self.kernel_mut().apply(rows)
+    fn legs(&self, rows: &NodeRows) -> Result<Legs, Error> {
+        self.emulator.legs(rows)
+    }
+
+    fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
+        self.emulator.change(changes)?;
+        self.kernel_mut().change(changes)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, Error> {

@@ -10,7 +10,7 @@ use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
 
 use crate::error::Error;
-use crate::plan::NodeRows;
+use crate::plan::{Legs, NodeChange, NodeRows};
 
 pub mod balancer;
 pub mod capacity;
@@ -77,12 +77,24 @@ pub type Clients<A> = Vec<(Affinity<A>, Affine)>;
 
 /// One node's packet path, running somewhere.
 pub trait Engine: Tracks<V4> + Tracks<V6> {
-    /// Brings the tables the agent writes to exactly these rows, changing only what differs, in an order
-    /// in which no packet meets a row that points to one not yet there.
+    /// The changes that bring the tables the agent writes to exactly these rows: only what differs, in an order in
+    /// which no packet meets a row that points to one not yet there.
+    ///
+    /// # Errors
+    /// A table that is too small, by name.
+    fn legs(&self, rows: &NodeRows) -> Result<Legs, Error>;
+    /// Makes changes, in their order: a leg, or a part of one.
+    ///
+    /// # Errors
+    /// As [`Engine::legs`]; nothing was changed then. Or what the kernel refused.
+    fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error>;
+    /// Brings the tables to exactly these rows, whatever other nodes are at.
     ///
     /// # Errors
     /// A table that is too small, by name; nothing was changed then. Or what the kernel refused.
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error>;
+    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
+        self.legs(rows)?.iter().try_for_each(|leg| self.change(leg))
+    }
     /// Pushes one frame through a hook.
     ///
     /// # Errors

@@ -5,7 +5,8 @@
 //!    slots, frontends; policy rows, the identities they speak of, the endpoints they judge; routes; sockets' homes.
 //! 2. Then what is gone, in the opposite order; backends that get no new flows any more come last of all.
 //! 3. Of prefixes, the longer is written first and removed last, so that what is found for a packet changes once.
-//! 4. What judges goes there by way of stops, where it takes them (`transition`).
+//! 4. What judges goes there by way of stops, where it takes them, and in legs that the nodes of a cluster make
+//!    together (`transition`). Pods that come are there last of all, and those that go are gone first.
 //!
 //! Between two plans where one follows the other, a Service leads to its backends of before or after, and a flow
 //! is judged, for a pod in a direction, as before or as after. A pod that is new is judged from its first packet.
@@ -20,7 +21,7 @@ use dataplane::tables::{
 };
 use dataplane::wire::{Address, V4, V6};
 
-use super::transition::{Judging, stops};
+use super::transition::{Judges, LEGS, hushed, stops};
 use super::{Family, FrontendKey, NodeRows, PolicyPrefix, Prefix, RangePrefix, Rows};
 
 /// One change of one table of a node.
@@ -49,18 +50,34 @@ impl NodeChange {
     }
 }
 
-/// The changes that turn the rows `from` into the rows `to`, in the order to make them in. The policy tables of
-/// IPv4 and IPv6 hold so many rows: where there is no room for the rules of before and after beside each other,
-/// pods are closed in between.
-pub fn diff(from: &NodeRows, to: &NodeRows, policy_rows: (u32, u32)) -> Vec<NodeChange> {
+/// Changes of a node in legs, each in the order to make it in. No node of a cluster begins a leg before all others
+/// have ended the one before it.
+pub type Legs = [Vec<NodeChange>; LEGS];
+
+/// The changes that turn the rows `from` into the rows `to`. The policy tables of IPv4 and IPv6 hold so many rows:
+/// where there is no room for the rules of before and after beside each other, pods are closed in between.
+pub fn diff(from: &NodeRows, to: &NodeRows, policy_rows: (u32, u32)) -> Legs {
+    let mut legs =
+        both(of_family(&from.v4, &to.v4, policy_rows.0), of_family(&from.v6, &to.v6, policy_rows.1));
+    // Nothing of a node is taken before it is known who its pods are.
     let new = to.nodes.iter().filter(|(key, row)| from.nodes.get(key) != Some(row));
-    let mut changes: Vec<_> = new.map(|(key, row)| NodeChange::Node(*key, Some(*row))).collect();
-    changes.extend(of_family(&from.v4, &to.v4, policy_rows.0).into_iter().map(NodeChange::V4));
-    changes.extend(of_family(&from.v6, &to.v6, policy_rows.1).into_iter().map(NodeChange::V6));
+    let new = new.map(|(key, row)| NodeChange::Node(*key, Some(*row)));
     let gone = from.nodes.keys().filter(|key| !to.nodes.contains_key(key));
-    changes.extend(gone.map(|key| NodeChange::Node(*key, None)));
-    changes
+    legs[LEGS - 1].extend(new.chain(gone.map(|key| NodeChange::Node(*key, None))));
+    legs
 }
+
+/// Those of both families.
+pub(super) fn both(v4: FamilyLegs<V4>, v6: FamilyLegs<V6>) -> Legs {
+    let mut legs = v4.map(|leg| leg.into_iter().map(NodeChange::V4).collect::<Vec<_>>());
+    for (leg, more) in legs.iter_mut().zip(v6) {
+        leg.extend(more.into_iter().map(NodeChange::V6));
+    }
+    legs
+}
+
+/// [`Legs`] of the tables of one family.
+pub(super) type FamilyLegs<A> = [Vec<Change<A>>; LEGS];
 
 /// One change of one table of a family. A row that is `None` is removed; arrays only ever get rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,23 +111,27 @@ pub(super) struct Cells<A> {
     pub(super) backends: Vec<(u32, Backend<A>)>,
 }
 
-fn of_family<A: Family>(from: &Rows<A>, to: &Rows<A>, policy_rows: u32) -> Vec<Change<A>> {
+fn of_family<A: Family>(from: &Rows<A>, to: &Rows<A>, policy_rows: u32) -> FamilyLegs<A> {
     let cells = Cells {
         slots: different(&from.maglev, &to.maglev).collect(),
         backends: different(&from.backends, &to.backends).collect(),
     };
-    ordered(from, to, &cells, policy_rows as usize)
+    ordered(from, to, &cells, (policy_rows as usize, &|_| false))
 }
 
 /// The changes that write the cells, and turn the other rows of `from` into those of `to`, if the policy table
-/// has room for so many.
+/// has room for so many, and others have identities that these rows do not speak of.
 pub(super) fn ordered<A: Family>(
     from: &Rows<A>,
     to: &Rows<A>,
     cells: &Cells<A>,
-    room: usize,
-) -> Vec<Change<A>> {
-    let mut changes = Vec::new();
+    room: (usize, &dyn Fn(Identity) -> bool),
+) -> FamilyLegs<A> {
+    let (begin, end) = hushed(&from.endpoints, &to.endpoints);
+    let (mut hush, mut changes, mut call) = (Vec::new(), Vec::new(), Vec::new());
+    put(&mut hush, &from.endpoints, &begin, Change::Endpoint);
+    remove(&mut hush, &from.endpoints, &begin, Change::Endpoint);
+    put(&mut call, &end, &to.endpoints, Change::Endpoint);
     let backends = |active: bool| {
         let cells = cells.backends.iter();
         let cells = cells.filter(move |(_, row)| (row.state == Backend::<A>::ACTIVE) == active);
@@ -122,44 +143,25 @@ pub(super) fn ordered<A: Family>(
     put(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     put(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     // 4.
-    let stops = stops(from, to, room);
-    let mut at = Judges::from(from);
+    let mut at = Judges { policy: &from.policy, identities: &from.identities, endpoints: &begin };
+    let last = Judges { policy: &to.policy, identities: &to.identities, endpoints: &end };
+    let stops = stops(at, last, room);
     for stop in &stops {
-        at.write(stop.into(), &mut changes);
-        at.remove(stop.into(), &mut changes);
-        at = stop.into();
+        at.write(stop.seen(), &mut changes);
+        at.remove(stop.seen(), &mut changes);
+        at = stop.seen();
     }
-    at.write(to.into(), &mut changes);
+    at.write(last, &mut changes);
     put(&mut changes, &from.routes, &to.routes, Change::Route);
     put(&mut changes, &from.homes, &to.homes, Change::Home);
     // 2.
     remove(&mut changes, &from.homes, &to.homes, Change::Home);
     remove(&mut changes, &from.routes, &to.routes, Change::Route);
-    at.remove(to.into(), &mut changes);
+    at.remove(last, &mut changes);
     remove(&mut changes, &from.frontends, &to.frontends, Change::Frontend);
     remove(&mut changes, &from.source_ranges, &to.source_ranges, Change::SourceRange);
     changes.extend(backends(false));
-    changes
-}
-
-/// The tables that judge.
-#[derive(Clone, Copy)]
-struct Judges<'a, A> {
-    policy: &'a BTreeMap<PolicyPrefix, PolicyRow>,
-    identities: &'a BTreeMap<Prefix<A>, Identity>,
-    endpoints: &'a BTreeMap<A, Endpoint>,
-}
-
-impl<'a, A: Address> From<&'a Rows<A>> for Judges<'a, A> {
-    fn from(rows: &'a Rows<A>) -> Self {
-        Self { policy: &rows.policy, identities: &rows.identities, endpoints: &rows.endpoints }
-    }
-}
-
-impl<'a, A> From<&'a Judging<A>> for Judges<'a, A> {
-    fn from(rows: &'a Judging<A>) -> Self {
-        Self { policy: &rows.policy, identities: &rows.identities, endpoints: &rows.endpoints }
-    }
+    [hush, changes, call]
 }
 
 impl<A: Address> Judges<'_, A> {
@@ -296,7 +298,7 @@ pub struct Use {
 }
 
 /// The most rows that each table holds at any time while these changes are made, in their order.
-pub fn peak(from: &NodeRows, changes: &[NodeChange]) -> Vec<Use> {
+pub fn peak<'a>(from: &NodeRows, changes: impl IntoIterator<Item = &'a NodeChange>) -> Vec<Use> {
     let mut nodes = Peak::of(from.nodes.len());
     let (mut v4, mut v6) = (FamilyPeak::of(&from.v4), FamilyPeak::of(&from.v6));
     let (mut now_v4, mut now_v6) = (Now::default(), Now::default());

@@ -15,7 +15,7 @@ use super::route::Map;
 use super::ruleset::RuleSets;
 use super::selector::Pods;
 use super::service::{Prepared, Services};
-use super::{Change, Error, Family, Homes, Links, Rows, RuleName, mac_of};
+use super::{Change, Error, Family, Homes, Links, Rows, mac_of};
 use crate::model::{Cluster, ContainerPort, Labels, Service};
 
 /// One node's part in the plan of a family.
@@ -24,8 +24,6 @@ pub(super) struct Part<A: Family> {
     pub(super) address: A,
     /// Rows of its tables.
     pub(super) rows: Rows<A>,
-    /// The names of its rules.
-    pub(super) rules: Vec<RuleName>,
 }
 
 /// A pod on its node.
@@ -127,7 +125,7 @@ impl<A: Family> FamilyPlan<A> {
                 return Err(Error::table_full(&node, used.table, used.rows, used.capacity));
             }
         }
-        Ok(Part { address: self.addresses[place].unwrap_or_default(), rows, rules: self.sets.names.clone() })
+        Ok(Part { address: self.addresses[place].unwrap_or_default(), rows })
     }
 
     /// Prepares one Service (`namespace/name`) as it is now, or its end.

@@ -29,7 +29,7 @@ use super::{Family, Prefix};
 use crate::model::{ContainerPort, Labels, Protocol};
 
 /// Numbers of identities: so many as the tunnel's network identifier has room for, from the first on.
-const NUMBERS: (u32, u32) = (Identity::FIRST.0, (1 << 24) - Identity::FIRST.0);
+pub(super) const NUMBERS: (u32, u32) = (Identity::FIRST.0, (1 << 24) - Identity::FIRST.0);
 
 /// Something that a policy may ask of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -306,6 +306,10 @@ impl<A: Family> Identities<A> {
     /// What the node would be if it were not itself.
     pub(super) fn of_node(&self, node: Option<A>) -> Identity {
         node.and_then(|node| self.nodes.get(&node).copied()).unwrap_or(Identity::REMOTE_NODE)
+    }
+    /// Whether somebody has this identity.
+    pub(super) fn has(&self, identity: Identity) -> bool {
+        self.known.contains_key(&identity)
     }
     /// What an address is to policies.
     pub(super) fn of_address(&self, address: A) -> Identity {

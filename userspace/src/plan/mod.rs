@@ -46,11 +46,12 @@ use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
 
 pub use bits::Bits;
-pub use diff::{Change, NodeChange, Use, diff, peak};
+pub use diff::{Change, Legs, NodeChange, Use, diff, peak};
 pub use error::Error;
 pub use memory::forgotten;
 pub use prefix::Family;
 pub use rows::*;
+pub use transition::LEGS;
 
 use crate::model::{
     Acceleration, Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings,
@@ -154,7 +155,8 @@ impl Plan {
     }
 
     /// The labels of a pod (`namespace/name`) are others now: says what that changes for policies on a node, in
-    /// the order to change it in. That is what [`Plan::after`] and [`diff`] come to where all else is as before,
+    /// the order to change it in. Who changes more than that, begins with [`Plan::after`]: flows between two pods
+    /// that are relabelled one after the other are judged, in between, as nobody asked for. That is what [`Plan::after`] and [`diff`] come to where all else is as before,
     /// in a time that hardly grows with the cluster. Services lead to other pods by [`Plan::change`]. Nothing
     /// changes for a pod without an address of its own.
     ///
@@ -165,13 +167,13 @@ impl Plan {
         (node, links): (&str, &Links),
         pod: &str,
         labels: &Labels,
-    ) -> Result<Vec<NodeChange>, Error> {
+    ) -> Result<Legs, Error> {
         let place = self.place(node)?;
         self.v4.linked((place, links))?;
         self.v6.linked((place, links))?;
         let v4 = self.v4.relabel((place, links), pod, labels)?;
         let v6 = self.v6.relabel((place, links), pod, labels)?;
-        Ok(v4.into_iter().map(NodeChange::V4).chain(v6.into_iter().map(NodeChange::V6)).collect())
+        Ok(diff::both(v4, v6))
     }
 
     /// A sentence for each family in which the policy table of the node has no room for the rules of all its
@@ -211,8 +213,13 @@ impl Plan {
             node,
             addresses: (v4.address, v6.address),
             rows: NodeRows { nodes, v4: v4.rows, v6: v6.rows },
-            rules: Rules { v4: v4.rules, v6: v6.rules },
+            rules: self.rules(),
         })
+    }
+
+    /// The names of all rules.
+    pub fn rules(&self) -> Rules {
+        Rules { v4: self.v4.sets.names.clone(), v6: self.v6.sets.names.clone() }
     }
 
     /// The policies that have a say about a pod (`namespace/name`) in a direction,

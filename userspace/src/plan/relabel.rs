@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 
 use dataplane::tables::{self, Identity, RuleSet, Table};
 
-use super::diff::{Cells, ordered};
+use super::diff::{Cells, FamilyLegs, ordered};
 use super::family::{FamilyPlan, Local};
 use super::identity::Renamed;
 use super::ruleset::PolicyRows;
 use super::selector::{Namespaces, Selector};
-use super::{Change, Error, Family, Links, Rows};
+use super::transition::LEGS;
+use super::{Error, Family, Links, Rows};
 use crate::model::Labels;
 
 impl<A: Family> FamilyPlan<A> {
@@ -33,11 +34,11 @@ impl<A: Family> FamilyPlan<A> {
         (place, links): (usize, &Links),
         pod: &str,
         labels: &Labels,
-    ) -> Result<Vec<Change<A>>, Error> {
+    ) -> Result<FamilyLegs<A>, Error> {
         let index = |pods: &Vec<Local<A>>| pods.iter().position(|local| local.id == pod);
         let mut pods = self.pods.iter().enumerate();
         let Some((node, index)) = pods.find_map(|(node, pods)| Some((node, index(pods)?))) else {
-            return Ok(Vec::new());
+            return Ok([(); LEGS].map(|()| Vec::new()));
         };
         let address = self.pods[node][index].address;
         let own = self.identities.of_node(self.addresses[place]);
@@ -83,7 +84,7 @@ impl<A: Family> FamilyPlan<A> {
         from.policy.extend(leaving);
         let others = held.saturating_sub(from.policy.len());
         let room = (tables::Policy::<A>::CAPACITY as usize).saturating_sub(others);
-        Ok(ordered(&from, &to, &Cells::default(), room))
+        Ok(ordered(&from, &to, &Cells::default(), (room, &|identity| self.identities.has(identity))))
     }
 
     /// Finds the rules of a pod anew, and its identity.

@@ -164,7 +164,7 @@ impl<A: Family> Services<A> {
             let (frontends, source_ranges) = self.fronts_of(ports.values(), node);
             Rows { frontends, source_ranges, ..Rows::default() }
         };
-        let changes = ordered(&rows(&before), &rows(&after), &cells, 0);
+        let changes = ordered(&rows(&before), &rows(&after), &cells, (0, &|_| false)).concat();
         before.keys().for_each(|name| _ = self.ports.remove(name));
         self.ports.extend(after);
         changes

@@ -10,8 +10,17 @@
 //!    long: once for each meaning.
 //! 3. Peers get their new identity, one by one, and pods that judge by a copy get the rules themselves.
 //!
-//! What the tunnel carries and local pods hand on says who a packet is from only with a number that both plans
-//! know: meanwhile the address is asked.
+//! Between nodes, what the tunnel carries says who a packet is from, and a node may be at the rules of before while
+//! another is at those of after. So a change is made in [`LEGS`], of which no node of a cluster begins one before
+//! all have ended the one before it:
+//!
+//! 1. Pods whose identity changes say nothing of it, so that whoever receives their packets asks the address; those
+//!    that go are gone.
+//! 2. Each node by itself changes what it judges by, as above.
+//! 3. Everybody knows the new identities: pods say them, and those that come are there.
+//!
+//! A client outside that comes by way of another node is known by its number alone, which that node changes in the
+//! second leg by itself: where its identity changes, it may be met by rules about anybody alone for as long.
 //!
 //! Where the table has no room for all of this, the pods whose rules change are closed for as long: see
 //! [`Endpoint::INCOMPLETE`].
@@ -20,28 +29,70 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dataplane::tables::{Endpoint, Identity, PolicyRow};
 
-use super::{Family, PolicyPrefix, Prefix, Rows};
+use super::identity::NUMBERS;
+use super::{Family, PolicyPrefix, Prefix, hash};
+
+/// How many legs a change has.
+pub const LEGS: usize = 3;
 
 /// The tables that judge.
-#[derive(Clone, Debug)]
-pub(super) struct Judging<A> {
-    pub(super) policy: BTreeMap<PolicyPrefix, PolicyRow>,
-    pub(super) identities: BTreeMap<Prefix<A>, Identity>,
-    pub(super) endpoints: BTreeMap<A, Endpoint>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judges<'a, A> {
+    pub(super) policy: &'a BTreeMap<PolicyPrefix, PolicyRow>,
+    pub(super) identities: &'a BTreeMap<Prefix<A>, Identity>,
+    pub(super) endpoints: &'a BTreeMap<A, Endpoint>,
 }
 
-/// The stops between two plans' rows, if the policy table holds so many rows.
-pub(super) fn stops<A: Family>(from: &Rows<A>, to: &Rows<A>, room: usize) -> Vec<Judging<A>> {
+/// The tables that judge, at a stop.
+#[derive(Clone, Debug)]
+pub(super) struct Judging<A> {
+    policy: BTreeMap<PolicyPrefix, PolicyRow>,
+    identities: BTreeMap<Prefix<A>, Identity>,
+    endpoints: BTreeMap<A, Endpoint>,
+}
+
+impl<A> Judging<A> {
+    /// These tables, to be looked at.
+    pub(super) fn seen(&self) -> Judges<'_, A> {
+        Judges { policy: &self.policy, identities: &self.identities, endpoints: &self.endpoints }
+    }
+}
+
+/// The pods of a node, by their addresses.
+type Pods<A> = BTreeMap<A, Endpoint>;
+
+/// The pods of a node at the begin and at the end of the second leg: those that stay, and those of them silent whose
+/// identity changes.
+pub(super) fn hushed<A: Family>(from: &Pods<A>, to: &Pods<A>) -> (Pods<A>, Pods<A>) {
+    let (mut begin, mut end) = (from.clone(), to.clone());
+    begin.retain(|pod, row| to.get(pod).is_some_and(|next| next.interface == row.interface));
+    end.retain(|pod, _| begin.contains_key(pod));
+    for (row, next) in begin.values_mut().zip(end.values_mut()) {
+        if row.identity != next.identity {
+            (row.identity, next.identity) = (ASK, ASK);
+        }
+    }
+    (begin, end)
+}
+
+/// The stops of the second leg between two plans' tables, if the policy table holds so many rows.
+///
+/// `taken` are identities that others have, whom these tables do not speak of.
+pub(super) fn stops<A: Family>(
+    from: Judges<'_, A>,
+    to: Judges<'_, A>,
+    (room, taken): (usize, &dyn Fn(Identity) -> bool),
+) -> Vec<Judging<A>> {
     let moving = moving(from, to);
     // Nobody comes into what is empty before everything is there.
     let stops = if moving.is_empty() || from.identities.is_empty() {
         Vec::new()
     } else {
-        let renamed = Renamed::of(from, to);
+        let renamed = Renamed::of(from, to, taken);
         if renamed.concern(&moving) { between(from, to, &moving, &renamed) } else { Vec::new() }
     };
-    let steps = stops.iter().map(|stop| &stop.policy).chain([&to.policy]);
-    let before = [&from.policy].into_iter().chain(stops.iter().map(|stop| &stop.policy));
+    let steps = stops.iter().map(|stop| &stop.policy).chain([to.policy]);
+    let before = [from.policy].into_iter().chain(stops.iter().map(|stop| &stop.policy));
     let fits = before.zip(steps).all(|(one, other)| {
         let new = other.keys().filter(|key| !one.contains_key(key)).count();
         one.len() + new <= room
@@ -49,10 +100,10 @@ pub(super) fn stops<A: Family>(from: &Rows<A>, to: &Rows<A>, room: usize) -> Vec
     if fits { stops } else { closed(from, to) }
 }
 
-/// The pods whose rules change, and those that come or go.
-fn moving<A: Family>(from: &Rows<A>, to: &Rows<A>) -> BTreeSet<A> {
+/// The pods whose rules change.
+fn moving<A: Family>(from: Judges<'_, A>, to: Judges<'_, A>) -> BTreeSet<A> {
     let judged = |endpoint: &Endpoint| (endpoint.rules, endpoint.isolated, endpoint.flags);
-    let pods = from.endpoints.keys().chain(to.endpoints.keys());
+    let pods = from.endpoints.keys();
     let moves = |pod: &&A| from.endpoints.get(pod).map(judged) != to.endpoints.get(pod).map(judged);
     pods.filter(moves).copied().collect()
 }
@@ -67,8 +118,8 @@ struct Renamed<A> {
 }
 
 impl<A: Family> Renamed<A> {
-    fn of(from: &Rows<A>, to: &Rows<A>) -> Self {
-        let (was, will) = (Holders::of(&from.identities), Holders::of(&to.identities));
+    fn of(from: Judges<'_, A>, to: Judges<'_, A>, taken: &dyn Fn(Identity) -> bool) -> Self {
+        let (was, will) = (Holders::of(from.identities), Holders::of(to.identities));
         let differing = from.identities.iter().filter(|(prefix, row)| to.identities.get(prefix) != Some(row));
         let new = to.identities.keys().filter(|prefix| !from.identities.contains_key(prefix));
         let prefixes: BTreeMap<_, _> = differing
@@ -77,15 +128,22 @@ impl<A: Family> Renamed<A> {
             .map(|prefix| (*prefix, (was.holder(prefix), will.holder(prefix))))
             .collect();
         let pairs: BTreeSet<_> = prefixes.values().filter(|(old, new)| old != new).copied().collect();
-        let known: BTreeSet<_> = from.identities.values().map(|identity| identity.0).collect();
-        let asked: BTreeSet<_> = from.policy.keys().map(|key| key.identity).collect();
+        let asked = from.policy.keys().map(|key| Identity(key.identity));
+        let was: BTreeSet<_> = from.identities.values().copied().chain(asked).collect();
+        let will: BTreeSet<_> = to.identities.values().copied().collect();
         let mut ways: HashMap<Identity, usize> = HashMap::new();
         pairs.iter().for_each(|(_, new)| *ways.entry(*new).or_default() += 1);
-        let meanwhile = pairs.into_iter().zip(MEANWHILE..).map(|((old, new), free)| {
-            let nobodys = ways[&new] == 1 && !known.contains(&new.0) && !asked.contains(&new.0);
-            ((old, new), if nobodys { new } else { Identity(free) })
-        });
-        Self { prefixes, meanwhile: meanwhile.collect() }
+        let (mut meanwhile, mut given) = (BTreeMap::new(), BTreeSet::new());
+        for (old, new) in pairs {
+            let nobodys = |identity| !was.contains(&identity) && !taken(identity);
+            let free =
+                |identity| nobodys(identity) && !will.contains(&identity) && !given.contains(&identity);
+            let plain = ways[&new] == 1 && nobodys(new);
+            let identity = if plain { new } else { between_identities(old, new, free) };
+            given.insert(identity);
+            meanwhile.insert((old, new), identity);
+        }
+        Self { prefixes, meanwhile }
     }
 
     /// Whether a pod that moves may have a peer that is renamed.
@@ -97,17 +155,6 @@ impl<A: Family> Renamed<A> {
             (Some((prefix, _)), None) => moving.iter().any(|pod| prefix.bits < A::BITS || prefix.key != *pod),
             (Some(_), Some(_)) => true,
         }
-    }
-
-    /// What a pod of the node is called meanwhile: by a number that both plans know alike, else the address is
-    /// asked.
-    fn called(&self, pod: &A, was: Option<&Endpoint>, will: Identity) -> Identity {
-        let plain = match was {
-            Some(was) if was.identity == will => true,
-            Some(was) => self.meanwhile.get(&(was.identity, will)) == Some(&will),
-            None => self.at(&Prefix { key: *pod, bits: A::BITS }).is_none_or(|meanwhile| meanwhile == will),
-        };
-        if plain { will } else { ASK }
     }
 
     /// What stands for a prefix meanwhile.
@@ -137,8 +184,8 @@ impl<'a, A: Family> Holders<'a, A> {
 
 /// The two stops where rules and identities both change.
 fn between<A: Family>(
-    from: &Rows<A>,
-    to: &Rows<A>,
+    from: Judges<'_, A>,
+    to: Judges<'_, A>,
     moving: &BTreeSet<A>,
     renamed: &Renamed<A>,
 ) -> Vec<Judging<A>> {
@@ -163,30 +210,23 @@ fn between<A: Family>(
                     .map(|(key, row)| (PolicyPrefix { rules: target, identity: meanwhile.0, ..key }, row)),
             );
         };
-        used.iter().for_each(|rules| copy(&from.policy, (*rules, *old), *rules));
-        joined.difference(&used).for_each(|rules| copy(&to.policy, (*rules, *new), *rules));
-        twins.iter().for_each(|(rules, twin)| copy(&to.policy, (*rules, *new), *twin));
+        used.iter().for_each(|rules| copy(from.policy, (*rules, *old), *rules));
+        joined.difference(&used).for_each(|rules| copy(to.policy, (*rules, *new), *rules));
+        twins.iter().for_each(|(rules, twin)| copy(to.policy, (*rules, *new), *twin));
     }
 
     let mut identities = from.identities.clone();
     for prefix in renamed.prefixes.keys() {
         identities.extend(renamed.at(prefix).map(|identity| (*prefix, identity)));
     }
-    let mut endpoints = from.endpoints.clone();
-    for (pod, endpoint) in &mut endpoints {
-        let next = to.endpoints.get(pod).map(|next| next.identity);
-        endpoint.identity = next.map_or(ASK, |next| renamed.called(pod, from.endpoints.get(pod), next));
-    }
-    let first = Judging { policy, identities, endpoints };
+    let first = Judging { policy, identities, endpoints: from.endpoints.clone() };
 
     let mut second = first.clone();
-    for pod in moving {
-        let Some(mut endpoint) = to.endpoints.get(pod).copied() else {
-            second.endpoints.remove(pod);
-            continue;
-        };
-        endpoint.identity = renamed.called(pod, from.endpoints.get(pod), endpoint.identity);
-        if let Some(twin) = twins.get(&endpoint.rules.0) {
+    for (pod, endpoint) in to.endpoints {
+        let mut endpoint = *endpoint;
+        if moving.contains(pod)
+            && let Some(twin) = twins.get(&endpoint.rules.0)
+        {
             endpoint.rules.0 = *twin;
         }
         second.endpoints.insert(*pod, endpoint);
@@ -194,7 +234,19 @@ fn between<A: Family>(
     vec![first, second]
 }
 
-/// The first number that no plan gives, to a rule set or an identity. It never leaves the node.
+/// What stands for a change of identity: by what it leads from and to, since the tunnel may carry it to nodes that
+/// change as well.
+fn between_identities(old: Identity, new: Identity, free: impl Fn(Identity) -> bool) -> Identity {
+    let (first, count) = NUMBERS;
+    let hash = hash::mixed([old.0.to_be_bytes(), new.0.to_be_bytes()].as_flattened());
+    let mut place = (hash % u64::from(count)) as u32;
+    while !free(Identity(first + place)) {
+        place = (place + 1) % count;
+    }
+    Identity(first + place)
+}
+
+/// The first number of a rule set that no plan gives.
 const MEANWHILE: u32 = 1 << 31;
 
 /// An identity that says nothing: whoever receives it asks the address.
@@ -223,7 +275,7 @@ fn last_about(key: PolicyPrefix) -> PolicyPrefix {
 
 /// The two stops where whoever is judged by something that changes is closed: what is gone goes, then what is new
 /// comes.
-fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Vec<Judging<A>> {
+fn closed<A: Family>(from: Judges<'_, A>, to: Judges<'_, A>) -> Vec<Judging<A>> {
     let kept = |key: &PolicyPrefix, row: &PolicyRow| to.policy.get(key) == Some(row);
     let gone = from.policy.iter().filter(|(key, row)| !kept(key, row)).map(|(key, _)| key.rules);
     let new = to.policy.iter().filter(|(key, row)| from.policy.get(key) != Some(row));
@@ -233,9 +285,6 @@ fn closed<A: Family>(from: &Rows<A>, to: &Rows<A>) -> Vec<Judging<A>> {
         let next = to.endpoints.get(pod);
         if changing.contains(&endpoint.rules.0) || next.map(|next| next.rules) != Some(endpoint.rules) {
             endpoint.flags |= Endpoint::INCOMPLETE;
-        }
-        if next.map(|next| next.identity) != Some(endpoint.identity) {
-            endpoint.identity = ASK;
         }
     }
     let policy = from.policy.iter().filter(|(key, row)| kept(key, row));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use userspace::agent::{Agent, Change, Desired, Reply, Request, Seat};
 use userspace::engine::kernel::{Kernel, Pins};
 use userspace::model::{Backend, Cluster, Node, Service, ServicePort};
-use userspace::plan::NodeRows;
+use userspace::plan::{LEGS, NodeRows};
 
 use crate::Folder;
 use crate::netns::Netns;
@@ -58,7 +58,14 @@ fn all(revision: u64, cluster: Cluster) -> Request {
 
 fn one(from: u64, service: &Service) -> Request {
     let services = [(service.id(), Some(service.clone()))].into();
-    Request::Change(Box::new(Change { from, revision: from + 1, services }))
+    Request::Change(Box::new(Change { from, revision: from + 1, services, labels: None }))
+}
+
+/// The answer to a request; all legs of the way are gone.
+fn told(agent: &mut Agent, request: &Request) -> Reply {
+    let reply = agent.serve(request);
+    (1..LEGS).for_each(|_| assert_eq!(agent.serve(&Request::Go), Reply::Done));
+    reply
 }
 
 /// What the node's programs go by.
@@ -83,20 +90,20 @@ fn one_service_that_changes_is_planned_and_written_alone() {
     let folder = Folder(Pins::of(&name, "n1"));
     netns.run(|| {
         let mut agent = agent(&name);
-        assert_eq!(agent.serve(&all(7, cluster(0..SERVICES))), Reply::Done);
+        assert_eq!(told(&mut agent, &all(7, cluster(0..SERVICES))), Reply::Done);
         let mut changed = service(SERVICES / 2);
         let end = changed.ports[0].backends.pop().expect("there are four");
         let begun = Instant::now();
         // Three slots, the frontend that names them, and the backend that is no more.
-        assert_eq!(agent.serve(&one(7, &changed)), Reply::Changed(5));
+        assert_eq!(told(&mut agent, &one(7, &changed)), Reply::Changed(5));
         println!("one endpoint of {SERVICES} Services: {:?}", begun.elapsed());
         let backends = held(&folder.0).v4.backends;
         let row = backends.iter().find(|row| IpAddr::from(row.address.0) == end.address);
         assert_eq!(row.expect("it has a row").state, dataplane::tables::Backend::<dataplane::wire::V4>::GONE);
         // Whoever does not know the state that the agent is at tells it all.
-        assert_eq!(agent.serve(&one(7, &changed)), Reply::Behind);
-        assert_eq!(agent.serve(&all(9, cluster(0..SERVICES))), Reply::Done);
-        assert!(matches!(agent.serve(&one(9, &changed)), Reply::Changed(1..=5)));
+        assert_eq!(told(&mut agent, &one(7, &changed)), Reply::Behind);
+        assert_eq!(told(&mut agent, &all(9, cluster(0..SERVICES))), Reply::Done);
+        assert!(matches!(told(&mut agent, &one(9, &changed)), Reply::Changed(1..=5)));
         assert_eq!(agent.serve(&Request::Stop), Reply::Done);
     });
 }
@@ -108,14 +115,14 @@ fn the_agent_after_another_goes_on_with_its_numbers() {
     let folder = Folder(Pins::of(&name, "n1"));
     netns.run(|| {
         let mut first = agent(&name);
-        assert_eq!(first.serve(&all(0, cluster(100..140))), Reply::Done);
+        assert_eq!(told(&mut first, &all(0, cluster(100..140))), Reply::Done);
         // By name, these come before the others.
-        assert_eq!(first.serve(&all(1, cluster(80..130))), Reply::Done);
+        assert_eq!(told(&mut first, &all(1, cluster(80..130))), Reply::Done);
         let before = numbers(&held(&folder.0));
         // Ended by a signal, it takes nothing off.
         drop(first);
         let mut second = agent(&name);
-        assert_eq!(second.serve(&all(2, cluster(70..130))), Reply::Done);
+        assert_eq!(told(&mut second, &all(2, cluster(70..130))), Reply::Done);
         let after = numbers(&held(&folder.0));
         assert_eq!((before.len(), after.len()), (50, 60));
         assert!(before.iter().all(|(frontend, numbers)| after.get(frontend) == Some(numbers)));

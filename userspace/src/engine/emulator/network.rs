@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::fabric::{End, Fabric, Port};
 use crate::model::{Cluster, Protocol};
 use crate::observe::walk::{Event, Names, Step};
-use crate::plan::{NodePlan, Plan};
+use crate::plan::{LEGS, NodePlan, Plan};
 
 /// How long a frame takes between a host and its node.
 const LINK_NS: u64 = 5_000;
@@ -155,11 +155,15 @@ impl<E: Engine + Clock> Network<E> {
         }
         self.fabric.apply(cluster)?;
         let mut made = Vec::new();
+        let mut ways = Vec::new();
         for (node, plan) in cluster.nodes.iter().zip(&plans) {
-            match self.engines.iter_mut().find(|(name, _)| *name == node.name) {
-                Some((_, engine)) => engine.apply(&plan.rows)?,
+            match self.engines.iter().position(|(name, _)| *name == node.name) {
+                Some(place) => ways.push((place, self.engines[place].1.legs(&plan.rows)?)),
                 None => made.push((node.name.clone(), (self.make)(plan)?)),
             }
+        }
+        for leg in 0..LEGS {
+            ways.iter().try_for_each(|(place, legs)| self.engines[*place].1.change(&legs[leg]))?;
         }
         let mut engines: BTreeMap<String, E> = self.engines.drain(..).chain(made).collect();
         let kept = cluster.nodes.iter().filter_map(|node| engines.remove_entry(&node.name));

@@ -24,7 +24,7 @@ use crate::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use crate::error::Error;
-use crate::plan::{self, NodePlan, NodeRows, Rows};
+use crate::plan::{self, Change, Legs, NodeChange, NodePlan, NodeRows, Rows, Use, diff, peak};
 
 /// Where the clock starts, in seconds: a node that has been up for a while.
 const START_S: u32 = 1000;
@@ -36,6 +36,9 @@ const RECORDS: usize = 4096;
 #[derive(Debug)]
 pub struct Emulator {
     node: Node,
+    capacities: Capacities,
+    /// The rows that the tables hold which the agent writes to.
+    rows: NodeRows,
     nodes: HashTable<Nodes>,
     v4: Tables<V4>,
     v6: Tables<V6>,
@@ -89,29 +92,23 @@ impl<A: Address> Tables<A> {
         }
     }
 
-    fn fit(&self, rows: &Rows<A>) -> Result<(), Error> {
-        self.endpoints.fits(rows.endpoints.len())?;
-        self.frontends.fits(rows.frontends.len())?;
-        self.maglev.fits(rows.maglev.len())?;
-        self.backends.fits(rows.backends.len())?;
-        self.source_ranges.fits(rows.source_ranges.len())?;
-        self.identities.fits(rows.identities.len())?;
-        self.policy.fits(rows.policy.len())?;
-        self.routes.fits(rows.routes.len())?;
-        self.homes.fits(rows.homes.len())
+    /// Makes a change; whether it fits has been asked.
+    fn make(&mut self, change: Change<A>) {
+        match change {
+            Change::Endpoint(key, row) => self.endpoints.set(key, row),
+            Change::Frontend(key, row) => self.frontends.set(key.into(), row),
+            Change::SourceRange(key, row) => self.source_ranges.set(key.into(), row),
+            Change::Slot(index, row) => self.maglev.set(index, row),
+            Change::Backend(index, row) => self.backends.set(index, row),
+            Change::Identity(key, row) => self.identities.set(key, row),
+            Change::Policy(key, row) => self.policy.set(key.into(), row),
+            Change::Route(key, row) => self.routes.set(key, row),
+            Change::Home(key, row) => self.homes.set(key, row),
+        }
     }
 
-    /// Replaces every row that the agent writes; [`Tables::fit`] has been asked.
-    fn replace(&mut self, rows: &Rows<A>) {
-        self.endpoints.replace(rows.endpoints.iter().map(|(key, row)| (*key, *row)));
-        self.frontends.replace(rows.frontends.iter().map(|(key, row)| ((*key).into(), *row)));
-        self.maglev.replace(&rows.maglev);
-        self.backends.replace(&rows.backends);
-        self.source_ranges.replace(rows.source_ranges.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
-        self.identities.replace(rows.identities.iter().map(|(prefix, row)| (*prefix, *row)));
-        self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
-        self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
-        self.homes.replace(rows.homes.iter().map(|(key, row)| (*key, *row)));
+    /// Clients that no Service remembers any more go.
+    fn forget_clients(&mut self, rows: &Rows<A>) {
         for client in plan::forgotten(rows, &self.affinities.sorted()) {
             self.affinities.remove(&client);
         }
@@ -154,6 +151,8 @@ impl Emulator {
     pub fn with_capacities(plan: &NodePlan, capacities: &Capacities) -> Result<Self, Error> {
         let mut emulator = Self {
             node: plan.node,
+            capacities: capacities.clone(),
+            rows: NodeRows::default(),
             nodes: HashTable::new(capacities.rows::<Nodes>()),
             v4: Tables::new(plan.addresses.0, capacities),
             v6: Tables::new(plan.addresses.1, capacities),
@@ -166,6 +165,17 @@ impl Emulator {
         };
         emulator.apply(&plan.rows)?;
         Ok(emulator)
+    }
+
+    /// Asks whether the tables hold what is in them while these changes are made.
+    fn check_room<'a>(&self, changes: impl IntoIterator<Item = &'a NodeChange>) -> Result<(), Error> {
+        for Use { table, rows, capacity: usual } in peak(&self.rows, changes) {
+            let capacity = self.capacities.named(table).unwrap_or(usual);
+            if rows > capacity as usize {
+                return Err(Error::TableTooSmall { table, rows, capacity });
+            }
+        }
+        Ok(())
     }
 
     /// Whether every stage reports (as at first), or only what must be known of any packet.
@@ -235,15 +245,28 @@ impl Emulator {
 }
 
 impl Engine for Emulator {
-    /// Replaces every row: no packet is under way meanwhile.
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), Error> {
-        let rows = rows.fitting((self.v4.policy.capacity(), self.v6.policy.capacity()));
-        self.nodes.fits(rows.nodes.len())?;
-        self.v4.fit(&rows.v4)?;
-        self.v6.fit(&rows.v6)?;
-        self.nodes.replace(rows.nodes.iter().map(|(key, row)| (*key, *row)));
-        self.v4.replace(&rows.v4);
-        self.v6.replace(&rows.v6);
+    fn legs(&self, rows: &NodeRows) -> Result<Legs, Error> {
+        let policy_rows = (self.v4.policy.capacity(), self.v6.policy.capacity());
+        let legs = diff(&self.rows, &rows.fitting(policy_rows), policy_rows);
+        self.check_room(legs.iter().flatten())?;
+        Ok(legs)
+    }
+
+    fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
+        self.check_room(changes)?;
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
+        for change in changes {
+            match *change {
+                NodeChange::Node(key, row) => self.nodes.set(key, row),
+                NodeChange::V4(change) => self.v4.make(change),
+                NodeChange::V6(change) => self.v6.make(change),
+            }
+            self.rows.make(*change);
+        }
+        if remembers {
+            self.v4.forget_clients(&self.rows.v4);
+            self.v6.forget_clients(&self.rows.v6);
+        }
         Ok(())
     }
 

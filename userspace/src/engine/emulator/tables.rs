@@ -110,6 +110,14 @@ impl<T: Table> HashTable<T> {
         rows
     }
 
+    /// Writes or removes a row; the caller has asked whether it fits.
+    pub(crate) fn set(&mut self, key: T::Key, row: Option<T::Row>) {
+        match row {
+            Some(row) => _ = self.rows.insert(key, row),
+            None => _ = self.rows.remove(&key),
+        }
+    }
+
     /// Whether so many rows fit.
     pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
         fits::<T>(rows, self.capacity)
@@ -148,21 +156,23 @@ impl<T: Table> LongestTable<T> {
         self.capacity
     }
 
-    /// Whether so many rows fit.
-    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
-        fits::<T>(rows, self.capacity)
-    }
-
-    /// Replaces every row; the caller has asked whether they fit.
-    pub(crate) fn replace(&mut self, rows: impl Iterator<Item = (Prefix<T::Key>, T::Row)>) {
-        self.lengths.clear();
-        for (prefix, row) in rows {
-            let place = self.lengths.binary_search_by(|(length, _)| prefix.bits.cmp(length));
-            let place = place.unwrap_or_else(|place| {
-                self.lengths.insert(place, (prefix.bits, Map::default()));
-                place
-            });
-            self.lengths[place].1.insert(first(leading(&prefix.key), prefix.bits), row);
+    /// Writes or removes a row; the caller has asked whether it fits.
+    pub(crate) fn set(&mut self, prefix: Prefix<T::Key>, row: Option<T::Row>) {
+        let key = first(leading(&prefix.key), prefix.bits);
+        let place = self.lengths.binary_search_by(|(length, _)| prefix.bits.cmp(length));
+        match (place, row) {
+            (Ok(place), Some(row)) => _ = self.lengths[place].1.insert(key, row),
+            (Err(place), Some(row)) => {
+                let rows = Map::from_iter([(key, row)]);
+                self.lengths.insert(place, (prefix.bits, rows));
+            }
+            (Ok(place), None) => {
+                self.lengths[place].1.remove(&key);
+                if self.lengths[place].1.is_empty() {
+                    self.lengths.remove(place);
+                }
+            }
+            (Err(_), None) => {}
         }
     }
 }
@@ -201,6 +211,15 @@ impl<T: Table<Key = u32>> ArrayTable<T> {
             return None;
         }
         Some(self.rows.get(index as usize).copied().unwrap_or_else(zeroed))
+    }
+
+    /// Writes a row; the caller has asked whether it fits.
+    pub(crate) fn set(&mut self, index: u32, row: T::Row) {
+        let index = index as usize;
+        if index >= self.rows.len() {
+            self.rows.resize_with(index + 1, zeroed);
+        }
+        self.rows[index] = row;
     }
 
     /// Whether so many rows fit.
@@ -261,25 +280,25 @@ mod tests {
     fn the_longest_prefix_wins_and_the_empty_one_takes_the_rest() {
         let mut table = LongestTable::<Identities<V4>>::new(10);
         let prefix = |a, b, c, d, bits| Prefix { key: V4([a, b, c, d]), bits };
-        table.replace(
-            [
-                (prefix(10, 0, 0, 0, 8), Identity(8)),
-                (prefix(0, 0, 0, 0, 0), Identity(99)),
-                (prefix(10, 0, 0, 1, 32), Identity(32)),
-                (prefix(10, 0, 0, 0, 31), Identity(31)),
-            ]
-            .into_iter(),
-        );
+        let rows = [
+            (prefix(10, 0, 0, 0, 8), Identity(8)),
+            (prefix(0, 0, 0, 0, 0), Identity(99)),
+            (prefix(10, 0, 0, 1, 32), Identity(32)),
+            (prefix(10, 0, 0, 0, 31), Identity(31)),
+        ];
+        rows.into_iter().for_each(|(prefix, row)| table.set(prefix, Some(row)));
         assert_eq!(table.row(&ONE), Some(Identity(32)));
         assert_eq!(table.row(&V4([10, 0, 0, 0])), Some(Identity(31)));
         assert_eq!(table.row(&TWO), Some(Identity(8)));
         assert_eq!(table.row(&V4([11, 0, 0, 0])), Some(Identity(99)));
+        table.set(prefix(10, 0, 0, 1, 32), None);
+        assert_eq!(table.row(&ONE), Some(Identity(31)));
     }
 
     #[test]
     fn a_longest_prefix_table_without_the_empty_prefix_may_find_nothing() {
         let mut table = LongestTable::<Identities<V4>>::new(10);
-        table.replace([(Prefix { key: ONE, bits: 32 }, Identity(1))].into_iter());
+        table.set(Prefix { key: ONE, bits: 32 }, Some(Identity(1)));
         assert_eq!(table.row(&TWO), None);
     }
 

@@ -54,7 +54,7 @@ pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
 
 use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
-use crate::plan::{NodeChange, NodePlan, NodeRows, diff, peak};
+use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff, peak};
 use error::sentence;
 use events::Events;
 use family::{Family, Tables};
@@ -323,6 +323,11 @@ impl Kernel {
         self.events.readable()
     }
 
+    /// The rows that its tables hold which the agent writes to.
+    pub fn rows(&self) -> &NodeRows {
+        &self.rows
+    }
+
     /// Whether every stage reports.
     pub fn tracing(&self) -> bool {
         self.options.trace
@@ -352,22 +357,11 @@ impl Kernel {
         Ok([vec![nodes], self.v4.bytes()?, self.v6.bytes()?].concat())
     }
 
-    /// Makes changes of the rows that [`Engine::apply`] brought, in their order: see [`crate::plan::Plan::change`].
-    ///
-    /// # Errors
-    /// As [`Engine::apply`].
-    pub fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
-        self.write(changes)?;
-        let remembers = changes.iter().any(|change| self.rows.remembers(change));
-        changes.iter().for_each(|change| self.rows.make(*change));
-        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
-    }
-
-    /// Writes changes, in their order: those in a row that are of one table together.
-    fn write(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
-        if !changes.is_empty() {
-            self.spare = None;
-        }
+    /// Asks whether the tables hold what is in them while these changes are made.
+    fn check_room<'a>(
+        &self,
+        changes: impl IntoIterator<Item = &'a NodeChange>,
+    ) -> Result<(), crate::error::Error> {
         for used in peak(&self.rows, changes) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
@@ -378,6 +372,25 @@ impl Kernel {
                 });
             }
         }
+        Ok(())
+    }
+}
+
+impl Engine for Kernel {
+    fn legs(&self, rows: &NodeRows) -> Result<Legs, crate::error::Error> {
+        let policy_rows = self.policy_rows();
+        let legs = diff(&self.rows, &rows.fitting(policy_rows), policy_rows);
+        self.check_room(legs.iter().flatten())?;
+        Ok(legs)
+    }
+
+    /// Those in a row that are of one table are written together.
+    fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        self.check_room(changes)?;
+        if !changes.is_empty() {
+            self.spare = None;
+        }
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
             match alike[0] {
                 NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
@@ -389,17 +402,8 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
-    }
-}
-
-impl Engine for Kernel {
-    fn apply(&mut self, rows: &NodeRows) -> Result<(), crate::error::Error> {
-        let policy_rows = self.policy_rows();
-        let rows = rows.fitting(policy_rows).into_owned();
-        self.write(&diff(&self.rows, &rows, policy_rows))?;
-        self.rows = rows;
-        Ok(self.forget_clients()?)
+        changes.iter().for_each(|change| self.rows.make(*change));
+        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {

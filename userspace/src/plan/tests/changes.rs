@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Change, FrontendKey, NodeChange, NodeRows, Plan, Use, diff, peak};
+use super::super::{Change, FrontendKey, LEGS, NodeChange, NodeRows, Plan, Use, diff, peak};
 use super::differential::Dice;
 use super::*;
 
@@ -18,7 +18,7 @@ fn changes_within(from: &Rows<V4>, to: &Rows<V4>, policy_rows: u32) -> Vec<Chang
         NodeChange::V4(change) => change,
         other => panic!("nothing else is different: {other:?}"),
     };
-    diff(&node(from), &node(to), (policy_rows, ROOM.1)).into_iter().map(change).collect()
+    diff(&node(from), &node(to), (policy_rows, ROOM.1)).into_iter().flatten().map(change).collect()
 }
 
 /// How much of IPv4's tables is used while changes are made.
@@ -219,6 +219,110 @@ fn at_every_step_every_flow_is_judged_as_before_or_as_after() {
     }
 }
 
+/// The nodes of a cluster, from one plan to the other; and who has which address in either.
+struct Nodes {
+    from: Vec<Rows<V4>>,
+    to: Vec<Rows<V4>>,
+    pods: BTreeSet<V4>,
+}
+
+/// A step of a cluster of three nodes. Some pods that go leave their address to others, on whatever node.
+fn step_of_all(seed: u64) -> Nodes {
+    let mut dice = Dice(seed);
+    let cluster = dice.cluster();
+    let mut next = changed(&cluster, &mut dice);
+    for gone in cluster.pods.iter().filter(|pod| !pod.host_network) {
+        if next.pod(&gone.id()).is_none() && dice.once_in(2) {
+            let (name, node) = (format!("again-{}", gone.name), format!("n{}", dice.below(3) + 1));
+            let labels = dice.one(&cluster.pods).labels.clone();
+            next.pods.push(Pod { name, node, labels, ..gone.clone() });
+        }
+    }
+    let plan = Plan::of(&cluster).expect("it can be planned");
+    nodes(&plan, &cluster, (&plan.after(&next).expect("it can be planned"), &next))
+}
+
+/// The rows of all nodes by two plans.
+fn nodes(before: &Plan, cluster: &Cluster, (after, next): (&Plan, &Cluster)) -> Nodes {
+    let both = || cluster.pods.iter().chain(&next.pods);
+    let names: BTreeSet<_> = both().map(Pod::id).collect();
+    let pods = names.into_iter().zip(101..).map(|(pod, index)| (pod, IfIndex(index))).collect();
+    let links = Links { uplink: IfIndex(1), pods, homes: None };
+    let rows = |plan: &Plan| {
+        let nodes = ["n1", "n2", "n3"].into_iter();
+        nodes.map(|node| plan.node(node, &links).expect("it is there").rows.v4).collect()
+    };
+    let own = both().filter(|pod| !pod.host_network);
+    let pods = own.map(|pod| v4(&pod.address().to_string())).collect();
+    Nodes { from: rows(before), to: rows(after), pods }
+}
+
+/// What is judged of a flow, wherever its pod is; what comes from another pod comes with what its node says of it.
+/// `None` where the pod is not there, or whoever would send.
+fn anywhere(
+    nodes: &[Rows<V4>],
+    pods: &BTreeSet<V4>,
+    (pod, direction, other, target): Flow,
+) -> Option<Judged> {
+    let at = |pod: &V4| nodes.iter().position(|rows| rows.endpoints.contains_key(pod));
+    let rows = &nodes[at(&pod)?];
+    let sends = direction == INGRESS && pods.contains(&other);
+    let carried = if sends { Some(nodes[at(&other)?].endpoints[&other].identity) } else { None };
+    let says = |carried: &Identity| *carried >= Identity::FIRST || *carried == Identity::WORLD;
+    let peer = carried.filter(says).unwrap_or_else(|| identity(rows, other));
+    Some(judged_as(rows, pod, direction, peer, target))
+}
+
+/// Makes the changes of all nodes leg by leg, within a leg in any order, and looks at every flow after each.
+fn together(way: &Nodes, dice: &mut Dice, place: &str) -> usize {
+    let Nodes { from, to, pods } = way;
+    let node = |rows: &Rows<V4>| NodeRows { v4: rows.clone(), ..NodeRows::default() };
+    let ways: Vec<_> = from.iter().zip(to).map(|(from, to)| diff(&node(from), &node(to), ROOM)).collect();
+    let mut flows = Vec::new();
+    for (from, to) in from.iter().zip(to) {
+        flows.extend(self::flows(from, to));
+    }
+    let known: Vec<_> =
+        flows.iter().map(|flow| (anywhere(from, pods, *flow), anywhere(to, pods, *flow))).collect();
+    let (mut rows, mut steps) = (from.clone(), 0);
+    for leg in 0..LEGS {
+        let mut left: Vec<_> =
+            ways.iter().enumerate().map(|(node, legs)| (node, legs[leg].iter().peekable())).collect();
+        loop {
+            left.retain_mut(|(_, changes)| changes.peek().is_some());
+            if left.is_empty() {
+                break;
+            }
+            let place_in = dice.below(left.len());
+            let (node, changes) = &mut left[place_in];
+            let Some(NodeChange::V4(change)) = changes.next().copied() else { continue };
+            make(&mut rows[*node], change);
+            if let Change::Identity(_, Some(identity)) = change {
+                assert!(identity.0 < 1 << 24, "{place}: the tunnel has no room for {identity:?}");
+            }
+            if !matches!(change, Change::Identity(..) | Change::Policy(..) | Change::Endpoint(..)) {
+                continue;
+            }
+            steps += 1;
+            for (flow, (before, after)) in flows.iter().zip(&known) {
+                let judged = anywhere(&rows, pods, *flow);
+                let as_known = judged.is_none() || [*before, *after].contains(&judged);
+                assert!(as_known, "{place}, leg {leg}: {flow:?}: {judged:?}, not {before:?} or {after:?}");
+            }
+        }
+    }
+    steps
+}
+
+#[test]
+fn between_nodes_every_flow_is_judged_as_before_or_as_after_at_every_step() {
+    let mut steps = 0;
+    for seed in 0..100 {
+        steps += together(&step_of_all(seed), &mut Dice(seed ^ 77), &format!("seed {seed}"));
+    }
+    assert!(steps > 5_000, "{steps}");
+}
+
 #[test]
 fn without_room_for_both_pods_are_closed_and_never_judged_otherwise() {
     let mut closed = 0;
@@ -278,7 +382,8 @@ fn new_labels_of_a_pod_come_to_what_a_plan_of_everything_says() {
             cluster.pods[index].labels = labels.clone();
             let id = cluster.pods[index].id();
             let before = rows.v4.clone();
-            let changes = plan.relabel(("n1", &links), &id, &labels).expect("all pods have interfaces");
+            let legs = plan.relabel(("n1", &links), &id, &labels).expect("all pods have interfaces");
+            let changes = legs.concat();
             changes.iter().for_each(|change| rows.make(*change));
             let place = format!("seed {seed}, turn {turn}: {id}");
             assert_eq!(rows, plan.node("n1", &links).expect("n1 is there").rows, "{place}");
