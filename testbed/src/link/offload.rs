@@ -1,4 +1,4 @@
-//! What a link leaves to the kernel's fast ways: checksums, segmentation and its undoing.
+//! What links leave to a network card, or do in packets longer than a wire takes.
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
