@@ -418,6 +418,34 @@ fn a_client_by_udp_stays_when_an_agent_is_replaced_and_is_told_when_its_backend_
     lab.down();
 }
 
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pod_with_address_and_port_of_one_that_is_gone_is_answered_by_whom_it_dials() {
+    let mut lab = Lab::up("reused", false);
+    let [v4, v6] = [false, true].map(|v6| lab.place("web", v6).1);
+    const PORT: u16 = 20_000;
+    for (own, v6) in [(v4, false), (v6, true)] {
+        let to = lab.service("api", v6, DIALLED);
+        let client = inside(&lab.place("web", v6).0, || UdpSocket::bind((own, PORT))).expect("it is free");
+        client.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        assert_eq!(say_unconnected(&client, to), to);
+    }
+    let web = lab.object("name: web");
+    lab.tell("delete", web);
+    let status = format!("status: {{podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n");
+    lab.tell("apply", &(web.replace("name: web,", "name: late,") + &status));
+    lab.cluster = testbed::state::load(&lab.stage.name).expect("a state").expect("it is up").cluster;
+    for (own, v6) in [(v4, false), (v6, true)] {
+        let client = inside(&lab.place("late", v6).0, || UdpSocket::bind((own, PORT))).expect("it is free");
+        client.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        // One of them answered the other pod under the Service's name.
+        for to in lab.backends(v6, TARGET).into_iter().chain([lab.service("api", v6, DIALLED)]) {
+            (0..2).for_each(|_| assert_eq!(say_unconnected(&client, to), to));
+        }
+    }
+    lab.down();
+}
+
 /// One whose nodes are asked whether they have endpoints of it.
 const ASKED: &str = r#"
 apiVersion: v1

@@ -363,3 +363,26 @@ fn a_policy_that_others_join_keeps_its_rows() {
         |change: &&Change<V4>| matches!(change, Change::Policy(_, Some(_)) | Change::Endpoint(_, Some(_)));
     assert_eq!((changes.len(), changes.iter().filter(new).count()), (2, 2), "{changes:?}");
 }
+
+#[test]
+fn a_service_that_loses_an_address_gets_new_backends_and_one_that_gains_one_keeps_its_own() {
+    let key = FrontendKey { address: v4("10.96.0.10"), port: 53, protocol: TCP };
+    let number = |plan: &Plan, cluster: &Cluster| {
+        let rows = plan.node("n1", &links(cluster)).expect("n1 is there").rows.v4;
+        let row = rows.frontends[&key];
+        let number = rows.maglev[row.internal.first as usize];
+        (row.id, number, rows.backends)
+    };
+    let mut less = cluster(1);
+    service(&mut less, "10.96.0.10", 53, &["10.244.0.2:5353"]);
+    let mut more = less.clone();
+    more.services[0].external_addresses = vec![ip("198.51.100.9")];
+    let first = Plan::of(&less).expect("it can be planned");
+    let second = first.after(&more).expect("it can be planned");
+    assert_eq!(number(&second, &more), number(&first, &less));
+    let third = second.after(&less).expect("it can be planned");
+    let ((id, old, _), (same, new, backends)) = (number(&second, &more), number(&third, &less));
+    assert!(same == id && new != old, "{id:?} {old:?}, {same:?} {new:?}");
+    let states = [old, new].map(|number| backends[number.0 as usize].state);
+    assert_eq!(states, [Backend::<V4>::GONE, Backend::<V4>::ACTIVE]);
+}
