@@ -345,14 +345,13 @@ impl Links {
         OFFLOADS.into_iter().try_for_each(|offload| self.switch(link, offload, on))
     }
 
-    /// Has every frame that leaves by this link bear its checksums, and takes those that come back from a program in
-    /// the other end's driver, which knows nothing of a checksum that is left to a network card.
+    /// Has every frame that leaves by this link bear its checksums, for a program in the other end's driver knows
+    /// nothing of a checksum that is left to a card; and takes what comes back from there.
     ///
     /// # Errors
     /// As [`Self::offload`].
     pub fn face_driver(&mut self, link: &str) -> Result<(), Error> {
-        self.switch(link, CHECKSUMS, false)?;
-        self.switch(link, RECEIVE, true)
+        self.switch(link, CHECKSUMS, false).and_then(|()| self.switch(link, RECEIVE, true))
     }
 
     /// Switches one thing on or off.
@@ -579,9 +578,7 @@ fn words(refusal: &ErrorMessage) -> Option<String> {
 /// first: the kernel grants segmentation only together with them.
 const OFFLOADS: [(u32, &str); 4] =
     [CHECKSUMS, (0x1f, "TCP segmentation"), (0x24, "generic segmentation"), RECEIVE];
-/// See [`OFFLOADS`].
 const CHECKSUMS: (u32, &str) = (0x17, "transmit checksums");
-/// See [`OFFLOADS`].
 const RECEIVE: (u32, &str) = (0x2c, "generic receive");
 
 /// Sends one ethtool command with one value (`SIOCETHTOOL`, `struct ethtool_value`).
