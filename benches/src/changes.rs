@@ -149,7 +149,7 @@ fn steps() -> Vec<Step> {
     const OPENS: [(bool, bool); 3] = [(false, true), (true, true), (false, false)];
     let step = |name, ports, change| Step { name, ports, change };
     vec![
-        step("a policy is made that isolates", CLOSES, |cluster| isolate(cluster)),
+        step("a policy is made that isolates", CLOSES, isolate),
         step("it is removed", OPENS, |cluster| drop_policy(cluster, "isolate")),
         step("a policy is made that allows others", CLOSES, |cluster| {
             isolate(cluster);

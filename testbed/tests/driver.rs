@@ -7,6 +7,7 @@ mod clusters;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::wire::{Mac, V4, V6};
+use etherparse::{LaxSlicedPacket, TransportSlice};
 
 use clusters::sockets::{ask, ask_by_udp, is_refused, ping, pour, pour_by};
 use clusters::{Families, Site, WORLD, WORLD_V6, capture, cluster};
@@ -58,10 +59,16 @@ fn passes_through(site: &Site, direct: bool) {
         let checked = heard.check();
         assert!(checked > 10, "{checked} packets with checksums came to {address}");
         let seen = seen.frames();
-        let its_own = |frame: &&Vec<u8>| frame.starts_with(&own.0) && capture::is_tcp_or_udp(frame);
+        let its_own = |frame: &&Vec<u8>| frame.starts_with(&own.0) && is_tcp_or_udp(frame);
         let seen = seen.iter().filter(its_own).count();
         assert_eq!(seen, 0, "the kernel of the node that was dialled has seen packets of {client}");
     }
+}
+
+/// Whether a frame is one of TCP or UDP, in a tunnel or not.
+fn is_tcp_or_udp(frame: &[u8]) -> bool {
+    let transport = LaxSlicedPacket::from_ethernet(frame).ok().and_then(|sliced| sliced.transport);
+    matches!(transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)))
 }
 
 /// What is for a pod of the node itself, or for the node, arrives: from outside, from the other node, and back.
