@@ -3,7 +3,8 @@
 //! Programming is that of one node by its engine in the kernel: what is planned for it, and written into its
 //! tables. How a cluster's description comes to the node is not in it. Reaching one is a TCP connection for
 //! every request, to a Service with one endpoint, on two clusters that stand side by side: one has that Service
-//! alone, the other ten thousand more. Two others tell what it saves to lead sockets to their backends.
+//! alone, the other ten thousand more. Two others tell what it saves to lead sockets to their backends, and two what it
+//! does to meet packets in the driver.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -16,7 +17,7 @@ use testbed::dataplane::{Name, Up};
 use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::engine::Engine;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::model::{Backend, Cluster, Node, Pod, Service, ServicePort};
+use userspace::model::{Acceleration, Backend, Cluster, External, Node, Pod, Protocol, Service, ServicePort};
 use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 
 use crate::matrix::Workload;
@@ -30,6 +31,9 @@ const MANY: u32 = 150;
 const TABLE: u32 = 65_521;
 /// Times that an empty node is programmed.
 const TIMES: usize = 7;
+/// A node port, and a host outside that dials it.
+const NODE_PORT: u16 = 30_080;
+const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 /// Changes that are made one after the other.
 const CHANGES: u32 = 3000;
 
@@ -111,6 +115,7 @@ pub fn measure(
     drop(kernel);
     figures.extend(rates(rounds, stop, &mut said)?);
     figures.extend(sockets(rounds, stop, &mut said)?);
+    figures.extend(drivers(rounds, stop, &mut said)?);
     Ok(figures)
 }
 
@@ -345,6 +350,53 @@ fn sockets(
     Ok(figures.into_iter().flatten().collect())
 }
 
+/// What passes from outside through a node to a pod on another, there in the driver of its uplink and behind that, and
+/// how the two compare.
+fn drivers(
+    rounds: Rounds,
+    stop: &AtomicBool,
+    said: &mut impl FnMut(&str),
+) -> Result<Vec<Figure>, ServicesError> {
+    let dialled = |cluster: &mut Cluster| {
+        cluster.policies.clear();
+        let ports = &mut cluster.services[0].ports;
+        ports[0].node_port = Some(NODE_PORT);
+        ports.push(ServicePort { protocol: Protocol::Udp, ..ports[0].clone() });
+        cluster.externals.push(External {
+            name: "world".to_owned(),
+            address: WORLD.into(),
+            ports: Vec::new(),
+        });
+    };
+    let native = |cluster: &mut Cluster| {
+        cluster.name += "-native";
+        cluster.settings.services.acceleration = Acceleration::Native;
+        dialled(cluster);
+    };
+    let behind = |cluster: &mut Cluster| {
+        cluster.name += "-behind";
+        dialled(cluster);
+    };
+    let ups = both(native, behind)?;
+    let mut figures = Vec::new();
+    for (workload, what, unit) in [
+        (Workload::TcpRr, "requests over one connection to a node port", "/s"),
+        (Workload::TcpCrr, "connections to a node port", "/s"),
+        (Workload::UdpStream, "datagrams to a node port", "/s"),
+        (Workload::TcpStream, "bits over one connection to a node port", "/s"),
+    ] {
+        let [mut native, mut behind] = in_rounds(&ups, workload, rounds, stop, said)?;
+        let mut ratios = ratios(&native, &behind);
+        figures.extend([
+            Figure::of(&format!("{what}, in the driver"), unit, &mut native),
+            Figure::of(&format!("{what}, behind it"), unit, &mut behind),
+            Figure::of("the former to the latter, in the same round", "", &mut ratios),
+        ]);
+    }
+    down(ups)?;
+    Ok(figures.into_iter().flatten().collect())
+}
+
 /// Two clusters side by side: the built-in one, changed in two ways.
 fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Result<[Up; 2], ServicesError> {
     let (mut first, mut second) = (measure::cluster(Name::Ebpf)?, measure::cluster(Name::Ebpf)?);
@@ -374,15 +426,22 @@ fn in_rounds(
         for (place, up) in in_turn(&both, round) {
             check(stop)?;
             let (ends, limits) = (ends(up), Limits::time(rounds.time));
-            let trips = match workload {
-                Workload::TcpRr => traffic::request_response(&ends, Transport::Tcp, 1, limits),
-                _ => traffic::connect_request_close(&ends, 1, limits),
-            };
             let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload, source };
-            rates[*place].push(trips.map_err(failed)?.rate());
+            rates[*place].push(rate(workload, &ends, limits).map_err(failed)?);
         }
     }
     Ok(rates)
+}
+
+/// What there is of it per second: round trips, connections, datagrams received, bits.
+fn rate(workload: Workload, ends: &Ends, limits: Limits) -> Result<f64, traffic::Error> {
+    Ok(match workload {
+        Workload::TcpRr => traffic::request_response(ends, Transport::Tcp, 1, limits)?.rate(),
+        Workload::UdpRr => traffic::request_response(ends, Transport::Udp, 1, limits)?.rate(),
+        Workload::TcpCrr => traffic::connect_request_close(ends, 1, limits)?.rate(),
+        Workload::TcpStream => traffic::stream(ends, limits)?.rate_bits(),
+        Workload::UdpStream => traffic::packet_rate(ends, 1, limits)?.rate(),
+    })
 }
 
 /// What the one comes to against the other, round by round.
@@ -390,7 +449,8 @@ fn ratios(one: &[f64], other: &[f64]) -> Vec<f64> {
     one.iter().zip(other).map(|(one, other)| one / other).collect()
 }
 
-/// From the client to the Service, both ends on a CPU.
+/// From the client to the Service, both ends on a CPU; or, where it has a node port, from outside to that of the
+/// client's node.
 fn ends(up: &Up) -> Ends {
     let cluster = up.topology().cluster();
     let [client, server]: &[Pod; 2] =
@@ -399,10 +459,16 @@ fn ends(up: &Up) -> Ends {
     let Some((IpAddr::V4(address), port)) = dialled else {
         unreachable!("the built-in cluster has an IPv4 Service")
     };
+    let node_port = cluster.services.first().and_then(|service| service.ports[0].node_port);
+    let node = cluster.node(&client.node).map(Node::address);
+    let (netns, dialled) = match (node_port, node) {
+        (Some(port), Some(IpAddr::V4(node))) => (up.topology().world(), SocketAddrV4::new(node, port)),
+        _ => (up.topology().pod(client), SocketAddrV4::new(address, port)),
+    };
     Ends {
-        client: End { netns: up.topology().pod(client), cpu: Some(0) },
+        client: End { netns, cpu: Some(0) },
         server: End { netns: up.topology().pod(server), cpu: Some(0) },
-        dialled: SocketAddrV4::new(address, port),
+        dialled,
         listening: PORT,
     }
 }
@@ -460,6 +526,17 @@ mod tests {
         let text = Below(std::slice::from_ref(&figure)).to_string();
         assert!(text.lines().nth(1).is_some_and(|line| line.ends_with("us  target < 4 us")), "{text}");
         assert_eq!(csv(&[figure]).lines().nth(1), Some("x,us,3.000,1.000,,3.000,< 4 us"));
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn a_node_port_is_dialled_in_the_driver_and_behind_it() {
+        let rounds = Rounds { rounds: 3, time: Duration::from_millis(200) };
+        let figures = drivers(rounds, &AtomicBool::new(false), &mut |_| {});
+        let figures = figures.unwrap_or_else(|error| panic!("{error}"));
+        println!("{}", Below(&figures));
+        assert_eq!(figures.len(), 12);
+        assert!(figures.iter().all(|figure| figure.min > 0.0), "{figures:?}");
     }
 
     #[test]

@@ -110,6 +110,9 @@ fn walk<A: Address, B: Balancing<A>, K: Packet>(
     if service.flags & Virtual::RETURN != 0 {
         return Ok(Fate::Other);
     }
+    if service.flags & Virtual::ADDRESS != 0 {
+        return Err(Miss::NoFrontend);
+    }
     let constants = balancer.balancer();
     let hash = hash(ends, &constants);
     let slot = place_of(&service, hash);
@@ -295,7 +298,8 @@ fn send<A: Address, K: Packet>(
     Ok(Fate::Sent)
 }
 
-/// A packet that is for no frontend: an answer from behind one, or nobody's.
+/// A packet that is for no port of a frontend: an answer from behind one, or nobody's; or for its address all the
+/// same.
 #[inline(always)]
 fn back<A: Address, B: Balancing<A>, K: Packet>(
     balancer: &mut B,
@@ -303,12 +307,15 @@ fn back<A: Address, B: Balancing<A>, K: Packet>(
     ends: &Ends<A>,
 ) -> Result<Fate, Miss> {
     let constants = balancer.balancer();
-    if constants.forward != Balancer::NODE_PORT || ends.error {
-        return Ok(Fate::Other);
-    }
     let mut returned = false;
-    answered(balancer, packet, ends, &mut returned)?;
-    Ok(if returned { Fate::Returned } else { Fate::Other })
+    if constants.forward == Balancer::NODE_PORT && !ends.error {
+        answered(balancer, packet, ends, &mut returned)?;
+    }
+    if returned {
+        return Ok(Fate::Returned);
+    }
+    let key = Frontend { address: ends.target, port: Be16::new(0), protocol: 0, pad: 0 };
+    if Virtuals::get(balancer, &key).is_some() { Err(Miss::NoFrontend) } else { Ok(Fate::Other) }
 }
 
 /// Makes an answer of a node's port come from the frontend, if its flow is pinned to that node.

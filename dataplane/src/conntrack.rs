@@ -282,7 +282,7 @@ pub fn find_port<A: Address>(
     let found = platform.first_of(PORTS, |platform, tried| {
         let place = spread(hash, tried, u16::MAX - FIRST_PORT);
         let port = Port::new(FIRST_PORT.wrapping_add(place));
-        let (tuple, _) = flow::ends((flow.source, port), (flow.target, flow.target_port), flow.protocol);
+        let (tuple, _) = flow::ends((&flow.source, port), (&flow.target, flow.target_port), flow.protocol);
         attempt(platform, &tuple, &claim, port)
     });
     if found == FULL {
@@ -337,11 +337,11 @@ pub fn mirror<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: 
 
 #[inline(never)]
 fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &Connection<A>) {
-    let mut client = (flow.target, flow.target_port);
+    let mut client = (&flow.target, flow.target_port);
     if row.client_port != Port::default() {
         client.1 = row.client_port;
     }
-    let (tuple, _) = dialled(client, flow.source, (row.frontend, row.frontend_port), flow.protocol);
+    let (tuple, _) = dialled(client, &flow.source, (&row.frontend, row.frontend_port), flow.protocol);
     let now_s = platform.now_s();
     let timeouts = platform.node().timeouts;
     Writes::<Connections<A>>::change(platform, &tuple, |row| {
@@ -356,17 +356,22 @@ fn answered<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, row: &C
 /// The key under what the client of a translated packet dialled, and whether the client is the higher end.
 #[inline(always)]
 fn dialled_by<A: Address>(flow: &Flow<A>) -> (Tuple<A>, bool) {
-    let mut client = (flow.source, flow.source_port);
+    let mut client = (&flow.source, flow.source_port);
     if flow.client_port != Port::default() {
         client.1 = flow.client_port;
     }
-    dialled(client, flow.target, (flow.frontend, flow.frontend_port), flow.protocol)
+    dialled(client, &flow.target, (&flow.frontend, flow.frontend_port), flow.protocol)
 }
 
 /// The key under what a client dialled; a pod that is its own backend goes there by another address.
 #[inline(always)]
-fn dialled<A: Address>(client: (A, Port), backend: A, frontend: (A, Port), protocol: u8) -> (Tuple<A>, bool) {
-    let address = if client.0 == A::ITSELF { backend } else { client.0 };
+fn dialled<A: Address>(
+    client: (&A, Port),
+    backend: &A,
+    frontend: (&A, Port),
+    protocol: u8,
+) -> (Tuple<A>, bool) {
+    let address = if *client.0 == A::ITSELF { backend } else { client.0 };
     flow::ends((address, client.1), frontend, protocol)
 }
 

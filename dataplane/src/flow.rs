@@ -116,8 +116,8 @@ impl<A: Address> Flow<A> {
     /// The key of its row in `conntrack`, and whether the source is the higher end.
     #[inline(always)]
     pub fn tuple(&self) -> (Tuple<A>, bool) {
-        let source = (self.source, self.source_port);
-        ends(source, (self.target, self.target_port), self.protocol)
+        let source = (&self.source, self.source_port);
+        ends(source, (&self.target, self.target_port), self.protocol)
     }
 
     /// Whether the packet asks for a new connection.
@@ -155,12 +155,14 @@ impl<A: Address> Flow<A> {
     }
 }
 
-/// The key in `conntrack` of what goes from one end to another, and whether the first one is the higher.
+/// The key in `conntrack` of what goes from one end to another, and whether the first one is the higher. The
+/// addresses are not handed over by value: the compiler would keep both, and what is chosen of them, on the stack.
 #[inline(always)]
-pub fn ends<A: Address>(source: (A, Port), target: (A, Port), protocol: u8) -> (Tuple<A>, bool) {
+pub fn ends<A: Address>(source: (&A, Port), target: (&A, Port), protocol: u8) -> (Tuple<A>, bool) {
     let swapped = target.0 < source.0 || (target.0 == source.0 && target.1 < source.1);
-    let (low, high) = if swapped { (target, source) } else { (source, target) };
-    let tuple = Tuple { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol, pad: [0; 3] };
+    let (low, high) = if swapped { (target.0, source.0) } else { (source.0, target.0) };
+    let (low_port, high_port) = if swapped { (target.1, source.1) } else { (source.1, target.1) };
+    let tuple = Tuple { low: *low, high: *high, low_port, high_port, protocol, pad: [0; 3] };
     (tuple, swapped)
 }
 

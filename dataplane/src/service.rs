@@ -1,7 +1,7 @@
 //! Virtual address -> backend.
 //!
-//! Reads `frontends`, `routes`, `source_ranges`, `maglev`, `backends`. Reads and writes `affinities`. Drops
-//! `NoBackend`, `NoLocalBackend`, `SourceRange`.
+//! Reads `frontends`, `routes`, `source_ranges`, `maglev`, `backends`, `endpoints`. Reads and writes `affinities`.
+//! Drops `NoBackend`, `NoLocalBackend`, `SourceRange`.
 //!
 //! 1. A packet whose client was given to a backend before goes there again: a connection under way in any case,
 //!    also to one that is on its way out or gone. What asks for a new connection, and every datagram, goes there as
@@ -9,7 +9,7 @@
 //! 2. The target is no Service's address and port, and no node port at an address of a node: nothing to do.
 //! 3. Who comes from outside the ranges of a Service that has some: refuse.
 //! 4. A client that a Service with affinity gave to a backend goes there again, for as long as the Service says
-//!    after its last new connection, and as that backend is active.
+//!    after its last new connection, and as that backend is active; and on this node, where only such may answer.
 //! 5. Nobody may answer: refuse. Where only this node's endpoints may, others may have some: nobody is told.
 //! 6. The hash of the flow, or chance, picks a slot, and the slot names the backend. The same flow always picks the
 //!    same slot, and few slots change hands when endpoints come or go. Where there is no room to remember it, a client
@@ -23,8 +23,8 @@ use crate::Reason;
 use crate::flow::{Flow, mix};
 use crate::platform::Platform;
 use crate::tables::{
-    Affine, Affinities, Affinity, Backend, BackendId, Backends, Connection, Frontend, Frontends, Maglev,
-    Routes, Service, Slots, SourceRange, SourceRanges, Table, Writes,
+    Affine, Affinities, Affinity, Backend, BackendId, Backends, Connection, Endpoints, Frontend, Frontends,
+    Maglev, Routes, Service, Slots, SourceRange, SourceRanges, Table, Writes,
 };
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Port, ip};
@@ -126,7 +126,7 @@ pub fn choose<A: Address>(
         return Err(if local { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
     if service.affinity_s != 0 {
-        return choose_for_client(platform, flow, &service, slots, choice);
+        return choose_for_client(platform, flow, &service, (slots, local), choice);
     }
     // 6.
     let mut hash = flow.hash(platform.node().seed);
@@ -136,13 +136,13 @@ pub fn choose<A: Address>(
     spread(platform, slots, hash, choice).map(|_| ())
 }
 
-/// [`choose`], where the client goes where it went.
+/// [`choose`], where the client goes where it went. `local`: of the backends, only this node's may answer.
 #[inline(always)]
 fn choose_for_client<A: Address>(
     platform: &mut impl Platform<A>,
     flow: &Flow<A>,
     service: &Service,
-    slots: Slots,
+    (slots, local): (Slots, bool),
     choice: &mut Choice<A>,
 ) -> Result<(), Reason> {
     // 4.
@@ -154,6 +154,7 @@ fn choose_for_client<A: Address>(
         && let Some(backend) = Backends::get(platform, &row.backend.0)
         && backend.state == Backend::<A>::ACTIVE
         && backend.seed == row.seed
+        && (!local || is_here(platform, backend.address))
     {
         seed = row.seed;
         *choice = Choice { address: backend.address, port: backend.port, backend: row.backend, ..*choice };
@@ -169,6 +170,15 @@ fn choose_for_client<A: Address>(
         spread(platform, slots, hash, choice)?;
     }
     Ok(())
+}
+
+/// Whether a backend is a pod of this node, or the node itself.
+#[inline(always)]
+fn is_here<A: Address>(platform: &impl Platform<A>, backend: A) -> bool {
+    if backend == platform.address() {
+        return true;
+    }
+    Endpoints::get(platform, &backend).is_some()
 }
 
 /// Whether a row of `affinities` is over: the path takes it for absent, the agent removes it.

@@ -15,6 +15,8 @@
 //! A socket that sends without being connected ([`send`]) may talk to several Services, and has a place for each:
 //! 5. It stays with the backend that it was given for a Service as long as that is active.
 //! 6. If it names a backend itself that it was led to before, it means that backend from then on.
+//! 7. It is not led to one backend from two Services: nobody could tell whose answers those are. The later one is
+//!    left to the packets' path.
 //!
 //! Who asks with whom such a socket speaks ([`name`]) is told what was dialled.
 //!
@@ -65,7 +67,7 @@ pub fn connect<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>) 
     };
     // 2.
     release::<A>(platform, call.socket);
-    lead(platform, call, &home, 0)
+    lead(platform, call, &home, 0, false)
 }
 
 /// A UDP socket sends to an address that it is not connected to. Whether the address was replaced.
@@ -94,7 +96,7 @@ pub fn send<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>) -> 
         let _ = Writes::<Sockets<A>>::put(platform, &call.key(place), &empty);
         return false;
     }
-    lead(platform, call, &home, place)
+    lead(platform, call, &home, place, true)
 }
 
 /// What [`look`] gives where the socket names a Service that it was led from, to a backend that is active.
@@ -162,9 +164,16 @@ pub fn release<A: Address>(platform: &mut impl Writes<Sockets<A>>, socket: Cooki
     }
 }
 
-/// Leads a socket to a backend, if what it names is a Service's and there is a place to remember it.
+/// Leads a socket to a backend, if what it names is a Service's and there is a place to remember it. `several`: it
+/// may have been led to others.
 #[inline(always)]
-fn lead<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>, home: &Home<A>, place: u32) -> bool {
+fn lead<A: Address>(
+    platform: &mut impl Platform<A>,
+    call: &mut Call<A>,
+    home: &Home<A>,
+    place: u32,
+    several: bool,
+) -> bool {
     // 3.
     let itself = home.own == 1 && call.address.is_loopback();
     let flow = Flow {
@@ -178,6 +187,14 @@ fn lead<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>, home: &
     let mut choice = Choice::default();
     if service::choose(platform, &flow, false, &mut choice).is_err() || !choice.is_some() {
         return false;
+    }
+    // 7.
+    if several {
+        let elsewhere =
+            |platform: &mut _, at| if at == place { 0 } else { led_to(platform, call, at, &choice) };
+        if platform.first_of(Socket::PLACES, elsewhere) == BACKEND {
+            return false;
+        }
     }
     // 4.
     let row = Dialled {
@@ -194,6 +211,15 @@ fn lead<A: Address>(platform: &mut impl Platform<A>, call: &mut Call<A>, home: &
     }
     replace(platform, call, &row);
     true
+}
+
+/// [`BACKEND`] if this is whom the socket's place `at` leads to; 0: to look further, [`NEITHER`]: there is none.
+#[inline(always)]
+fn led_to<A: Address>(platform: &impl Platform<A>, call: &Call<A>, at: u32, choice: &Choice<A>) -> u32 {
+    let Some(row) = Sockets::<A>::get(platform, &call.key(at)) else {
+        return NEITHER;
+    };
+    if row.backend == choice.address && row.backend_port.host() == choice.port.host() { BACKEND } else { 0 }
 }
 
 /// The backend's address takes the place of what was dialled.

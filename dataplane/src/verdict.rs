@@ -167,17 +167,20 @@ pub enum Miss {
     Untranslatable = 5,
     /// The engine could not change the packet.
     WriteFailed = 6,
+    /// The address is a frontend's, the port is not.
+    NoFrontend = 7,
 }
 
 impl Miss {
     /// Every miss, by number.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Unreadable,
         Self::Fragment,
         Self::NoHealthyNode,
         Self::PinsFull,
         Self::Untranslatable,
         Self::WriteFailed,
+        Self::NoFrontend,
     ];
 }
 

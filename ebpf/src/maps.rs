@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use dataplane::overlay::Carried;
 use dataplane::path::Walk;
 use dataplane::tables::{
     Affinities, Backends, Connections, Endpoints, Fragments, Frontends, Homes, Identities, Maglev,
@@ -93,27 +94,21 @@ pub(crate) fn report(record: &Record) {
     }
 }
 
-/// The families, each with room on every CPU for a walk.
-pub(crate) trait Room: Address {
-    /// That room. There is always some: only the verifier cannot know it.
-    fn room() -> Option<*mut Walk<Self>>;
+/// What a packet needs on its way. It is no program's stack: that has 512 bytes.
+pub(crate) struct Room {
+    pub(crate) carried: Carried,
+    pub(crate) v4: Walk<V4>,
+    pub(crate) v6: Walk<V6>,
 }
 
-/// Declares that room.
-macro_rules! room {
-    ($($family:ident $name:literal;)+) => { $(
-        impl Room for $family {
-            #[inline(always)]
-            fn room() -> Option<*mut Walk<Self>> {
-                #[map(name = $name)]
-                static WALK: PerCpuArray<Walk<$family>> = PerCpuArray::with_max_entries(1, 0);
-                WALK.get_ptr_mut(0)
-            }
-        }
-    )+ };
-}
-
-room! {
-    V4 "walk";
-    V6 "walk_v6";
+impl Room {
+    /// This CPU's. There always is one: only the verifier cannot know it.
+    #[inline(always)]
+    pub(crate) fn of_this_cpu() -> Option<&'static mut Self> {
+        #[map(name = "room")]
+        static ROOM: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
+        // SAFETY: programs are not preempted by each other on their CPU, each asks once, and the row is there as long
+        // as the map.
+        ROOM.get_ptr_mut(0).map(|room| unsafe { &mut *room })
+    }
 }

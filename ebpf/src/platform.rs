@@ -20,7 +20,7 @@ use dataplane::wire::{Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
 use crate::bytes::{bounded, constants, done, field, load, store};
-use crate::{clock, maps};
+use crate::{clock, handover, maps};
 
 constants! {
     /// The node these programs were loaded for.
@@ -48,11 +48,11 @@ const fn encapsulated(outer: Family) -> u32 {
 }
 
 /// A packet in the kernel.
-pub(crate) struct Frame {
+pub(crate) struct Skb {
     skb: *mut __sk_buff,
 }
 
-impl Frame {
+impl Skb {
     /// The packet a program was called with.
     pub(crate) fn new(skb: *mut __sk_buff) -> Self {
         Self { skb }
@@ -84,24 +84,25 @@ impl Frame {
         done(unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) })
     }
 
+    /// Whether somebody may have walked the path before, and the verdict's words then.
+    #[inline(always)]
+    pub(crate) fn known(&self) -> Option<(u32, u32)> {
+        if NODE.load().accelerated == 0 { None } else { handover::found(self.skb) }
+    }
+
     /// Leaves the verdict where a test run hands it back: the packet's control buffer.
     #[inline(always)]
     pub(crate) fn note(&mut self, verdict: Verdict) {
-        let detail = match verdict {
-            Verdict::Deliver(interface) | Verdict::Forward(interface) => interface.0,
-            // The one that shares its counter.
-            Verdict::Reject(_) => 1,
-            Verdict::Answer | Verdict::Stack | Verdict::Drop(_) => 0,
-        };
+        let (counter, detail) = handover::words(verdict);
         // SAFETY: as in `span`; these two words are free for programs to use.
         unsafe {
-            write_volatile(&raw mut (*self.skb).cb[0], verdict.counter());
+            write_volatile(&raw mut (*self.skb).cb[0], counter);
             write_volatile(&raw mut (*self.skb).cb[1], detail);
         }
     }
 }
 
-impl Packet for Frame {
+impl Packet for Skb {
     #[inline(always)]
     fn interface(&self) -> IfIndex {
         IfIndex(field!(self.skb, __sk_buff, ifindex) as u32)

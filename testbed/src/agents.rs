@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use dataplane::trace::Record;
 use userspace::agent::{Change, Counts, Desired, Reply, Request};
@@ -189,7 +190,7 @@ pub fn role(node: &str) -> String {
 /// # Errors
 /// The first that cannot.
 pub fn trace(cluster: &Cluster, on: bool) -> Result<(), Error> {
-    ask_all(cluster, |_| Request::Trace(on)).map(drop)
+    ask_all(cluster, &Request::Trace(on)).map(drop)
 }
 
 /// What the nodes reported since the last time, and how many reports were lost since the agents began.
@@ -198,7 +199,7 @@ pub fn trace(cluster: &Cluster, on: bool) -> Result<(), Error> {
 /// An agent does not answer.
 pub fn take_steps(cluster: &Cluster) -> Result<(Vec<Step>, u64), Error> {
     let (mut steps, mut all_lost) = (Vec::new(), 0);
-    for (node, reply) in ask_all(cluster, |_| Request::Records)?.into_iter().enumerate() {
+    for (node, reply) in ask_all(cluster, &Request::Records)?.into_iter().enumerate() {
         if let Reply::Records { records, lost } = reply {
             all_lost += lost;
             let events = records.into_iter().map(|told| Event::Stage { node, record: Record::from(told) });
@@ -216,7 +217,7 @@ pub fn take_steps(cluster: &Cluster) -> Result<(Vec<Step>, u64), Error> {
 pub fn names(cluster: &Cluster) -> Result<Names, Error> {
     let layout = Name::Ebpf.dataplane().layout();
     let mut names = ebpf::names(&Topology::existing(cluster.clone(), layout))?;
-    for (node, reply) in names.nodes.iter_mut().zip(ask_all(cluster, |_| Request::Rules)?) {
+    for (node, reply) in names.nodes.iter_mut().zip(ask_all(cluster, &Request::Rules)?) {
         if let Reply::Rules(rules) = reply {
             node.rules = rules;
         }
@@ -229,7 +230,7 @@ pub fn names(cluster: &Cluster) -> Result<Names, Error> {
 /// # Errors
 /// An agent does not answer.
 pub fn counts(cluster: &Cluster) -> Result<BTreeMap<String, Counts>, Error> {
-    let replies = ask_all(cluster, |_| Request::Counts)?;
+    let replies = ask_all(cluster, &Request::Counts)?;
     let named = cluster.nodes.iter().zip(replies).filter_map(|(node, reply)| match reply {
         Reply::Counts(counts) => Some((node.name.clone(), counts)),
         _ => None,
@@ -237,9 +238,17 @@ pub fn counts(cluster: &Cluster) -> Result<BTreeMap<String, Counts>, Error> {
     Ok(named.collect())
 }
 
-/// The replies of all, in the order of the nodes.
-fn ask_all(cluster: &Cluster, request: impl Fn(&str) -> Request) -> Result<Vec<Reply>, Error> {
-    cluster.nodes.iter().map(|node| ask(&cluster.name, &node.name, &request(&node.name))).collect()
+/// The replies of all, in the order of the nodes. All are asked at one time: what is asked may take each of them
+/// seconds.
+fn ask_all(cluster: &Cluster, request: &Request) -> Result<Vec<Reply>, Error> {
+    thread::scope(|scope| {
+        let asked = |node| scope.spawn(move || ask(&cluster.name, node, request));
+        let asked: Vec<_> = cluster.nodes.iter().map(|node| asked(&node.name)).collect();
+        let reply = |asked: thread::ScopedJoinHandle<'_, _>| {
+            asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        asked.into_iter().map(reply).collect()
+    })
 }
 
 /// The reply of the agent of a node.

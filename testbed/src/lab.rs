@@ -61,7 +61,7 @@ pub enum Error {
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
-    /// The emulated fabric could not be started, or told.
+    /// The fabric's process could not be started, or told.
     #[error(transparent)]
     Fabric(#[from] fabric::Error),
     /// The listeners could not be started.
@@ -160,12 +160,12 @@ impl Lab {
         }
         (self.state.objects, self.state.cluster) = (objects, cluster);
         self.lock.save(&self.state)?;
-        self.tell_fabric()?;
         if self.has_agents() {
             let now = (self.state.revision, self.state.cluster.clone());
             agents::apply((was.0, &was.1), (now.0, &now.1), |role, pid| self.note(&role, pid))?;
         }
-        self.lead_listeners(&before, after)
+        self.lead_listeners(&before, after)?;
+        self.tell_fabric()
     }
 
     /// Lets those listen who are to, and watches for the cluster as it is now.
@@ -255,8 +255,6 @@ impl Lab {
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
         Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
-        self.start_fabric()?;
-        interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
         if self.has_agents() {
@@ -264,12 +262,15 @@ impl Lab {
             agents::start((revision, &cluster), |role, pid| self.note(&role, pid))?;
         }
         interrupt.check()?;
+        // Its load balancer asks nodes at once how they are.
+        self.start_fabric()?;
+        interrupt.check()?;
         Ok(())
     }
 
     fn start_fabric(&mut self) -> Result<(), Error> {
         let cluster = self.state.cluster.clone();
-        if !fabric::is_emulated(&cluster) {
+        if !fabric::is_served(&cluster) {
             return Ok(());
         }
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
@@ -278,14 +279,14 @@ impl Lab {
         Ok(client.start(command, &cluster, |pid| self.note("fabric", pid))?)
     }
 
-    /// An emulated fabric goes on with the cluster as it is now; one that is no more is started again.
+    /// The fabric's process goes on with the cluster as it is now; one that is no more, or not yet, is started.
     fn tell_fabric(&mut self) -> Result<(), Error> {
-        if !fabric::is_emulated(&self.state.cluster) {
+        if !fabric::is_served(&self.state.cluster) {
             return Ok(());
         }
         match fabric::Client::of(&self.state.cluster, "change")?.apply(&self.state.cluster) {
             Err(fabric::Error::Control(control::Error::Ask { source, .. }))
-                if source.kind() == io::ErrorKind::ConnectionRefused =>
+                if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
             {
                 self.start_fabric()
             }
@@ -356,6 +357,7 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
         ("the pod ranges of its Testbed", old.pod_cidrs != new.pod_cidrs),
         ("the Service ranges of its Testbed", old.service_cidrs != new.service_cidrs),
         ("the virtual network's ranges in its Testbed", old.vnet_cidrs != new.vnet_cidrs),
+        ("spec.services.acceleration of its Testbed", old.services.acceleration != new.services.acceleration),
         ("spec.maxPods of its Testbed", old.max_pods != new.max_pods),
         ("spec.mtu of its Testbed", old.mtu != new.mtu),
         ("the masquerade's ports in its Testbed", old.masquerade_ports != new.masquerade_ports),

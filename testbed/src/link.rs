@@ -27,13 +27,17 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute,
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
 use crate::netns::{self, Netns};
+
+mod steer;
+
+pub use steer::{Chosen, Rule};
 
 /// Why something with a link did not work.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,8 @@ pub struct Route<'a> {
     pub next: Next<'a>,
     /// What a socket without an address takes as its own.
     pub source: Option<IpAddr>,
+    /// The longest packet that may take it, in bytes, if that is less than its link's.
+    pub mtu: Option<u32>,
 }
 
 impl<'a> Route<'a> {
@@ -126,7 +132,7 @@ impl<'a> Route<'a> {
 
     /// To the range `to`.
     pub fn net(to: IpNet, next: Next<'a>) -> Self {
-        Self { to, next, source: None }
+        Self { to, next, source: None, mtu: None }
     }
 
     /// To wherever no other route of the gateway's family leads.
@@ -336,16 +342,28 @@ impl Links {
     /// # Errors
     /// [`Error::Missing`], or the kernel's reason.
     pub fn offload(&mut self, link: &str, on: bool) -> Result<(), Error> {
+        OFFLOADS.into_iter().try_for_each(|offload| self.switch(link, offload, on))
+    }
+
+    /// Has every frame that leaves by this link bear its checksums, and takes those that come back from a program in
+    /// the other end's driver, which knows nothing of a checksum that is left to a network card.
+    ///
+    /// # Errors
+    /// As [`Self::offload`].
+    pub fn face_driver(&mut self, link: &str) -> Result<(), Error> {
+        self.switch(link, CHECKSUMS, false)?;
+        self.switch(link, RECEIVE, true)
+    }
+
+    /// Switches one thing on or off.
+    fn switch(&self, link: &str, (command, what): (u32, &str), on: bool) -> Result<(), Error> {
         let word = if on { "on" } else { "off" };
-        for (command, what) in OFFLOADS {
-            let tried = format!("turn {what} {word} for {link}");
-            match ethtool(&self.ioctl, link, command, u32::from(on)) {
-                Ok(()) => {}
-                Err(Errno::ENODEV) => return Err(self.missing(&tried, link)),
-                Err(errno) => return Err(self.refused(&tried, errno.into(), None)),
-            }
+        let tried = format!("turn {what} {word} for {link}");
+        match ethtool(&self.ioctl, link, command, u32::from(on)) {
+            Ok(()) => Ok(()),
+            Err(Errno::ENODEV) => Err(self.missing(&tried, link)),
+            Err(errno) => Err(self.refused(&tried, errno.into(), None)),
         }
-        Ok(())
     }
 
     /// The number of a link, which all but link messages name it by.
@@ -387,6 +405,7 @@ impl Links {
             row.attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
         row.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        row.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
         Ok(row)
     }
 
@@ -558,12 +577,12 @@ fn words(refusal: &ErrorMessage) -> Option<String> {
 
 /// Commands of ethtool that switch an offload, and what they switch (`linux/ethtool.h`). Checksums come
 /// first: the kernel grants segmentation only together with them.
-const OFFLOADS: [(u32, &str); 4] = [
-    (0x17, "transmit checksums"),
-    (0x1f, "TCP segmentation"),
-    (0x24, "generic segmentation"),
-    (0x2c, "generic receive"),
-];
+const OFFLOADS: [(u32, &str); 4] =
+    [CHECKSUMS, (0x1f, "TCP segmentation"), (0x24, "generic segmentation"), RECEIVE];
+/// See [`OFFLOADS`].
+const CHECKSUMS: (u32, &str) = (0x17, "transmit checksums");
+/// See [`OFFLOADS`].
+const RECEIVE: (u32, &str) = (0x2c, "generic receive");
 
 /// Sends one ethtool command with one value (`SIOCETHTOOL`, `struct ethtool_value`).
 fn ethtool(socket: &UdpSocket, link: &str, command: u32, value: u32) -> Result<(), Errno> {

@@ -4,7 +4,7 @@
 //! `ip netns list` and `ip netns exec` see them. Nothing is entered on the caller's thread: a closure
 //! runs on a thread made for it, which ends with it. A thread that a runtime reuses must never be moved.
 //!
-//! Names are `podpath-<cluster>-` and then `fabric`, `world`, `node-<node>` or `pod-<namespace>.<pod>`.
+//! Names are `podpath-<cluster>-` and then `fabric`, `balancer`, `world`, `node-<node>` or `pod-<namespace>.<pod>`.
 //! A dot parts namespace and pod, because a dash does not: `a/b-c` and `a-b/c` are two pods. They read
 //! back without doubt, because a cluster's name has no part `node` or `pod` ([`check_cluster`]).
 
@@ -99,6 +99,8 @@ pub struct Netns {
 pub enum Part<'a> {
     /// The network that the nodes stand in.
     Fabric,
+    /// The load balancer, where it is no part of the fabric's own.
+    Balancer,
     /// Everything outside the cluster.
     World,
     /// A node, by name; its host-network pods live there as well.
@@ -119,6 +121,7 @@ impl Netns {
     pub fn of(cluster: &str, part: Part<'_>) -> Self {
         let name = match part {
             Part::Fabric => format!("podpath-{cluster}-fabric"),
+            Part::Balancer => format!("podpath-{cluster}-balancer"),
             Part::World => format!("podpath-{cluster}-world"),
             Part::Node(node) => format!("podpath-{cluster}-node-{node}"),
             Part::Pod(namespace, pod) => format!("podpath-{cluster}-pod-{namespace}.{pod}"),
@@ -273,7 +276,7 @@ impl Netns {
         let end = parted.into_iter().flatten().min();
         let cluster = match end {
             Some(end) => &rest[..end],
-            None => rest.strip_suffix("-fabric").or_else(|| rest.strip_suffix("-world"))?,
+            None => ["-fabric", "-balancer", "-world"].iter().find_map(|part| rest.strip_suffix(part))?,
         };
         check_cluster(cluster).is_ok().then_some(cluster)
     }
@@ -414,8 +417,13 @@ mod tests {
     #[test]
     fn a_namespace_knows_its_cluster_even_among_clusters_with_names_alike() {
         for cluster in ["a", "a-b", "a-fabric", "world", "lab-1"] {
-            let parts =
-                [Part::Fabric, Part::World, Part::Node("node-pod-fabric"), Part::Pod("node", "x-node-y.z")];
+            let parts = [
+                Part::Fabric,
+                Part::Balancer,
+                Part::World,
+                Part::Node("node-pod-fabric"),
+                Part::Pod("node", "x-node-y.z"),
+            ];
             for part in parts {
                 let netns = Netns::of(cluster, part);
                 assert_eq!(netns.cluster(), Some(cluster), "{}", netns.name());

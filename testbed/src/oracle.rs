@@ -19,10 +19,12 @@
 //! A host-network pod is its node: no policy selects it, no pod selector matches it, and what is said of
 //! addresses and nodes matches it as it does the node.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use userspace::model::{Cluster, ContainerPort, Kind, Node, Pod, Protocol, Tier, Who};
+use userspace::model::{Cluster, ContainerPort, Directory, Kind, Node, Pod, Protocol, Tier, Who};
 
 mod labels;
 mod network_policy;
@@ -76,7 +78,7 @@ pub enum Cause {
         /// Whose isolation: `namespace/pod`.
         pod: String,
         /// Every policy that isolates it, `namespace/name`, in the order of the cluster's.
-        policies: Vec<String>,
+        policies: Arc<[String]>,
     },
     /// A rule of a policy of the whole cluster denies it.
     Rule {
@@ -143,41 +145,113 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What should become of a flow from `from` to `port` of `to`.
-///
-/// Pods and nodes are taken to listen wherever they are dialled: a pod's declared ports are information,
-/// and do not keep it from listening on others.
+/// What should become of a flow from `from` to `port` of `to`: see [`Oracle::expect`].
 pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Protocol) -> Expectation {
-    let flow = Flow { cluster, port, protocol };
-    let source = match party(cluster, from) {
-        Some(source) => source,
-        None => return Expectation::Undefined("the cluster has no such source"),
-    };
-    if let Who::Service(id) | Who::Frontend(id, _) = to
-        && cluster.service(id).is_none()
-    {
-        return Expectation::Undefined("the cluster has no such Service");
-    }
-    let Ok(found) = cluster.find(to) else {
-        return Expectation::Undefined("the cluster has no such target");
-    };
-    let dialled = found.address();
-    // 0.
-    let joins = |own: &IpAddr| found.addresses().iter().any(|other| own.is_ipv4() == other.is_ipv4());
-    if cluster.find(from).is_ok_and(|from| !from.addresses().iter().any(joins)) {
-        return Expectation::Reject(Refusal::NoFamily);
-    }
-    // 1.
-    match (service::frontend(cluster, dialled, port, protocol), party(cluster, to)) {
-        (Some(frontend), _) => frontend.expect(flow, source),
-        (None, Some(target)) => flow.expect_party(source, target),
-        (None, None) => Expectation::Undefined("the Service has no such port"),
-    }
+    Oracle::of(cluster).expect(from, to, port, protocol)
 }
 
-/// Whether a Service, or a pod, stands behind this address and port.
+/// Whether a Service, or a pod, stands behind this address and port: see [`Oracle::is_frontend`].
 pub fn is_frontend(cluster: &Cluster, address: IpAddr, port: u16, protocol: Protocol) -> bool {
-    service::frontend(cluster, address, port, protocol).is_some()
+    Oracle::of(cluster).is_frontend(address, port, protocol)
+}
+
+/// Who is asked: a cluster, with everybody in it under name and address, so that many may ask.
+///
+/// Nothing is judged beforehand. Only which policies isolate a pod is remembered once it was found, for it is the
+/// same for all of the pod's flows.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    cluster: &'a Cluster,
+    directory: Directory<'a>,
+    nodes: HashMap<IpAddr, &'a Node>,
+    pods: HashMap<IpAddr, &'a Pod>,
+    frontends: service::Frontends<'a>,
+    policies: network_policy::Policies<'a>,
+}
+
+impl<'a> Oracle<'a> {
+    /// The oracle of a cluster.
+    pub fn of(cluster: &'a Cluster) -> Self {
+        // Of two with one address the first is meant.
+        let pods = cluster.pods.iter().rev().filter(|pod| !pod.host_network);
+        Self {
+            cluster,
+            directory: Directory::of(cluster),
+            nodes: cluster.nodes.iter().rev().map(|node| (node.address(), node)).collect(),
+            pods: pods.map(|pod| (pod.address(), pod)).collect(),
+            frontends: service::Frontends::of(cluster),
+            policies: network_policy::Policies::of(cluster),
+        }
+    }
+
+    /// What should become of a flow from `from` to `port` of `to`.
+    ///
+    /// Pods and nodes are taken to listen wherever they are dialled: a pod's declared ports are information,
+    /// and do not keep it from listening on others.
+    pub fn expect(&self, from: &Who, to: &Who, port: u16, protocol: Protocol) -> Expectation {
+        let flow = Flow { oracle: self, port, protocol };
+        let source = match self.party(from) {
+            Some(source) => source,
+            None => return Expectation::Undefined("the cluster has no such source"),
+        };
+        if let Who::Service(id) | Who::Frontend(id, _) = to
+            && self.directory.service(id).is_none()
+        {
+            return Expectation::Undefined("the cluster has no such Service");
+        }
+        let Ok(found) = self.directory.find(to) else {
+            return Expectation::Undefined("the cluster has no such target");
+        };
+        // 0.
+        let joins = |own: &IpAddr| found.addresses().iter().any(|other| own.is_ipv4() == other.is_ipv4());
+        if self.directory.find(from).is_ok_and(|from| !from.addresses().iter().any(joins)) {
+            return Expectation::Reject(Refusal::NoFamily);
+        }
+        // 1.
+        match (self.frontends.at(found.address(), port, protocol), self.party(to)) {
+            (Some(frontend), _) => frontend.expect(flow, source),
+            (None, Some(target)) => flow.expect_party(source, target),
+            (None, None) => Expectation::Undefined("the Service has no such port"),
+        }
+    }
+
+    /// Whether a Service, or a pod, stands behind this address and port.
+    pub fn is_frontend(&self, address: IpAddr, port: u16, protocol: Protocol) -> bool {
+        self.frontends.at(address, port, protocol).is_some()
+    }
+
+    fn party(&self, end: &Who) -> Option<Party<'a>> {
+        match end {
+            Who::Pod(id) => self.pod_party(self.directory.pod(id)?),
+            Who::Node(name) => self.directory.node(name).map(Party::Node),
+            Who::External(name) => {
+                let external = self.directory.external(name)?;
+                Some(Party::Outside(external.address, &external.ports))
+            }
+            Who::Service(_) | Who::Frontend(..) => None,
+        }
+    }
+
+    /// A host-network pod is its node.
+    fn pod_party(&self, pod: &'a Pod) -> Option<Party<'a>> {
+        if pod.host_network {
+            self.directory.node(&pod.node).map(Party::Node)
+        } else {
+            Some(Party::Pod(pod))
+        }
+    }
+
+    /// Whoever has the address.
+    fn party_at(&self, address: IpAddr) -> Party<'a> {
+        if let Some(node) = self.nodes.get(&address) {
+            return Party::Node(node);
+        }
+        if let Some(pod) = self.pods.get(&address) {
+            return Party::Pod(pod);
+        }
+        let external = self.cluster.externals.iter().find(|external| external.address == address);
+        Party::Outside(address, external.map_or(&[], |external| &external.ports))
+    }
 }
 
 /// One end of a flow, as policies tell them apart.
@@ -206,43 +280,10 @@ impl Party<'_> {
     }
 }
 
-fn party<'a>(cluster: &'a Cluster, end: &Who) -> Option<Party<'a>> {
-    match end {
-        Who::Pod(id) => cluster.pod(id).and_then(|pod| pod_party(cluster, pod)),
-        Who::Node(name) => node_named(cluster, name).map(Party::Node),
-        Who::External(name) => {
-            let external = cluster.externals.iter().find(|external| external.name == *name)?;
-            Some(Party::Outside(external.address, &external.ports))
-        }
-        Who::Service(_) | Who::Frontend(..) => None,
-    }
-}
-
-/// A host-network pod is its node.
-fn pod_party<'a>(cluster: &'a Cluster, pod: &'a Pod) -> Option<Party<'a>> {
-    if pod.host_network { node_named(cluster, &pod.node).map(Party::Node) } else { Some(Party::Pod(pod)) }
-}
-
-fn node_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Node> {
-    cluster.nodes.iter().find(|node| node.name == name)
-}
-
-/// Whoever has the address.
-fn party_at(cluster: &Cluster, address: IpAddr) -> Party<'_> {
-    if let Some(node) = cluster.nodes.iter().find(|node| node.address() == address) {
-        return Party::Node(node);
-    }
-    if let Some(pod) = cluster.pods.iter().find(|pod| pod.address() == address && !pod.host_network) {
-        return Party::Pod(pod);
-    }
-    let external = cluster.externals.iter().find(|external| external.address == address);
-    Party::Outside(address, external.map_or(&[], |external| &external.ports))
-}
-
-/// What is asked of every policy: the cluster, and where the flow goes.
+/// What is asked of every policy: who judges, and where the flow goes.
 #[derive(Clone, Copy)]
 struct Flow<'a> {
-    cluster: &'a Cluster,
+    oracle: &'a Oracle<'a>,
     port: u16,
     protocol: Protocol,
 }
@@ -262,7 +303,7 @@ impl<'a> Flow<'a> {
             match end.permitted() {
                 Ok(()) => {}
                 // 6.
-                Err(cause) if self.cluster.audits(&pod.namespace) => audited = Some(cause),
+                Err(cause) if self.oracle.cluster.audits(&pod.namespace) => audited = Some(cause),
                 Err(Cause::Isolated { .. }) if own_node => {
                     let open = "the documentation exempts a pod's own node from egress rules, the API reference does not";
                     return Expectation::Undefined(open);
@@ -279,7 +320,7 @@ impl<'a> Flow<'a> {
                 _ if own_node => {}
                 Ok(()) => {}
                 // 6.
-                Err(cause) if self.cluster.audits(&pod.namespace) => audited = audited.or(Some(cause)),
+                Err(cause) if self.oracle.cluster.audits(&pod.namespace) => audited = audited.or(Some(cause)),
                 Err(cause) => return Expectation::Deny(cause),
             }
         }

@@ -11,9 +11,9 @@ use dataplane::Reason;
 use dataplane::wire::Family;
 use serde::{Serialize, Serializer};
 use userspace::ipam::IpFamily;
-use userspace::model::{Cluster, ContainerPort, Node, Port, Protocol, Service, Way, Who};
+use userspace::model::{Cluster, ContainerPort, Directory, Node, Port, Protocol, Service, Way, Who};
 
-use crate::oracle::{self, Expectation};
+use crate::oracle::{Expectation, Oracle};
 
 pub mod crowd;
 pub mod denials;
@@ -197,7 +197,9 @@ impl Grid {
     /// The prober's.
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
         let seen = [Family::V4, Family::V6].map(|family| seen_over(cluster, family));
-        let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(cluster, flow)).collect();
+        let oracles = seen.each_ref().map(Oracle::of);
+        let (whole, directory) = (Oracle::of(cluster), Directory::of(cluster));
+        let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(&directory, flow)).collect();
         let asked: Vec<Flow> = (flows.iter().zip(&ways))
             .flat_map(|(flow, ways)| {
                 let several = ways.len() > 1;
@@ -209,13 +211,13 @@ impl Grid {
             .map(|(flow, ways)| {
                 let rows = ways.iter().filter_map(|way| {
                     let (flow, measured) = measured.next()?;
-                    let cluster = &seen[usize::from(*way == Family::V6)];
-                    let expectation = expected(cluster, &flow);
+                    let oracle = &oracles[usize::from(*way == Family::V6)];
+                    let expectation = expected(oracle, &flow);
                     Some(Row { flow, measured, expectation })
                 });
                 united(rows.collect()).unwrap_or_else(|| {
                     // A socket of one family has no way to an address of the other: it is told so at once.
-                    let expectation = expected(cluster, &flow);
+                    let expectation = expected(&whole, &flow);
                     Row { flow, measured: Verdict::Reject.into(), expectation }
                 })
             })
@@ -229,8 +231,8 @@ impl Grid {
     }
 }
 
-fn expected(cluster: &Cluster, Flow { from, to, port, protocol, .. }: &Flow) -> Expectation {
-    oracle::expect(cluster, from, to, *port, *protocol)
+fn expected(oracle: &Oracle<'_>, Flow { from, to, port, protocol, .. }: &Flow) -> Expectation {
+    oracle.expect(from, to, *port, *protocol)
 }
 
 /// One row for a flow that was measured over each family; none if it was over none.
@@ -253,8 +255,8 @@ fn united(mut rows: Vec<Row>) -> Option<Row> {
 
 /// The families in which both ends have an address, a lent one only where there is no other; any if one end is not
 /// in the cluster at all.
-fn families(cluster: &Cluster, flow: &Flow) -> Vec<Family> {
-    let (Ok(from), Ok(to)) = (cluster.find(&flow.from), cluster.find(&flow.to)) else {
+fn families(directory: &Directory<'_>, flow: &Flow) -> Vec<Family> {
+    let (Ok(from), Ok(to)) = (directory.find(&flow.from), directory.find(&flow.to)) else {
         return vec![Family::V4];
     };
     let has = |addresses: &[IpAddr], family| addresses.iter().any(|address| family_of(*address) == family);
@@ -263,7 +265,7 @@ fn families(cluster: &Cluster, flow: &Flow) -> Vec<Family> {
         both.filter(|family| has(from.addresses(), *family) && has(to.addresses(), *family)).collect();
     if both.len() > 1 {
         let lent =
-            cluster.settings.lent.map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
+            directory.cluster().settings.lent.map(|lent| if lent == IpFamily::V4 { Family::V4 } else { Family::V6 });
         both.retain(|family| lent != Some(*family));
     }
     both
@@ -681,7 +683,7 @@ mod tests {
         row.expectation = Expectation::Deny(Cause::Isolated {
             direction: Direction::Ingress,
             pod: "shop/api".to_owned(),
-            policies: vec!["shop/api-allow".to_owned()],
+            policies: ["shop/api-allow".to_owned()].into(),
         });
         assert!(grid.differing().ends_with(
             "expected  deny: no rule allows it, ingress of shop/api is isolated by shop/api-allow\n"

@@ -188,14 +188,15 @@ impl Choice {
         Self { endpoints: standings.len(), candidates: candidates.len(), left_out, why }
     }
 
-    /// That of the first packet that a Service translated; none if none did.
+    /// That of the first packet or socket that a Service translated; none if none did.
     pub fn of(cluster: &Cluster, steps: &[Step]) -> Option<Self> {
         let mut inside = false;
         for step in steps {
             let Event::Stage { node, record } = &step.event else { continue };
             match Stage::from_number(record.stage) {
                 Some(Stage::FromPod | Stage::FromHost) => inside = true,
-                Some(Stage::Service) => {
+                Some(stage @ (Stage::Service | Stage::Socket)) => {
+                    inside |= stage as u8 == Stage::Socket as u8;
                     let target = SocketAddr::new(ip(record.source), record.source_port.host());
                     let numbered = |protocol: &Protocol| protocol.number() == record.protocol;
                     let protocol =

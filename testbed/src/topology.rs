@@ -15,8 +15,12 @@
 //! between. Hardware addresses follow from IP
 //! addresses ([`Mac::of`]), so that a dataplane knows its neighbours without asking.
 //!
+//! Where Services have frontends at a load balancer, and the fabric is the kernel's, the load balancer has a
+//! namespace of its own beside the nodes, on the same bridge.
+//!
 //! **Invariant:** every link lives in a namespace made here, so deleting these namespaces undoes all.
 
+mod balancer;
 mod build;
 mod ground;
 
@@ -37,6 +41,8 @@ pub const BRIDGE: &str = "br0";
 pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
+/// The fabric's side of the link to the load balancer, a port of the bridge.
+pub const BALANCER: &str = "balancer0";
 /// Where a node's own packets to pods and Services leave its sockets.
 pub const HOST: &str = "podpath0";
 /// Where they arrive, for a dataplane to catch them.
@@ -206,6 +212,12 @@ impl Topology {
         Netns::of(&self.cluster.name, Part::Fabric)
     }
 
+    /// The load balancer's namespace. There is none where the fabric is emulated, where the kernel alone routes, or
+    /// before there is a frontend.
+    pub fn balancer(&self) -> Netns {
+        Netns::of(&self.cluster.name, Part::Balancer)
+    }
+
     /// The world's namespace: every External is an address in it.
     pub fn world(&self) -> Netns {
         Netns::of(&self.cluster.name, Part::World)
@@ -326,11 +338,17 @@ impl Topology {
     }
 
     /// Takes over the Services of a cluster that has the same nodes, and leads to the addresses that they have
-    /// outside of its ranges.
+    /// outside of its ranges. With the first frontend comes the load balancer; it stays when the last one goes.
     ///
     /// # Errors
     /// The first thing that went wrong; it can be tried again.
     pub fn change_services(&mut self, after: &Cluster) -> Result<(), Error> {
+        if self.is_balanced(after) && !self.balancer().exists() {
+            let mut built = Vec::new();
+            if let Err(cause) = self.build_balancer(&mut built) {
+                return Err(undone(cause, built.iter().map(|netns| netns.delete().map_err(Error::from))));
+            }
+        }
         let ways = [&self.cluster, after].map(ground::ways_to_services);
         self.lead_to_services(&ways[0], &ways[1])?;
         self.cluster.services.clone_from(&after.services);

@@ -81,11 +81,12 @@ fn up(name: &str, change: impl FnOnce(&mut Cluster)) -> Up {
 }
 
 fn report(up: &Up) -> Report {
-    up.fabric().expect("it is emulated").report()
+    up.fabric().expect("it is emulated").report().expect("it counts")
 }
 
 fn set(up: &Up, links: &[LinkQuality]) {
-    up.fabric().expect("it is emulated").set_links(links).expect("there is such a link");
+    let fabric = up.fabric().expect("it is emulated").emulated("change a link of", "it");
+    fabric.expect("it is emulated").set_links(links).expect("there is such a link");
 }
 
 fn quality(link: &str, change: impl FnOnce(&mut LinkQuality)) -> LinkQuality {
@@ -401,14 +402,7 @@ fn links_of_a_cluster_that_is_up_are_changed_by_command_and_the_fabric_ends_with
         assert!(said.contains(why), "{said}");
     }
     // A fabric that was ended is started again by the next apply.
-    let state: Value = serde_json::from_slice(
-        &std::fs::read(format!("/run/podpath/{}/state.json", stage.name)).expect("the cluster is up"),
-    )
-    .expect("it is JSON");
-    let processes = state["processes"].as_array().expect("a list");
-    let fabric = processes.iter().find(|process| process["role"] == "fabric").expect("it was noted");
-    let pid = i32::try_from(fabric["pid"].as_i64().expect("a number")).expect("a process's number");
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    kill(fabric_process(&stage), Signal::SIGKILL).expect("it runs");
     assert!(!reached(REFUSED));
     succeeded(&stage.run(&["apply", "-f", file]));
     assert!(reached(PATIENCE));
@@ -451,18 +445,7 @@ fn explain_and_get_show_what_the_load_balancer_of_a_cluster_that_is_up_does() {
         .replace("{kind: emulator}", "{kind: emulator}, loadBalancer: {probeInterval: 1s}");
     let file = stage.file(&(labelled.clone() + BALANCED));
     succeeded(&podpath(&["up", "-f", file.to_str().expect("it is UTF-8")]));
-    let becomes = |states: [&str; 2]| {
-        let deadline = Instant::now() + 3 * PATIENCE;
-        loop {
-            let nodes = stage.report()["frontends"][0]["nodes"].clone();
-            if nodes[0]["state"] == states[0] && nodes[1]["state"] == states[1] {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{states:?} never came: {nodes}");
-            thread::park_timeout(Duration::from_millis(100));
-        }
-    };
-    becomes(["unhealthy", "healthy"]);
+    waits_for(&stage, ["unhealthy", "healthy"]);
     let explain = || {
         let explained = stage.run(&["explain", "ext:world", "svc:default/api@lb"]);
         succeeded(&explained);
@@ -477,7 +460,7 @@ fn explain_and_get_show_what_the_load_balancer_of_a_cluster_that_is_up_does() {
     // Its endpoint is gone.
     let file = stage.file(&(labelled + &BALANCED.replace("{app: api}", "{app: nobody}")));
     succeeded(&stage.run(&["apply", "-f", file.to_str().expect("it is UTF-8")]));
-    becomes(["unhealthy", "unhealthy"]);
+    waits_for(&stage, ["unhealthy", "unhealthy"]);
     let walk = explain();
     assert_eq!(
         walk.trim_end(),
@@ -503,5 +486,128 @@ fn a_cluster_on_a_bridge_says_that_it_has_no_links_to_change() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(2), "{said}");
         assert!(said.contains("the kernel's bridge") && said.contains("kind: emulator"), "{said}");
+    }
+}
+
+/// How long is waited for nodes to become what probes say of them.
+fn waits_for(stage: &Stage, states: [&str; 2]) {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        let nodes = stage.report()["frontends"][0]["nodes"].clone();
+        if nodes[0]["state"] == states[0] && nodes[1]["state"] == states[1] {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{states:?} never came: {nodes}");
+        thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+/// The process of the fabric, or of the load balancer beside a bridge.
+fn fabric_process(stage: &Stage) -> Pid {
+    let path = format!("/run/podpath/{}/state.json", stage.name);
+    let state: Value =
+        serde_json::from_slice(&std::fs::read(path).expect("the cluster is up")).expect("it is JSON");
+    let processes = state["processes"].as_array().expect("a list");
+    let fabric = processes.iter().rfind(|process| process["role"] == "fabric").expect("it was noted");
+    let pid = i32::try_from(fabric["pid"].as_i64().expect("a number")).expect("a process's number");
+    Pid::from_raw(pid)
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_bridge_has_a_load_balancer_from_its_first_frontend_on_and_none_on_plain_routing() {
+    let stage = Stage::new("beside");
+    let plain = CLUSTER
+        .replace("metadata: {name: api}", "metadata: {name: api, labels: {app: api}}")
+        .replace("fabric: {kind: emulator}", "loadBalancer: {probeInterval: 1s}");
+    let with = |text: &str| stage.file(&(plain.clone() + text)).to_str().expect("it is UTF-8").to_owned();
+    let own = Netns::of(&stage.name, Part::Balancer);
+    let has_none = || {
+        let refused = stage.run(&["get", "fabric"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!own.exists() && refused.status.code() == Some(2), "{said}");
+        assert!(said.contains("the kernel's bridge"), "{said}");
+    };
+    succeeded(&podpath(&["up", "-f", &with(BALANCED), "--dataplane", "routed"]));
+    has_none();
+    succeeded(&podpath(&["down", &stage.name]));
+    succeeded(&podpath(&["up", "-f", &with("")]));
+    has_none();
+    succeeded(&stage.run(&["apply", "-f", &with(BALANCED)]));
+    waits_for(&stage, ["unhealthy", "healthy"]);
+    let world = Netns::of(&stage.name, Part::World);
+    let reached = |patience| dial(&world, (Ipv4Addr::new(198, 51, 100, 1), 80), patience).is_ok();
+    assert!(reached(PATIENCE));
+    let refused = stage.run(&["link", "node:n1", "--loss", "1%"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("kind: emulator"), "{said}");
+    // Its program ends with its process.
+    kill(fabric_process(&stage), Signal::SIGKILL).expect("it runs");
+    assert!(!reached(REFUSED));
+    succeeded(&stage.run(&["apply", "-f", &with(BALANCED)]));
+    waits_for(&stage, ["unhealthy", "healthy"]);
+    assert!(reached(PATIENCE));
+    // Its endpoint is gone.
+    succeeded(&stage.run(&["apply", "-f", &with(&BALANCED.replace("{app: api}", "{app: nobody}"))]));
+    waits_for(&stage, ["unhealthy", "unhealthy"]);
+    assert!(!reached(REFUSED));
+    let shown = stage.run(&["get", "fabric"]);
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(table.starts_with("LOAD BALANCER") && table.contains(Loss::NoHealthyNode.sentence()), "{table}");
+    let balancer = &stage.report()["balancer"];
+    let count = |name: &str| balancer[name].as_u64().expect("a number");
+    let lost = balancer["lost"]["no-healthy-node"].as_u64().expect("it happened");
+    assert!(count("sent") > 0 && count("arrived") == count("sent") + lost, "{balancer}");
+    // The last frontend goes; and then all of it.
+    succeeded(&stage.run(&["apply", "-f", &with("")]));
+    assert_eq!(stage.report()["frontends"], Value::Array(Vec::new()));
+    succeeded(&podpath(&["down", &stage.name]));
+    assert!(!own.exists());
+}
+
+/// Two nodes without IPv4, and a Service behind a frontend.
+const SIX: &str = r#"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: NAME}
+spec:
+  nodes: 2
+  nodeSubnets: ["fd00:10:240::/64"]
+  podCIDRs: ["fd00:10:244::/48"]
+  serviceCIDRs: ["fd00:10:96::/112"]
+  fabric: {kind: KIND}
+  loadBalancer: {probeInterval: 1s}
+---
+apiVersion: podpath.dev/v1alpha1
+kind: External
+metadata: {name: world}
+spec: {address: "2001:db8::7"}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, labels: {app: api}}
+spec: {nodeName: n2, containers: [{name: c, image: i, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api}
+spec:
+  type: LoadBalancer
+  selector: {app: api}
+  ports: [{port: 80, targetPort: 8080}]
+"#;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn nodes_that_have_ipv6_only_answer_probes_and_are_given_flows() {
+    for kind in ["bridge", "emulator"] {
+        let stage = Stage::new(&format!("six-{kind}"));
+        let file = stage.file(&SIX.replace("KIND", kind));
+        succeeded(&podpath(&["up", "-f", file.to_str().expect("it is UTF-8")]));
+        waits_for(&stage, ["healthy", "healthy"]);
+        let checked = stage.run(&["check"]);
+        let table = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(checked.status.success() && table.contains("svc:default/api@lb"), "{kind}: {table}");
+        assert!(stage.report()["balancer"]["sent"].as_u64() > Some(0), "{kind}");
     }
 }

@@ -123,6 +123,9 @@ pub struct Counts {
     /// Judgements of policies that would have denied a packet and let it pass, because the pod is audited.
     #[serde(default)]
     pub audited: u64,
+    /// Packets from the uplink are met in its driver.
+    #[serde(default)]
+    pub accelerated: bool,
     /// Rows that each table holds which packets fill, and rows that it can hold.
     pub tables: BTreeMap<String, (usize, u32)>,
 }
@@ -316,10 +319,7 @@ impl Agent {
 
     fn trace(&mut self, on: bool) -> Result<(), Error> {
         let Some(running) = &mut self.running else { return Err(self.idle()) };
-        if running.kernel.tracing() != on {
-            running.kernel.reload(&running.node, on)?;
-        }
-        Ok(())
+        running.kernel.trace(&running.node, on)
     }
 
     /// Takes reports out of the kernel before its buffer is full.
@@ -371,7 +371,8 @@ impl Agent {
         let audited = counts.get(AUDITED as usize).map_or(0, |count| count.packets);
         let tables = running.kernel.pressure()?.into_iter();
         let tables = tables.map(|of| (of.table.to_owned(), (of.rows, of.capacity))).collect();
-        Ok(Reply::Counts(Counts { verdicts, sockets, audited, tables }))
+        let accelerated = running.kernel.is_accelerated();
+        Ok(Reply::Counts(Counts { verdicts, sockets, audited, accelerated, tables }))
     }
 
     /// Removes what is over.

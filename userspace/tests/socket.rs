@@ -66,27 +66,27 @@ fn backend<A: Family>(last: u8) -> Backend<A> {
     }
 }
 
-/// Services at nine addresses, over TCP and UDP, with the same two backends; one at the twentieth without any; and a
-/// node port.
+/// Services at nine addresses, over TCP and UDP, with two backends each; one at the twentieth without any; and a
+/// node port with those of the first.
 fn rows<A: Family>() -> Rows<A> {
     let mut frontends = BTreeMap::new();
     let row =
         |id, slots| Service { internal: slots, external: slots, id: ServiceId(id), ..Service::default() };
-    let slots = Slots { first: 1, count: 2 };
+    let slots = |last: u8| Slots { first: 2 * u32::from(last) - 1, count: 2 };
     for protocol in [TCP, UDP] {
         let mut add = |address, port, row| frontends.insert(FrontendKey { address, port, protocol }, row);
         for last in 1..=9 {
-            add(frontend(last), 80, row(u32::from(last), slots));
+            add(frontend(last), 80, row(u32::from(last), slots(last)));
         }
         add(frontend(20), 80, row(20, Slots::default()));
-        add(A::default(), 30_080, row(21, slots));
+        add(A::default(), 30_080, row(21, slots(1)));
     }
     let here = Route { kind: Route::HOST, own: 1, ..Route::default() };
     let home = |address, own| Home { address, own, pad: [0; 3] };
     Rows {
         frontends,
-        maglev: vec![BackendId(0), BackendId(1), BackendId(2)],
-        backends: vec![Backend::default(), backend(1), backend(2)],
+        maglev: (0..=18).map(BackendId).collect(),
+        backends: std::iter::once(Backend::default()).chain((1..=18).map(backend)).collect(),
         routes: BTreeMap::from([(Prefix { key: own(), bits: A::BITS }, here)]),
         homes: BTreeMap::from([(POD, home(A::numbered(244, 100), 0)), (NODE, home(own(), 1))]),
         ..Rows::default()
@@ -112,7 +112,7 @@ fn turns(emulator: &Emulator) -> (u64, u64) {
 }
 
 fn is_backend<A: Family>(call: &Call<A>) -> bool {
-    [1, 2].map(backend::<A>).iter().any(|one| (one.address, one.port) == (call.address, call.port))
+    (1..=18).map(backend::<A>).any(|one| (one.address, one.port) == (call.address, call.port))
 }
 
 /// The same of both families, each on a node of its own.
@@ -246,6 +246,29 @@ fn a_socket_that_is_not_connected_is_led_anew_when_its_backend_takes_no_more() {
     assert_eq!(third.address, rows.v4.backends[other].address);
     assert!(!name(&emulator, &mut first), "a late answer of the first comes as itself");
     assert!(name(&emulator, &mut third));
+}
+
+#[test]
+fn a_socket_is_not_led_to_one_backend_from_two_services() {
+    let (mut emulator, _) = node(&Capacities::default());
+    let mut times = [0, 0];
+    for socket in 1..=32 {
+        let socket = Cookie::new(socket);
+        let mut first = Call { socket, ..call::<V4>(UDP, 1) };
+        assert!(send(&mut emulator, &mut first));
+        let dialled =
+            Call { address: own(), port: Be16::new(30_080), ..Call { socket, ..call::<V4>(UDP, 1) } };
+        let mut second = dialled;
+        let led = send(&mut emulator, &mut second);
+        assert_eq!(led, second != dialled);
+        assert_ne!(second.address, first.address);
+        times[usize::from(led)] += 1;
+        // Each answer is given the name of whom it is from.
+        let mut answer = first;
+        assert!(name(&emulator, &mut answer));
+        assert_eq!(answer.address, frontend(1));
+    }
+    assert!(times[0] > 0 && times[1] > 0, "{times:?}");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use core::mem::size_of;
 
 use crate::wire::{Mac, Port, V4, V6, plain};
 
-/// Row of [`super::Virtuals`]: a port of a frontend; or, with [`Virtual::RETURN`], where answers to one come from.
+/// Row of [`super::Virtuals`]: a port of a frontend; with [`Virtual::RETURN`], where answers to one come from; with
+/// [`Virtual::ADDRESS`], a frontend's address, under port and protocol 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Virtual {
@@ -25,6 +26,8 @@ impl Virtual {
     pub const PINS: u8 = 1;
     /// In [`Virtual::flags`]: what comes from this address and port may be an answer.
     pub const RETURN: u8 = 2;
+    /// In [`Virtual::flags`]: the address is a frontend's, and what comes to it by no port of one is lost.
+    pub const ADDRESS: u8 = 4;
 }
 
 /// Row of [`super::Ring`]: who has a slot. 0 is nobody.

@@ -515,6 +515,10 @@ pub struct Node {
     pub balanced: u8,
     /// What becomes of a flow that was allowed when it began: [`Node::KEEP`] or [`Node::CUT`].
     pub established: u8,
+    /// 1 where a program in the uplink's driver walks the path before the one behind it; else 0.
+    pub accelerated: u8,
+    /// Zero.
+    pub pad: [u8; 3],
 }
 
 impl Node {
@@ -561,4 +565,4 @@ const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<
 const _: () = assert!(size_of::<Masqueraded<V4>>() == 8 && size_of::<Masqueraded<V6>>() == 20);
 const _: () = assert!(size_of::<Route>() == 28 && size_of::<Fragmented>() == 8);
 const _: () = assert!(size_of::<Fragment<V4>>() == 16 && size_of::<Fragment<V6>>() == 40);
-const _: () = assert!(size_of::<Node>() == 76 && size_of::<Timeouts>() == 28);
+const _: () = assert!(size_of::<Node>() == 80 && size_of::<Timeouts>() == 28);

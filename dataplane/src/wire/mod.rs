@@ -13,6 +13,7 @@ pub mod ip;
 pub mod transport;
 pub mod tunnel;
 
+use core::cmp::Ordering;
 use core::fmt::{self, Debug, Display, Formatter};
 
 /// Values that are fully described by their bytes: no padding, no pointer, every bit pattern valid.
@@ -256,9 +257,28 @@ impl Address for V4 {
 }
 
 /// An IPv6 address, in wire order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C, align(4))]
 pub struct V6(pub [u8; 16]);
+
+/// As the bytes. As a number, because the compiler forgets for an array of bytes how it is aligned.
+impl Ord for V6 {
+    #[inline(always)]
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for V6 {
+    #[inline(always)]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+    #[inline(always)]
+    fn lt(&self, other: &Self) -> bool {
+        u128::from_be_bytes(self.0) < u128::from_be_bytes(other.0)
+    }
+}
 
 impl V6 {
     /// As [`V4::GATEWAY`], in the range of RFC 4291, section 2.5.6.

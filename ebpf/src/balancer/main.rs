@@ -11,6 +11,8 @@
 mod bytes;
 #[path = "../clock.rs"]
 mod clock;
+#[path = "../frame.rs"]
+mod frame;
 #[path = "../mapped.rs"]
 mod mapped;
 mod maps;
@@ -24,7 +26,8 @@ use dataplane::verdict::Fate;
 use dataplane::wire::{Be16, V4, V6, ethernet};
 use dataplane::{Packet, balance};
 
-use crate::platform::{Frame, Kernel};
+use crate::frame::Frame;
+use crate::platform::Kernel;
 
 /// Whatever arrives at the load balancer.
 #[xdp]
@@ -40,6 +43,13 @@ pub fn balance(context: XdpContext) -> u32 {
         Fate::Other => XDP_PASS,
         Fate::Missed(_) => XDP_DROP,
     }
+}
+
+/// Lets everything pass: for the other end of the load balancer's link, which takes frames by NAPI once it has a
+/// program, and only then lets this end send back what came in.
+#[xdp]
+pub fn pass(_context: XdpContext) -> u32 {
+    XDP_PASS
 }
 
 /// Never reached: a panic that can happen is a loop without end, and the verifier refuses it.

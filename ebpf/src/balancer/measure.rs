@@ -13,7 +13,7 @@ use dataplane::flow::mix;
 use dataplane::wire::transport::tcp;
 use dataplane::wire::{Address, Be16, Port, V4, V6, ethernet, ip};
 
-use crate::platform::Frame;
+use crate::frame::Frame;
 
 /// The program under test.
 #[map(name = "tested")]

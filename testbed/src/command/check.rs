@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
     /// Where packets go; `all` is each that keeps policies. If left out, a live cluster's own; else ebpf
-    /// where that works, and the emulator where it does not
+    /// where that works, and the emulator where it does not or there are more than 1000 pods
     #[arg(long, value_name = "DATAPLANE", value_parser = Asked::parser())]
     dataplane: Option<Asked>,
     /// A JSON array of [from, to, port, protocol]; all pairs at all declared ports if left out
@@ -111,8 +111,23 @@ fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Datapla
     Ok(match asked {
         Some(Asked::All) => COMPLETE.into_iter().filter(|one| is_able(*one, subject.cluster())).collect(),
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
-        None => vec![subject.runs_on().unwrap_or_else(Dataplane::best)],
+        None => vec![subject.runs_on().unwrap_or_else(|| fitting(subject.cluster()))],
     })
+}
+
+/// So many pods are brought up without being asked for: it takes some seconds.
+const MANY_PODS: usize = 1_000;
+
+/// The best there is for a cluster of this size.
+fn fitting(cluster: &Cluster) -> Dataplane {
+    let pods = cluster.pods.len();
+    if pods <= MANY_PODS {
+        return Dataplane::best();
+    }
+    eprintln!(
+        "note: {pods} pods are many to bring up, so the emulator is asked; --dataplane ebpf brings them up all the same"
+    );
+    Dataplane::Emulator
 }
 
 /// Whether a dataplane knows all that the cluster asks of it; says why if not.

@@ -49,7 +49,7 @@ pub(crate) struct Explained {
     verdict: Verdict,
     reason: Option<&'static str>,
     decided_by: Option<String>,
-    /// Why a Service gave it to the endpoint it went to, if one did.
+    /// Why a Service gave it, or its socket, to the endpoint it went to, if one did.
     choice: Option<Choice>,
     /// What policies said of it, if any had a say.
     ruling: Option<Ruling>,
@@ -67,10 +67,11 @@ impl Explained {
     pub(crate) fn walks(&self, packets: usize) -> String {
         let (mut choice, mut kept) = (self.choice.as_ref(), self.kept.iter());
         let mut line = |line: &String| {
-            if !line.starts_with(Stage::Service.word()) {
+            let socket = line.starts_with(Stage::Socket.word());
+            if !socket && !line.starts_with(Stage::Service.word()) {
                 return format!("{line}\n");
             }
-            if kept.next() == Some(&true) {
+            if !socket && kept.next() == Some(&true) {
                 return format!("{line}\n{:15}kept: its flow was given to it before\n", "");
             }
             choice.take().map_or_else(|| format!("{line}\n"), |choice| format!("{line}\n{:15}{choice}\n", ""))
@@ -139,6 +140,8 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     let fabric = outside.then(|| fabric::Client::of(cluster, "follow packets in")).transpose()?;
     fabric.iter().try_for_each(fabric::Client::tell)?;
     agents::trace(cluster, true)?;
+    // What was dropped before is another packet's story.
+    agents::take_steps(cluster)?;
     let listeners = lab::listeners(&cluster.name);
     let mut prober = Live::new(cluster, Dataplane::Ebpf.word(), listeners, &interrupt)
         .told_by(Box::new(reports), names.clone());

@@ -54,7 +54,7 @@ enum Kind {
     ClusterPolicies,
     #[value(aliases = ["external", "ext"])]
     Externals,
-    /// What the emulated fabric of a cluster that is up did so far
+    /// What the emulated fabric of a cluster that is up did so far; on a bridge its load balancer
     Fabric,
     /// What the nodes' paths did so far in a cluster that is up on ebpf, and how full their tables are
     Dataplane,

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use userspace::engine::emulator::network::Make;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::engine::{Clock, Engine};
-use userspace::model::{Cluster, Who};
+use userspace::model::{Cluster, Directory, Who};
 
-use crate::oracle;
+use crate::oracle::Oracle;
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// Decides what would otherwise be chance, so that a run can be repeated.
@@ -18,7 +18,8 @@ const SETTLE: usize = 10_000;
 
 /// Asks on an emulated cluster, whose nodes run on engines `E`.
 pub struct Emulated<'a, E = Emulator> {
-    cluster: &'a Cluster,
+    directory: Directory<'a>,
+    oracle: Oracle<'a>,
     network: Network<E>,
 }
 
@@ -38,13 +39,14 @@ impl<'a, E: Engine + Clock> Emulated<'a, E> {
     /// # Errors
     /// As [`Emulated::new`], or an engine cannot be made.
     pub fn on(cluster: &'a Cluster, make: Make<E>) -> Result<Self, userspace::error::Error> {
-        Ok(Self { cluster, network: Network::with(cluster, SEED, make)? })
+        let network = Network::with(cluster, SEED, make)?;
+        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
-        let target = self.cluster.find(&flow.to)?;
+        let target = self.directory.find(&flow.to)?;
         let own = &self.network.host_at(from).addresses;
         let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
         let target =
@@ -64,7 +66,7 @@ impl<'a, E: Engine + Clock> Emulated<'a, E> {
         if matches!(flow.to, Who::Pod(_) | Who::Node(_)) {
             let host = self.network.host(&flow.to.to_string())?;
             let addresses = &self.network.host_at(host).addresses;
-            let is_frontend = |at: &IpAddr| oracle::is_frontend(self.cluster, *at, flow.port, flow.protocol);
+            let is_frontend = |at: &IpAddr| self.oracle.is_frontend(*at, flow.port, flow.protocol);
             if !addresses.iter().all(is_frontend) {
                 self.network.listen(host, flow.protocol, flow.port);
             }
@@ -74,7 +76,7 @@ impl<'a, E: Engine + Clock> Emulated<'a, E> {
 
     /// Lets so much time pass that every flow is over, and the agents sweep them away, or the tables fill up.
     fn settle(&mut self) -> Result<(), userspace::error::Error> {
-        let it = &self.cluster.settings.timeouts;
+        let it = &self.directory.cluster().settings.timeouts;
         let longest_s = it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s);
         self.network.wait(longest_s)?;
         self.network.sweep()

@@ -95,7 +95,7 @@ pub enum Error {
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
-    /// The emulated fabric between the nodes.
+    /// What of the fabric between the nodes is not the kernel's.
     #[error(transparent)]
     Fabric(#[from] fabric::Error),
     /// `ebpf` itself.
@@ -197,13 +197,13 @@ impl<P: live::Path> Dataplane for InProcess<P> {
 /// went well.
 pub struct Up {
     topology: Topology,
-    fabric: Option<fabric::Live>,
+    fabric: Option<fabric::Running>,
     dataplane: Box<dyn Dataplane>,
     down: bool,
 }
 
 impl Up {
-    /// Builds the cluster's links and starts the dataplane on them, and the fabric if it is not the kernel's.
+    /// Builds the cluster's links and starts the dataplane on them, and what of the fabric is not the kernel's.
     ///
     /// # Errors
     /// The first thing that went wrong; nothing is left then.
@@ -212,10 +212,9 @@ impl Up {
         let topology = dataplane.build(cluster)?;
         // From here on whatever goes wrong takes the links away again.
         let mut up = Self { topology, fabric: None, dataplane, down: false };
-        if fabric::is_emulated(cluster) {
-            up.fabric = Some(fabric::Live::start(cluster)?);
-        }
         up.dataplane.start(&up.topology)?;
+        // Its load balancer asks nodes at once how they are.
+        up.fabric = fabric::Running::start(cluster)?;
         Ok(up)
     }
 
@@ -230,14 +229,17 @@ impl Up {
     /// The first thing that went wrong; it can be tried again.
     pub fn change_services(&mut self, after: &Cluster) -> Result<(), Error> {
         self.topology.change_services(after)?;
-        if let Some(fabric) = &mut self.fabric {
-            fabric.apply(self.topology.cluster())?;
+        self.dataplane.apply(&self.topology)?;
+        let cluster = self.topology.cluster();
+        match &mut self.fabric {
+            Some(fabric) => fabric.apply(cluster)?,
+            None => self.fabric = fabric::Running::start(cluster)?,
         }
-        self.dataplane.apply(&self.topology)
+        Ok(())
     }
 
-    /// The fabric, if it is not the kernel's.
-    pub fn fabric(&self) -> Option<&fabric::Live> {
+    /// What of the fabric is not the kernel's.
+    pub fn fabric(&self) -> Option<&fabric::Running> {
         self.fabric.as_ref()
     }
 

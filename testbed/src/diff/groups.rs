@@ -18,7 +18,7 @@ pub(super) struct Member {
     pub(super) new: usize,
     /// The node that it is, or that it is on, by its place among those of the new cluster.
     node: Option<usize>,
-    is_node: bool,
+    pub(super) is_node: bool,
 }
 
 /// Ends whom no policy tells apart.
@@ -53,14 +53,14 @@ struct Traits {
     blocks: Vec<usize>,
 }
 
-/// Two members, one of each group, that stand for all others; none if there is nothing to compare.
+/// Two members, one of each side, that stand for all others; none if there is nothing to compare.
 ///
 /// A pod reaches itself, and its node reaches it, whatever policies say: those pairs are passed over where there
 /// are others.
-pub(super) fn pair(from: &Group, to: &Group) -> Option<(Member, Member)> {
-    let all = || from.members.iter().flat_map(|one| to.members.iter().map(move |other| (*one, *other)));
+pub(super) fn pair(from: &[Member], to: &[Member]) -> Option<(Member, Member)> {
+    let all = || from.iter().flat_map(|one| to.iter().map(move |other| (*one, *other)));
     let apart = |(one, other): &(Member, Member)| one.old != other.old && one.new != other.new;
-    let both_nodes = from.members.first()?.is_node && to.members.first()?.is_node;
+    let both_nodes = from.first()?.is_node && to.first()?.is_node;
     if both_nodes {
         return None;
     }

@@ -123,12 +123,11 @@ impl Compared<'_> {
     fn difference(&self) -> Difference {
         // Groups that send, by what changed for which target; then targets of which the same is true.
         let mut by_target: BTreeMap<(Turn, Vec<usize>, usize), BTreeSet<usize>> = BTreeMap::new();
-        for from in 0..self.groups.len() {
-            for to in 0..self.groups.len() {
-                let Some(pair) = groups::pair(&self.groups[from], &self.groups[to]) else { continue };
-                for (turn, ports) in self.turns(pair) {
-                    by_target.entry((turn, ports, to)).or_default().insert(from);
-                }
+        for (from, to) in self.differing() {
+            let members = [from, to].map(|place| self.groups[place].members.as_slice());
+            let Some(pair) = groups::pair(members[0], members[1]) else { continue };
+            for (turn, ports) in self.turns(pair) {
+                by_target.entry((turn, ports, to)).or_default().insert(from);
             }
         }
         let mut alike: BTreeMap<(Turn, Vec<usize>, BTreeSet<usize>), Vec<usize>> = BTreeMap::new();
@@ -145,17 +144,45 @@ impl Compared<'_> {
         difference
     }
 
+    /// Groups between which something may have changed. Groups have names of their own; those that fare alike in
+    /// both clusters, whatever they are called, are looked at together.
+    fn differing(&self) -> Vec<(usize, usize)> {
+        let mut kinds: BTreeMap<_, (Vec<usize>, Vec<groups::Member>)> = BTreeMap::new();
+        for (place, group) in self.groups.iter().enumerate() {
+            for member in &group.members {
+                let classes = (self.before.class(member.old), self.after.class(member.new), member.is_node);
+                let (places, members) = kinds.entry(classes).or_default();
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+                members.push(*member);
+            }
+        }
+        let mut differing = BTreeSet::new();
+        for (from, senders) in kinds.values() {
+            for (to, receivers) in kinds.values() {
+                let Some(pair) = groups::pair(senders, receivers) else { continue };
+                if (0..self.stretches.len()).any(|port| self.has_changed(pair, port)) {
+                    differing.extend(from.iter().flat_map(|one| to.iter().map(move |other| (*one, *other))));
+                }
+            }
+        }
+        differing.into_iter().collect()
+    }
+
+    fn has_changed(&self, (from, to): (groups::Member, groups::Member), port: usize) -> bool {
+        self.before.verdict(from.old, to.old, port) != self.after.verdict(from.new, to.new, port)
+    }
+
     /// At which ports flows between two ends changed, by how they did.
     fn turns(&self, (from, to): (groups::Member, groups::Member)) -> BTreeMap<Turn, Vec<usize>> {
         let mut turns: BTreeMap<Turn, Vec<usize>> = BTreeMap::new();
         for port in 0..self.stretches.len() {
-            let was = self.before.verdict(from.old, to.old, port);
-            let is = self.after.verdict(from.new, to.new, port);
-            if was == is {
+            if !self.has_changed((from, to), port) {
                 continue;
             }
             let turn = Turn {
-                opened: is == Verdict::Allow,
+                opened: self.after.verdict(from.new, to.new, port) == Verdict::Allow,
                 before: voice(self.before.decided_by(from.old, to.old, port)),
                 after: voice(self.after.decided_by(from.new, to.new, port)),
             };

@@ -1,9 +1,11 @@
-//! The fabric of a live cluster whose Testbed asks for `fabric: {kind: emulator}`: [`userspace::fabric`] on
-//! packet sockets, in real time, instead of the kernel's bridge and routes.
+//! What of a live cluster's fabric is not the kernel's own: with `fabric: {kind: emulator}` in its Testbed all of it,
+//! [`userspace::fabric`] on packet sockets, in real time, instead of the kernel's bridge and routes; on a bridge the
+//! load balancer, if there is one.
 //!
-//! [`Live`] runs it in this process, [`serve_from_stdin`] in one of its own, for a cluster that stays up: that
+//! [`Running`] is in this process, [`serve_from_stdin`] runs it in one of its own, for a cluster that stays up: that
 //! one is told what to do in lines of JSON ([`crate::control`]), a [`Spec`] first, then [`Request`]s.
 
+mod balancer;
 mod live;
 mod told;
 
@@ -16,11 +18,12 @@ use serde::{Deserialize, Serialize};
 use userspace::fabric::{self, Report};
 use userspace::model::{Cluster, FabricKind, LinkQuality};
 
+pub use balancer::Balancer;
 pub use live::Live;
 pub use told::Told;
 
 use crate::control::{self, Control, read_line, write_line};
-use crate::netns;
+use crate::netns::{self, Netns, Part};
 use crate::state;
 
 /// Why there is no fabric.
@@ -38,6 +41,9 @@ pub enum Error {
     /// It answered that it could not.
     #[error("{0}")]
     Refused(String),
+    /// The load balancer beside a bridge.
+    #[error("cannot run the load balancer: {0}")]
+    Balancer(userspace::error::Error),
     /// No packet socket.
     #[error("cannot {tried} link {link} in network namespace {netns}: {source}")]
     Socket {
@@ -68,6 +74,66 @@ pub enum Error {
 /// Whether a cluster's frames are carried by [`userspace::fabric`], not by a bridge.
 pub fn is_emulated(cluster: &Cluster) -> bool {
     cluster.settings.fabric.kind == FabricKind::Emulator
+}
+
+/// Whether there is something of a cluster's fabric that a process must run, now that its links are there.
+pub fn is_served(cluster: &Cluster) -> bool {
+    is_emulated(cluster) || Netns::of(&cluster.name, Part::Balancer).exists()
+}
+
+/// What of a cluster's fabric is not the kernel's own, as long as it lives.
+#[derive(Debug)]
+pub enum Running {
+    /// All of it.
+    Emulated(Live),
+    /// The load balancer beside a bridge.
+    Balancer(Balancer),
+}
+
+impl Running {
+    /// Starts on the links of a cluster, if there is anything to be run. Frames pass when this returns.
+    ///
+    /// # Errors
+    /// It cannot run. Nothing does then.
+    pub fn start(cluster: &Cluster) -> Result<Option<Self>, Error> {
+        if is_emulated(cluster) {
+            return Live::start(cluster).map(Self::Emulated).map(Some);
+        }
+        is_served(cluster).then(|| Balancer::start(cluster).map(Self::Balancer)).transpose()
+    }
+
+    /// Goes on with a cluster that has changed, its links with it.
+    ///
+    /// # Errors
+    /// There is no such fabric, and nothing is changed; or a link or a table cannot be used.
+    pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        match self {
+            Self::Emulated(live) => live.apply(cluster),
+            Self::Balancer(balancer) => balancer.apply(cluster),
+        }
+    }
+
+    /// What happened so far. Beside a bridge only the load balancer's part says anything.
+    ///
+    /// # Errors
+    /// Counters cannot be read.
+    pub fn report(&self) -> Result<Report, Error> {
+        match self {
+            Self::Emulated(live) => Ok(live.report()),
+            Self::Balancer(balancer) => balancer.report(),
+        }
+    }
+
+    /// All of the fabric.
+    ///
+    /// # Errors
+    /// [`Error::Bridge`]: it is the kernel's.
+    pub fn emulated(&self, tried: &'static str, cluster: &str) -> Result<&Live, Error> {
+        match self {
+            Self::Emulated(live) => Ok(live),
+            Self::Balancer(_) => Err(Error::Bridge { tried, cluster: cluster.to_owned() }),
+        }
+    }
 }
 
 /// What the process is started with.
@@ -117,12 +183,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// The fabric of a cluster that is up.
+    /// The fabric of a cluster that is up; on a bridge its load balancer.
     ///
     /// # Errors
     /// [`Error::Bridge`]: it has none that could be asked.
     pub fn of(cluster: &Cluster, tried: &'static str) -> Result<Self, Error> {
-        if !is_emulated(cluster) {
+        if !is_served(cluster) {
             return Err(Error::Bridge { tried, cluster: cluster.name.clone() });
         }
         Ok(Self::at(&state::directory(&cluster.name).join("fabric.sock")))
@@ -220,8 +286,10 @@ pub fn serve_from_stdin() -> Result<(), Error> {
     // One that a killed process left behind.
     let _ = std::fs::remove_file(&spec.control);
     let control = UnixListener::bind(&spec.control)?;
-    let mut live = match Live::start(&spec.cluster) {
-        Ok(live) => live,
+    let name = spec.cluster.name.clone();
+    let nothing = || Error::Bridge { tried: "run the fabric of", cluster: name.clone() };
+    let mut running = match Running::start(&spec.cluster).and_then(|running| running.ok_or_else(nothing)) {
+        Ok(running) => running,
         Err(error) => {
             write_line(&mut io::stdout().lock(), &Answer::Failed(error.to_string()))?;
             return Err(error);
@@ -230,7 +298,7 @@ pub fn serve_from_stdin() -> Result<(), Error> {
     write_line(&mut io::stdout().lock(), &Answer::Done)?;
     for stream in control.incoming() {
         // Whoever asked may be gone; the next one may not.
-        if let Err(error) = stream.and_then(|stream| converse(&mut live, stream)) {
+        if let Err(error) = stream.and_then(|stream| converse(&mut running, &name, stream)) {
             tracing::debug!("a conversation ended: {error}");
         }
     }
@@ -238,25 +306,37 @@ pub fn serve_from_stdin() -> Result<(), Error> {
 }
 
 /// Answers the requests of one connection, in order.
-fn converse(live: &mut Live, mut stream: UnixStream) -> io::Result<()> {
+fn converse(running: &mut Running, cluster: &str, mut stream: UnixStream) -> io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?);
     loop {
         let answer = match read_line::<Request>(&mut lines) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => Answer::Failed(format!("cannot read the request: {error}")),
-            Ok(Request::Report) => Answer::Report(Box::new(live.report())),
-            Ok(Request::Tell) => {
-                live.tell();
-                Answer::Done
+            Ok(request) => {
+                let answered = answer(running, cluster, request);
+                answered.unwrap_or_else(|error| Answer::Failed(error.to_string()))
             }
-            Ok(Request::Told) => Answer::Told(live.told()),
-            Ok(Request::Apply(cluster)) => said(live.apply(&cluster)),
-            Ok(Request::Links(links)) => said(live.set_links(&links)),
         };
         write_line(&mut stream, &answer)?;
     }
 }
 
-fn said(done: Result<(), Error>) -> Answer {
-    done.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
+fn answer(running: &mut Running, cluster: &str, request: Request) -> Result<Answer, Error> {
+    let following = "follow packets in";
+    Ok(match request {
+        Request::Report => Answer::Report(Box::new(running.report()?)),
+        Request::Tell => {
+            running.emulated(following, cluster)?.tell();
+            Answer::Done
+        }
+        Request::Told => Answer::Told(running.emulated(following, cluster)?.told()),
+        Request::Apply(cluster) => {
+            running.apply(&cluster)?;
+            Answer::Done
+        }
+        Request::Links(links) => {
+            running.emulated("change a link of", cluster)?.set_links(&links)?;
+            Answer::Done
+        }
+    })
 }

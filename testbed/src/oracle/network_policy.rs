@@ -6,32 +6,72 @@
 //! Source: the API reference of NetworkPolicy (networking.k8s.io/v1), and the page "Network Policies" of
 //! the Kubernetes documentation.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use userspace::model::{IpBlocks, Pod};
+use userspace::model::{Cluster, IpBlocks, Pod};
 
 use super::labels::selects;
 use super::{Cause, Direction, End, Party};
 
+/// The policies of a cluster, and what was found out about whom they isolate.
+#[derive(Debug)]
+pub(super) struct Policies<'a> {
+    all: &'a [NetworkPolicy],
+    /// Places in the cluster's list.
+    by_namespace: HashMap<&'a str, Vec<usize>>,
+    /// By namespace and name of the pod: for ingress, and for egress.
+    isolating: HashMap<(&'a str, &'a str), [OnceLock<Isolating>; 2]>,
+}
+
+/// The policies that isolate a pod in a direction, by their places in the cluster's list, in that order.
+#[derive(Debug)]
+struct Isolating {
+    places: Vec<usize>,
+    names: Arc<[String]>,
+}
+
+impl<'a> Policies<'a> {
+    pub(super) fn of(cluster: &'a Cluster) -> Self {
+        let mut by_namespace: HashMap<_, Vec<usize>> = HashMap::new();
+        for (place, policy) in cluster.policies.iter().enumerate() {
+            by_namespace.entry(namespace(policy)).or_default().push(place);
+        }
+        let names = cluster.pods.iter().map(|pod| (pod.namespace.as_str(), pod.name.as_str()));
+        let isolating = names.map(|name| (name, Default::default())).collect();
+        Self { all: &cluster.policies, by_namespace, isolating }
+    }
+
+    fn isolating<'b>(&'b self, pod: &'b Pod, direction: Direction) -> &'b Isolating {
+        let known = &self.isolating[&(pod.namespace.as_str(), pod.name.as_str())];
+        known[direction as usize].get_or_init(|| {
+            let places = self.by_namespace.get(pod.namespace.as_str()).into_iter().flatten().copied();
+            let places: Vec<_> =
+                places.filter(|place| isolates(&self.all[*place], direction, pod)).collect();
+            Isolating { names: places.iter().map(|place| id(&self.all[*place])).collect(), places }
+        })
+    }
+}
+
 impl End<'_> {
     /// Whether they let the flow through; nothing where none isolates the pod in this direction.
     pub(super) fn network_policies(self) -> Option<Result<(), Cause>> {
-        let policies = self.flow.cluster.policies.iter();
-        let isolating: Vec<&NetworkPolicy> =
-            policies.filter(|policy| isolates(policy, self.direction, self.pod)).collect();
-        if isolating.is_empty() {
+        let policies = &self.flow.oracle.policies;
+        let isolating = policies.isolating(self.pod, self.direction);
+        if isolating.places.is_empty() {
             return None;
         }
         // Policies add up: one rule of any of them is enough.
-        if isolating.iter().any(|policy| self.allowed_by(policy)) {
+        if isolating.places.iter().any(|place| self.allowed_by(&policies.all[*place])) {
             return Some(Ok(()));
         }
-        let policies = isolating.into_iter().map(id).collect();
+        let policies = Arc::clone(&isolating.names);
         Some(Err(Cause::Isolated { direction: self.direction, pod: self.pod.id(), policies }))
     }
 
@@ -47,7 +87,7 @@ impl End<'_> {
 
     /// Whether the other end is one the rule speaks of. `home` is the policy's namespace.
     fn is_peer(self, rule: &NetworkPolicyPeer, home: &str) -> bool {
-        let cluster = self.flow.cluster;
+        let cluster = self.flow.oracle.cluster;
         if let Some(block) = &rule.ip_block {
             let skipped = matches!(self.peer, Party::Pod(_))
                 && cluster.settings.policies.ip_blocks == IpBlocks::Outside;

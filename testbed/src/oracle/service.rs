@@ -17,15 +17,16 @@
 //! Source: Kubernetes, "Virtual IPs and Service Proxies", "Source IP", "EndpointSlices" and
 //! "Topology Aware Routing"; enhancement proposals 1669 (terminating endpoints) and 2086 (internal policy).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use userspace::model::{
-    Backend, Cluster, HostPort, Model, Node, Protocol, Service, ServicePort, TrafficPolicy,
+    Backend, Cluster, HostPort, Model, Node, Pod, Protocol, Service, ServicePort, TrafficPolicy,
 };
 
-use super::{Cause, Expectation, Flow, Party, Refusal, node_named, party_at};
+use super::{Cause, Expectation, Flow, Oracle, Party, Refusal};
 
 /// An address and a port that stand for endpoints.
 pub(super) struct Frontend<'a> {
@@ -43,24 +44,86 @@ enum Kind<'a> {
     HostPort(&'a Node),
 }
 
-/// What the address and port stand for, if they do.
-pub(super) fn frontend(
-    cluster: &Cluster,
-    address: IpAddr,
-    port: u16,
-    protocol: Protocol,
-) -> Option<Frontend<'_>> {
-    let node = cluster.nodes.iter().find(|node| node.addresses.contains(&address));
-    let of_service = |service, one: &ServicePort| {
-        let kind = kind(service, one, address, port, node)?;
-        let same_family = |backend: &&Backend| backend.address.is_ipv4() == address.is_ipv4();
-        (one.protocol == protocol)
-            .then(|| Frontend { kind, endpoints: one.backends.iter().filter(same_family).cloned().collect() })
-    };
-    let mut services = cluster.services.iter();
-    services
-        .find_map(|service| service.ports.iter().find_map(|one| of_service(service, one)))
-        .or_else(|| host_port(cluster, node?, address, (port, protocol)))
+/// Every address and port that stands for others.
+#[derive(Debug)]
+pub(super) struct Frontends<'a> {
+    cluster: &'a Cluster,
+    nodes: HashMap<IpAddr, &'a Node>,
+    /// Services, by their places in the cluster: under each address of their own.
+    at: HashMap<IpAddr, Vec<usize>>,
+    /// The same under their node ports.
+    node_ports: HashMap<u16, Vec<usize>>,
+    /// Pods with host ports, under their node.
+    host_ports: HashMap<&'a str, Vec<&'a Pod>>,
+}
+
+impl<'a> Frontends<'a> {
+    pub(super) fn of(cluster: &'a Cluster) -> Self {
+        let mut frontends = Self {
+            cluster,
+            nodes: HashMap::new(),
+            at: HashMap::new(),
+            node_ports: HashMap::new(),
+            host_ports: HashMap::new(),
+        };
+        for node in &cluster.nodes {
+            for address in &node.addresses {
+                frontends.nodes.entry(*address).or_insert(node);
+            }
+        }
+        for (place, service) in cluster.services.iter().enumerate() {
+            let outside = service.external_addresses.iter().chain(&service.load_balancer_addresses);
+            for address in service.addresses.iter().chain(outside) {
+                frontends.at.entry(*address).or_default().push(place);
+            }
+            for port in service.ports.iter().filter_map(|port| port.node_port) {
+                frontends.node_ports.entry(port).or_default().push(place);
+            }
+        }
+        for pod in cluster.pods.iter().filter(|pod| !pod.host_network && !pod.host_ports.is_empty()) {
+            frontends.host_ports.entry(&pod.node).or_default().push(pod);
+        }
+        frontends
+    }
+
+    /// What the address and port stand for, if they do.
+    pub(super) fn at(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<Frontend<'a>> {
+        let node = self.nodes.get(&address).copied();
+        let of_service = |service, one: &ServicePort| {
+            let kind = kind(service, one, address, port, node)?;
+            let same_family = |backend: &&Backend| backend.address.is_ipv4() == address.is_ipv4();
+            (one.protocol == protocol).then(|| Frontend {
+                kind,
+                endpoints: one.backends.iter().filter(same_family).cloned().collect(),
+            })
+        };
+        let own = self.at.get(&address).into_iter().flatten();
+        let of_node = node.and_then(|_| self.node_ports.get(&port)).into_iter().flatten();
+        let mut places: Vec<usize> = own.chain(of_node).copied().collect();
+        // The first of the cluster has it.
+        places.sort_unstable();
+        let mut services = places.into_iter().map(|place| &self.cluster.services[place]);
+        services
+            .find_map(|service| service.ports.iter().find_map(|one| of_service(service, one)))
+            .or_else(|| self.host_port(node?, address, (port, protocol)))
+    }
+
+    fn host_port(
+        &self,
+        node: &'a Node,
+        address: IpAddr,
+        (port, protocol): (u16, Protocol),
+    ) -> Option<Frontend<'a>> {
+        self.host_ports.get(node.name.as_str())?.iter().find_map(|pod| {
+            let is_it = |one: &&HostPort| {
+                one.port == port && one.protocol == protocol && one.address.is_none_or(|at| at == address)
+            };
+            let leads_to = pod.host_ports.iter().find(is_it)?.container_port;
+            let mut endpoint = Backend::new(pod.address_like(address)?, leads_to);
+            endpoint.node = Some(node.name.clone());
+            Some(Frontend { kind: Kind::HostPort(node), endpoints: vec![endpoint] })
+        })
+    }
 }
 
 /// How the Service's port is dialled at this address, if it is.
@@ -86,23 +149,6 @@ fn kind<'a>(
     }
 }
 
-fn host_port<'a>(
-    cluster: &'a Cluster,
-    node: &'a Node,
-    address: IpAddr,
-    (port, protocol): (u16, Protocol),
-) -> Option<Frontend<'a>> {
-    cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network).find_map(|pod| {
-        let is_it = |one: &&HostPort| {
-            one.port == port && one.protocol == protocol && one.address.is_none_or(|at| at == address)
-        };
-        let leads_to = pod.host_ports.iter().find(is_it)?.container_port;
-        let mut endpoint = Backend::new(pod.address_like(address)?, leads_to);
-        endpoint.node = Some(node.name.clone());
-        Some(Frontend { kind: Kind::HostPort(node), endpoints: vec![endpoint] })
-    })
-}
-
 /// Where a client is served, and as whom.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
@@ -120,7 +166,7 @@ impl<'a> Frontend<'a> {
         {
             return Expectation::Deny(Cause::SourceRange);
         }
-        let entries = match self.entries(flow.cluster, source) {
+        let entries = match self.entries(flow.oracle, source) {
             Ok(entries) => entries,
             Err(open) => return Expectation::Undefined(open),
         };
@@ -135,14 +181,14 @@ impl<'a> Frontend<'a> {
     }
 
     /// 2. Where a client may come in: at several nodes, where somebody outside chooses.
-    fn entries<'b>(&self, cluster: &'b Cluster, source: Party<'b>) -> Result<Vec<Entry<'b>>, &'static str>
+    fn entries<'b>(&self, oracle: &Oracle<'b>, source: Party<'b>) -> Result<Vec<Entry<'b>>, &'static str>
     where
         'a: 'b,
     {
         let inside = |node| Entry { node, inside: true };
         let outside = |node| Entry { node, inside: false };
         let own = match source {
-            Party::Pod(pod) => node_named(cluster, &pod.node),
+            Party::Pod(pod) => oracle.directory.node(&pod.node),
             Party::Node(node) => Some(node),
             Party::Outside(..) => None,
         };
@@ -158,7 +204,7 @@ impl<'a> Frontend<'a> {
                 return Err("a cluster IP is promised to the inside of the cluster only");
             }
             (Kind::NodePort(_, node) | Kind::HostPort(node), None) => vec![outside(node)],
-            (Kind::External(_), None) => cluster.nodes.iter().map(outside).collect(),
+            (Kind::External(_), None) => oracle.cluster.nodes.iter().map(outside).collect(),
             (Kind::LoadBalancer(service), None) => {
                 if !self.endpoints.iter().any(|backend| backend.ready) {
                     return Err(
@@ -169,7 +215,7 @@ impl<'a> Frontend<'a> {
                 let local = service.external_policy == TrafficPolicy::Local;
                 let healthy =
                     |node: &&Node| !local || self.endpoints.iter().any(|it| it.ready && is_on(it, node));
-                cluster.nodes.iter().filter(healthy).map(outside).collect()
+                oracle.cluster.nodes.iter().filter(healthy).map(outside).collect()
             }
         })
     }
@@ -268,7 +314,8 @@ pub fn standings(
     node: &Node,
     inside: bool,
 ) -> Vec<(Backend, Standing)> {
-    let found = frontend(cluster, target.ip(), target.port(), protocol);
+    let frontends = Frontends::of(cluster);
+    let found = frontends.at(target.ip(), target.port(), protocol);
     found.map_or(Vec::new(), |frontend| frontend.standings(Entry { node, inside }))
 }
 
@@ -303,8 +350,8 @@ fn hinted<'b>(of: Vec<&'b Backend>, node: &Node) -> Vec<&'b Backend> {
 
 /// 6. What should become of a flow that this endpoint is given.
 fn fate(flow: Flow<'_>, source: Party<'_>, entry: Entry<'_>, backend: &Backend) -> Expectation {
-    let (flow, target) = (Flow { port: backend.port, ..flow }, party_at(flow.cluster, backend.address));
-    let settings = &flow.cluster.settings;
+    let (flow, target) = (Flow { port: backend.port, ..flow }, flow.oracle.party_at(backend.address));
+    let settings = &flow.oracle.cluster.settings;
     let kept = entry.inside
         || is_on(backend, entry.node)
         || settings.model == Model::Overlay
@@ -380,8 +427,9 @@ mod tests {
             "ext:world" => Party::Outside("203.0.113.7".parse().unwrap(), &[]),
             pod => Party::Pod(cluster.pod(pod).unwrap()),
         };
-        let found = frontend(cluster, address.parse().unwrap(), port, Tcp).expect("it is a frontend");
-        match found.expect(Flow { cluster, port, protocol: Tcp }, from) {
+        let oracle = Oracle::of(cluster);
+        let found = oracle.frontends.at(address.parse().unwrap(), port, Tcp).expect("it is a frontend");
+        match found.expect(Flow { oracle: &oracle, port, protocol: Tcp }, from) {
             Expectation::Allow => "allow",
             Expectation::Audited(_) => "audited",
             Expectation::Deny(Cause::NoLocalBackend) => "not here",

@@ -14,9 +14,9 @@ impl End<'_> {
     /// What the policies of a tier say of the flow; nothing where they leave it to the next tier.
     pub(super) fn tier(self, tier: Tier) -> Option<Result<(), Cause>> {
         // They are in the order of their priorities.
-        let policies = self.flow.cluster.cluster_policies.iter();
+        let policies = self.flow.oracle.cluster.cluster_policies.iter();
         let ours =
-            policies.filter(|policy| policy.tier == tier && concerns(policy, self.flow.cluster, self.pod));
+            policies.filter(|policy| policy.tier == tier && concerns(policy, self.flow.oracle.cluster, self.pod));
         let mut rules = ours.flat_map(|policy| {
             let rules = match self.direction {
                 Direction::Ingress => &policy.ingress,
@@ -47,7 +47,7 @@ impl End<'_> {
 
     fn is_among(self, peer: &TierPeer) -> bool {
         match (peer, self.peer) {
-            (TierPeer::Pods(pods), Party::Pod(pod)) => selected(pods, self.flow.cluster, pod),
+            (TierPeer::Pods(pods), Party::Pod(pod)) => selected(pods, self.flow.oracle.cluster, pod),
             (TierPeer::Nodes(nodes), Party::Node(node)) => selects(nodes, &node.labels),
             // Whoever it is: traffic inside the cluster as well.
             (TierPeer::Networks(ranges), peer) => ranges.iter().any(|range| range.contains(&peer.address())),

@@ -1,17 +1,17 @@
 //! Where denials come from: which policy isolates which pod, or which rule denies, and whom that keeps away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use dataplane::Reason;
 use userspace::engine::emulator::Matrix;
 use userspace::engine::emulator::matrix::{Direction, Verdict as Judged, Why};
 use userspace::error::Error;
-use userspace::model::{Cluster, Port, Who};
+use userspace::model::{Cluster, Directory, Port, Who};
 use userspace::observe::nearest::nearest;
 
 use super::{Flow, Grid, Verdict};
-use crate::oracle;
+use crate::oracle::Oracle;
 
 /// Names of a list that are shown; of more their number.
 const SHOWN: usize = 6;
@@ -48,8 +48,9 @@ impl Denials {
                 matches!(row.measured.reason, None | Some(Reason::PolicyDenied | Reason::PolicyFull));
             row.measured.verdict == Verdict::Deny && by_policy
         };
+        let behind = Behind::of(cluster);
         let denied: Vec<(&Flow, Vec<(Who, Port)>)> =
-            grid.rows.iter().filter(denied).map(|row| (&row.flow, behind(cluster, &row.flow))).collect();
+            grid.rows.iter().filter(denied).map(|row| (&row.flow, behind.ends(&row.flow))).collect();
         let ports: BTreeSet<Port> = denied.iter().flat_map(|(_, ends)| ends).map(|(_, port)| *port).collect();
         let ports: Vec<Port> = ports.into_iter().collect();
         if ports.is_empty() {
@@ -107,32 +108,46 @@ fn together(said: Said) -> BTreeMap<Port, Vec<Denial>> {
     by_port
 }
 
-/// Whom policies see a flow arrive at, and at which port: the endpoints of a Service, or who was dialled.
-fn behind(cluster: &Cluster, flow: &Flow) -> Vec<(Who, Port)> {
-    let dialled = Port { number: flow.port, protocol: flow.protocol };
-    let Ok(found) = cluster.find(&flow.to) else { return Vec::new() };
-    if !oracle::is_frontend(cluster, found.address(), flow.port, flow.protocol) {
-        return vec![(flow.to.clone(), dialled)];
-    }
-    let services = cluster.services.iter().flat_map(|service| {
-        let of = matches!(&flow.to, Who::Service(id) | Who::Frontend(id, _) if *id == service.id());
-        service.ports.iter().filter(move |port| {
-            let number = if of { Some(port.port) } else { port.node_port };
-            (of || matches!(flow.to, Who::Node(_) | Who::Pod(_)))
-                && number == Some(flow.port)
-                && port.protocol == flow.protocol
-        })
-    });
-    let backends = services.flat_map(|port| {
-        port.backends.iter().map(|it| (it.address, Port { number: it.port, protocol: port.protocol }))
-    });
-    backends.filter_map(|(address, port)| Some((who_at(cluster, address)?, port))).collect()
+/// What stands behind whom.
+struct Behind<'a> {
+    directory: Directory<'a>,
+    oracle: Oracle<'a>,
+    at: HashMap<IpAddr, Who>,
 }
 
-fn who_at(cluster: &Cluster, address: IpAddr) -> Option<Who> {
-    let pod = cluster.pods.iter().find(|pod| pod.addresses.contains(&address));
-    let outside = || cluster.externals.iter().find(|external| external.address == address);
-    pod.map(|pod| Who::Pod(pod.id())).or_else(|| outside().map(|it| Who::External(it.name.clone())))
+impl<'a> Behind<'a> {
+    fn of(cluster: &'a Cluster) -> Self {
+        let outside = cluster.externals.iter().map(|it| (it.address, Who::External(it.name.clone())));
+        let pods = cluster.pods.iter().rev();
+        let pods = pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, Who::Pod(pod.id()))));
+        Self {
+            directory: Directory::of(cluster),
+            oracle: Oracle::of(cluster),
+            at: outside.chain(pods).collect(),
+        }
+    }
+
+    /// Whom policies see a flow arrive at, and at which port: the endpoints of a Service, or who was dialled.
+    fn ends(&self, flow: &Flow) -> Vec<(Who, Port)> {
+        let dialled = Port { number: flow.port, protocol: flow.protocol };
+        let Ok(found) = self.directory.find(&flow.to) else { return Vec::new() };
+        if !self.oracle.is_frontend(found.address(), flow.port, flow.protocol) {
+            return vec![(flow.to.clone(), dialled)];
+        }
+        let services = self.directory.cluster().services.iter().flat_map(|service| {
+            let of = matches!(&flow.to, Who::Service(id) | Who::Frontend(id, _) if *id == service.id());
+            service.ports.iter().filter(move |port| {
+                let number = if of { Some(port.port) } else { port.node_port };
+                (of || matches!(flow.to, Who::Node(_) | Who::Pod(_)))
+                    && number == Some(flow.port)
+                    && port.protocol == flow.protocol
+            })
+        });
+        let backends = services.flat_map(|port| {
+            port.backends.iter().map(|it| (it.address, Port { number: it.port, protocol: port.protocol }))
+        });
+        backends.filter_map(|(address, port)| Some((self.at.get(&address)?.clone(), port))).collect()
+    }
 }
 
 impl Denial {

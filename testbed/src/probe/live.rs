@@ -14,7 +14,7 @@ use super::{Flow, Measured, Prober, family_of};
 use crate::interrupt::Interrupt;
 use crate::listen::{self, Client, Listener};
 use crate::netns::{Netns, Part};
-use crate::oracle;
+use crate::oracle::Oracle;
 use crate::topology::pod_netns;
 
 /// Why the cluster could not be asked.
@@ -42,6 +42,7 @@ pub type Reports<'a> = Box<dyn FnMut() -> anyhow::Result<Vec<Step>> + 'a>;
 /// Asks with real sockets, on whichever dataplane the cluster runs.
 pub struct Live<'a> {
     cluster: &'a Cluster,
+    oracle: Oracle<'a>,
     dataplane: &'static str,
     listeners: Client,
     interrupt: Interrupt,
@@ -56,7 +57,8 @@ impl<'a> Live<'a> {
         listeners: Client,
         interrupt: &Interrupt,
     ) -> Self {
-        Self { cluster, dataplane, listeners, interrupt: interrupt.clone(), told: None }
+        let oracle = Oracle::of(cluster);
+        Self { cluster, oracle, dataplane, listeners, interrupt: interrupt.clone(), told: None }
     }
 
     /// The same, told by the dataplane who decided and why packets were dropped; every stage must report.
@@ -119,7 +121,7 @@ impl<'a> Live<'a> {
                 // What stands behind a port of a node listens where it is.
                 let own = addresses
                     .iter()
-                    .filter(|address| !oracle::is_frontend(self.cluster, **address, *port, *protocol));
+                    .filter(|address| !self.oracle.is_frontend(**address, *port, *protocol));
                 own.map(|address| listener(&netns, *address, *protocol, *port)).collect()
             }
         }

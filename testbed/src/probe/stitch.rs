@@ -3,7 +3,8 @@
 //!
 //! A node's reports come in order, and each packet's begin with a head and end with a tail. So they fall
 //! into pieces, one for each packet and node. A packet's walk is the piece where it entered the cluster,
-//! and, if that ends in the tunnel, the next piece that came out of it at the node where it led.
+//! and, if that ends in the tunnel, the next piece that came out of it at the node where it led. Where its socket
+//! was led to a backend before there was a packet, that comes first.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
@@ -27,7 +28,18 @@ pub fn there_and_back(steps: &[Step], cluster: &Cluster, client: Ipv6Addr) -> Ve
     let mut walks = Vec::new();
     let first =
         (0..nodes.len()).find_map(|node| Some((node, take(&mut nodes[node], |it| sent_by(it, client))?)));
-    let Some((node, piece)) = first else { return walks };
+    let Some((node, piece)) = first else {
+        // Who is led to itself sends no packet.
+        let itself = (0..nodes.len())
+            .find_map(|node| Some((node, led(steps, node, |it| it.target.0 == client.octets())?)));
+        itself.into_iter().for_each(|(node, record)| tell(&mut walks, 0, node, record));
+        return walks;
+    };
+    let head = piece.first().copied().unwrap_or_default();
+    let ends = |it: &Record| (it.target, it.target_port, it.protocol);
+    if let Some(record) = led(steps, node, |it| ends(it) == ends(&head)) {
+        tell(&mut walks, 0, node, record);
+    }
     let end = follow(&mut nodes, cluster, (node, piece), |node, record| tell(&mut walks, 0, node, record));
     // The answer enters where the packet left the cluster's nodes.
     let answers = |it: &Piece| !comes_out_of_the_tunnel(it) && !sent_by(it, client);
@@ -71,6 +83,18 @@ fn follow(
     }
 }
 
+/// What a node said of the first such socket that was led to a backend.
+fn led(steps: &[Step], node: usize, is_it: impl Fn(&Record) -> bool) -> Option<Record> {
+    steps.iter().find_map(|step| match &step.event {
+        Event::Stage { node: by, record }
+            if *by == node && record.stage == Stage::Socket as u8 && is_it(record) =>
+        {
+            Some(*record)
+        }
+        _ => None,
+    })
+}
+
 /// The node's pieces that have to do with `client`.
 fn pieces(steps: &[Step], node: usize, client: Ipv6Addr) -> VecDeque<Piece> {
     let mut pieces: VecDeque<Piece> = VecDeque::new();
@@ -79,7 +103,7 @@ fn pieces(steps: &[Step], node: usize, client: Ipv6Addr) -> VecDeque<Piece> {
         if *by != node {
             continue;
         }
-        let heads = [Stage::FromPod, Stage::FromHost, Stage::FromUnderlay];
+        let heads = [Stage::Socket, Stage::FromPod, Stage::FromHost, Stage::FromUnderlay];
         if heads.iter().any(|head| *head as u8 == record.stage) || pieces.is_empty() {
             pieces.push_back(Vec::new());
         }
@@ -137,6 +161,35 @@ mod tests {
         Step { packet: 0, event: Event::Stage { node, record } }
     }
 
+    /// Packet, node and stage of each step.
+    fn told(walks: &[Step]) -> Vec<(u32, usize, u8)> {
+        let told = walks.iter().map(|step| match &step.event {
+            Event::Stage { node, record } => (step.packet, *node, record.stage),
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn a_socket_that_was_led_comes_before_its_packet_or_alone_if_there_is_none() {
+        let (web, api, service) = ([10, 244, 0, 2], [10, 244, 0, 3], [10, 96, 0, 1]);
+        let reported = [
+            step(0, record(Stage::FromPod, 0, [10, 244, 0, 9], api)),
+            step(0, record(Stage::ToPod, 0, [10, 244, 0, 9], api)),
+            step(0, record(Stage::Socket, 0, service, api)),
+            step(0, record(Stage::FromPod, 0, web, api)),
+            step(0, record(Stage::ToPod, 0, web, api)),
+        ];
+        let client = |address| Ipv6Addr::from(V4(address).to_v6().0);
+        let word = |stage: Stage| stage as u8;
+        assert_eq!(
+            told(&there_and_back(&reported, &cluster(), client(web))),
+            [(0, 0, word(Stage::Socket)), (0, 0, word(Stage::FromPod)), (0, 0, word(Stage::ToPod))]
+        );
+        let itself = [step(0, record(Stage::Socket, 0, service, web))];
+        assert_eq!(told(&there_and_back(&itself, &cluster(), client(web))), [(0, 0, word(Stage::Socket))]);
+    }
+
     #[test]
     fn a_packet_is_followed_through_the_tunnel_and_its_answer_back() {
         let (web, api, n1, n2) = ([10, 244, 0, 2], [10, 244, 1, 2], [10, 240, 0, 4], [10, 240, 0, 5]);
@@ -158,16 +211,9 @@ mod tests {
         ];
         let client = Ipv6Addr::from(V4(web).to_v6().0);
         let walks = there_and_back(&reported, &cluster(), client);
-        let told: Vec<_> = walks
-            .iter()
-            .map(|step| match &step.event {
-                Event::Stage { node, record } => (step.packet, *node, record.stage),
-                other => panic!("{other:?}"),
-            })
-            .collect();
         let word = |stage: Stage| stage as u8;
         assert_eq!(
-            told,
+            told(&walks),
             [
                 (0, 0, word(Stage::FromPod)),
                 (0, 0, word(Stage::Overlay)),

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use dataplane::wire::{Address, Mac, V4, V6};
 use ipnet::IpNet;
-use userspace::model::{External, Node, Pod};
+use userspace::model::{Acceleration, External, Node, Pod};
 
-use super::ground::{self, gateway_mac, gateways, gso_max_size, mac, on_subnets, pod_mtu};
+use super::ground::{self, WayIn, gateway_mac, gateways, gso_max_size, mac, on_subnets, pod_mtu};
 use super::ground::{ways_to_node, ways_to_pod};
 use super::{
     BRIDGE, Error, GATEWAY_V6, HOST, HOST_PEER, Topology, UPLINK, WORLD, WORLD_GATEWAY, WORLD_MAC, collected,
@@ -80,6 +80,9 @@ impl Topology {
         each(&self.cluster.nodes, |node| self.lead_to_pods(node, &pods))?;
         let nodes: Vec<&Node> = self.cluster.nodes.iter().collect();
         self.lead_from_fabric(&nodes, &pods)?;
+        if self.is_balanced(&self.cluster) {
+            self.build_balancer(built)?;
+        }
         let services = ground::ways_to_services(&self.cluster);
         self.lead_to_services(&services, &services)
     }
@@ -164,6 +167,10 @@ impl Topology {
         let bridged = !fabric::is_emulated(&self.cluster);
         if bridged {
             inside.join(&port, BRIDGE)?;
+            inside.station(&port, own_mac)?;
+        }
+        if settings.services.acceleration == Acceleration::Native {
+            inside.face_driver(&port)?;
         }
         for (address, prefix) in on_subnets(settings, node) {
             if bridged {
@@ -275,12 +282,12 @@ impl Topology {
         Ok(())
     }
 
-    /// Makes the ways to Services' addresses from outside those of `after`: the fabric brings them to some node,
-    /// and each node's own packets go into its path.
+    /// Makes the ways to Services' addresses from outside those of `after`: the fabric brings them to the load
+    /// balancer or to some node, and each node's own packets go into its path.
     pub(super) fn lead_to_services(
         &self,
-        before: &BTreeMap<IpAddr, IpAddr>,
-        after: &BTreeMap<IpAddr, IpAddr>,
+        before: &BTreeMap<IpAddr, WayIn>,
+        after: &BTreeMap<IpAddr, WayIn>,
     ) -> Result<(), Error> {
         if self.layout.kernel_routes {
             return Ok(());
@@ -291,8 +298,9 @@ impl Topology {
             let mut links = Links::open(&self.fabric())?;
             each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
             // The node may be another one now, also because the one before is gone.
-            for (address, node) in after {
-                links.route(Route::host(*address, Next::Via(*node, BRIDGE)))?;
+            for (address, way) in after {
+                let route = Route::host(*address, Next::Via(way.next, BRIDGE));
+                links.route(Route { mtu: way.mtu, ..route })?;
             }
         }
         let new: Vec<IpAddr> =
@@ -346,7 +354,7 @@ impl Topology {
     }
 
     /// Adds a pair, switches its offloads, and sees it up; gives both namespaces' links.
-    fn linked(&self, near: &End<'_>, far: &End<'_>) -> Result<(Links, Links), Error> {
+    pub(super) fn linked(&self, near: &End<'_>, far: &End<'_>) -> Result<(Links, Links), Error> {
         pair(near, far)?;
         let mut both = (Links::open(near.netns)?, Links::open(far.netns)?);
         for (links, end) in [(&mut both.0, near), (&mut both.1, far)] {
@@ -361,7 +369,7 @@ impl Topology {
         Ok(both)
     }
 
-    fn end<'a>(&self, netns: &'a Netns, name: &'a str, mac: Option<Mac>, mtu: u32) -> End<'a> {
+    pub(super) fn end<'a>(&self, netns: &'a Netns, name: &'a str, mac: Option<Mac>, mtu: u32) -> End<'a> {
         End { netns, name, mac, mtu, gso_max_size: gso_max_size(&self.cluster.settings) }
     }
 
@@ -399,14 +407,14 @@ pub fn create(netns: Netns) -> Result<Netns, Error> {
 }
 
 /// The same, noted as made.
-fn noted(netns: Netns, built: &mut Vec<Netns>) -> Result<Netns, Error> {
+pub(super) fn noted(netns: Netns, built: &mut Vec<Netns>) -> Result<Netns, Error> {
     let netns = create(netns)?;
     built.push(netns.clone());
     Ok(netns)
 }
 
 /// Lets the kernel forward between the links of a namespace, or not.
-fn forward(netns: &Netns, on: bool) -> Result<(), Error> {
+pub(super) fn forward(netns: &Netns, on: bool) -> Result<(), Error> {
     let value = if on { "1" } else { "0" };
     netns.set(&[("net/ipv4/ip_forward", value)])?;
     if has_v6(netns)? {
@@ -416,7 +424,7 @@ fn forward(netns: &Netns, on: bool) -> Result<(), Error> {
 }
 
 /// Whether the kernel speaks IPv6.
-fn has_v6(netns: &Netns) -> Result<bool, Error> {
+pub(super) fn has_v6(netns: &Netns) -> Result<bool, Error> {
     has_setting(netns, "net/ipv6/conf/default")
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use dataplane::wire::{Mac, V4, V6, ip, tunnel};
+use dataplane::wire::{Address, Mac, V4, V6, ip, tunnel};
 use ipnet::IpNet;
-use userspace::model::{Cluster, Model, Node, Pod, Settings};
+use userspace::fabric::{frontends, probe_address};
+use userspace::model::{Cluster, Forward, Model, Node, Pod, Settings};
 
 use super::Error;
 
@@ -106,10 +107,35 @@ pub(super) fn ways_to_pod(settings: &Settings, node: &Node, pod: &Pod) -> Vec<(I
     addresses.filter_map(|address| Some((IpNet::from(*address), node.address_like(*address)?))).collect()
 }
 
-/// The ways to Services from outside: an external or load balancer address, and the node's that it is brought to.
-pub(super) fn ways_to_services(cluster: &Cluster) -> BTreeMap<IpAddr, IpAddr> {
-    let ways = cluster.ways_in().into_iter();
-    ways.filter_map(|(address, node)| Some((address, node.address_like(address)?))).collect()
+/// Where the fabric brings what is for an address of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WayIn {
+    /// The neighbour: a node, or the load balancer.
+    pub(super) next: IpAddr,
+    /// The longest packet that may go there, if that is less than an MTU.
+    pub(super) mtu: Option<u32>,
+}
+
+/// The ways to Services from outside, by their external and load balancer addresses.
+pub(super) fn ways_to_services(cluster: &Cluster) -> BTreeMap<IpAddr, WayIn> {
+    let frontends = frontends(cluster);
+    let ways = cluster.ways_in().into_iter().filter_map(|(address, node)| {
+        let to_balancer =
+            WayIn { next: probe_address(address), mtu: balanced_mtu(&cluster.settings, address) };
+        let way = if frontends.contains(&address) {
+            to_balancer
+        } else {
+            WayIn { next: node.address_like(address)?, mtu: None }
+        };
+        Some((address, way))
+    });
+    ways.collect()
+}
+
+/// The longest packet that the load balancer takes for a frontend, where it puts it into another one.
+fn balanced_mtu(settings: &Settings, frontend: IpAddr) -> Option<u32> {
+    let header = if frontend.is_ipv4() { V4::HEADER } else { V6::HEADER };
+    (settings.load_balancer.forward == Forward::IpInIp).then(|| settings.mtu.saturating_sub(header as u32))
 }
 
 /// Checks that the cloud's route table would take what the cluster's nodes need.

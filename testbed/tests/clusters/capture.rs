@@ -84,6 +84,12 @@ impl Capture {
     }
 }
 
+/// Whether a frame is one of TCP or UDP, in a tunnel or not.
+pub(crate) fn is_tcp_or_udp(frame: &[u8]) -> bool {
+    let transport = LaxSlicedPacket::from_ethernet(frame).ok().and_then(|sliced| sliced.transport);
+    matches!(transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)))
+}
+
 /// The Internet checksum of these bytes (RFC 1071).
 fn ones_complement(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));

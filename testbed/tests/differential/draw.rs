@@ -85,7 +85,9 @@ impl Draw {
     /// A cluster as Kubernetes objects; `number` says which shape it has.
     pub(crate) fn objects(&mut self, number: u64) -> String {
         let (shape, v4, v6) = SHAPES[(number % ROUND) as usize];
-        let mut text = self.testbed(shape);
+        // Each shape comes with both, as rounds go by.
+        let driver = (number % ROUND + number / ROUND).is_multiple_of(3);
+        let mut text = self.testbed(shape, driver);
         let worlds = [(v4, WORLD_V4), (v6, WORLD_V6)];
         let worlds = worlds.iter().filter(|(there, _)| *there).flat_map(|(_, addresses)| addresses);
         for (index, address) in worlds.enumerate() {
@@ -109,7 +111,7 @@ impl Draw {
         text
     }
 
-    fn testbed(&mut self, shape: &str) -> String {
+    fn testbed(&mut self, shape: &str, driver: bool) -> String {
         let nodes = 2 + self.below(2);
         let mut spec = format!("nodes: {nodes}, {shape}");
         let least: [u32; 3] = if shape.contains("::") { [1374, 1375, 1381] } else { [626, 627, 700] };
@@ -131,7 +133,11 @@ impl Draw {
         }
         let algorithm = if self.one_in(4) { "random" } else { "maglev" };
         let direct = shape.contains("geneve") && !self.one_in(3);
-        let _ = write!(spec, ", services: {{algorithm: {algorithm}, directReturn: {direct}}}");
+        let acceleration = if driver { "native" } else { "disabled" };
+        let _ = write!(
+            spec,
+            ", services: {{algorithm: {algorithm}, directReturn: {direct}, acceleration: {acceleration}}}"
+        );
         let established = self.of(&["keep", "cut"]);
         let _ = write!(spec, ", policies: {{audit: {}, established: {established}}}", self.one_in(6));
         if self.one_in(2) {

@@ -71,17 +71,26 @@ fn an_endpoint_sees_the_pod_that_dials_its_service() {
     }
 }
 
-/// "should have session affinity work for service with type clusterIP", "… for NodePort service"
+/// "should have session affinity work for service with type clusterIP", "… for NodePort service", "… for LoadBalancer
+/// service with Local traffic policy" and its kin
 #[test]
 #[ignore = "needs root: make test"]
 fn a_client_with_session_affinity_keeps_its_endpoint_at_every_frontend() {
     let mut cluster = described("affinity", "overlay");
+    let balanced = SocketAddr::new([20, 0, 0, 9].into(), PORT);
     service(&mut cluster).affinity_s = Some(60);
+    service(&mut cluster).load_balancer_addresses = vec![balanced.ip()];
     let stage = Stage::up(&cluster);
     for protocol in [Tcp, Udp] {
-        assert_eq!(stage.answering("web", protocol, CLUSTER_IP, 20).len(), 1);
-        assert_eq!(stage.answering("world", protocol, stage.node_port("n1"), 20).len(), 1);
-        assert_eq!(stage.answering("other", protocol, stage.node_port("n2"), 20).len(), 1);
+        let own = stage.answering("web", protocol, CLUSTER_IP, 20);
+        assert_eq!(own.len(), 1);
+        for to in [stage.node_port("n1"), stage.node_port("n2"), balanced] {
+            assert_eq!(stage.answering("web", protocol, to, 10), own, "{to}");
+        }
+        for (from, to) in [("world", stage.node_port("n1")), ("other", stage.node_port("n2"))] {
+            assert_eq!(stage.answering(from, protocol, to, 20).len(), 1, "{from}");
+            assert_eq!(stage.answering(from, protocol, balanced, 20).len(), 1, "{from}");
+        }
     }
 }
 
@@ -98,6 +107,32 @@ fn session_affinity_can_be_switched_on_and_off() {
     service(&mut cluster).affinity_s = None;
     stage.change(&cluster);
     assert_eq!(stage.answering("web", Tcp, CLUSTER_IP, MANY).len(), 3);
+}
+
+/// "should have session affinity work for NodePort service", and the policy becomes `Local` meanwhile
+#[test]
+#[ignore = "needs root: make test"]
+fn a_client_with_session_affinity_is_kept_by_no_endpoint_that_may_not_answer_it() {
+    let mut cluster = described("affinity-local", "overlay");
+    service(&mut cluster).affinity_s = Some(600);
+    back(&mut cluster, &["far"]);
+    let mut stage = Stage::up(&cluster);
+    let clients = [("web", CLUSTER_IP), ("world", stage.node_port("n1"))];
+    let all_are_answered_by = |stage: &Stage, endpoint: &str, when: &str| {
+        for (from, to) in clients {
+            assert_eq!(stage.answering(from, Tcp, to, 10), [endpoint], "{from} {when}");
+        }
+    };
+    all_are_answered_by(&stage, "far", "at first");
+    back(&mut cluster, &["near", "far"]);
+    stage.change(&cluster);
+    all_are_answered_by(&stage, "far", "when there is another");
+    for policy in [TrafficPolicy::Local, TrafficPolicy::Cluster] {
+        let service = service(&mut cluster);
+        (service.internal_policy, service.external_policy) = (policy, policy);
+        stage.change(&cluster);
+        all_are_answered_by(&stage, "near", "since only those of its node were to answer");
+    }
 }
 
 /// "should have session affinity timeout work for service with type clusterIP"
@@ -461,6 +496,8 @@ fn an_external_address_answers_from_outside_from_pods_and_from_nodes() {
     let mut cluster = described("external", "overlay");
     let mut stage = Stage::up(&cluster);
     let at = |last| SocketAddr::new([192, 0, 2, last].into(), PORT);
+    let pinned = stage.socket("web", 0, SILENCE);
+    pinned.connect(at(10)).expect("it has a route");
     for last in [10, 11] {
         // An address that is given while the cluster is up leads there as well, and the one before no more.
         service(&mut cluster).external_addresses = vec![at(last).ip()];
@@ -471,6 +508,8 @@ fn an_external_address_answers_from_outside_from_pods_and_from_nodes() {
                 assert_eq!(answering, ["far", "near", "spare"], "{from} by {protocol}");
             }
         }
+        // One that has been answered there all the while is led there no more.
+        assert_eq!(datagram(&pinned, b"who").is_ok(), last == 10);
     }
     assert!(stage.try_ask("world", Tcp, at(10), SILENCE).is_err());
 }

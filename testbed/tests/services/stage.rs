@@ -160,9 +160,9 @@ impl Stage {
         }
     }
 
-    /// What the fabric did so far; it is not the kernel's bridge.
+    /// What the fabric did so far; on a bridge its load balancer.
     pub(crate) fn report(&self) -> Report {
-        self.up.fabric().expect("it is emulated").report()
+        self.up.fabric().expect("it is not all the kernel's").report().expect("it can be read")
     }
 
     /// Waits until something is so, and watches the world meanwhile; says whether it came to be.

@@ -2,11 +2,49 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::tables::{Real, Slot, Virtual};
+use dataplane::tables::{Pin, Pinned, Real, Slot, Virtual};
 use dataplane::verdict::Fate;
 use dataplane::wire::{Address, V4, V6};
 
+use super::Count;
+use crate::error::Error;
 use crate::plan::FrontendKey;
+
+/// Whoever carries packets by these tables, as their owner sees it.
+pub trait Carrier: Keeps<V4> + Keeps<V6> {
+    /// Brings the tables to exactly these rows; pins stay.
+    ///
+    /// # Errors
+    /// [`Error::TableTooSmall`], and nothing was changed then; or a table cannot be written.
+    fn apply(&mut self, rows: &Rows) -> Result<(), Error>;
+
+    /// Packets and bytes by [`Fate::counter`].
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn counts(&self) -> Result<Vec<Count>, Error>;
+}
+
+/// What a [`Carrier`] keeps of a family's flows.
+pub trait Keeps<A: Address> {
+    /// The pins, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    fn pins(&self) -> Result<Vec<(Pin<A>, Pinned)>, Error>;
+
+    /// Forgets a pin, if there is one, of which no packet came since `seen_s`.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    fn forget(&mut self, pin: &Pin<A>, seen_s: u32) -> Result<(), Error>;
+
+    /// When a flow of a slot that has moved was sent home last, in seconds of the engine's clock; 0 if none was.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    fn at_home_s(&self, slot: u32) -> Result<u32, Error>;
+}
 
 /// Every row that is not the walk's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The cloud's load balancer as an element of the fabric: what is for a frontend goes to a healthy node, by
-//! [`dataplane::balance`]; [`super::probe`] says who is healthy.
+//! The cloud's load balancer: what is for a frontend goes to a healthy node, by [`dataplane::balance`];
+//! [`super::probe`] says who is healthy. Here its tables are planned; a [`Carrier`] carries packets by them.
 //!
 //! It is there for Services of kind `LoadBalancer`, at their load balancer's addresses. Behind each port of a
 //! frontend are all nodes with an address of its family. Each slot of its ring prefers the node with the highest
@@ -11,20 +11,20 @@
 //!
 //! Where no node is healthy, new flows are dropped, as the clouds do.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::balance;
 use dataplane::flow::mix;
 use dataplane::tables::{Balancer as Constants, Real, Slot, Virtual};
-use dataplane::verdict::{Fate, Miss};
+use dataplane::verdict::Miss;
 use dataplane::wire::{Be16, Mac, V4, V6};
 
 use super::probe::Prober;
-use super::seats::{Seats, mac_of};
-use super::{BalancerReport, Error, FrontendReport, Loss, Port};
-use crate::engine::balancer::{FamilyRows, Rows};
-use crate::engine::emulator::balancer::{Balancer, Kept};
+use super::seats::mac_of;
+use super::{Error, FrontendReport, Loss};
+use crate::engine::balancer::{Carrier, FamilyRows, Keeps, Rows};
+use crate::error;
 use crate::model::{Cluster, Forward, Service, ServiceKind, ServicePort};
 use crate::plan::{Family, FrontendKey};
 
@@ -41,22 +41,14 @@ type Front = (IpAddr, u16, u8);
 
 /// The load balancer of a cluster.
 #[derive(Debug)]
-pub(super) struct LoadBalancer {
-    engine: Balancer,
+pub(super) struct LoadBalancer<C> {
+    pub(super) carrier: C,
     rows: Rows,
     constants: Constants,
     idle_s: u32,
-    /// Addresses of frontends.
-    addresses: HashSet<IpAddr>,
     /// Numbers that were given out, and are not given again.
     fronts: BTreeMap<Front, u16>,
     reals: BTreeMap<(Front, String), u16>,
-    /// Packets for frontends that went to nodes.
-    sent: u64,
-    /// Those that did not.
-    lost: BTreeMap<Loss, u64>,
-    /// Answers that were made to come from frontends again.
-    returned: u64,
     pub(super) prober: Prober,
 }
 
@@ -67,55 +59,81 @@ struct Behind<'a> {
     port: &'a ServicePort,
 }
 
-impl LoadBalancer {
-    /// Whether there is room for a cluster's frontends.
-    ///
-    /// # Errors
-    /// [`Error::Frontends`].
-    pub(super) fn check(cluster: &Cluster) -> Result<(), Error> {
-        let ports = behind(cluster).count();
-        if ports > MOST { Err(Error::Frontends { ports, limit: MOST }) } else { Ok(()) }
-    }
+/// Whether there is room for a cluster's frontends.
+///
+/// # Errors
+/// [`Error::Frontends`].
+pub(super) fn check(cluster: &Cluster) -> Result<(), Error> {
+    let ports = behind(cluster).count();
+    if ports > MOST { Err(Error::Frontends { ports, limit: MOST }) } else { Ok(()) }
+}
 
-    /// The load balancer of a cluster that [`Self::check`] found possible.
-    pub(super) fn of(cluster: &Cluster, seats: &Seats) -> Self {
-        let constants = constants(cluster, seats);
-        let mut balancer = Self {
-            engine: Balancer::new(constants),
+/// The addresses at which a cluster's load balancer takes packets.
+pub fn frontends(cluster: &Cluster) -> BTreeSet<IpAddr> {
+    behind(cluster).map(|behind| behind.front.0).collect()
+}
+
+/// What the load balancer of a cluster does, from this hardware address, with this router beside it.
+pub(super) fn constants(cluster: &Cluster, mac: Mac, gateway: Mac) -> Constants {
+    let settings = &cluster.settings.load_balancer;
+    Constants {
+        seed: name_hash(&cluster.name),
+        drain_s: DRAIN_S,
+        mac,
+        gateway,
+        forward: match settings.forward {
+            Forward::FloatingIp => Constants::FLOATING_IP,
+            Forward::NodePort => Constants::NODE_PORT,
+            Forward::IpInIp => Constants::IP_IN_IP,
+        },
+        client_affinity: u8::from(settings.client_affinity),
+        pad: [0; 2],
+    }
+}
+
+impl<C: Carrier> LoadBalancer<C> {
+    /// One without frontends; the carrier does what the constants say.
+    pub(super) fn new(carrier: C, constants: Constants) -> Self {
+        Self {
+            carrier,
             rows: Rows::default(),
             constants,
             idle_s: 0,
-            addresses: HashSet::new(),
             fronts: BTreeMap::new(),
             reals: BTreeMap::new(),
-            sent: 0,
-            lost: BTreeMap::new(),
-            returned: 0,
             prober: Prober::default(),
-        };
-        balancer.apply(cluster, seats, 0);
-        balancer
+        }
     }
 
-    /// Goes on with a cluster that has changed.
-    pub(super) fn apply(&mut self, cluster: &Cluster, seats: &Seats, now_ns: u64) {
-        self.constants = constants(cluster, seats);
+    /// Goes on with a cluster that [`check`] found possible, doing what these constants say.
+    ///
+    /// # Errors
+    /// The carrier does not take the rows.
+    pub(super) fn apply(
+        &mut self,
+        cluster: &Cluster,
+        constants: Constants,
+        now_ns: u64,
+    ) -> Result<(), error::Error> {
+        self.constants = constants;
         self.idle_s = cluster.settings.load_balancer.idle_timeout_s;
-        self.engine.set_constants(self.constants);
-        self.addresses = behind(cluster).map(|behind| behind.front.0).collect();
-        self.prober.apply(cluster, now_ns);
-        self.plan(cluster, now_ns);
+        self.prober.apply(cluster, constants.mac, now_ns);
+        self.plan(cluster, now_ns)
     }
 
     /// Brings the tables to who is healthy now.
-    pub(super) fn plan(&mut self, cluster: &Cluster, now_ns: u64) {
+    ///
+    /// # Errors
+    /// The carrier does not take the rows.
+    pub(super) fn plan(&mut self, cluster: &Cluster, now_ns: u64) -> Result<(), error::Error> {
         let now_s = seconds(now_ns);
         let rows = Rows {
             v4: self.family(cluster, now_s, |rows| &rows.v4),
             v6: self.family(cluster, now_s, |rows| &rows.v6),
         };
-        self.engine.apply(&rows).expect("there is room for as many frontends as `check` allows");
+        self.carrier.apply(&rows)?;
         self.rows = rows;
+        Ok(())
     }
 
     fn family<A: Family>(
@@ -138,6 +156,8 @@ impl LoadBalancer {
             let key = FrontendKey { address, port: behind.front.1, protocol: behind.front.2 };
             let known = before.virtuals.contains_key(&key);
             rows.virtuals.insert(key, service);
+            let whole = FrontendKey { address, port: 0, protocol: 0 };
+            rows.virtuals.insert(whole, Virtual { flags: Virtual::ADDRESS, ..Virtual::default() });
             let nodes = self.nodes(cluster, &behind, &mut rows);
             let end = (first + SLOTS) as usize;
             if rows.ring.len() < end {
@@ -196,80 +216,20 @@ impl LoadBalancer {
         healthy
     }
 
-    /// Whether it is a frontend's address.
-    pub(super) fn is_frontend(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
-    }
-
-    /// Whether packets are put into others on their way to a node.
-    pub(super) fn wraps(&self) -> bool {
-        self.constants.forward == Constants::IP_IN_IP
-    }
-
-    /// Whether it changes packets' ends, so that answers must come back through it.
-    pub(super) fn translates(&self) -> bool {
-        self.constants.forward == Constants::NODE_PORT && !self.addresses.is_empty()
-    }
-
-    /// Sends a packet for a frontend to a node: the node's hardware address, and the frame as it goes there.
+    /// Forgets pins of flows that are over, and settles slots.
     ///
     /// # Errors
-    /// Why not.
-    pub(super) fn send(&mut self, frame: &[u8], now_ns: u64) -> Result<(Mac, Vec<u8>), Loss> {
-        let carried = self.engine.push(frame, seconds(now_ns));
-        match carried.fate {
-            Fate::Sent => {
-                let mut mac = Mac::default();
-                mac.0.copy_from_slice(&carried.frame[..6]);
-                Ok((mac, carried.frame))
-            }
-            Fate::Other | Fate::Returned => Err(Loss::NoFrontend),
-            Fate::Missed(miss) => Err(match miss {
-                Miss::Unreadable => Loss::Unreadable,
-                Miss::Fragment => Loss::BalancerFragment,
-                Miss::NoHealthyNode => Loss::NoHealthyNode,
-                Miss::PinsFull => Loss::BalancerFull,
-                Miss::Untranslatable | Miss::WriteFailed => Loss::BalancerTranslation,
-            }),
-        }
+    /// The carrier's tables cannot be read, or written.
+    pub(super) fn sweep(&mut self, now_ns: u64) -> Result<(), error::Error> {
+        let (rows, times) = (&mut self.rows, (self.idle_s, seconds(now_ns)));
+        settle::<V4>(&mut self.carrier, (&mut rows.v4, &self.constants), times)?;
+        settle::<V6>(&mut self.carrier, (&mut rows.v6, &self.constants), times)?;
+        self.carrier.apply(rows)
     }
 
-    /// Makes a node's answer to a frontend's client come from the frontend, if it is one.
-    pub(super) fn restore(&mut self, frame: &[u8], now_ns: u64) -> Option<Vec<u8>> {
-        if self.constants.forward != Constants::NODE_PORT {
-            return None;
-        }
-        let carried = self.engine.push(frame, seconds(now_ns));
-        let returned = carried.fate == Fate::Returned;
-        self.returned += u64::from(returned);
-        returned.then_some(carried.frame)
-    }
-
-    /// Counts a packet for a frontend by what became of it.
-    pub(super) fn count(&mut self, end: &Result<Port, Loss>) {
-        match end {
-            Ok(_) => self.sent += 1,
-            Err(loss) => *self.lost.entry(*loss).or_default() += 1,
-        }
-    }
-
-    /// Forgets pins of flows that are over, and settles slots.
-    pub(super) fn sweep(&mut self, now_ns: u64) {
-        let now_s = seconds(now_ns);
-        settle::<V4>(&mut self.engine, (&mut self.rows.v4, &self.constants), self.idle_s, now_s);
-        settle::<V6>(&mut self.engine, (&mut self.rows.v6, &self.constants), self.idle_s, now_s);
-        self.engine.apply(&self.rows).expect("they have been there before");
-    }
-
-    /// What became of packets so far; none without frontends.
-    pub(super) fn report(&self) -> Option<BalancerReport> {
-        let Self { sent, lost, returned, .. } = self;
-        (!self.fronts.is_empty()).then(|| BalancerReport {
-            arrived: sent + lost.values().sum::<u64>(),
-            sent: *sent,
-            lost: lost.iter().map(|(loss, count)| (loss.slug().to_owned(), *count)).collect(),
-            returned: *returned,
-        })
+    /// Whether it has, or had, frontends.
+    pub(super) fn is_used(&self) -> bool {
+        !self.fronts.is_empty()
     }
 
     /// The frontends, each with its nodes.
@@ -309,21 +269,23 @@ fn moved(slot: Slot, now: u16, now_s: u32) -> Slot {
 }
 
 /// The slots of a family that have moved, and hold flows of nobody but who has them now, are settled.
-fn settle<A: Kept>(
-    engine: &mut Balancer,
+fn settle<A: Family>(
+    carrier: &mut impl Keeps<A>,
     (rows, constants): (&mut FamilyRows<A>, &Constants),
-    idle_s: u32,
-    now_s: u32,
-) {
-    A::retain_pins(engine, |_, pinned| now_s.saturating_sub(pinned.seen_s) < idle_s);
+    (idle_s, now_s): (u32, u32),
+) -> Result<(), error::Error> {
     let fronts: HashMap<u16, (FrontendKey<A>, Virtual)> = rows
         .virtuals
         .iter()
-        .filter(|(_, row)| row.flags & Virtual::RETURN == 0)
+        .filter(|(_, row)| row.count > 0)
         .map(|(key, row)| (row.number, (*key, *row)))
         .collect();
     let mut held = HashSet::new();
-    for (pin, pinned) in A::pins(engine) {
+    for (pin, pinned) in carrier.pins()? {
+        if now_s.saturating_sub(pinned.seen_s) >= idle_s {
+            carrier.forget(&pin, pinned.seen_s)?;
+            continue;
+        }
         let Some((key, service)) = fronts.get(&pin.number) else { continue };
         let slot = balance::slot(&pin, &(*key).into(), service, constants);
         let now = rows.ring.get(slot as usize).map_or(0, |row| u32::from(row.now));
@@ -331,33 +293,16 @@ fn settle<A: Kept>(
             held.insert(slot);
         }
     }
-    let at_home = A::at_home(engine);
     for (slot, row) in (0..).zip(&mut rows.ring) {
         if row.moved_s == 0 || held.contains(&slot) {
             continue;
         }
-        let used_s = at_home.get(&slot).copied().unwrap_or(0).max(row.moved_s);
+        let used_s = carrier.at_home_s(slot)?.max(row.moved_s);
         if row.now == row.home || now_s.saturating_sub(used_s) >= idle_s {
             (row.home, row.moved_s) = (row.now, 0);
         }
     }
-}
-
-fn constants(cluster: &Cluster, seats: &Seats) -> Constants {
-    let settings = &cluster.settings.load_balancer;
-    Constants {
-        seed: name_hash(&cluster.name),
-        drain_s: DRAIN_S,
-        mac: seats.gateway_mac(),
-        gateway: seats.gateway_mac(),
-        forward: match settings.forward {
-            Forward::FloatingIp => Constants::FLOATING_IP,
-            Forward::NodePort => Constants::NODE_PORT,
-            Forward::IpInIp => Constants::IP_IN_IP,
-        },
-        client_affinity: u8::from(settings.client_affinity),
-        pad: [0; 2],
-    }
+    Ok(())
 }
 
 fn behind(cluster: &Cluster) -> impl Iterator<Item = Behind<'_>> {
@@ -370,11 +315,24 @@ fn behind(cluster: &Cluster) -> impl Iterator<Item = Behind<'_>> {
     })
 }
 
+/// Why a packet was not balanced, in the fabric's words.
+pub(super) fn loss_of(miss: Miss) -> Loss {
+    match miss {
+        Miss::Unreadable => Loss::Unreadable,
+        Miss::Fragment => Loss::BalancerFragment,
+        Miss::NoFrontend => Loss::NoFrontend,
+        Miss::NoHealthyNode => Loss::NoHealthyNode,
+        Miss::PinsFull => Loss::BalancerFull,
+        Miss::Untranslatable | Miss::WriteFailed => Loss::BalancerTranslation,
+    }
+}
+
 /// The same on every machine: 32-bit FNV-1a, stirred.
 fn name_hash(name: &str) -> u32 {
     mix(name.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
 }
 
-fn seconds(now_ns: u64) -> u32 {
+/// Of a clock in nanoseconds.
+pub(super) fn seconds(now_ns: u64) -> u32 {
     u32::try_from(now_ns / SECOND_NS).unwrap_or(u32::MAX)
 }

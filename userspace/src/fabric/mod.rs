@@ -32,7 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::model::{Cluster, LinkQuality};
 
-use balancer::LoadBalancer;
+use element::Element;
 use flows::Flows;
 use fragments::Fragments;
 use link::{Fate, Links, Way};
@@ -43,6 +43,7 @@ use snat::Outbound;
 
 mod balancer;
 mod dice;
+mod element;
 mod flows;
 mod fragments;
 mod link;
@@ -55,13 +56,16 @@ mod route;
 mod seats;
 mod security;
 mod snat;
+mod standalone;
 mod walk;
 
+pub use balancer::frontends;
 pub use loss::Loss;
 pub use report::{
     BalancerReport, FrontendReport, LinkReport, RealReport, Report, RuleReport, SnatDestination, SnatNode,
     SnatReport,
 };
+pub use standalone::{Standalone, probe_address};
 
 /// How often flows that are over are forgotten.
 const SWEEP_NS: u64 = 5_000_000_000;
@@ -224,7 +228,7 @@ pub struct Fabric {
     routes: Routes,
     security: Option<Security>,
     outbound: Outbound,
-    balancer: LoadBalancer,
+    balancer: Element,
     /// What the load balancer plans by.
     cluster: Cluster,
     flows: Flows,
@@ -280,7 +284,7 @@ impl Fabric {
     /// Its route table or its outbound address is too small, or a link has nobody's name.
     pub fn of(cluster: &Cluster, seed: u64) -> Result<Self, Error> {
         Outbound::check(cluster)?;
-        LoadBalancer::check(cluster)?;
+        balancer::check(cluster)?;
         let seats = Seats::of(cluster, None);
         let mut outbound = Outbound::default();
         outbound.apply(cluster, &seats);
@@ -288,7 +292,7 @@ impl Fabric {
             routes: Routes::of(cluster)?,
             security: Security::of(cluster),
             outbound,
-            balancer: LoadBalancer::of(cluster, &seats),
+            balancer: Element::of(cluster, &seats),
             cluster: cluster.clone(),
             flows: Flows::default(),
             fragments: Fragments::default(),
@@ -310,7 +314,7 @@ impl Fabric {
     /// As [`Self::of`]; nothing is changed then.
     pub fn apply(&mut self, cluster: &Cluster) -> Result<(), Error> {
         Outbound::check(cluster)?;
-        LoadBalancer::check(cluster)?;
+        balancer::check(cluster)?;
         let seats = Seats::of(cluster, Some(&self.seats));
         let routes = Routes::of(cluster)?;
         self.links.apply(&cluster.settings.fabric.links, &seats)?;
@@ -384,13 +388,13 @@ impl Fabric {
 
     /// When the load balancer probes its nodes next; none if it has none.
     pub fn next_probe_ns(&self) -> Option<u64> {
-        self.balancer.prober.next_ns()
+        self.balancer.balancer.prober.next_ns()
     }
 
     /// Sends the load balancer's probes of this moment, if it is time for any.
     pub fn probe(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
-        for sent in self.balancer.prober.ask(now_ns) {
+        for sent in self.balancer.balancer.prober.ask(now_ns) {
             self.send_probe(sent);
         }
         self.replan();
@@ -424,7 +428,7 @@ impl Fabric {
             flows: self.flows.len() as u64,
             snat: self.outbound.report(),
             balancer: self.balancer.report(),
-            frontends: self.balancer.frontends(),
+            frontends: self.balancer.balancer.frontends(),
         }
     }
 

@@ -9,18 +9,15 @@
 //! Source: Microsoft Learn, "Azure Load Balancer health probes" (addresses, outcomes, thresholds).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use dataplane::wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
-use super::seats::{gateway_mac_of, mac_of};
-use crate::model::{Cluster, Probe, Protocol, Service, ServiceKind};
+use super::packet::Packet;
+use super::seats::mac_of;
+use crate::model::{Cluster, PROBES, PROBES_V6, Probe, Protocol, Service, ServiceKind};
 
-/// Where probes come from.
-pub(super) const PROBES: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
-/// The same for nodes that have IPv6 only.
-pub(super) const PROBES_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x1234, 0x5678, 0x9abc));
 /// The first source port of probes.
 const FIRST_PORT: u16 = 49_152;
 /// The sequence number that every probe begins with.
@@ -75,12 +72,12 @@ pub(super) struct Sent {
 }
 
 impl Prober {
-    /// Asks about another cluster's Services. Those that are new are asked about at once.
-    pub(super) fn apply(&mut self, cluster: &Cluster, now_ns: u64) {
+    /// Asks about another cluster's Services, from this hardware address. Those that are new are asked about at once.
+    pub(super) fn apply(&mut self, cluster: &Cluster, mac: Mac, now_ns: u64) {
         let settings = &cluster.settings.load_balancer;
         self.interval_ns = u64::from(settings.probe_interval_s.max(1)) * SECOND_NS;
         self.threshold = settings.probe_threshold.max(1);
-        self.mac = gateway_mac_of(cluster);
+        self.mac = mac;
         let mut old = std::mem::take(&mut self.states);
         for service in cluster.services.iter().filter(|service| service.kind == ServiceKind::LoadBalancer) {
             for (place, node) in cluster.nodes.iter().enumerate() {
@@ -103,6 +100,11 @@ impl Prober {
     pub(super) fn is_healthy(&self, service: &str, node: &str) -> bool {
         let state = self.states.get(&(service.to_owned(), node.to_owned()));
         state.is_none_or(|state| state.healthy == Some(true))
+    }
+
+    /// Whether something is known of everybody who is asked.
+    pub(super) fn knows_all(&self) -> bool {
+        self.states.values().all(|state| state.healthy.is_some())
     }
 
     /// When there is something to be asked; none if there is nobody.
@@ -137,6 +139,11 @@ impl Prober {
             sent.extend(self.segment(&question, port, (Flags::Syn, 0, 0), &[]));
         }
         sent
+    }
+
+    /// Whether a packet is an answer to a probe.
+    pub(super) fn is_answer(packet: &Packet) -> bool {
+        packet.target == PROBES || packet.target == PROBES_V6
     }
 
     /// A node's answer to a probe: what is said to it.

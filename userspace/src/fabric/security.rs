@@ -19,16 +19,13 @@
 //!
 //! Source: Microsoft Learn, "Network security groups" and "Virtual network service tags".
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::RuleReport;
 use super::packet::{ICMP, ICMPV6, Tuple};
-use crate::model::{Cluster, Direction, SecurityRule, virtual_network};
-
-/// Where the cloud's load balancer probes from (Microsoft Learn, "What is IP address 168.63.129.16?").
-const PROBES: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
+use crate::model::{Cluster, Direction, PROBES, SecurityRule, virtual_network};
 
 /// The rules of every node's interface.
 #[derive(Debug)]

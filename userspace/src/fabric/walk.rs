@@ -6,7 +6,7 @@ use dataplane::wire::{Address, Mac, V4, V6};
 
 use super::link::Way;
 use super::packet::{ETHERNET, Packet, Side, Tuple};
-use super::probe::{self, Sent};
+use super::probe::{Prober, Sent};
 use super::{Fabric, Flight, Loss, Note, Port, Step, neighbour};
 use crate::model::Direction;
 
@@ -257,12 +257,10 @@ impl Fabric {
     /// Whether a frame is an answer to one of its probes; then it is heard.
     fn take(&mut self, from: Port, flight: &Flight) -> bool {
         let Port::Node(_) = from else { return false };
-        let for_probes =
-            |packet: &Packet| packet.target == probe::PROBES || packet.target == probe::PROBES_V6;
-        if !Packet::read(&flight.frame).as_ref().is_ok_and(for_probes) {
+        if !Packet::read(&flight.frame).as_ref().is_ok_and(Prober::is_answer) {
             return false;
         }
-        if let Some(next) = self.balancer.prober.hear(&flight.frame) {
+        if let Some(next) = self.balancer.balancer.prober.hear(&flight.frame) {
             self.send_probe(next);
         }
         self.replan();
@@ -289,7 +287,7 @@ impl Fabric {
 
     /// Plans anew if somebody is not what he was.
     pub(super) fn replan(&mut self) {
-        if self.balancer.prober.take_changed() {
+        if self.balancer.balancer.prober.take_changed() {
             self.balancer.plan(&self.cluster, self.now_ns);
         }
     }

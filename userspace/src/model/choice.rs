@@ -11,8 +11,8 @@ use super::fabric;
 use super::own::{LoadBalancerSpec, PoliciesSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
 use super::settings::{
-    Algorithm, Encapsulation, Established, Fabric, Forward, IpBlocks, LoadBalancer, Model, Policies, Probe,
-    Services, Settings, Timeouts,
+    Acceleration, Algorithm, Encapsulation, Established, Fabric, FabricKind, Forward, IpBlocks, LoadBalancer,
+    Model, Policies, Probe, Services, Settings, Timeouts,
 };
 use super::syntax;
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
@@ -25,6 +25,9 @@ const GENEVE_PORT: u16 = 6081;
 const MASQUERADE_PORTS: (u16, u16) = (32_768, 60_999);
 /// Slots of a Maglev table. Source: Cilium, `bpf-lb-maglev-table-size`.
 const TABLE_SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 131_071];
+/// The longest packet that fits what a program in a driver is given: a page, less the room before and behind it.
+/// Source: Linux, `veth_xdp_set` in drivers/net/veth.c, where it is some bytes more.
+const DRIVER_MTU: u32 = 3498;
 /// A flow is remembered for a month at most.
 const LONGEST_TIMEOUT_S: u32 = 30 * 24 * 3600;
 
@@ -200,6 +203,7 @@ fn services(
     let stated = spec.services.as_ref().unwrap_or(&unstated);
     let path = |name: &str| format!("spec.services.{name}");
     let algorithms = [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
+    let accelerations = [("disabled", Acceleration::Disabled), ("native", Acceleration::Native)];
     let size = stated.maglev_table_size.unwrap_or(default.maglev_table_size.into());
     let known = TABLE_SIZES.into_iter().find(|prime| i64::from(*prime) == size);
     if known.is_none() {
@@ -230,6 +234,7 @@ fn services(
         node_ports,
         direct_return,
         socket_translation: stated.socket_translation.unwrap_or(default.socket_translation),
+        acceleration: word(&path("acceleration"), stated.acceleration.as_deref(), &accelerations, fields),
     }
 }
 
@@ -368,6 +373,7 @@ pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]
         let why = format!("must be at least {least} for IPv6, not {}", settings.mtu);
         found.push(("spec.mtu".into(), why));
     }
+    found.extend(acceleration_contradicts(settings));
     let ranges = Ranges::settled(settings);
     let mut named: Vec<_> = ranges.named(settings.model).collect();
     named.extend(ranges.vnet.iter().map(|range| ("vnetCIDRs", *range)));
@@ -388,6 +394,24 @@ pub(super) fn contradictions(settings: &Settings, externals: &[(String, IpAddr)]
         }
     }
     found
+}
+
+/// Why packets cannot be met in the uplink's driver, if that is asked for.
+fn acceleration_contradicts(settings: &Settings) -> Option<(String, String)> {
+    if settings.services.acceleration == Acceleration::Disabled {
+        return None;
+    }
+    let why = if settings.fabric.kind == FabricKind::Emulator {
+        "needs fabric.kind bridge: an emulated fabric takes nothing from a driver".to_owned()
+    } else if settings.mtu > DRIVER_MTU {
+        format!(
+            "needs an mtu of at most {DRIVER_MTU}, as long as a frame that a driver hands out, not {}",
+            settings.mtu
+        )
+    } else {
+        return None;
+    };
+    Some(("spec.services.acceleration".to_owned(), why))
 }
 
 /// What it can't say of one once its nodes are known.

@@ -265,32 +265,32 @@ impl Cluster {
         {
             return frontend(service, *way);
         }
-        let (found, what, name, known): (_, _, _, Vec<String>) = match who {
-            Who::Pod(id) => {
-                (self.pod(id).map(Found::Pod), "pod", id, self.pods.iter().map(Pod::id).collect())
-            }
+        let found = match who {
+            Who::Pod(id) => self.pod(id).map(Found::Pod),
+            Who::External(name) => self.external(name).map(Found::External),
+            Who::Node(name) => self.node(name).map(Found::Node),
+            Who::Service(id) | Who::Frontend(id, _) => self.service(id).map(Found::Service),
+        };
+        found.ok_or_else(|| self.unknown(who))
+    }
+
+    fn unknown(&self, who: &Who) -> EndpointError {
+        let (what, name, known): (_, _, Vec<String>) = match who {
+            Who::Pod(id) => ("pod", id, self.pods.iter().map(Pod::id).collect()),
             Who::External(name) => {
-                let known = self.externals.iter().map(|external| external.name.clone()).collect();
-                (self.external(name).map(Found::External), "external", name, known)
+                ("external", name, self.externals.iter().map(|external| external.name.clone()).collect())
             }
-            Who::Node(name) => {
-                let known = self.nodes.iter().map(|node| node.name.clone()).collect();
-                (self.node(name).map(Found::Node), "node", name, known)
-            }
+            Who::Node(name) => ("node", name, self.nodes.iter().map(|node| node.name.clone()).collect()),
             Who::Service(id) | Who::Frontend(id, _) => {
-                let known = self.services.iter().map(Service::id).collect();
-                (self.service(id).map(Found::Service), "service", id, known)
+                ("service", id, self.services.iter().map(Service::id).collect())
             }
         };
-        found.ok_or_else(|| EndpointError::Unknown {
-            what,
-            name: name.clone(),
-            hint: did_you_mean(name, known.iter().map(String::as_str)),
-        })
+        let hint = did_you_mean(name, known.iter().map(String::as_str));
+        EndpointError::Unknown { what, name: name.clone(), hint }
     }
 }
 
-fn frontend(service: &Service, way: Way) -> Result<Found<'_>, EndpointError> {
+pub(super) fn frontend(service: &Service, way: Way) -> Result<Found<'_>, EndpointError> {
     let found = Found::Frontend(service, way);
     let why = match way {
         _ if !found.addresses().is_empty() => return Ok(found),

@@ -20,7 +20,9 @@ use crate::ipam::overlap;
 
 /// Where Azure's health probes come from, and what `AzureLoadBalancer` stands for. Source: Azure, "What is IP
 /// address 168.63.129.16?".
-const PROBES: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32));
+pub(crate) const PROBES: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
+/// Where they come from to nodes that have IPv6 only. Source: Microsoft Learn, "Azure Load Balancer health probes".
+pub(crate) const PROBES_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x1234, 0x5678, 0x9abc));
 /// Frames that wait for their turn. Source: tc-netem(8), `limit`.
 const QUEUE: u32 = 1000;
 const LONGEST_DELAY_NS: u64 = 10_000_000_000;
@@ -238,7 +240,7 @@ fn prefixes(text: &str, inside: &[IpNet]) -> Result<Vec<IpNet>, String> {
                 false => Ok(outside),
             }
         }
-        "AzureLoadBalancer" => Ok(vec![PROBES]),
+        "AzureLoadBalancer" => Ok(vec![PROBES.into()]),
         _ if text.contains('/') => Ok(vec![syntax::cidr(text)?.trunc()]),
         _ => match text.parse::<IpAddr>() {
             Ok(address) => Ok(vec![address.into()]),

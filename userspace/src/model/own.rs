@@ -260,6 +260,9 @@ pub struct ServicesSpec {
     /// False by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_translation: Option<bool>,
+    /// `disabled` (the default) or `native`; needs `fabric.kind` `bridge`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acceleration: Option<String>,
 }
 
 /// How policies are carried out; see [`super::Policies`].

@@ -94,6 +94,20 @@ pub struct Services {
     pub direct_return: bool,
     /// Sockets inside the cluster are connected to a backend right away.
     pub socket_translation: bool,
+    /// Where a node meets what comes to it from outside.
+    pub acceleration: Acceleration,
+}
+
+/// Where a node meets what comes to it from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// Where the kernel has made a packet of it.
+    #[default]
+    Disabled,
+    /// Before that, in the uplink's driver: what only passes through the node, to a backend elsewhere or back from
+    /// one, goes out again from there.
+    Native,
 }
 
 impl Default for Services {
@@ -104,6 +118,7 @@ impl Default for Services {
             node_ports: (30_000, 32_767),
             direct_return: false,
             socket_translation: false,
+            acceleration: Acceleration::Disabled,
         }
     }
 }

@@ -233,7 +233,22 @@ impl NodeRows {
     }
 }
 
+impl NodeRows {
+    /// Whether a change is of a frontend that remembers its clients: before or after it.
+    pub fn remembers(&self, change: &NodeChange) -> bool {
+        match change {
+            NodeChange::V4(Change::Frontend(key, row)) => self.v4.remembers(key, row.as_ref()),
+            NodeChange::V6(Change::Frontend(key, row)) => self.v6.remembers(key, row.as_ref()),
+            _ => false,
+        }
+    }
+}
+
 impl<A: Address> Rows<A> {
+    fn remembers(&self, key: &FrontendKey<A>, after: Option<&Service>) -> bool {
+        self.frontends.get(key).into_iter().chain(after).any(|service| service.affinity_s != 0)
+    }
+
     /// Makes a change.
     pub fn make(&mut self, change: Change<A>) {
         match change {

@@ -20,6 +20,7 @@ mod hash;
 mod held;
 mod identity;
 mod maglev;
+mod memory;
 mod numbers;
 mod policy;
 mod port;
@@ -47,10 +48,13 @@ use dataplane::wire::{Address, Mac, Port, V4, V6};
 pub use bits::Bits;
 pub use diff::{Change, NodeChange, Use, diff, peak};
 pub use error::Error;
+pub use memory::forgotten;
 pub use prefix::Family;
 pub use rows::*;
 
-use crate::model::{Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings};
+use crate::model::{
+    Acceleration, Cluster, Encapsulation, Established, Forward, Labels, Model, Service, Settings,
+};
 use family::FamilyPlan;
 use policy::Policy;
 
@@ -248,6 +252,7 @@ fn constants(cluster: &Cluster) -> Node {
             (Model::Flat | Model::FlatDynamic | Model::Kubenet, _) => Node::PLAIN,
         },
         sockets: u8::from(cluster.settings.services.socket_translation),
+        accelerated: u8::from(cluster.settings.services.acceleration == Acceleration::Native),
         balanced: u8::from(cluster.settings.load_balancer.forward == Forward::IpInIp),
         established: match cluster.settings.policies.established {
             Established::Keep => Node::KEEP,

@@ -11,6 +11,7 @@
 //! 4. A node's address is the node.
 //! 5. A pod outside its node's range, and a host outside the cluster inside one of its ranges, have a row
 //!    of their own.
+//! 6. Where the load balancer probes nodes of IPv6 from is outside, though it is link-local.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -21,7 +22,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::prefix::Longest;
 use super::{Family, Prefix, mac_of, tunnel_end};
-use crate::model::{Cluster, Model};
+use crate::model::{Cluster, Model, PROBES_V6};
 
 /// Where an address is, seen from nowhere in particular. Nodes are counted along the cluster's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,12 @@ impl<A: Family> Map<A> {
             if places.find(address) != Some(&outside(&host)) {
                 places.put(host, outside(&host));
             }
+        }
+        // 6.
+        let balanced = cluster.services.iter().any(|service| !service.load_balancer_addresses.is_empty());
+        let of_v6 = cluster.nodes.iter().any(|node| node.address().is_ipv6());
+        if let Some(prober) = A::of(PROBES_V6).filter(|_| balanced && of_v6) {
+            places.put(Prefix::host(prober), Place::World);
         }
         let gateway = settings.node_subnets.first().and_then(|subnet| subnet.hosts().next());
         let nodes = cluster.nodes.iter().map(|node| (tunnel_end(node.address()), mac_of(node.address())));

@@ -4,7 +4,9 @@
 //! enters; which of the slots a frontend names is each node's affair.
 //!
 //! # From plan to plan
-//! What stays keeps its numbers and its slots. A new number is one that none had for as long as there are
+//! What stays keeps its numbers and its slots. Only the backends of a Service that cannot be dialled any more where it
+//! could be get new ones: so what flows remember of them holds no longer, and nobody is led to them who dials what is
+//! another's now, or nobody's. A new number is one that none had for as long as there are
 //! others. A changed set of candidates gets a new run of slots, in room that the previous plan left free: so
 //! a frontend changes hands in one step, when it names the new run. Only a Maglev table that keeps its size,
 //! and whoever asks it, is changed where it is: a packet reads one slot of it, and finds a backend of before
@@ -264,7 +266,8 @@ impl<A: Family> Services<A> {
     fn port(&mut self, draft: Arc<Draft<A>>, before: Option<&Port<A>>, taken: &mut Taken) -> Port<A> {
         let held = self.held.id(&draft.fronts);
         let id = before.map_or_else(|| ServiceId(taken.id(&mut self.ids, held)), |before| before.id);
-        let known = |end: &End<A>| before.and_then(|before| before.number(end));
+        let kept = before.filter(|before| before.fronts_are_in(&draft));
+        let known = |end: &End<A>| kept.and_then(|before| before.number(end));
         let number = |end| {
             known(end)
                 .unwrap_or_else(|| BackendId(taken.number(&mut self.numbers, self.held.number(id.0, end))))
@@ -334,7 +337,7 @@ impl<A: Family> Services<A> {
             self.ids.give_back(port.id.0);
         }
         for (end, number) in port.draft.ends.iter().zip(&port.numbers) {
-            if after.is_some_and(|after| after.number(end).is_some()) {
+            if after.is_some_and(|after| after.number(end) == Some(*number)) {
                 continue;
             }
             let row = &mut self.backends[number.0 as usize];
@@ -396,6 +399,11 @@ impl<A: Family> Port<A> {
     fn number(&self, end: &End<A>) -> Option<BackendId> {
         let place = |other: &End<A>| (other.address, other.port).cmp(&(end.address, end.port));
         self.draft.ends.binary_search_by(place).ok().map(|place| self.numbers[place])
+    }
+
+    /// Whether it can still be dialled wherever it could be.
+    fn fronts_are_in(&self, draft: &Draft<A>) -> bool {
+        self.draft.fronts.iter().all(|(key, _)| draft.fronts.iter().any(|(other, _)| other == key))
     }
 
     fn slots(&self, ground: &Ground, scope: Scope, node: u32) -> Slots {

@@ -6,12 +6,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use dataplane::balance::outer_sum;
-use dataplane::tables::{Balancer as Constants, Real, Slot, Virtual};
-use dataplane::verdict::Fate;
+use dataplane::tables::{Balancer as Constants, Pin, Pinned, Real, Slot, Virtual};
+use dataplane::verdict::{Fate, Miss};
 use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use etherparse::PacketBuilder;
-use userspace::engine::balancer::{FamilyRows, Rows};
-use userspace::engine::emulator::balancer::{Balancer as Emulated, Kept};
+use userspace::engine::balancer::{Carrier, FamilyRows, Keeps, Rows};
+use userspace::engine::emulator::balancer::Balancer as Emulated;
 use userspace::engine::kernel::balancer::{Action, Balancer, Mode};
 use userspace::plan::FrontendKey;
 
@@ -48,6 +48,8 @@ fn v6(last: u8) -> V6 {
 fn family<A: Address>(of: fn(u8) -> A, forward: u8, dice: &mut Dice) -> FamilyRows<A> {
     let flags = if forward == Constants::NODE_PORT { Virtual::PINS } else { 0 };
     let mut rows = FamilyRows::default();
+    let own = FrontendKey { address: of(80), port: 0, protocol: 0 };
+    rows.virtuals.insert(own, Virtual { flags: Virtual::ADDRESS, ..Virtual::default() });
     for (protocol, number) in [(6, 1), (17, 2)] {
         let first = (u32::from(number) - 1) * SLOTS;
         let key = FrontendKey { address: of(80), port: PORT, protocol };
@@ -98,7 +100,10 @@ fn frame(dice: &mut Dice) -> Vec<u8> {
         builder.ipv4(v4(ends.0).0, v4(ends.1).0, 64)
     };
     let client = 1000 + dice.below(12) as u16;
-    let (from, to) = if ends.0 < 8 { (NODE_PORT, client) } else { (client, PORT) };
+    let (from, to) = match ends.0 {
+        0..8 => (NODE_PORT, client),
+        _ => (client, if dice.below(8) == 0 { PORT + 1 } else { PORT }),
+    };
     let payload = vec![7; dice.below(60) as usize];
     let mut frame = Vec::new();
     let written = match dice.below(6) {
@@ -117,6 +122,27 @@ fn frame(dice: &mut Dice) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+fn pins<A: Address>(carrier: &impl Keeps<A>) -> Vec<(Pin<A>, Pinned)> {
+    carrier.pins().expect("readable")
+}
+
+/// When flows were sent home, by slot.
+fn homes<A: Address>(carrier: &impl Keeps<A>) -> Vec<u32> {
+    (0..2 * SLOTS).map(|slot| carrier.at_home_s(slot).expect("readable")).collect()
+}
+
+/// Both engines forget the flows that were not seen since, and no others.
+fn forget_some<A: Address>(kernel: &mut impl Keeps<A>, emulated: &mut impl Keeps<A>, seen_s: u32) {
+    let before = pins(kernel);
+    for (pin, _) in &before {
+        kernel.forget(pin, seen_s).expect("writable");
+        emulated.forget(pin, seen_s).expect("writable");
+    }
+    let left: Vec<_> = before.into_iter().filter(|(_, pinned)| pinned.seen_s > seen_s).collect();
+    assert_eq!(pins(kernel), left);
+    assert_eq!(pins(emulated), left);
 }
 
 #[test]
@@ -160,12 +186,17 @@ fn the_load_balancer_does_the_same_in_the_kernel_and_in_this_process() {
                 assert_eq!(bytes, carried.frame, "mode {forward}, frame {number}: {:?}", carried.fate);
                 met.insert(carried.fate.counter());
             }
-            assert_eq!(kernel.pins().expect("readable"), V4::pins(&emulated));
-            assert_eq!(kernel.pins_v6().expect("readable"), V6::pins(&emulated));
-            assert_eq!(kernel.counts().expect("readable"), emulated.counts());
+            assert_eq!(pins::<V4>(&kernel), pins::<V4>(&emulated));
+            assert_eq!(pins::<V6>(&kernel), pins::<V6>(&emulated));
+            assert_eq!(homes::<V4>(&kernel), homes::<V4>(&emulated));
+            assert_eq!(homes::<V6>(&kernel), homes::<V6>(&emulated));
+            assert_eq!(kernel.counts().expect("readable"), emulated.counts().expect("readable"));
+            forget_some::<V4>(&mut kernel, &mut emulated, 100 + round * 10);
+            forget_some::<V6>(&mut kernel, &mut emulated, 100 + round * 10);
         }
     }
-    let counters = [Fate::Other, Fate::Sent, Fate::Returned].map(Fate::counter);
+    let counters =
+        [Fate::Other, Fate::Sent, Fate::Returned, Fate::Missed(Miss::NoFrontend)].map(Fate::counter);
     assert!(counters.iter().all(|counter| met.contains(counter)), "{met:?}");
 }
 
@@ -225,11 +256,8 @@ fn a_client_reaches_a_node_through_xdp_and_the_node_answers_it_directly() {
     rows.ring.iter_mut().for_each(|slot| *slot = Slot { now: 1, home: 1, moved_s: 0 });
     kernel.apply(&Rows { v4: rows, ..Rows::default() }).expect("the tables take it");
     fabric.run(|| complete_checksums("lbx"));
-    // A veth sends back (`XDP_TX`) only where its other end takes frames by NAPI, as one with a program does: this one
-    // lets everything pass.
-    let mut idle = Balancer::load(Constants::default(), false).unwrap_or_else(|error| panic!("{error}"));
-    idle.attach(&fabric.path(), "lbx").unwrap_or_else(|error| panic!("{error}"));
-    let mode = kernel.attach(&balancer.path(), "eth0").unwrap_or_else(|error| panic!("{error}"));
+    let (own, other) = (balancer.path(), fabric.path());
+    let mode = kernel.attach((&own, "eth0"), (&other, "lbx")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(mode, Mode::Native, "a veth takes programs in its driver");
 
     let address = SocketAddr::new(std::net::IpAddr::from(v4(80).0), PORT);

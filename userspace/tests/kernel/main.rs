@@ -75,6 +75,8 @@ fn plan(netns: &Netns) -> NodePlan {
             sockets: 0,
             balanced: 0,
             established: Node::KEEP,
+            accelerated: 0,
+            pad: [0; 3],
         },
         addresses: (NODE, V6::default()),
         rows: NodeRows {
@@ -120,7 +122,7 @@ fn every_program_loads_and_says_what_the_verifier_walked() {
         let options = Options { trace, netns: Some(netns.path()), ..Options::default() };
         let start = Instant::now();
         let mut plan = plan(&netns);
-        plan.node.sockets = 1;
+        (plan.node.sockets, plan.node.accelerated) = (1, 1);
         let kernel = Kernel::load(&plan, options).unwrap_or_else(|error| panic!("{error}"));
         let took = start.elapsed();
         println!("loaded in {took:?}, tracing {trace}");
@@ -241,9 +243,54 @@ fn restart_keeps_flows_and_links_and_stop_leaves_nothing() {
     assert_eq!(flows(&second), before);
     assert_eq!(hooked(&netns, "pod0"), 1, "one program took the other's place");
 
+    for on in [true, false, true, false] {
+        second.trace(&plan, on).expect("they are put in the others' place");
+        assert_eq!((second.tracing(), hooked(&netns, "pod0")), (on, 1));
+        let pushed = second.push(Hook::FromPod, netns.interface("pod0"), &datagram(WORLD, 53)).expect("runs");
+        assert_eq!((!pushed.records.is_empty(), flows(&second).len()), (on, 1), "they go on with its flow");
+    }
+
     second.remove().expect("removes");
     assert!(!folder.0.exists());
     assert!(is_let_go(&netns, "pod0"));
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_program_in_the_driver_gives_its_place_to_the_next_and_goes_where_it_is_not_wanted() {
+    let netns = Netns::with_links("driver");
+    let folder = Folder::new("driver");
+    let mut plan = plan(&netns);
+    plan.node.accelerated = 1;
+    let places = [(Hook::FromUnderlay, "eth0".to_owned())];
+    let load = |plan: &NodePlan, pins| {
+        let mut kernel = Kernel::load(plan, traced(&netns, pins)).unwrap_or_else(|error| panic!("{error}"));
+        kernel.attach(&places).unwrap_or_else(|error| panic!("{error}"));
+        kernel
+    };
+    let pins = || Some(folder.0.clone());
+    drop(load(&plan, pins()));
+    assert_eq!(links(&folder), ["from_underlay-eth0", "from_wire-eth0"]);
+    let mut second = load(&plan, pins());
+    second.reload(&plan, false).unwrap_or_else(|error| panic!("{error}"));
+    assert!(is_in_the_driver(&netns, "eth0"));
+    plan.node.accelerated = 0;
+    let third = load(&plan, pins());
+    assert_eq!(links(&folder), ["from_underlay-eth0"]);
+    drop(second);
+    assert!(!is_in_the_driver(&netns, "eth0"));
+    third.remove().expect("removes");
+
+    plan.node.accelerated = 1;
+    let mut alone = load(&plan, None);
+    alone.reload(&plan, true).unwrap_or_else(|error| panic!("{error}"));
+    assert!(is_in_the_driver(&netns, "eth0"));
+    let uplink = netns.interface("eth0");
+    let mut frame = datagram(NODE, 53);
+    frame[..6].copy_from_slice(&Mac::of(NODE).0);
+    let outcome = alone.push(Hook::FromUnderlay, uplink, &frame).expect("runs");
+    assert_eq!((outcome.verdict, outcome.frame), (Verdict::Stack, frame));
+    assert_eq!(outcome.records[0].number, uplink.0, "it is known where it came in");
 }
 
 #[test]
@@ -335,6 +382,13 @@ fn is_let_go(netns: &Netns, link: &str) -> bool {
         std::thread::yield_now();
     }
     true
+}
+
+/// Whether a program hangs in the driver of an interface.
+fn is_in_the_driver(netns: &Netns, link: &str) -> bool {
+    let output = Command::new("ip").args(["-n", netns.name(), "link", "show", link]).output();
+    let text = String::from_utf8(output.expect("ip is installed").stdout).expect("ip writes text");
+    text.contains("prog/xdp")
 }
 
 /// How many programs hang on the ingress of an interface.

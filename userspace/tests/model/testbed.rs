@@ -1,8 +1,8 @@
 //! The Testbed object: every field, its default and its bounds.
 
 use userspace::model::{
-    Algorithm, Direction, Encapsulation, FabricKind, Forward, LinkQuality, Model, NextHop, Objects, Probe,
-    Services, Timeouts, load_text,
+    Acceleration, Algorithm, Direction, Encapsulation, FabricKind, Forward, LinkQuality, Model, NextHop,
+    Objects, Probe, Services, Timeouts, load_text,
 };
 
 use crate::{cluster, external_at, fault, node_at, testbed, wrong};
@@ -471,8 +471,9 @@ fn services_are_carried_out_as_stated() {
     let services = |spec: &str| cluster(&testbed(spec)).settings.services;
     assert_eq!(services(""), Services::default());
     let stated = services(
-        "encapsulation: geneve, services: {algorithm: random, maglevTableSize: 251, nodePorts: {first: 100, last: 200}, directReturn: true, socketTranslation: true}",
+        "encapsulation: geneve, services: {algorithm: random, maglevTableSize: 251, nodePorts: {first: 100, last: 200}, directReturn: true, socketTranslation: true, acceleration: native}",
     );
+    assert_eq!(stated.acceleration, Acceleration::Native);
     assert_eq!(
         (stated.algorithm, stated.maglev_table_size, stated.node_ports),
         (Algorithm::Random, 251, (100, 200))
@@ -513,6 +514,22 @@ fn direct_return_needs_an_option_to_travel_in() {
     };
     assert_eq!(refused("services: {directReturn: true}"), why("vxlan"));
     assert_eq!(refused("model: flat, encapsulation: geneve, services: {directReturn: true}"), why("flat"));
+}
+
+#[test]
+fn acceleration_needs_a_driver_that_takes_frames_whole() {
+    assert_eq!(
+        refused("services: {acceleration: generic}"),
+        r#"spec.services.acceleration: Unsupported value: "generic": supported values: "disabled", "native""#
+    );
+    assert_eq!(
+        refused("services: {acceleration: native}, fabric: {kind: emulator}"),
+        "spec.services.acceleration: needs fabric.kind bridge: an emulated fabric takes nothing from a driver"
+    );
+    assert_eq!(
+        refused("services: {acceleration: native}, mtu: 3499"),
+        "spec.services.acceleration: needs an mtu of at most 3498, as long as a frame that a driver hands out, not 3499"
+    );
 }
 
 #[test]

@@ -52,13 +52,23 @@ fn tables(counts: &BTreeMap<String, Counts>) -> String {
             [node.clone(), table.clone(), rows.to_string(), capacity.to_string(), format!("{pressure:.2} %")]
         })
     });
-    let verdicts = columns(["NODE", "VERDICT", "PACKETS", "BYTES", "MEANING"], verdicts);
-    let tables = columns(["NODE", "TABLE", "ROWS", "CAPACITY", "PRESSURE"], tables);
-    if counts.values().all(|counts| counts.sockets.is_empty()) {
-        return format!("{verdicts}\n{tables}");
-    }
-    let sockets = columns(["NODE", "SOCKETS", "TIMES", "MEANING"], sockets);
-    format!("{verdicts}\n{sockets}\n{tables}")
+    let drivers = counts.iter().filter(|(_, counts)| counts.accelerated).map(|(node, _)| {
+        [node.clone(), "native".to_owned(), "Packets from the uplink are met in its driver.".to_owned()]
+    });
+    let some = |there: bool, table: String| there.then_some(table);
+    let parts = [
+        Some(columns(["NODE", "VERDICT", "PACKETS", "BYTES", "MEANING"], verdicts)),
+        some(
+            counts.values().any(|counts| counts.accelerated),
+            columns(["NODE", "ACCELERATION", "MEANING"], drivers),
+        ),
+        some(
+            counts.values().any(|counts| !counts.sockets.is_empty()),
+            columns(["NODE", "SOCKETS", "TIMES", "MEANING"], sockets),
+        ),
+        Some(columns(["NODE", "TABLE", "ROWS", "CAPACITY", "PRESSURE"], tables)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// What a word of [`Counts::sockets`] says.

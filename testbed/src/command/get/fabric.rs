@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use testbed::fabric::Client;
+use testbed::fabric::{Client, is_emulated};
 use testbed::output::{self, Format, columns};
 use userspace::fabric::{BalancerReport, FrontendReport, LinkReport, Loss, Report, RuleReport, SnatReport};
 use userspace::model::Direction;
@@ -10,18 +10,23 @@ use userspace::model::Direction;
 use super::super::{Answer, Subject};
 
 /// # Errors
-/// The cluster is not up, its fabric is the kernel's, or it does not answer.
+/// The cluster is not up, its fabric is all the kernel's, or it does not answer.
 pub(super) fn run(subject: &Subject, format: Format) -> anyhow::Result<Answer> {
     let Subject::Live(state) = subject else {
         anyhow::bail!("cannot show the fabric of objects in files: it has none until the cluster is up");
     };
     let report = Client::of(&state.cluster, "show the fabric of")?.report()?;
-    output::print(&format.document(&report)?.unwrap_or_else(|| tables(&report)))?;
+    output::print(&format.document(&report)?.unwrap_or_else(|| {
+        // A bridge counts nothing.
+        let frames = is_emulated(&state.cluster).then(|| frames(&report));
+        frames.into_iter().chain(tables(&report)).collect::<Vec<_>>().join("\n")
+    }))?;
     Ok(Answer::Yes)
 }
 
-fn tables(report: &Report) -> String {
-    let mut parts = vec![frames(report)];
+/// Everything but frames.
+fn tables(report: &Report) -> Vec<String> {
+    let mut parts = Vec::new();
     if !report.links.is_empty() {
         parts.push(links(&report.links));
     }
@@ -33,7 +38,7 @@ fn tables(report: &Report) -> String {
     if !report.frontends.is_empty() {
         parts.push(frontends(&report.frontends));
     }
-    parts.join("\n")
+    parts
 }
 
 fn frames(report: &Report) -> String {

@@ -15,7 +15,7 @@ use dataplane::wire::{Address, Family, V4, V6};
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable};
 use crate::engine::Count;
-use crate::engine::balancer::{Carried, FamilyRows, Rows};
+use crate::engine::balancer::{Carried, Carrier, FamilyRows, Keeps, Rows};
 use crate::error::Error;
 
 /// A load balancer.
@@ -84,18 +84,6 @@ impl Balancer {
         self.constants = constants;
     }
 
-    /// Brings the tables to exactly these rows; pins stay.
-    ///
-    /// # Errors
-    /// [`Error::TableTooSmall`]; nothing was changed then.
-    pub fn apply(&mut self, rows: &Rows) -> Result<(), Error> {
-        self.v4.fit(&rows.v4)?;
-        self.v6.fit(&rows.v6)?;
-        self.v4.replace(&rows.v4);
-        self.v6.replace(&rows.v6);
-        Ok(())
-    }
-
     /// Walks one frame through.
     pub fn push(&mut self, frame: &[u8], now_s: u32) -> Carried {
         self.clock_s = now_s;
@@ -106,21 +94,20 @@ impl Balancer {
         };
         Carried { fate, frame: frame.bytes().to_vec() }
     }
-
-    /// Packets and bytes by [`Fate::counter`].
-    pub fn counts(&self) -> &[Count] {
-        &self.counts
-    }
 }
 
-/// What the owner of the tables asks of a family's.
-pub trait Kept: Address {
-    /// The pins, in the order of their keys' bytes.
-    fn pins(balancer: &Balancer) -> Vec<(Pin<Self>, Pinned)>;
-    /// Forgets the pins for which `keep` is false.
-    fn retain_pins(balancer: &mut Balancer, keep: impl Fn(&Pin<Self>, &Pinned) -> bool);
-    /// When a flow of a moved slot was sent home last, by slot.
-    fn at_home(balancer: &Balancer) -> &HashMap<u32, u32>;
+impl Carrier for Balancer {
+    fn apply(&mut self, rows: &Rows) -> Result<(), Error> {
+        self.v4.fit(&rows.v4)?;
+        self.v6.fit(&rows.v6)?;
+        self.v4.replace(&rows.v4);
+        self.v6.replace(&rows.v6);
+        Ok(())
+    }
+
+    fn counts(&self) -> Result<Vec<Count>, Error> {
+        Ok(self.counts.clone())
+    }
 }
 
 /// Says which field holds which tables.
@@ -182,15 +169,18 @@ macro_rules! family {
             }
         }
 
-        impl Kept for $family {
-            fn pins(balancer: &Balancer) -> Vec<(Pin<Self>, Pinned)> {
-                balancer.$field.pins.sorted()
+        impl Keeps<$family> for Balancer {
+            fn pins(&self) -> Result<Vec<(Pin<$family>, Pinned)>, Error> {
+                Ok(self.$field.pins.sorted())
             }
-            fn retain_pins(balancer: &mut Balancer, keep: impl Fn(&Pin<Self>, &Pinned) -> bool) {
-                balancer.$field.pins.retain(keep);
+            fn forget(&mut self, pin: &Pin<$family>, seen_s: u32) -> Result<(), Error> {
+                if self.$field.pins.row(pin).is_some_and(|pinned| pinned.seen_s <= seen_s) {
+                    self.$field.pins.remove(pin);
+                }
+                Ok(())
             }
-            fn at_home(balancer: &Balancer) -> &HashMap<u32, u32> {
-                &balancer.$field.at_home
+            fn at_home_s(&self, slot: u32) -> Result<u32, Error> {
+                Ok(self.$field.at_home.get(&slot).copied().unwrap_or(0))
             }
         }
     )+ };

@@ -24,7 +24,7 @@ use crate::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use crate::error::Error;
-use crate::plan::{NodePlan, NodeRows, Rows};
+use crate::plan::{self, NodePlan, NodeRows, Rows};
 
 /// Where the clock starts, in seconds: a node that has been up for a while.
 const START_S: u32 = 1000;
@@ -112,6 +112,9 @@ impl<A: Address> Tables<A> {
         self.policy.replace(rows.policy.iter().map(|(prefix, row)| ((*prefix).into(), *row)));
         self.routes.replace(rows.routes.iter().map(|(prefix, row)| (*prefix, *row)));
         self.homes.replace(rows.homes.iter().map(|(key, row)| (*key, *row)));
+        for client in plan::forgotten(rows, &self.affinities.sorted()) {
+            self.affinities.remove(&client);
+        }
     }
 
     /// What is of no more use by `now_s` goes.

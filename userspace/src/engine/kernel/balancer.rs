@@ -17,13 +17,15 @@ use super::error::{Error, sentence};
 use super::netns::Netns;
 use super::object;
 use super::table::{ArrayTable, HashTable, Row};
-use super::{table_failed, take, typed, verifier};
+use super::{coarse_clock_s, table_failed, take, typed, verifier};
 use crate::engine::Count;
-use crate::engine::balancer::{FamilyRows, Rows};
+use crate::engine::balancer::{Carrier, FamilyRows, Keeps, Rows};
 
 /// Room for what is put around a frame.
 const OUTER_BYTES: usize = 40;
 const COUNTS: &str = "counts";
+const AT_HOME: &str = "at_home";
+const AT_HOME_V6: &str = "at_home_v6";
 const CLOCK: &str = "clock";
 const TESTED: &str = "tested";
 const TEMPLATE: &str = "template";
@@ -59,6 +61,9 @@ pub enum Mode {
     Generic,
 }
 
+/// A link's end: its namespace's path, and its name there.
+pub type Place<'a> = (&'a Path, &'a str);
+
 /// A load balancer in the kernel. It is hooked in for as long as this lives.
 pub struct Balancer {
     ebpf: Ebpf,
@@ -76,6 +81,7 @@ struct Tables<A: Address> {
     ring: ArrayTable<Ring<A>>,
     reals: ArrayTable<Reals<A>>,
     pins: HashTable<Pins<A>>,
+    at_home: Array<MapData, u32>,
 }
 
 impl fmt::Debug for Balancer {
@@ -94,13 +100,14 @@ fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = 
 }
 
 impl<A: Address> Tables<A> {
-    fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    fn new(ebpf: &mut Ebpf, at_home: &'static str) -> Result<Self, Error> {
         Ok(Self {
             rows: FamilyRows::default(),
             virtuals: HashTable::new(take(ebpf, Virtuals::<A>::NAME)?)?,
             ring: ArrayTable::new(take(ebpf, Ring::<A>::NAME)?)?,
             reals: ArrayTable::new(take(ebpf, Reals::<A>::NAME)?)?,
             pins: HashTable::new(take(ebpf, Pins::<A>::NAME)?)?,
+            at_home: typed(take(ebpf, at_home)?, at_home)?,
         })
     }
 
@@ -121,6 +128,18 @@ impl<A: Address> Tables<A> {
         self.rows = rows.clone();
         Ok(())
     }
+
+    /// A packet may come between the look and the removal: then its flow is pinned anew, to who has its slot now.
+    fn forget(&mut self, pin: &Pin<A>, seen_s: u32) -> Result<(), Error> {
+        if self.pins.row(pin)?.is_some_and(|pinned| pinned.seen_s <= seen_s) {
+            self.pins.set(pin, None)?;
+        }
+        Ok(())
+    }
+
+    fn at_home_s(&self, slot: u32) -> Result<u32, Error> {
+        self.at_home.get(&slot, 0).map_err(table_failed("read", AT_HOME))
+    }
 }
 
 impl Balancer {
@@ -137,12 +156,12 @@ impl Balancer {
         loader.override_global("BALANCER", &constants, true);
         loader.override_global("FIXED_CLOCK", &fixed_clock, true);
         let mut ebpf = loader.load(bytes).map_err(|why| Error::Object { why: sentence(&why) })?;
-        for name in ["balance", "empty", "trivial", "restore"] {
+        for name in ["balance", "pass", "empty", "trivial", "restore"] {
             load_program(&mut ebpf, name)?;
         }
         Ok(Self {
-            v4: Tables::new(&mut ebpf)?,
-            v6: Tables::new(&mut ebpf)?,
+            v4: Tables::new(&mut ebpf, AT_HOME)?,
+            v6: Tables::new(&mut ebpf, AT_HOME_V6)?,
             counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
             clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
             tested: typed(take(&mut ebpf, TESTED)?, TESTED)?,
@@ -193,25 +212,34 @@ impl Balancer {
         Ok((action, out))
     }
 
-    /// Hooks the program into an interface of a namespace: in the driver, if it takes it.
+    /// Hooks the program into one end of a veth pair: in the driver, if it takes it.
     ///
-    /// A veth sends back what came in only if its other end takes frames by NAPI: with a program there as
-    /// well, or with `gro` switched on. And what arrives must bear whole checksums.
+    /// A veth sends back what came in only if its other end takes frames by NAPI, as one with a program there does:
+    /// so that one is given a program that lets everything pass. What arrives must bear whole checksums, and be
+    /// no longer than it would be on a wire.
     ///
     /// # Errors
-    /// [`Error::Attach`], [`Error::File`].
-    pub fn attach(&mut self, netns: &Path, interface: &str) -> Result<Mode, Error> {
-        let program = program(&mut self.ebpf, "balance")?;
-        let attached = Netns::open(netns)?.run(|| {
-            let native = program.attach(interface, XdpMode::Driver).map(|link| (link, Mode::Native));
-            native.or_else(|_| program.attach(interface, XdpMode::Skb).map(|link| (link, Mode::Generic)))
-        })?;
-        let (_, mode): (XdpLinkId, Mode) = attached.map_err(|why| Error::Attach {
-            program: "balance",
-            interface: interface.to_owned(),
-            why: sentence(&why),
-        })?;
-        Ok(mode)
+    /// [`Error::Attach`], [`Error::File`]; nothing is hooked in then.
+    pub fn attach(&mut self, place: Place<'_>, other_end: Place<'_>) -> Result<Mode, Error> {
+        if let Ok(passing) = self.attach_one("pass", other_end, XdpMode::Driver) {
+            if self.attach_one("balance", place, XdpMode::Driver).is_ok() {
+                return Ok(Mode::Native);
+            }
+            let detached = program(&mut self.ebpf, "pass")?.detach(passing);
+            detached.map_err(|why| not_attached("pass", other_end.1, &why))?;
+        }
+        self.attach_one("balance", place, XdpMode::Skb).map(|_| Mode::Generic)
+    }
+
+    fn attach_one(
+        &mut self,
+        name: &'static str,
+        (netns, interface): Place<'_>,
+        mode: XdpMode,
+    ) -> Result<XdpLinkId, Error> {
+        let program = program(&mut self.ebpf, name)?;
+        let attached = Netns::open(netns)?.run(|| program.attach(interface, mode))?;
+        attached.map_err(|why| not_attached(name, interface, &why))
     }
 
     /// How long an empty program takes, on average of so many repeats.
@@ -253,20 +281,9 @@ impl Balancer {
         }
     }
 
-    /// The pins of IPv4, in the order of their keys' bytes.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn pins(&self) -> Result<Vec<(Pin<V4>, Pinned)>, Error> {
-        self.v4.pins.sorted()
-    }
-
-    /// The pins of IPv6, in the order of their keys' bytes.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn pins_v6(&self) -> Result<Vec<(Pin<V6>, Pinned)>, Error> {
-        self.v6.pins.sorted()
+    /// What time it is by the clock of a program that has the kernel's.
+    pub fn now_ns() -> u64 {
+        u64::from(coarse_clock_s()) * 1_000_000_000
     }
 
     /// Packets and bytes by [`Fate::counter`].
@@ -285,6 +302,42 @@ impl Balancer {
         }
         Ok(counts)
     }
+}
+
+impl Carrier for Balancer {
+    fn apply(&mut self, rows: &Rows) -> Result<(), crate::error::Error> {
+        Ok(Self::apply(self, rows)?)
+    }
+
+    fn counts(&self) -> Result<Vec<Count>, crate::error::Error> {
+        Ok(Self::counts(self)?)
+    }
+}
+
+/// Says which field holds which tables.
+macro_rules! family {
+    ($($field:ident: $family:ident;)+) => { $(
+        impl Keeps<$family> for Balancer {
+            fn pins(&self) -> Result<Vec<(Pin<$family>, Pinned)>, crate::error::Error> {
+                Ok(self.$field.pins.sorted()?)
+            }
+            fn forget(&mut self, pin: &Pin<$family>, seen_s: u32) -> Result<(), crate::error::Error> {
+                Ok(self.$field.forget(pin, seen_s)?)
+            }
+            fn at_home_s(&self, slot: u32) -> Result<u32, crate::error::Error> {
+                Ok(self.$field.at_home_s(slot)?)
+            }
+        }
+    )+ };
+}
+
+family! {
+    v4: V4;
+    v6: V6;
+}
+
+fn not_attached(program: &'static str, interface: &str, why: &dyn std::error::Error) -> Error {
+    Error::Attach { program, interface: interface.to_owned(), why: sentence(why) }
 }
 
 fn failed(program: &'static str, frame: &[u8], why: String) -> Error {

@@ -13,6 +13,7 @@ mod batch;
 pub mod cgroup;
 mod clock;
 mod diag;
+mod driver;
 mod error;
 mod events;
 mod family;
@@ -24,6 +25,7 @@ mod pin;
 mod renew;
 mod run;
 mod sockets;
+mod spare;
 mod sweep;
 mod table;
 mod verifier;
@@ -134,10 +136,14 @@ pub struct Kernel {
     /// Says what the programs have logged.
     flush_log: Option<Box<dyn FnMut() + Send>>,
     hooked: BTreeMap<(Hook, String), Hooked>,
+    /// The program in the uplink's driver, and where.
+    drivers: Vec<(String, Hooked)>,
     /// The programs that sockets meet.
     sockets: Vec<Hooked>,
     /// Its tables of Services are those that are pinned.
     held: bool,
+    /// The same with tracing on, if it is off here, or off.
+    spare: Option<Box<Kernel>>,
 }
 
 impl fmt::Debug for Kernel {
@@ -171,6 +177,9 @@ impl Kernel {
         for name in cgroup::PROGRAMS.iter().filter(|_| plan.node.sockets != 0) {
             load_program(&mut ebpf, name)?;
         }
+        if driver::has_program(&plan.node) {
+            load_program(&mut ebpf, driver::PROGRAM)?;
+        }
         let mut kernel = Self {
             nodes: HashTable::new(take(&mut ebpf, Nodes::NAME)?)?,
             v4: Tables::new(&mut ebpf)?,
@@ -186,8 +195,10 @@ impl Kernel {
             rows: NodeRows::default(),
             flush_log,
             hooked: BTreeMap::new(),
+            drivers: Vec::new(),
             sockets: Vec::new(),
             held: false,
+            spare: None,
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
@@ -220,6 +231,7 @@ impl Kernel {
             })??;
             self.hooked.insert((*hook, interface.clone()), hooked);
         }
+        self.attach_drivers(places)?;
         self.attach_sockets()?;
         self.hold()?;
         if way == Way::Clsact {
@@ -229,7 +241,8 @@ impl Kernel {
             }
         } else if let Some(pins) = &self.options.pins {
             let packets = places.iter().map(|(hook, interface)| pins.link(hook.program(), interface));
-            let keep: Vec<_> = packets.chain(self.socket_pins(pins)).collect();
+            let others = self.driver_pins(pins).into_iter().chain(self.socket_pins(pins));
+            let keep: Vec<_> = packets.chain(others).collect();
             pins.keep_links(&keep)?;
         }
         Ok(())
@@ -257,6 +270,8 @@ impl Kernel {
     pub fn reload(&mut self, plan: &NodePlan, trace: bool) -> Result<(), crate::error::Error> {
         let mut next = Self::load(plan, Options { trace, ..self.options.clone() })?;
         let places: Vec<_> = self.hooked.keys().cloned().collect();
+        // A driver takes one program at a time. Until it has the next, packets walk the path behind it.
+        self.drivers.clear();
         next.attach(&places)?;
         *self = next;
         Ok(())
@@ -268,7 +283,8 @@ impl Kernel {
     /// [`Error::Program`].
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, Error> {
         let sockets = cgroup::PROGRAMS.into_iter().filter(|_| self.has_sockets());
-        let programs = Hook::ALL.into_iter().map(Hook::program).chain(sockets);
+        let driver = Some(driver::PROGRAM).filter(|_| self.is_accelerated());
+        let programs = Hook::ALL.into_iter().map(Hook::program).chain(driver).chain(sockets);
         let verified = programs.map(|name| {
             let program = self.ebpf.program(name).expect("it was loaded from this object");
             let info = program.info().map_err(|why| Error::Program { program: name, why: sentence(&why) })?;
@@ -342,12 +358,16 @@ impl Kernel {
     /// As [`Engine::apply`].
     pub fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
         self.write(changes)?;
+        let remembers = changes.iter().any(|change| self.rows.remembers(change));
         changes.iter().for_each(|change| self.rows.make(*change));
-        Ok(())
+        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
     /// Writes changes, in their order: those in a row that are of one table together.
     fn write(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
+        if !changes.is_empty() {
+            self.spare = None;
+        }
         for used in peak(&self.rows, changes) {
             let capacity = self.capacity(used.table, used.capacity);
             if used.rows > capacity as usize {
@@ -379,14 +399,19 @@ impl Engine for Kernel {
         let rows = rows.fitting(policy_rows).into_owned();
         self.write(&diff(&self.rows, &rows, policy_rows))?;
         self.rows = rows;
-        Ok(())
+        Ok(self.forget_clients()?)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {
         self.events.take();
-        let program = scheduled(&mut self.ebpf, hook.program())?;
-        let (verdict, frame) =
-            inside(self.netns.as_ref(), || run::run(program, hook.program(), interface, frame))??;
+        let driver = hook == Hook::FromUnderlay && self.is_accelerated();
+        let (ebpf, name) = (&mut self.ebpf, hook.program());
+        let (verdict, frame) = inside(self.netns.as_ref(), || {
+            if driver {
+                return driver::run(ebpf, interface, frame);
+            }
+            run::run(scheduled(ebpf, name)?, name, interface, frame)
+        })??;
         Ok(Outcome { verdict, frame, records: self.events.take() })
     }
 

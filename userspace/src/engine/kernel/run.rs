@@ -14,7 +14,7 @@ const INTERFACE: usize = 40;
 const CONTROL: usize = 48;
 
 /// Room for the headers that a tunnel puts before a frame: over IPv6, with an address of IPv6 that was dialled.
-const TUNNEL_BYTES: usize = 94;
+pub(super) const TUNNEL_BYTES: usize = 94;
 
 /// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
 /// verdict, and the frame as it is then. Only a program that was loaded with tracing on says its verdict.
@@ -51,8 +51,8 @@ fn word(context: &[u8; CONTEXT], offset: usize) -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
-/// The verdict with this counter: see `Frame::note` in `ebpf/src/platform.rs`.
-fn verdict(counter: u32, interface: IfIndex) -> Option<Verdict> {
+/// The verdict with this counter: see `words` in `ebpf/src/handover.rs`.
+pub(super) fn verdict(counter: u32, interface: IfIndex) -> Option<Verdict> {
     let rejected = interface != IfIndex(0);
     let drop = |reason: &Reason| {
         if rejected { Verdict::Reject(*reason) } else { Verdict::Drop(*reason) }

@@ -3,7 +3,9 @@
 //! 1. A flow that is of no more use is removed: see `conntrack::is_spent`.
 //! 2. A source port that no flow has any more is removed when that was so twice in a row: between the claim
 //!    of a port and the row of its flow lies a moment in which the port is nobody's.
-//! 3. A packet in fragments, and a client that a Service remembers, is removed when its time is over.
+//! 3. A packet in fragments, and a client that a Service remembers, is removed when its time is over. A client is
+//!    forgotten as well when its backend is no candidate of the Service any more: at once where its frontend is led
+//!    to others, and here, where a packet came in between, or slots have changed where they are.
 //!
 //! How long to wait until the next time follows from how many flows were over. Source: the constants of
 //! Cilium's (`pkg/maps/ctmap`), which wait the longer the less there is to do. While
@@ -13,13 +15,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use dataplane::conntrack::OPENED_BY_HIGH;
-use dataplane::tables::{Connection, Masquerade, Tuple};
+use dataplane::tables::{Affinities, Connection, Masquerade, Tuple};
 use dataplane::wire::{Address, Be16, V4, V6};
 use dataplane::{conntrack, fragment, service};
 
+use super::table::HashTable;
 use super::{Family, Kernel, Pressure};
 use crate::engine::Clock;
 use crate::error::Error;
+use crate::plan::{self, Rows};
 
 /// The first interval.
 const FIRST: Duration = Duration::from_secs(300);
@@ -69,10 +73,29 @@ impl Sweeper {
         let mut swept = Swept::default();
         sweep_family(kernel, &mut self.idle_v4, &mut swept, now_s)?;
         sweep_family(kernel, &mut self.idle_v6, &mut swept, now_s)?;
+        kernel.forget_clients()?;
         let crowded = kernel.pressure()?.iter().any(Pressure::is_high);
         self.interval = next(self.interval, swept, crowded);
         Ok(swept)
     }
+}
+
+impl Kernel {
+    /// Removes what Services remember of clients that they would lead elsewhere now.
+    ///
+    /// # Errors
+    /// [`super::Error::Table`].
+    pub(super) fn forget_clients(&mut self) -> Result<(), super::Error> {
+        forget(&self.rows.v4, &mut self.v4.affinities)?;
+        forget(&self.rows.v6, &mut self.v6.affinities)
+    }
+}
+
+fn forget<A: Address>(rows: &Rows<A>, affinities: &mut HashTable<Affinities<A>>) -> Result<(), super::Error> {
+    for client in plan::forgotten(rows, &affinities.sorted()?) {
+        affinities.set(&client, None)?;
+    }
+    Ok(())
 }
 
 /// Sweeps the tables of a family. `idle` has the source ports that no flow had at the last sweep.

@@ -18,6 +18,7 @@ pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Er
         name,
         match program {
             Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
             other => sockets::load(other),
         },
     )

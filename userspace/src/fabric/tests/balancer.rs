@@ -1,5 +1,7 @@
 //! The load balancer: where flows go, how they get there, and who is healthy.
 
+use super::super::Standalone;
+use crate::engine::emulator::balancer::Balancer;
 use crate::model::{Forward, Service, ServiceKind, ServicePort};
 
 use super::*;
@@ -353,4 +355,31 @@ fn what_came_for_frontends_is_what_was_sent_and_what_was_lost_and_each_loss_has_
     assert_eq!((report.arrived, report.sent), (304, 300));
     let lost = [("no-frontend", 3), ("no-healthy-node", 1)].map(|(slug, count)| (slug.to_owned(), count));
     assert_eq!(report.lost, lost.into());
+}
+
+#[test]
+fn beside_a_bridge_it_probes_from_its_own_link_and_gives_flows_to_whoever_answers() {
+    let cluster = Balanced::new(Forward::FloatingIp, |_| {}).cluster;
+    let constants = Standalone::constants(&cluster).expect("there is room");
+    let mut alone = Standalone::new(&cluster, Balancer::new(constants), 0).expect("there is room");
+    let probes = alone.turn(0).expect("nothing can fail");
+    assert_eq!(probes.len(), 3);
+    assert!(probes.iter().all(|probe| probe[6..12] == Standalone::mac().0), "{probes:02x?}");
+    for probe in &probes[..2] {
+        let answer = accept(probe).expect("it asks for a connection");
+        assert!(alone.hear(&answer, 0).expect("nothing can fail").is_some(), "it is over then");
+    }
+    assert!(!alone.knows_all(), "the third has said nothing");
+    assert_eq!(alone.hear(&tcp("10.240.0.4:80", "203.0.113.7:49154", "SA"), 0).expect("it can't"), None);
+    alone.turn(5_000_000_000).expect("nothing can fail");
+    assert!(alone.knows_all(), "its time is over");
+    let report = alone.report().expect("nothing can fail");
+    let states = |front: usize| report.frontends[front].nodes.iter().map(|node| node.state.as_str());
+    assert!(!report.frontends.is_empty());
+    for front in 0..report.frontends.len() {
+        assert!(states(front).eq(["healthy", "healthy", "unhealthy"]), "{report:?}");
+    }
+    let others = Cluster { services: Vec::new(), ..cluster };
+    alone.apply(&others, 6_000_000_000).expect("there is room");
+    assert!(alone.knows_all() && alone.report().expect("it can't").frontends.is_empty());
 }

@@ -155,6 +155,28 @@ fn the_number_of_a_backend_that_left_is_given_to_another_only_after_all_the_othe
 }
 
 #[test]
+fn a_service_that_loses_an_address_gets_new_backends_and_one_that_gains_one_keeps_its_own() {
+    let number = |plan: &Plan, cluster: &Cluster| {
+        let rows = rows_of(plan, cluster);
+        let row = rows.frontends[&key(DNS, 53)];
+        (row.id, rows.maglev[row.internal.first as usize])
+    };
+    let mut less = cluster(1);
+    exposed(&mut less, vec![on("n1", "10.244.0.2:5353", READY)]).external_addresses.clear();
+    let mut more = less.clone();
+    more.services[0].external_addresses = vec![ip(ROUTED)];
+    let first = Plan::of(&less).expect("it can be planned");
+    let second = first.after(&more).expect("it can be planned");
+    assert_eq!(number(&second, &more), number(&first, &less));
+    let third = second.after(&less).expect("it can be planned");
+    let ((id, old), (same, new)) = (number(&second, &more), number(&third, &less));
+    assert!(same == id && new != old, "{id:?} {old:?}, {same:?} {new:?}");
+    let rows = rows_of(&third, &less);
+    let states = [old, new].map(|number| rows.backends[number.0 as usize].state);
+    assert_eq!(states, [Backend::<V4>::GONE, Backend::<V4>::ACTIVE]);
+}
+
+#[test]
 fn a_backend_is_kept_apart_for_each_service_that_it_is_behind() {
     let mut cluster = cluster(1);
     service(&mut cluster, DNS, 53, &["10.244.0.2:53"]);
