@@ -5,6 +5,9 @@
 mod bytes;
 mod draw;
 mod kinds;
+#[expect(dead_code, reason = "the other tests use the rest")]
+#[path = "../lot/mod.rs"]
+mod lot;
 mod packet;
 mod scene;
 mod twins;
@@ -15,7 +18,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use testbed::case::{self, Case};
+use testbed::dataplane::emulator::Emulated;
 use testbed::netns::{Guard, Netns};
+use testbed::probe::Grid;
 use userspace::engine::Capacities;
 use userspace::engine::emulator::topology::Interfaces;
 use userspace::model::load_text;
@@ -82,6 +87,35 @@ fn random_clusters_and_packets_are_the_same_in_both_engines() {
     assert!(told.differences.is_empty(), "{}", told.differences.join("\n\n"));
     assert_eq!(told.packets, length.clusters * length.each, "packets were left out");
     assert!(told.kinds.missing().is_empty(), "never seen: {}", told.kinds.missing().join(", "));
+}
+
+/// How many clusters of those that `tests/random.rs` draws are asked about here, too.
+const GRIDS: u64 = 24;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn who_reaches_whom_by_lot_is_the_oracle_s_and_the_same_in_both_engines() {
+    let guard = interfaces("grids");
+    let told = guard.run(|| (0..GRIDS).filter_map(grid_differs).collect::<Vec<_>>());
+    let told = told.expect("the namespace can be entered");
+    assert!(told.is_empty(), "{} of {GRIDS} differ:\n\n{}", told.len(), told.join("\n\n"));
+}
+
+/// What differs between the engines about a drawn cluster's flows, or between both and the oracle.
+fn grid_differs(seed: u64) -> Option<String> {
+    let drawn = lot::Drawn::any(seed);
+    let cluster = drawn.cluster().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    let differences = Differences::default();
+    let list = Rc::clone(&differences);
+    let make = move |plan: &NodePlan| Twins::new(plan, &Capacities::default(), Rc::clone(&list));
+    let twins = Emulated::on(&cluster, Box::new(make));
+    let mut twins = twins.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    let grid = Grid::measure(&cluster, drawn.flows(&cluster), &mut twins);
+    let grid = grid.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    assert!(grid.rows.len() > 20, "seed {seed}: {} flows", grid.rows.len());
+    let mut told = differences.borrow().clone();
+    told.extend(lot::differing(&grid));
+    (!told.is_empty()).then(|| format!("seed {seed}:\n{}\n{}", told.join("\n"), drawn.text()))
 }
 
 /// How long a random run is, and where it starts.

@@ -77,7 +77,7 @@ impl Allow<'_> {
     }
 
     /// An ipBlock's exceptions are a chain of its own, which they leave before anything is allowed. So do pods, where
-    /// blocks are not about them. It has no named ports: nobody in it is known by name.
+    /// blocks are not about them. Of those in it only pods are known by name, so a port's name is theirs.
     fn block(&self, filter: &mut Table, chain: ChainId, block: &IPBlock) -> Result<(), Error> {
         let Some(range) = range(&block.cidr) else { return Ok(()) };
         let mut except: Vec<Ipv4Net> =
@@ -87,6 +87,12 @@ impl Allow<'_> {
             let about_others = self.side.cluster.settings.policies.ip_blocks == IpBlocks::Outside;
             if about_others && range.contains(&address) {
                 except.push(address.into());
+            }
+        }
+        for other in self.side.others().filter(|_| self.side.receiver(None).is_none()) {
+            let (other, address) = other?;
+            if range.contains(&address) && !except.iter().any(|range| range.contains(&address)) {
+                self.append(filter, chain, Some(self.side.at(address.into())), self.named_ports(other));
             }
         }
         let ports = self.ports_of(None);
