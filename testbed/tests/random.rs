@@ -144,12 +144,13 @@ fn check_all(clusters: u64, draw: fn(u64) -> Drawn) -> Tally {
     tally
 }
 
-/// Neither all of the cells nor none of them are denied, and few are left open.
+/// Neither all of the cells nor none of them are denied, and few are left open, unless few clusters were asked for.
 #[track_caller]
 fn proves_something(tally: &Tally) {
     let [cells, denied, open] =
         [&tally.cells, &tally.denied, &tally.open].map(|it| it.load(Ordering::Relaxed));
-    assert!(denied > cells / 20 && denied < cells / 2 && open < cells / 20, "{tally:?}");
+    let few = tally.clusters.load(Ordering::Relaxed) < 100;
+    assert!(few || denied > cells / 20 && denied < cells / 2 && open < cells / 20, "{tally:?}");
 }
 
 #[test]
