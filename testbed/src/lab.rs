@@ -164,8 +164,10 @@ impl Lab {
             let now = (self.state.revision, self.state.cluster.clone());
             agents::apply((was.0, &was.1), (now.0, &now.1), |role, pid| self.note(&role, pid))?;
         }
-        self.lead_listeners(&before, after)?;
-        self.tell_fabric()
+        // Also where somebody cannot listen, which is his own affair.
+        let led = self.lead_listeners(&before, after);
+        self.tell_fabric()?;
+        led
     }
 
     /// Lets those listen who are to, and watches for the cluster as it is now.
@@ -358,6 +360,7 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
         ("the Service ranges of its Testbed", old.service_cidrs != new.service_cidrs),
         ("the virtual network's ranges in its Testbed", old.vnet_cidrs != new.vnet_cidrs),
         ("spec.services.acceleration of its Testbed", old.services.acceleration != new.services.acceleration),
+        ("spec.services.nodePorts of its Testbed", old.services.node_ports != new.services.node_ports),
         ("spec.maxPods of its Testbed", old.max_pods != new.max_pods),
         ("spec.mtu of its Testbed", old.mtu != new.mtu),
         ("the masquerade's ports in its Testbed", old.masquerade_ports != new.masquerade_ports),

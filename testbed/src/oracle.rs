@@ -145,16 +145,6 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What should become of a flow from `from` to `port` of `to`: see [`Oracle::expect`].
-pub fn expect(cluster: &Cluster, from: &Who, to: &Who, port: u16, protocol: Protocol) -> Expectation {
-    Oracle::of(cluster).expect(from, to, port, protocol)
-}
-
-/// Whether a Service, or a pod, stands behind this address and port: see [`Oracle::is_frontend`].
-pub fn is_frontend(cluster: &Cluster, address: IpAddr, port: u16, protocol: Protocol) -> bool {
-    Oracle::of(cluster).is_frontend(address, port, protocol)
-}
-
 /// Who is asked: a cluster, with everybody in it under name and address, so that many may ask.
 ///
 /// Nothing is judged beforehand. Only which policies isolate a pod is remembered once it was found, for it is the

@@ -8,7 +8,7 @@ mod lot;
 use clusters::Families;
 use serde_json::json;
 use testbed::dataplane::emulator::Emulated;
-use testbed::oracle::{self, Expectation};
+use testbed::oracle::{Expectation, Oracle};
 use testbed::page::Data;
 use testbed::probe::{Flow, Prober};
 use userspace::engine::emulator::Matrix;
@@ -23,7 +23,11 @@ const PORTS: [Port; 4] = [
 ];
 
 /// Every cell, with what it says: those that policies decide, so not what stands behind a port of a node.
-fn cells<'a>(cluster: &'a Cluster, matrix: &'a Matrix) -> impl Iterator<Item = (Flow, Verdict, String)> + 'a {
+fn cells<'a>(
+    cluster: &'a Cluster,
+    oracle: &'a Oracle<'a>,
+    matrix: &'a Matrix,
+) -> impl Iterator<Item = (Flow, Verdict, String)> + 'a {
     let ends = matrix.endpoints().iter().enumerate();
     let pairs = ends.clone().flat_map(move |from| ends.clone().map(move |to| (from, to)));
     pairs.flat_map(move |((from, source), (to, target))| {
@@ -37,7 +41,7 @@ fn cells<'a>(cluster: &'a Cluster, matrix: &'a Matrix) -> impl Iterator<Item = (
             };
             let address = cluster.find(target).expect("an end is in the cluster").address();
             let judged = matrix.judgements(from, to, place);
-            (!oracle::is_frontend(cluster, address, port.number, port.protocol))
+            (!oracle.is_frontend(address, port.number, port.protocol))
                 .then(|| (flow, matrix.verdict(from, to, place), format!("{judged:?}")))
         })
     })
@@ -47,9 +51,10 @@ fn cells<'a>(cluster: &'a Cluster, matrix: &'a Matrix) -> impl Iterator<Item = (
 #[track_caller]
 fn equals_the_oracle(cluster: &Cluster, what: &str) -> (usize, usize) {
     let matrix = Matrix::of(cluster, &PORTS).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let oracle = Oracle::of(cluster);
     let (mut asked, mut denied) = (0, 0);
-    for (flow, verdict, judged) in cells(cluster, &matrix) {
-        let expected = match oracle::expect(cluster, &flow.from, &flow.to, flow.port, flow.protocol) {
+    for (flow, verdict, judged) in cells(cluster, &oracle, &matrix) {
+        let expected = match oracle.expect(&flow.from, &flow.to, flow.port, flow.protocol) {
             Expectation::Undefined(_) => continue,
             Expectation::Deny(_) => Verdict::Deny,
             // Whether anybody listens is nothing to policies.
@@ -70,7 +75,8 @@ fn equals_packets(cluster: &Cluster, what: &str) {
     // What touches no pod meets no policy, and may have no way.
     let concerns =
         |flow: &Flow| [&flow.from, &flow.to].into_iter().any(|who| matches!(who, model::Who::Pod(_)));
-    let cells: Vec<_> = cells(cluster, &matrix).filter(|(flow, ..)| concerns(flow)).collect();
+    let oracle = Oracle::of(cluster);
+    let cells: Vec<_> = cells(cluster, &oracle, &matrix).filter(|(flow, ..)| concerns(flow)).collect();
     let flows: Vec<Flow> = cells.iter().map(|(flow, ..)| flow.clone()).collect();
     let measured = emulated.probe(&flows).unwrap_or_else(|error| panic!("{what}: {error}"));
     for ((flow, verdict, judged), measured) in cells.iter().zip(measured) {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use testbed::diff::{Change, Difference};
 use testbed::lint::{Check, Report};
-use testbed::oracle;
+use testbed::oracle::{Expectation, Oracle};
 use userspace::model::{Cluster, Objects, Protocol, Who};
 
 /// Numbers from a seed (Knuth's MMIX generator).
@@ -135,11 +135,11 @@ fn grid(cluster: &Cluster) -> Vec<String> {
     let pods = PODS.iter().map(|pod| Who::Pod((*pod).to_owned()));
     let nodes = cluster.nodes.iter().map(|node| Who::Node(node.name.clone()));
     let ends: Vec<Who> = pods.chain(nodes).chain([Who::External("w".into())]).collect();
-    let mut grid = Vec::new();
+    let (oracle, mut grid) = (Oracle::of(cluster), Vec::new());
     for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
         for (port, protocol) in PORTS {
             let denied =
-                matches!(oracle::expect(cluster, from, to, port, protocol), oracle::Expectation::Deny(_));
+                matches!(oracle.expect(from, to, port, protocol), Expectation::Deny(_));
             grid.push(format!("{from} {to} {port}/{protocol}: {}", if denied { "deny" } else { "pass" }));
         }
     }

@@ -115,7 +115,7 @@ fn number(name: &str, default: u64) -> u64 {
         .map_or(default, |text| text.parse().unwrap_or_else(|why| panic!("{name}={text}: {why}")))
 }
 
-/// More differences than these are not looked for: each takes a while to shrink.
+/// More differences than these are not looked for, by each processor: each takes a while to shrink.
 const ENOUGH: usize = 3;
 
 /// Looks at so many clusters, on all processors.

@@ -139,9 +139,12 @@ fn explain_live(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<Expla
     let outside = matches!(from.who, Who::External(_)) && fabric::is_emulated(cluster);
     let fabric = outside.then(|| fabric::Client::of(cluster, "follow packets in")).transpose()?;
     fabric.iter().try_for_each(fabric::Client::tell)?;
-    agents::trace(cluster, true)?;
     // What was dropped before is another packet's story.
-    agents::take_steps(cluster)?;
+    if let Err(error) = agents::trace(cluster, true).and_then(|()| agents::take_steps(cluster)) {
+        // Nodes that can be told are to go on as they were; why others cannot is said already.
+        let _ = agents::trace(cluster, false);
+        return Err(error.into());
+    }
     let listeners = lab::listeners(&cluster.name);
     let mut prober = Live::new(cluster, Dataplane::Ebpf.word(), listeners, &interrupt)
         .told_by(Box::new(reports), names.clone());

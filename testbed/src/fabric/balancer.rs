@@ -58,10 +58,8 @@ impl Balancer {
         let [own, other] = [Part::Balancer, Part::Fabric].map(|part| Netns::of(&cluster.name, part));
         let mut xdp = Xdp::load(Standalone::constants(cluster)?, false).map_err(failed)?;
         let mode = xdp.attach((&own.path(), UPLINK), (&other.path(), BALANCER)).map_err(failed)?;
-        if mode == Mode::Generic {
-            tracing::warn!(
-                "the load balancer's program runs in the kernel's own receive path: the driver takes none at this MTU"
-            );
+        if let Mode::Generic { why } = mode {
+            tracing::warn!("the load balancer's program runs in the kernel's own receive path: {why}");
         }
         let balancer = Standalone::new(cluster, xdp, Xdp::now_ns()).map_err(Error::Balancer)?;
         let socket = |source| Error::Socket {

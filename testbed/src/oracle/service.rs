@@ -398,7 +398,6 @@ mod tests {
     use userspace::model::Who;
 
     use super::super::tests::{cluster, policy, with_service, word};
-    use super::super::{expect, is_frontend};
     use super::*;
 
     const API: &str = "10.244.1.3";
@@ -454,9 +453,9 @@ mod tests {
         // What is dialled by name is found by its address as well.
         assert_eq!(word(&cluster, "shop/web", "node:n2", 30_080, Tcp), "allow");
         for (address, port) in [("10.96.0.10", 30_080), ("192.0.2.10", 80), ("10.240.0.4", 8080)] {
-            assert!(!is_frontend(&cluster, address.parse().unwrap(), port, Tcp), "{address}:{port}");
+            assert!(!Oracle::of(&cluster).is_frontend(address.parse().unwrap(), port, Tcp), "{address}:{port}");
         }
-        assert!(!is_frontend(&cluster, "10.240.0.4".parse().unwrap(), 30_080, Protocol::Udp));
+        assert!(!Oracle::of(&cluster).is_frontend("10.240.0.4".parse().unwrap(), 30_080, Protocol::Udp));
     }
 
     #[test]
@@ -615,8 +614,8 @@ mod tests {
         let port = HostPort { address: None, port: 9000, protocol: Tcp, container_port: 80 };
         cluster.pods.iter_mut().find(|pod| pod.id() == "bank/till").unwrap().host_ports = vec![port];
         assert_eq!(at(&cluster, "ext:world", "10.240.0.5", 9000), "allow");
-        assert!(!is_frontend(&cluster, "10.240.0.4".parse().unwrap(), 9000, Tcp));
+        assert!(!Oracle::of(&cluster).is_frontend("10.240.0.4".parse().unwrap(), 9000, Tcp));
         let (from, to) = (Who::Pod("shop/web".to_owned()), Who::Node("n2".to_owned()));
-        assert_eq!(expect(&cluster, &from, &to, 9000, Tcp), Expectation::Allow);
+        assert_eq!(Oracle::of(&cluster).expect(&from, &to, 9000, Tcp), Expectation::Allow);
     }
 }

@@ -77,7 +77,7 @@ fn who(text: &str) -> Who {
 }
 
 pub(super) fn word(cluster: &Cluster, from: &str, to: &str, port: u16, protocol: Protocol) -> &'static str {
-    match expect(cluster, &who(from), &who(to), port, protocol) {
+    match Oracle::of(cluster).expect(&who(from), &who(to), port, protocol) {
         Expectation::Allow => "allow",
         Expectation::Audited(_) => "audited",
         Expectation::Deny(_) => "deny",

@@ -109,10 +109,12 @@ fn pieces(steps: &[Step], node: usize, client: Ipv6Addr) -> VecDeque<Piece> {
         }
         pieces.back_mut().expect("there is one").push(*record);
     }
+    // What a socket was told is no packet's walk.
+    let is_packet = |piece: &Piece| piece.first().is_none_or(|head| head.stage != Stage::Socket as u8);
     let involved = |piece: &Piece| {
         piece.iter().any(|record| [record.source, record.target].iter().any(|end| end.0 == client.octets()))
     };
-    pieces.retain(involved);
+    pieces.retain(|piece| is_packet(piece) && involved(piece));
     pieces
 }
 

@@ -82,15 +82,21 @@ impl Topology {
             own.rule(Chosen::To(address), Rule::Blackhole)?;
             let gateway = if address.is_ipv4() { WORLD_GATEWAY.into() } else { GATEWAY_V6.into() };
             own.neighbour(PASSED, gateway, near_mac)?;
-            own.route(Route::default(gateway, PASSED))?;
+            // Only answers go on: a frontend's packet that is not known yet would come back for ever.
+            own.route_in(ANSWERS, Route::default(gateway, PASSED))?;
         }
-        for (gateway, subnet) in gateways(settings) {
-            inside.route_in(ANSWERS, Route::default(probe_address(gateway), BRIDGE))?;
+        let ports = settings.services.node_ports;
+        for (_, subnet) in gateways(settings) {
             for protocol in [protocol::TCP, protocol::UDP] {
-                let ports = settings.services.node_ports;
-                let chosen = Chosen::From { link: BRIDGE, range: subnet, protocol, ports };
-                inside.rule(chosen, Rule::Table(ANSWERS))?;
+                for (links, link) in [(&mut *own, UPLINK), (&mut *inside, BRIDGE)] {
+                    let chosen = Chosen::From { link, range: subnet, protocol, ports };
+                    links.rule(chosen, Rule::Table(ANSWERS))?;
+                }
             }
+        }
+        // Last: while the table is empty, the rules lead nowhere and answers go as before.
+        for (gateway, _) in gateways(settings) {
+            inside.route_in(ANSWERS, Route::default(probe_address(gateway), BRIDGE))?;
         }
         Ok(())
     }

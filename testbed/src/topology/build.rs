@@ -46,11 +46,10 @@ const EVERYWHERE_V6: [(&str, &str); 9] = [
     ("net/ipv6/icmp/ratelimit", "0"),
 ];
 
-/// Of nodes. Local ports from 32,768 up belong to the masquerade, those from 30,000 to node ports. The
-/// node's own address is the source of packets that `podpath1` receives.
-const NODES: [(&str, &str); 3] = [
+/// Of nodes. Local ports from 32,768 up belong to the masquerade. The node's own address is the source of packets
+/// that `podpath1` receives.
+const NODES: [(&str, &str); 2] = [
     ("net/ipv4/ip_local_port_range", "1024 32767"),
-    ("net/ipv4/ip_local_reserved_ports", "30000-32767"),
     ("net/ipv4/conf/all/accept_local", "1"),
 ];
 
@@ -159,6 +158,9 @@ impl Topology {
         }
         let (fabric, netns) = (self.fabric(), noted(self.node(&node.name), built)?);
         netns.set(&NODES)?;
+        // A node's own socket that dials from a node port would be answered as if it were a Service.
+        let (first, last) = settings.services.node_ports;
+        netns.set(&[("net/ipv4/ip_local_reserved_ports", &format!("{first}-{last}"))])?;
         forward(&netns, self.layout.forwarding)?;
         let (port, own_mac) = (fabric_side(&node.name), mac(node.address()));
         let near = self.end(&fabric, &port, None, settings.mtu);

@@ -269,8 +269,8 @@ fn nodes(lot: &mut Lot, kind: Kind) -> Vec<Value> {
         }
         node
     };
-    let count = 1 + lot.below(3);
-    (1..=count.max(2)).map(|number| node(number, lot)).collect()
+    let count = lot.one(&[2, 2, 3]);
+    (1..=count).map(|number| node(number, lot)).collect()
 }
 
 fn inhabited(lot: &mut Lot, namespace: &str) -> Value {

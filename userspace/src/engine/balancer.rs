@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::tables::{Pin, Pinned, Real, Slot, Virtual};
+use dataplane::tables::{Pin, Pinned, Real, Reals, Ring, Slot, Table as _, Virtual, Virtuals};
 use dataplane::verdict::Fate;
 use dataplane::wire::{Address, V4, V6};
 
 use super::Count;
+use super::capacity::fits;
 use crate::error::Error;
 use crate::plan::FrontendKey;
 
@@ -69,6 +70,15 @@ pub struct FamilyRows<A: Address> {
 impl<A: Address> Default for FamilyRows<A> {
     fn default() -> Self {
         Self { virtuals: BTreeMap::new(), ring: Vec::new(), reals: Vec::new() }
+    }
+}
+
+impl<A: Address> FamilyRows<A> {
+    /// Whether the tables hold them.
+    pub(super) fn fit(&self) -> Result<(), Error> {
+        fits::<Virtuals<A>>(self.virtuals.len(), Virtuals::<A>::CAPACITY)?;
+        fits::<Ring<A>>(self.ring.len(), Ring::<A>::CAPACITY)?;
+        fits::<Reals<A>>(self.reals.len(), Reals::<A>::CAPACITY)
     }
 }
 

@@ -83,6 +83,14 @@ impl Capacities {
     }
 }
 
+/// Whether so many rows fit a table with this capacity.
+pub(super) fn fits<T: Table>(rows: usize, capacity: u32) -> Result<(), Error> {
+    if rows > capacity as usize {
+        return Err(Error::TableTooSmall { table: T::NAME, rows, capacity });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::balance;
 use dataplane::flow::mix;
-use dataplane::tables::{Balancer as Constants, Real, Slot, Virtual};
+use dataplane::tables::{Balancer as Constants, Real, Reals, Slot, Table as _, Virtual, Virtuals};
 use dataplane::verdict::Miss;
 use dataplane::wire::{Be16, Mac, V4, V6};
 
@@ -46,10 +46,39 @@ pub(super) struct LoadBalancer<C> {
     rows: Rows,
     constants: Constants,
     idle_s: u32,
-    /// Numbers that were given out, and are not given again.
-    fronts: BTreeMap<Front, u16>,
-    reals: BTreeMap<(Front, String), u16>,
+    fronts: Numbers<Front>,
+    reals: Numbers<(Front, String)>,
+    is_used: bool,
     pub(super) prober: Prober,
+}
+
+/// Numbers from 1 on. One that has come free is given out again after all others: what still remembers whose it was,
+/// a pin of a flow, is over by then.
+#[derive(Debug)]
+struct Numbers<K> {
+    given: BTreeMap<K, u16>,
+    last: u16,
+}
+
+impl<K: Ord> Numbers<K> {
+    fn new() -> Self {
+        Self { given: BTreeMap::new(), last: 0 }
+    }
+
+    /// The number of somebody, who has had it or has it from now on; `clashes` says which must not both be in use.
+    fn of(&mut self, key: K, clashes: impl Fn(u16, u16) -> bool) -> u16 {
+        if let Some(number) = self.given.get(&key) {
+            return *number;
+        }
+        loop {
+            self.last = self.last.checked_add(1).unwrap_or(1);
+            if !self.given.values().any(|taken| clashes(*taken, self.last)) {
+                break;
+            }
+        }
+        self.given.insert(key, self.last);
+        self.last
+    }
 }
 
 /// Everything behind a port of a frontend.
@@ -64,8 +93,15 @@ struct Behind<'a> {
 /// # Errors
 /// [`Error::Frontends`].
 pub(super) fn check(cluster: &Cluster) -> Result<(), Error> {
-    let ports = behind(cluster).count();
-    if ports > MOST { Err(Error::Frontends { ports, limit: MOST }) } else { Ok(()) }
+    let (ports, nodes) = (behind(cluster).count(), cluster.nodes.len());
+    let limit = match cluster.settings.load_balancer.forward {
+        // A row for each port, one for its address, and the way back from each node.
+        Forward::NodePort => Virtuals::<V4>::CAPACITY as usize / (nodes + 2),
+        // Nobody has number 0.
+        Forward::FloatingIp | Forward::IpInIp => (Reals::<V4>::CAPACITY as usize - 1) / nodes.max(1),
+    };
+    let limit = limit.min(MOST);
+    if ports > limit { Err(Error::Frontends { ports, limit }) } else { Ok(()) }
 }
 
 /// The addresses at which a cluster's load balancer takes packets.
@@ -99,8 +135,9 @@ impl<C: Carrier> LoadBalancer<C> {
             rows: Rows::default(),
             constants,
             idle_s: 0,
-            fronts: BTreeMap::new(),
-            reals: BTreeMap::new(),
+            fronts: Numbers::new(),
+            reals: Numbers::new(),
+            is_used: false,
             prober: Prober::default(),
         }
     }
@@ -127,6 +164,11 @@ impl<C: Carrier> LoadBalancer<C> {
     /// The carrier does not take the rows.
     pub(super) fn plan(&mut self, cluster: &Cluster, now_ns: u64) -> Result<(), error::Error> {
         let now_s = seconds(now_ns);
+        let there: HashSet<Front> = behind(cluster).map(|behind| behind.front).collect();
+        let nodes: HashSet<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        self.fronts.given.retain(|front, _| there.contains(front));
+        self.reals.given.retain(|(front, node), _| there.contains(front) && nodes.contains(node.as_str()));
+        self.is_used |= !there.is_empty();
         let rows = Rows {
             v4: self.family(cluster, now_s, |rows| &rows.v4),
             v6: self.family(cluster, now_s, |rows| &rows.v6),
@@ -149,9 +191,9 @@ impl<C: Carrier> LoadBalancer<C> {
         let pins = if self.constants.forward == Constants::NODE_PORT { Virtual::PINS } else { 0 };
         for behind in behind(cluster) {
             let Some(address) = A::of(behind.front.0) else { continue };
-            let next = self.fronts.len() as u16;
-            let number = *self.fronts.entry(behind.front).or_insert(next);
-            let first = u32::from(number) % MOST as u32 * SLOTS;
+            // `check` has seen to it that one is free.
+            let number = self.fronts.of(behind.front, |one, other| run(one) == run(other));
+            let first = run(number) * SLOTS;
             let service = Virtual { first, count: SLOTS, number, flags: pins, pad: 0 };
             let key = FrontendKey { address, port: behind.front.1, protocol: behind.front.2 };
             let known = before.virtuals.contains_key(&key);
@@ -184,8 +226,7 @@ impl<C: Carrier> LoadBalancer<C> {
         let mut healthy = Vec::new();
         for node in &cluster.nodes {
             let Some(address) = A::among(&node.addresses) else { continue };
-            let next = self.reals.len() as u16 + 1;
-            let number = *self.reals.entry((behind.front, node.name.clone())).or_insert(next);
+            let number = self.reals.of((behind.front, node.name.clone()), |one, other| one == other);
             let is_healthy = self.prober.is_healthy(&behind.service.id(), &node.name);
             let place = usize::from(number);
             if rows.reals.len() <= place {
@@ -204,7 +245,7 @@ impl<C: Carrier> LoadBalancer<C> {
             };
             if self.constants.forward == Constants::NODE_PORT {
                 let key = FrontendKey { address, port, protocol: behind.front.2 };
-                let (first, virtual_number) = (u32::from(number), self.fronts[&behind.front]);
+                let (first, virtual_number) = (u32::from(number), self.fronts.given[&behind.front]);
                 let back =
                     Virtual { first, count: 0, number: virtual_number, flags: Virtual::RETURN, pad: 0 };
                 rows.virtuals.entry(key).or_insert(back);
@@ -229,13 +270,13 @@ impl<C: Carrier> LoadBalancer<C> {
 
     /// Whether it has, or had, frontends.
     pub(super) fn is_used(&self) -> bool {
-        !self.fronts.is_empty()
+        self.is_used
     }
 
     /// The frontends, each with its nodes.
     pub(super) fn frontends(&self) -> Vec<FrontendReport> {
         let mut reports: BTreeMap<Front, FrontendReport> = BTreeMap::new();
-        for ((front, node), number) in &self.reals {
+        for ((front, node), number) in &self.reals.given {
             let slots = share(&self.rows.v4.ring, *number) + share(&self.rows.v6.ring, *number);
             let state = [
                 self.rows.v4.reals.get(usize::from(*number)).map(|real| real.state),
@@ -256,6 +297,11 @@ impl<C: Carrier> LoadBalancer<C> {
         }
         reports.into_values().collect()
     }
+}
+
+/// Which run of the ring's slots is a frontend's.
+fn run(number: u16) -> u32 {
+    u32::from(number) % MOST as u32
 }
 
 /// How many slots a node has.

@@ -117,6 +117,11 @@ impl Prober {
         std::mem::take(&mut self.changed)
     }
 
+    /// Has [`Self::take_changed`] say so once more.
+    pub(super) fn keep_changed(&mut self) {
+        self.changed = true;
+    }
+
     /// The probes of this moment, if it is time for any. What the last ones did not find out has failed.
     pub(super) fn ask(&mut self, now_ns: u64) -> Vec<Sent> {
         if self.next_ns().is_none_or(|next_ns| next_ns > now_ns) {

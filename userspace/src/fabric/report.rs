@@ -49,7 +49,8 @@ pub struct BalancerReport {
     pub arrived: u64,
     /// Packets that went to a node.
     pub sent: u64,
-    /// Packets that did not, by the slug of the [`Loss`](super::Loss). The fabric's own count has them as well.
+    /// Packets that did not, by the slug of the [`Loss`](super::Loss). An emulated fabric's own count has them as
+    /// well.
     pub lost: BTreeMap<String, u64>,
     /// Answers that were made to come from the frontend again.
     pub returned: u64,

@@ -79,8 +79,11 @@ impl<C: Carrier> Standalone<C> {
             self.balancer.sweep(now_ns)?;
         }
         let sent = self.balancer.prober.ask(now_ns);
-        self.replan(now_ns)?;
-        Ok(sent.into_iter().map(|sent| sent.frame).collect())
+        match self.replan(now_ns) {
+            // Probes that are not sent would count as failed. The next turn tries the plan again.
+            Err(error) if sent.is_empty() => Err(error),
+            _ => Ok(sent.into_iter().map(|sent| sent.frame).collect()),
+        }
     }
 
     /// A frame has come that was not for a frontend: if it answers a probe, what is said to it.
@@ -121,10 +124,15 @@ impl<C: Carrier> Standalone<C> {
     }
 
     fn replan(&mut self, now_ns: u64) -> Result<(), Error> {
-        if self.balancer.prober.take_changed() {
-            self.balancer.plan(&self.cluster, now_ns)?;
+        if !self.balancer.prober.take_changed() {
+            return Ok(());
         }
-        Ok(())
+        let planned = self.balancer.plan(&self.cluster, now_ns);
+        if planned.is_err() {
+            // Once more at the next turn.
+            self.balancer.prober.keep_changed();
+        }
+        planned
     }
 }
 

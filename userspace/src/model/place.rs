@@ -447,7 +447,7 @@ impl PodDraft {
 
     /// As [`NodeDraft::wants`].
     pub(super) fn wants(&self, family: IpFamily, lent: Option<IpFamily>) -> bool {
-        !self.stated || lent == Some(family)
+        !self.stated || lent == Some(family) && !self.in_full()
     }
 
     /// Its addresses are stated as those of a running pod are, one for each of its families.

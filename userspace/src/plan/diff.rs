@@ -233,9 +233,7 @@ impl NodeRows {
             NodeChange::V6(change) => self.v6.make(change),
         }
     }
-}
 
-impl NodeRows {
     /// Whether a change is of a frontend that remembers its clients: before or after it.
     pub fn remembers(&self, change: &NodeChange) -> bool {
         match change {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use dataplane::tables::{Affine, Affinity, BackendId, ServiceId};
+use dataplane::tables::{Affine, Affinity, BackendId, Route, ServiceId};
 use dataplane::wire::Address;
 
 use super::{Prefix, Rows};
@@ -34,10 +34,11 @@ pub fn forgotten<A: Address>(rows: &Rows<A>, clients: &[(Affinity<A>, Affine)]) 
     clients.iter().filter(|one| !may_go(one)).map(|(client, _)| *client).collect()
 }
 
-/// Whether a client of this node's path is a pod of the node, or a node; anybody else comes from outside.
+/// Whether a client of this node's path is a pod of the node, or the node itself; anybody else comes from outside,
+/// another node as well.
 fn is_inside<A: Address>(rows: &Rows<A>, client: A) -> bool {
-    let own = rows.routes.get(&Prefix { key: client, bits: A::BITS }).is_some_and(|route| route.own == 1);
-    own || rows.endpoints.contains_key(&client)
+    let route = rows.routes.get(&Prefix { key: client, bits: A::BITS });
+    route.is_some_and(|route| route.kind == Route::HOST) || rows.endpoints.contains_key(&client)
 }
 
 #[cfg(test)]

@@ -154,11 +154,13 @@ impl Plan {
         Ok(v4.chain(self.v6.commit(v6, place).into_iter().map(NodeChange::V6)).collect())
     }
 
-    /// The labels of a pod (`namespace/name`) are others now: says what that changes for policies on a node, in
-    /// the order to change it in. Who changes more than that, begins with [`Plan::after`]: flows between two pods
-    /// that are relabelled one after the other are judged, in between, as nobody asked for. That is what [`Plan::after`] and [`diff`] come to where all else is as before,
-    /// in a time that hardly grows with the cluster. Services lead to other pods by [`Plan::change`]. Nothing
-    /// changes for a pod without an address of its own.
+    /// The labels of a pod (`namespace/name`) are others now: says what that changes for policies on a node, in legs.
+    /// That is what [`Plan::after`] and [`diff`] come to where all else is as before, in a time that hardly grows with
+    /// the cluster. Services lead to other pods by [`Plan::change`]. Nothing changes for a pod without an address of
+    /// its own.
+    ///
+    /// Who changes more than one pod begins with [`Plan::after`]: flows between two that are relabelled one after the
+    /// other would be judged, in between, as nobody asked for.
     ///
     /// # Errors
     /// [`Error::UnknownNode`], [`Error::NoInterface`]; the plan is as it was then.

@@ -107,9 +107,8 @@ impl<A: Family> Map<A> {
             }
         }
         // 6.
-        let balanced = cluster.services.iter().any(|service| !service.load_balancer_addresses.is_empty());
         let of_v6 = cluster.nodes.iter().any(|node| node.address().is_ipv6());
-        if let Some(prober) = A::of(PROBES_V6).filter(|_| balanced && of_v6) {
+        if let Some(prober) = A::of(PROBES_V6).filter(|_| of_v6) {
             places.put(Prefix::host(prober), Place::World);
         }
         let gateway = settings.node_subnets.first().and_then(|subnet| subnet.hosts().next());

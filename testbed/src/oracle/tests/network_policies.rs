@@ -439,7 +439,7 @@ fn a_service_whose_backends_fare_differently_is_left_open() {
 fn a_service_that_no_one_backs_refuses_and_a_port_it_lacks_is_left_open() {
     let cluster = with_service(&[], &[]);
     let dial =
-        |port| expect(&cluster, &Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp);
+        |port| Oracle::of(&cluster).expect(&Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp);
     assert_eq!(dial(8080), Expectation::Reject(Refusal::NoBackend));
     assert!(matches!(dial(81), Expectation::Undefined(_)));
 }
@@ -475,7 +475,7 @@ fn a_denial_names_the_direction_and_every_policy_that_isolates() {
     let one = policy("{podSelector: {}}");
     let other = one.replace("name: p", "name: q");
     let cluster = cluster(&[&one, &other]);
-    let expectation = expect(&cluster, &Who::Pod("bank/till".into()), &Who::Pod("shop/web".into()), 80, Tcp);
+    let expectation = Oracle::of(&cluster).expect(&Who::Pod("bank/till".into()), &Who::Pod("shop/web".into()), 80, Tcp);
     assert_eq!(
         expectation.to_string(),
         "deny: no rule allows it, ingress of shop/web is isolated by shop/p, shop/q"
@@ -511,7 +511,7 @@ fn what_is_denied_passes_where_the_pod_that_denies_it_is_audited() {
     assert_eq!(word(&cluster, "shop/web", "bank/till", 80, Tcp), "deny");
     assert_eq!(word(&cluster, "bank/till", "shop/web", 80, Tcp), "deny");
     cluster.settings.policies.audit = true;
-    let expectation = expect(&cluster, &who("bank/till"), &who("shop/web"), 80, Tcp);
+    let expectation = Oracle::of(&cluster).expect(&who("bank/till"), &who("shop/web"), 80, Tcp);
     assert_eq!(
         expectation.to_string(),
         "allow, audited: no rule allows it, egress of bank/till is isolated by bank/p"

@@ -49,12 +49,6 @@ impl<A: Address> Tables<A> {
         }
     }
 
-    fn fit(&self, rows: &FamilyRows<A>) -> Result<(), Error> {
-        self.virtuals.fits(rows.virtuals.len())?;
-        self.ring.fits(rows.ring.len())?;
-        self.reals.fits(rows.reals.len())
-    }
-
     fn replace(&mut self, rows: &FamilyRows<A>) {
         self.virtuals.replace(rows.virtuals.iter().map(|(key, row)| ((*key).into(), *row)));
         self.ring.replace(&rows.ring);
@@ -98,8 +92,8 @@ impl Balancer {
 
 impl Carrier for Balancer {
     fn apply(&mut self, rows: &Rows) -> Result<(), Error> {
-        self.v4.fit(&rows.v4)?;
-        self.v6.fit(&rows.v6)?;
+        rows.v4.fit()?;
+        rows.v6.fit()?;
         self.v4.replace(&rows.v4);
         self.v6.replace(&rows.v6);
         Ok(())

@@ -314,6 +314,9 @@ impl Clock for Emulator {
     fn sweep(&mut self) -> Result<(), Error> {
         self.v4.sweep(self.clock_s, &self.node.timeouts);
         self.v6.sweep(self.clock_s, &self.node.timeouts);
+        // Slots may have changed where they are.
+        self.v4.forget_clients(&self.rows.v4);
+        self.v6.forget_clients(&self.rows.v6);
         Ok(())
     }
 }

@@ -8,7 +8,6 @@ use dataplane::tables::{NotAdded, Table};
 use dataplane::wire::Plain;
 
 use super::frame::{bytes_of, zeroed};
-use crate::error::Error;
 use crate::plan::Prefix;
 
 /// Hashes the same bytes to the same number in every run: multiply and rotate, then finish so that the
@@ -118,11 +117,6 @@ impl<T: Table> HashTable<T> {
         }
     }
 
-    /// Whether so many rows fit.
-    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
-        fits::<T>(rows, self.capacity)
-    }
-
     /// Replaces every row; the caller has asked whether they fit.
     pub(crate) fn replace(&mut self, rows: impl Iterator<Item = (T::Key, T::Row)>) {
         self.rows.clear();
@@ -222,23 +216,11 @@ impl<T: Table<Key = u32>> ArrayTable<T> {
         self.rows[index] = row;
     }
 
-    /// Whether so many rows fit.
-    pub(crate) fn fits(&self, rows: usize) -> Result<(), Error> {
-        fits::<T>(rows, self.capacity)
-    }
-
     /// Replaces every row; the caller has asked whether they fit.
     pub(crate) fn replace(&mut self, rows: &[T::Row]) {
         self.rows.clear();
         self.rows.extend_from_slice(rows);
     }
-}
-
-fn fits<T: Table>(rows: usize, capacity: u32) -> Result<(), Error> {
-    if rows > capacity as usize {
-        return Err(Error::TableTooSmall { table: T::NAME, rows, capacity });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -53,12 +53,15 @@ pub enum Tested {
 }
 
 /// How the program is hooked in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// In the driver, before the kernel makes anything of a frame.
     Native,
     /// In the kernel's own receive path, where the driver has no place for it.
-    Generic,
+    Generic {
+        /// What the driver said.
+        why: String,
+    },
 }
 
 /// A link's end: its namespace's path, and its name there.
@@ -221,14 +224,18 @@ impl Balancer {
     /// # Errors
     /// [`Error::Attach`], [`Error::File`]; nothing is hooked in then.
     pub fn attach(&mut self, place: Place<'_>, other_end: Place<'_>) -> Result<Mode, Error> {
-        if let Ok(passing) = self.attach_one("pass", other_end, XdpMode::Driver) {
-            if self.attach_one("balance", place, XdpMode::Driver).is_ok() {
-                return Ok(Mode::Native);
-            }
-            let detached = program(&mut self.ebpf, "pass")?.detach(passing);
-            detached.map_err(|why| not_attached("pass", other_end.1, &why))?;
-        }
-        self.attach_one("balance", place, XdpMode::Skb).map(|_| Mode::Generic)
+        let refused = match self.attach_one("pass", other_end, XdpMode::Driver) {
+            Ok(passing) => match self.attach_one("balance", place, XdpMode::Driver) {
+                Ok(_) => return Ok(Mode::Native),
+                Err(why) => {
+                    let detached = program(&mut self.ebpf, "pass")?.detach(passing);
+                    detached.map_err(|why| not_attached("pass", other_end.1, &why))?;
+                    why
+                }
+            },
+            Err(why) => why,
+        };
+        self.attach_one("balance", place, XdpMode::Skb).map(|_| Mode::Generic { why: refused.to_string() })
     }
 
     fn attach_one(
@@ -306,6 +313,8 @@ impl Balancer {
 
 impl Carrier for Balancer {
     fn apply(&mut self, rows: &Rows) -> Result<(), crate::error::Error> {
+        rows.v4.fit()?;
+        rows.v6.fit()?;
         Ok(Self::apply(self, rows)?)
     }
 

@@ -27,7 +27,12 @@ impl Kernel {
             }
             None => Box::new(Self::load(plan, Options { trace: on, ..self.options.clone() })?),
         };
-        next.attach(&places)?;
+        if let Err(why) = next.attach(&places) {
+            // What has changed hands goes back; where it failed it may fail again.
+            self.held = false;
+            let _ = self.attach(&places);
+            return Err(why.into());
+        }
         std::mem::swap(self, &mut next);
         // There is one reader of reports, which knows how far it has read.
         std::mem::swap(&mut self.events, &mut next.events);

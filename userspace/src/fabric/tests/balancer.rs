@@ -289,6 +289,36 @@ fn a_node_that_leaves_takes_its_connections_along_and_only_those() {
 }
 
 #[test]
+fn a_frontend_keeps_its_slots_while_hundreds_of_others_come_and_go() {
+    let mut balanced = Balanced::new(Forward::NodePort, |_| {});
+    let before = balanced.spread("S");
+    for turn in 0..300 {
+        let mut other = balanced.cluster.services[0].clone();
+        other.name = format!("other-{turn}");
+        other.load_balancer_addresses = vec![ip(&format!("20.0.1.{}", turn % 250))];
+        let mut cluster = balanced.cluster.clone();
+        cluster.services.push(other);
+        balanced.bench.fabric.apply(&cluster).expect("there is room");
+    }
+    assert_eq!(balanced.spread("A"), before);
+    let cluster = balanced.cluster.clone();
+    balanced.bench.fabric.apply(&cluster).expect("there is room");
+    assert_eq!(balanced.spread("S"), before);
+}
+
+#[test]
+fn ways_back_from_more_nodes_than_there_is_room_for_are_refused() {
+    let mut cluster = Balanced::new(Forward::NodePort, |_| {}).cluster;
+    let port = cluster.services[0].ports[0].clone();
+    cluster.services[0].ports =
+        (0..100).map(|number| ServicePort { port: 1000 + number, ..port.clone() }).collect();
+    let node = cluster.nodes[0].clone();
+    cluster.nodes = (0..200).map(|number| Node { name: format!("m{number}"), ..node.clone() }).collect();
+    let refused = super::super::balancer::check(&cluster).expect_err("200 nodes, 200 ports");
+    assert!(refused.to_string().contains("200 ports of frontends: it takes 81"), "{refused}");
+}
+
+#[test]
 fn with_local_policy_the_health_check_node_port_is_asked_for_by_http() {
     let mut balanced = Balanced::new(Forward::FloatingIp, |cluster| {
         cluster.services[0].health_check_node_port = Some(32_000);
