@@ -138,8 +138,7 @@ fn grid(cluster: &Cluster) -> Vec<String> {
     let (oracle, mut grid) = (Oracle::of(cluster), Vec::new());
     for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
         for (port, protocol) in PORTS {
-            let denied =
-                matches!(oracle.expect(from, to, port, protocol), Expectation::Deny(_));
+            let denied = matches!(oracle.expect(from, to, port, protocol), Expectation::Deny(_));
             grid.push(format!("{from} {to} {port}/{protocol}: {}", if denied { "deny" } else { "pass" }));
         }
     }

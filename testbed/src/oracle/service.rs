@@ -453,7 +453,10 @@ mod tests {
         // What is dialled by name is found by its address as well.
         assert_eq!(word(&cluster, "shop/web", "node:n2", 30_080, Tcp), "allow");
         for (address, port) in [("10.96.0.10", 30_080), ("192.0.2.10", 80), ("10.240.0.4", 8080)] {
-            assert!(!Oracle::of(&cluster).is_frontend(address.parse().unwrap(), port, Tcp), "{address}:{port}");
+            assert!(
+                !Oracle::of(&cluster).is_frontend(address.parse().unwrap(), port, Tcp),
+                "{address}:{port}"
+            );
         }
         assert!(!Oracle::of(&cluster).is_frontend("10.240.0.4".parse().unwrap(), 30_080, Protocol::Udp));
     }

@@ -48,10 +48,8 @@ const EVERYWHERE_V6: [(&str, &str); 9] = [
 
 /// Of nodes. Local ports from 32,768 up belong to the masquerade. The node's own address is the source of packets
 /// that `podpath1` receives.
-const NODES: [(&str, &str); 2] = [
-    ("net/ipv4/ip_local_port_range", "1024 32767"),
-    ("net/ipv4/conf/all/accept_local", "1"),
-];
+const NODES: [(&str, &str); 2] =
+    [("net/ipv4/ip_local_port_range", "1024 32767"), ("net/ipv4/conf/all/accept_local", "1")];
 
 /// Of pods: container runtimes let anyone bind any port.
 const PODS: [(&str, &str); 2] =

@@ -9,6 +9,7 @@ use dataplane::tables::{
 use dataplane::wire::{V4, V6};
 
 use crate::error::Error;
+use crate::plan::{NodeChange, NodeRows, Use, peak};
 
 /// Every table: its name, and the rows it can hold.
 const TABLES: [(&str, u32); 29] = [
@@ -54,6 +55,21 @@ pub struct Capacities {
 }
 
 impl Capacities {
+    /// Whether the tables hold these rows while these changes are made to them.
+    pub(super) fn check_room<'a>(
+        &self,
+        rows: &NodeRows,
+        changes: impl IntoIterator<Item = &'a NodeChange>,
+    ) -> Result<(), Error> {
+        for Use { table, rows, capacity: usual } in peak(rows, changes) {
+            let capacity = self.named(table).unwrap_or(usual);
+            if rows > capacity as usize {
+                return Err(Error::TableTooSmall { table, rows, capacity });
+            }
+        }
+        Ok(())
+    }
+
     /// Sets how many rows the table of this name may hold.
     ///
     /// # Errors

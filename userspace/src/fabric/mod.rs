@@ -228,7 +228,7 @@ pub struct Fabric {
     routes: Routes,
     security: Option<Security>,
     outbound: Outbound,
-    balancer: Element,
+    element: Element,
     /// What the load balancer plans by.
     cluster: Cluster,
     flows: Flows,
@@ -292,7 +292,7 @@ impl Fabric {
             routes: Routes::of(cluster)?,
             security: Security::of(cluster),
             outbound,
-            balancer: Element::of(cluster, &seats),
+            element: Element::of(cluster, &seats),
             cluster: cluster.clone(),
             flows: Flows::default(),
             fragments: Fragments::default(),
@@ -323,7 +323,7 @@ impl Fabric {
         self.flows.retain_nodes(&seats);
         let moved: Vec<_> = self.queue.drain().map(|flight| flight.0.moved(&self.seats, &seats)).collect();
         self.queue = moved.into_iter().map(Reverse).collect();
-        self.balancer.apply(cluster, &seats, self.now_ns);
+        self.element.apply(cluster, &seats, self.now_ns);
         self.cluster = cluster.clone();
         (self.seats, self.routes) = (seats, routes);
         Ok(())
@@ -388,13 +388,13 @@ impl Fabric {
 
     /// When the load balancer probes its nodes next; none if it has none.
     pub fn next_probe_ns(&self) -> Option<u64> {
-        self.balancer.balancer.prober.next_ns()
+        self.element.balancer.prober.next_ns()
     }
 
     /// Sends the load balancer's probes of this moment, if it is time for any.
     pub fn probe(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
-        for sent in self.balancer.balancer.prober.ask(now_ns) {
+        for sent in self.element.balancer.prober.ask(now_ns) {
             self.send_probe(sent);
         }
         self.replan();
@@ -427,8 +427,8 @@ impl Fabric {
             rules: self.security.as_ref().map(Security::report).unwrap_or_default(),
             flows: self.flows.len() as u64,
             snat: self.outbound.report(),
-            balancer: self.balancer.report(),
-            frontends: self.balancer.balancer.frontends(),
+            balancer: self.element.report(),
+            frontends: self.element.balancer.frontends(),
         }
     }
 
@@ -438,7 +438,7 @@ impl Fabric {
             self.swept_ns = now_ns;
             self.flows.sweep(now_ns);
             self.outbound.sweep(now_ns);
-            self.balancer.sweep(now_ns);
+            self.element.sweep(now_ns);
         }
     }
 

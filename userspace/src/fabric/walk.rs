@@ -71,11 +71,11 @@ impl Fabric {
     /// Steps 3 to 7: the port that a packet leaves by, and the packet as it leaves.
     fn pass(&mut self, from: Port, mut packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
         // 3.
-        let direct = matches!(from, Port::Node(_)) && self.balancer.is_frontend(packet.source);
+        let direct = matches!(from, Port::Node(_)) && self.element.is_frontend(packet.source);
         if !direct && !self.seats.may_send_from(from, packet.source) {
             return Err(Loss::Spoofed);
         }
-        if self.balancer.is_frontend(packet.target) {
+        if self.element.is_frontend(packet.target) {
             return self.balance(from, packet, flight);
         }
         // 4. Until it is clear that it can be passed on, nothing is changed: the gateway may have to quote it.
@@ -110,7 +110,7 @@ impl Fabric {
 
     /// The longest packet that reaches this address: the load balancer may put another header before it.
     fn room(&self, target: IpAddr) -> usize {
-        let wrapped = self.balancer.is_frontend(target) && self.balancer.wraps();
+        let wrapped = self.element.is_frontend(target) && self.element.wraps();
         let header = if target.is_ipv4() { V4::HEADER } else { V6::HEADER };
         self.seats.mtu().saturating_sub(if wrapped { header } else { 0 })
     }
@@ -147,7 +147,7 @@ impl Fabric {
     /// The flow of a packet, or of the one that it quotes, as that one's replies have it; none if nobody
     /// wants to know.
     fn flow(&mut self, packet: &Packet, now_ns: u64) -> Result<Option<Flow>, Loss> {
-        if self.security.is_none() && self.outbound.address().is_none() && !self.balancer.translates() {
+        if self.security.is_none() && self.outbound.address().is_none() && !self.element.translates() {
             return Ok(None);
         }
         let own = self.fragments.tuple(packet, now_ns)?;
@@ -260,7 +260,7 @@ impl Fabric {
         if !Packet::read(&flight.frame).as_ref().is_ok_and(Prober::is_answer) {
             return false;
         }
-        if let Some(next) = self.balancer.balancer.prober.hear(&flight.frame) {
+        if let Some(next) = self.element.balancer.prober.hear(&flight.frame) {
             self.send_probe(next);
         }
         self.replan();
@@ -287,15 +287,15 @@ impl Fabric {
 
     /// Plans anew if somebody is not what he was.
     pub(super) fn replan(&mut self) {
-        if self.balancer.balancer.prober.take_changed() {
-            self.balancer.plan(&self.cluster, self.now_ns);
+        if self.element.balancer.prober.take_changed() {
+            self.element.plan(&self.cluster, self.now_ns);
         }
     }
 
     /// A packet for a frontend: to a node. It is counted, whatever becomes of it.
     fn balance(&mut self, from: Port, packet: Packet, flight: &mut Flight) -> Result<Port, Loss> {
         let end = self.choose_node(from, packet, flight);
-        self.balancer.count(&end);
+        self.element.count(&end);
         end
     }
 
@@ -315,11 +315,11 @@ impl Fabric {
         // The hop is the client's packet's, not that of one around it.
         let mut offered = flight.frame.clone();
         packet.take_hop(&mut offered);
-        let (mac, frame) = self.balancer.send(&offered, now_ns)?;
+        let (mac, frame) = self.element.send(&offered, now_ns)?;
         let Some(port @ Port::Node(place)) = self.seats.neighbour(mac) else { return Err(Loss::NoNeighbour) };
         let node = self.seats.node_name(place).unwrap_or_default().to_owned();
         flight.frame = frame;
-        if !self.balancer.wraps() {
+        if !self.element.wraps() {
             packet = Packet::read(&flight.frame)?;
         }
         flight.notes.push(Note::Balanced { frontend, node });
@@ -331,7 +331,7 @@ impl Fabric {
 
     /// A packet of a node that answers a frontend's client comes from the frontend again; whether it is one.
     fn answer(&mut self, packet: &mut Packet, flight: &mut Flight) -> Result<bool, Loss> {
-        let Some(frame) = self.balancer.restore(&flight.frame, flight.due_ns) else { return Ok(false) };
+        let Some(frame) = self.element.restore(&flight.frame, flight.due_ns) else { return Ok(false) };
         flight.frame = frame;
         *packet = Packet::read(&flight.frame)?;
         flight.notes.push(Note::Returned { frontend: packet.source });

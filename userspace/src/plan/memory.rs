@@ -51,6 +51,7 @@ mod tests {
 
     const POD: V4 = V4([10, 244, 1, 5]);
     const WORLD: V4 = V4([203, 0, 113, 7]);
+    const NODE: V4 = V4([10, 240, 0, 5]);
 
     /// A Service of number 7 with slots 1 and 2 for clients inside, 3 for those outside.
     fn rows() -> Rows<V4> {
@@ -64,6 +65,11 @@ mod tests {
         let key = FrontendKey { address: V4([10, 96, 0, 1]), port: 80, protocol: 6 };
         Rows {
             endpoints: [(POD, Endpoint::default())].into(),
+            routes: [(
+                Prefix { key: NODE, bits: 32 },
+                Route { own: 1, kind: Route::REMOTE, ..Route::default() },
+            )]
+            .into(),
             frontends: [(key, service)].into(),
             maglev: [9, 1, 2, 3, 4].map(BackendId).to_vec(),
             ..Rows::default()
@@ -77,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_client_is_remembered_while_its_backend_is_a_candidate_for_it() {
-        for (client, stay) in [(POD, &[1, 2][..]), (WORLD, &[3])] {
+        // Another node comes in from outside, as its node ports are dialled.
+        for (client, stay) in [(POD, &[1, 2][..]), (WORLD, &[3]), (NODE, &[3])] {
             for backend in [1, 2, 3, 4, 9] {
                 let clients = [remembered(client, 7, backend)];
                 let stays = forgotten(&rows(), &clients).is_empty();

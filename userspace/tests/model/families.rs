@@ -401,9 +401,11 @@ fn a_host_outside_brings_in_its_family_where_nobody_says_which_pods_have() {
     // Whoever is there keeps what he was lent, whoever else comes.
     let more =
         node_at("n1", "10.240.0.9") + &pod_ip("c", "10.244.0.7") + &text[node_at("n1", "10.240.0.9").len()..];
+    let more = more + &pod_ips("d", &["10.244.0.6"]);
     let objects = Objects::parse("test", &more).expect("it is sound");
     let later = objects.resolve(Some(&cluster)).expect("it is sound");
     assert_eq!(later.nodes, cluster.nodes);
+    assert_eq!(texts(&pod(&later, "default/d").addresses), ["10.244.0.6"], "it says that this is all");
     for id in ["default/a", "default/b"] {
         assert_eq!(pod(&later, id), pod(&cluster, id));
     }

@@ -438,8 +438,9 @@ fn a_service_whose_backends_fare_differently_is_left_open() {
 #[test]
 fn a_service_that_no_one_backs_refuses_and_a_port_it_lacks_is_left_open() {
     let cluster = with_service(&[], &[]);
-    let dial =
-        |port| Oracle::of(&cluster).expect(&Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp);
+    let dial = |port| {
+        Oracle::of(&cluster).expect(&Who::Pod("shop/web".into()), &Who::Service("shop/api".into()), port, Tcp)
+    };
     assert_eq!(dial(8080), Expectation::Reject(Refusal::NoBackend));
     assert!(matches!(dial(81), Expectation::Undefined(_)));
 }
@@ -475,7 +476,8 @@ fn a_denial_names_the_direction_and_every_policy_that_isolates() {
     let one = policy("{podSelector: {}}");
     let other = one.replace("name: p", "name: q");
     let cluster = cluster(&[&one, &other]);
-    let expectation = Oracle::of(&cluster).expect(&Who::Pod("bank/till".into()), &Who::Pod("shop/web".into()), 80, Tcp);
+    let expectation =
+        Oracle::of(&cluster).expect(&Who::Pod("bank/till".into()), &Who::Pod("shop/web".into()), 80, Tcp);
     assert_eq!(
         expectation.to_string(),
         "deny: no rule allows it, ingress of shop/web is isolated by shop/p, shop/q"

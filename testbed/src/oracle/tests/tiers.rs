@@ -361,7 +361,9 @@ fn a_denial_names_the_policy_and_the_rule() {
         "{name: no-money, action: Deny, from: [{namespaces: {matchLabels: {team: money}}}]}".to_owned();
     let tiers = [cnp("base", "Baseline", 1, &ingress(&[from("Accept", WEB_POD), named]))];
     let mut cluster = under(&[], &tiers);
-    let flow = |cluster: &Cluster| Oracle::of(cluster).expect(&who("bank/till"), &who("shop/api"), 80, Tcp).to_string();
+    let flow = |cluster: &Cluster| {
+        Oracle::of(cluster).expect(&who("bank/till"), &who("shop/api"), 80, Tcp).to_string()
+    };
     let cause = "ingress of shop/api: ClusterNetworkPolicy base, rule 1 (no-money)";
     assert_eq!(flow(&cluster), format!("deny: {cause}"));
     cluster.audited.insert("shop".to_owned());

@@ -24,7 +24,7 @@ use crate::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
 use crate::error::Error;
-use crate::plan::{self, Change, Legs, NodeChange, NodePlan, NodeRows, Rows, Use, diff, peak};
+use crate::plan::{self, Change, Legs, NodeChange, NodePlan, NodeRows, Rows, diff};
 
 /// Where the clock starts, in seconds: a node that has been up for a while.
 const START_S: u32 = 1000;
@@ -167,17 +167,6 @@ impl Emulator {
         Ok(emulator)
     }
 
-    /// Asks whether the tables hold what is in them while these changes are made.
-    fn check_room<'a>(&self, changes: impl IntoIterator<Item = &'a NodeChange>) -> Result<(), Error> {
-        for Use { table, rows, capacity: usual } in peak(&self.rows, changes) {
-            let capacity = self.capacities.named(table).unwrap_or(usual);
-            if rows > capacity as usize {
-                return Err(Error::TableTooSmall { table, rows, capacity });
-            }
-        }
-        Ok(())
-    }
-
     /// Whether every stage reports (as at first), or only what must be known of any packet.
     pub fn trace(&mut self, tracing: bool) {
         self.tracing = tracing;
@@ -248,12 +237,12 @@ impl Engine for Emulator {
     fn legs(&self, rows: &NodeRows) -> Result<Legs, Error> {
         let policy_rows = (self.v4.policy.capacity(), self.v6.policy.capacity());
         let legs = diff(&self.rows, &rows.fitting(policy_rows), policy_rows);
-        self.check_room(legs.iter().flatten())?;
+        self.capacities.check_room(&self.rows, legs.iter().flatten())?;
         Ok(legs)
     }
 
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
-        self.check_room(changes)?;
+        self.capacities.check_room(&self.rows, changes)?;
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
         for change in changes {
             match *change {

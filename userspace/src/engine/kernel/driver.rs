@@ -4,7 +4,6 @@
 //! A veth takes back what the program sends on only if its other end takes frames by NAPI (`gro` switched on there), and
 //! what arrives must bear whole checksums (sending them left to a card switched off there).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -15,7 +14,7 @@ use dataplane::Verdict;
 use dataplane::tables::{IfIndex, Node};
 
 use super::error::{Error, sentence};
-use super::hook::Hooked;
+use super::hook::{Hooked, hook_in};
 use super::pin::Pins;
 use super::run::{self, TUNNEL_BYTES};
 use super::{Kernel, inside};
@@ -72,28 +71,16 @@ pub(super) fn has_program(node: &Node) -> bool {
 
 /// Hooks the program in, in place of the one that may be there from before. Called inside the namespace.
 fn attach(program: &mut Xdp, interface: &str, pins: Option<&Pins>) -> Result<Hooked, Error> {
-    let failed = |why: String| Error::Attach { program: PROGRAM, interface: interface.to_owned(), why };
-    let pin = pins.map(|pins| pins.link(PROGRAM, interface));
-    if let Some(pin) = &pin
-        && pin.exists()
-    {
-        if let Some(link) = replace(program, pin) {
-            return Ok(Hooked::Pinned(link));
-        }
-        // The interface was removed since, and another has its name.
-        fs::remove_file(pin).map_err(|why| failed(why.to_string()))?;
-    }
-    let link = program
-        .attach(interface, XdpMode::Driver)
-        .and_then(|id| program.take_link(id))
-        .map_err(|why| failed(sentence(&why)))?;
-    let link = FdLink::try_from(link).map_err(|why| failed(sentence(&why)))?;
-    match pin {
-        Some(pin) => link.pin(&pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why))),
-        None => nix::net::if_::if_nametoindex(interface)
-            .map(|index| Hooked::Held(link, index))
-            .map_err(|why| failed(why.to_string())),
-    }
+    hook_in(
+        program,
+        (PROGRAM, interface),
+        pins,
+        (replace, |program: &mut Xdp| {
+            let id = program.attach(interface, XdpMode::Driver);
+            let link = id.and_then(|id| program.take_link(id)).map_err(|why| sentence(&why))?;
+            FdLink::try_from(link).map_err(|why| sentence(&why))
+        }),
+    )
 }
 
 /// Puts the program into a pinned link, in one step; `None` if the link is dead.

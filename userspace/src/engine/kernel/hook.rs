@@ -68,6 +68,31 @@ pub(super) fn attach(
     if way == Way::Clsact {
         return filter(program, name, interface).map(|()| Hooked::Filter).map_err(failed);
     }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    hook_in(
+        program,
+        (name, interface),
+        pins,
+        (replace, |program: &mut SchedClassifier| {
+            let id = program.attach_with_options(interface, TcAttachType::Ingress, options);
+            let link = id.and_then(|id| program.take_link(id)).map_err(|why| sentence(&why))?;
+            FdLink::try_from(link).map_err(|why| sentence(&why))
+        }),
+    )
+}
+
+/// Hooks a program in, in place of the one that may be pinned from before: `replace` does so, and gives `None` if that
+/// one's link is dead; `attach` makes a link. Called inside the namespace.
+pub(super) fn hook_in<P>(
+    program: &mut P,
+    (name, interface): (&'static str, &str),
+    pins: Option<&Pins>,
+    (replace, attach): (
+        impl FnOnce(&mut P, &Path) -> Option<PinnedLink>,
+        impl FnOnce(&mut P) -> Result<FdLink, String>,
+    ),
+) -> Result<Hooked, Error> {
+    let failed = |why: String| Error::Attach { program: name, interface: interface.to_owned(), why };
     let pin = pins.map(|pins| pins.link(name, interface));
     if let Some(pin) = &pin
         && pin.exists()
@@ -78,12 +103,7 @@ pub(super) fn attach(
         // The interface was removed since, and another has its name.
         fs::remove_file(pin).map_err(|why| failed(why.to_string()))?;
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let link = program
-        .attach_with_options(interface, TcAttachType::Ingress, options)
-        .and_then(|id| program.take_link(id))
-        .map_err(|why| failed(sentence(&why)))?;
-    let link = FdLink::try_from(link).map_err(|why| failed(sentence(&why)))?;
+    let link = attach(program).map_err(failed)?;
     match pin {
         Some(pin) => link.pin(&pin).map(Hooked::Pinned).map_err(|why| failed(sentence(&why))),
         None => nix::net::if_::if_nametoindex(interface)

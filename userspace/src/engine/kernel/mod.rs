@@ -54,7 +54,7 @@ pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
 
 use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
-use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff, peak};
+use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff};
 use error::sentence;
 use events::Events;
 use family::{Family, Tables};
@@ -356,37 +356,19 @@ impl Kernel {
         let nodes = (Nodes::NAME, self.nodes.bytes()?);
         Ok([vec![nodes], self.v4.bytes()?, self.v6.bytes()?].concat())
     }
-
-    /// Asks whether the tables hold what is in them while these changes are made.
-    fn check_room<'a>(
-        &self,
-        changes: impl IntoIterator<Item = &'a NodeChange>,
-    ) -> Result<(), crate::error::Error> {
-        for used in peak(&self.rows, changes) {
-            let capacity = self.capacity(used.table, used.capacity);
-            if used.rows > capacity as usize {
-                return Err(crate::error::Error::TableTooSmall {
-                    table: used.table,
-                    rows: used.rows,
-                    capacity,
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Engine for Kernel {
     fn legs(&self, rows: &NodeRows) -> Result<Legs, crate::error::Error> {
         let policy_rows = self.policy_rows();
         let legs = diff(&self.rows, &rows.fitting(policy_rows), policy_rows);
-        self.check_room(legs.iter().flatten())?;
+        self.capacities.check_room(&self.rows, legs.iter().flatten())?;
         Ok(legs)
     }
 
     /// Those in a row that are of one table are written together.
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
-        self.check_room(changes)?;
+        self.capacities.check_room(&self.rows, changes)?;
         if !changes.is_empty() {
             self.spare = None;
         }
