@@ -70,6 +70,7 @@ pub fn from_wire(context: XdpContext) -> u32 {
         log(&context, frame.interface(), verdict);
     }
     let passes = matches!(verdict, Verdict::Deliver(_) | Verdict::Stack);
+    // A test run, which traces, reads what became of frames that go out again.
     let done = if passes || Kernel.tracing() {
         handover::leave(context.ctx, verdict)
     } else {

@@ -84,7 +84,9 @@ impl<A: Family> FamilyPlan<A> {
         from.policy.extend(leaving);
         let others = held.saturating_sub(from.policy.len());
         let room = (tables::Policy::<A>::CAPACITY as usize).saturating_sub(others);
-        Ok(ordered(&from, &to, &Cells::default(), (room, &|identity| self.identities.has(identity))))
+        // The pod's own new one was put there just now.
+        let taken = |identity| self.identities.has(identity) && !(renamed.fresh && identity == renamed.after);
+        Ok(ordered(&from, &to, &Cells::default(), (room, &taken)))
     }
 
     /// Finds the rules of a pod anew, and its identity.
