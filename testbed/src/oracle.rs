@@ -174,6 +174,11 @@ impl<'a> Oracle<'a> {
         }
     }
 
+    /// The names of its cluster.
+    pub fn directory(&self) -> &Directory<'a> {
+        &self.directory
+    }
+
     /// What should become of a flow from `from` to `port` of `to`.
     ///
     /// Pods and nodes are taken to listen wherever they are dialled: a pod's declared ports are information,

@@ -198,8 +198,8 @@ impl Grid {
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
         let seen = [Family::V4, Family::V6].map(|family| seen_over(cluster, family));
         let oracles = seen.each_ref().map(Oracle::of);
-        let (whole, directory) = (Oracle::of(cluster), Directory::of(cluster));
-        let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(&directory, flow)).collect();
+        let whole = Oracle::of(cluster);
+        let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(whole.directory(), flow)).collect();
         let asked: Vec<Flow> = (flows.iter().zip(&ways))
             .flat_map(|(flow, ways)| {
                 let several = ways.len() > 1;

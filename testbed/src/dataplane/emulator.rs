@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use userspace::engine::emulator::network::Make;
 use userspace::engine::emulator::{Answer, Dial, Emulator, Network};
 use userspace::engine::{Clock, Engine};
-use userspace::model::{Cluster, Directory, Who};
+use userspace::model::{Cluster, Who};
 
 use crate::oracle::Oracle;
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
@@ -18,7 +18,6 @@ const SETTLE: usize = 10_000;
 
 /// Asks on an emulated cluster, whose nodes run on engines `E`.
 pub struct Emulated<'a, E = Emulator> {
-    directory: Directory<'a>,
     oracle: Oracle<'a>,
     network: Network<E>,
 }
@@ -40,13 +39,13 @@ impl<'a, E: Engine + Clock> Emulated<'a, E> {
     /// As [`Emulated::new`], or an engine cannot be made.
     pub fn on(cluster: &'a Cluster, make: Make<E>) -> Result<Self, userspace::error::Error> {
         let network = Network::with(cluster, SEED, make)?;
-        Ok(Self { directory: Directory::of(cluster), oracle: Oracle::of(cluster), network })
+        Ok(Self { oracle: Oracle::of(cluster), network })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Measured> {
         self.make_listen(flow)?;
         let from = self.network.host(&flow.from.to_string())?;
-        let target = self.directory.find(&flow.to)?;
+        let target = self.oracle.directory().find(&flow.to)?;
         let own = &self.network.host_at(from).addresses;
         let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
         let target =
@@ -76,7 +75,7 @@ impl<'a, E: Engine + Clock> Emulated<'a, E> {
 
     /// Lets so much time pass that every flow is over, and the agents sweep them away, or the tables fill up.
     fn settle(&mut self) -> Result<(), userspace::error::Error> {
-        let it = &self.directory.cluster().settings.timeouts;
+        let it = &self.oracle.directory().cluster().settings.timeouts;
         let longest_s = it.tcp_s.max(it.udp_s).max(it.icmp_s).max(it.tcp_opening_s).max(it.quarantine_s);
         self.network.wait(longest_s)?;
         self.network.sweep()

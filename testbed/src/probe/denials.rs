@@ -7,7 +7,7 @@ use dataplane::Reason;
 use userspace::engine::emulator::Matrix;
 use userspace::engine::emulator::matrix::{Direction, Verdict as Judged, Why};
 use userspace::error::Error;
-use userspace::model::{Cluster, Directory, Port, Who};
+use userspace::model::{Cluster, Port, Who};
 use userspace::observe::nearest::nearest;
 
 use super::{Flow, Grid, Verdict};
@@ -110,7 +110,6 @@ fn together(said: Said) -> BTreeMap<Port, Vec<Denial>> {
 
 /// What stands behind whom.
 struct Behind<'a> {
-    directory: Directory<'a>,
     oracle: Oracle<'a>,
     at: HashMap<IpAddr, Who>,
 }
@@ -120,21 +119,17 @@ impl<'a> Behind<'a> {
         let outside = cluster.externals.iter().map(|it| (it.address, Who::External(it.name.clone())));
         let pods = cluster.pods.iter().rev();
         let pods = pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, Who::Pod(pod.id()))));
-        Self {
-            directory: Directory::of(cluster),
-            oracle: Oracle::of(cluster),
-            at: outside.chain(pods).collect(),
-        }
+        Self { oracle: Oracle::of(cluster), at: outside.chain(pods).collect() }
     }
 
     /// Whom policies see a flow arrive at, and at which port: the endpoints of a Service, or who was dialled.
     fn ends(&self, flow: &Flow) -> Vec<(Who, Port)> {
         let dialled = Port { number: flow.port, protocol: flow.protocol };
-        let Ok(found) = self.directory.find(&flow.to) else { return Vec::new() };
+        let Ok(found) = self.oracle.directory().find(&flow.to) else { return Vec::new() };
         if !self.oracle.is_frontend(found.address(), flow.port, flow.protocol) {
             return vec![(flow.to.clone(), dialled)];
         }
-        let services = self.directory.cluster().services.iter().flat_map(|service| {
+        let services = self.oracle.directory().cluster().services.iter().flat_map(|service| {
             let of = matches!(&flow.to, Who::Service(id) | Who::Frontend(id, _) if *id == service.id());
             service.ports.iter().filter(move |port| {
                 let number = if of { Some(port.port) } else { port.node_port };
