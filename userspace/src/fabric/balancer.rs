@@ -52,32 +52,44 @@ pub(super) struct LoadBalancer<C> {
     pub(super) prober: Prober,
 }
 
-/// Numbers from 1 on. One that has come free is given out again after all others: what still remembers whose it was,
-/// a pin of a flow, is over by then.
+/// Numbers from 1 on, and one of so many places for each: the number's remainder. One that has come free is given out
+/// again after all others: what still remembers whose it was, a pin of a flow, is over by then.
 #[derive(Debug)]
 struct Numbers<K> {
     given: BTreeMap<K, u16>,
+    taken: HashSet<u32>,
+    places: u32,
     last: u16,
 }
 
 impl<K: Ord> Numbers<K> {
-    fn new() -> Self {
-        Self { given: BTreeMap::new(), last: 0 }
+    fn new(places: u32) -> Self {
+        Self { given: BTreeMap::new(), taken: HashSet::new(), places, last: 0 }
     }
 
-    /// The number of somebody, who has had it or has it from now on; `clashes` says which must not both be in use.
-    fn of(&mut self, key: K, clashes: impl Fn(u16, u16) -> bool) -> u16 {
+    /// The number of somebody, who has had it or has it from now on; there must be a place.
+    fn of(&mut self, key: K) -> u16 {
         if let Some(number) = self.given.get(&key) {
             return *number;
         }
         loop {
             self.last = self.last.checked_add(1).unwrap_or(1);
-            if !self.given.values().any(|taken| clashes(*taken, self.last)) {
+            if self.taken.insert(self.place(self.last)) {
                 break;
             }
         }
         self.given.insert(key, self.last);
         self.last
+    }
+
+    /// Whoever does not stay gives back his number.
+    fn retain(&mut self, stays: impl Fn(&K) -> bool) {
+        self.given.retain(|key, _| stays(key));
+        self.taken = self.given.values().map(|number| self.place(*number)).collect();
+    }
+
+    fn place(&self, number: u16) -> u32 {
+        u32::from(number) % self.places
     }
 }
 
@@ -135,8 +147,8 @@ impl<C: Carrier> LoadBalancer<C> {
             rows: Rows::default(),
             constants,
             idle_s: 0,
-            fronts: Numbers::new(),
-            reals: Numbers::new(),
+            fronts: Numbers::new(MOST as u32),
+            reals: Numbers::new(Reals::<V4>::CAPACITY),
             is_used: false,
             prober: Prober::default(),
         }
@@ -166,8 +178,8 @@ impl<C: Carrier> LoadBalancer<C> {
         let now_s = seconds(now_ns);
         let there: HashSet<Front> = behind(cluster).map(|behind| behind.front).collect();
         let nodes: HashSet<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
-        self.fronts.given.retain(|front, _| there.contains(front));
-        self.reals.given.retain(|(front, node), _| there.contains(front) && nodes.contains(node.as_str()));
+        self.fronts.retain(|front| there.contains(front));
+        self.reals.retain(|(front, node)| there.contains(front) && nodes.contains(node.as_str()));
         self.is_used |= !there.is_empty();
         let rows = Rows {
             v4: self.family(cluster, now_s, |rows| &rows.v4),
@@ -191,9 +203,9 @@ impl<C: Carrier> LoadBalancer<C> {
         let pins = if self.constants.forward == Constants::NODE_PORT { Virtual::PINS } else { 0 };
         for behind in behind(cluster) {
             let Some(address) = A::of(behind.front.0) else { continue };
-            // `check` has seen to it that one is free.
-            let number = self.fronts.of(behind.front, |one, other| run(one) == run(other));
-            let first = run(number) * SLOTS;
+            // `check` has seen to it that there is a place.
+            let number = self.fronts.of(behind.front);
+            let first = self.fronts.place(number) * SLOTS;
             let service = Virtual { first, count: SLOTS, number, flags: pins, pad: 0 };
             let key = FrontendKey { address, port: behind.front.1, protocol: behind.front.2 };
             let known = before.virtuals.contains_key(&key);
@@ -226,7 +238,7 @@ impl<C: Carrier> LoadBalancer<C> {
         let mut healthy = Vec::new();
         for node in &cluster.nodes {
             let Some(address) = A::among(&node.addresses) else { continue };
-            let number = self.reals.of((behind.front, node.name.clone()), |one, other| one == other);
+            let number = self.reals.of((behind.front, node.name.clone()));
             let is_healthy = self.prober.is_healthy(&behind.service.id(), &node.name);
             let place = usize::from(number);
             if rows.reals.len() <= place {
@@ -297,11 +309,6 @@ impl<C: Carrier> LoadBalancer<C> {
         }
         reports.into_values().collect()
     }
-}
-
-/// Which run of the ring's slots is a frontend's.
-fn run(number: u16) -> u32 {
-    u32::from(number) % MOST as u32
 }
 
 /// How many slots a node has.
