@@ -8,4 +8,5 @@ pub mod measure;
 pub mod micro;
 pub mod policies;
 pub mod report;
+pub mod results;
 pub mod services;
