@@ -41,6 +41,8 @@ pub const BRIDGE: &str = "br0";
 pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
+/// The kernel's device of a node that leads to other nodes' pods, where packets between nodes are encapsulated.
+pub const TUNNEL: &str = "vxlan0";
 /// The fabric's side of the link to the load balancer, a port of the bridge.
 pub const BALANCER: &str = "balancer0";
 /// Where a node's own packets to pods and Services leave its sockets.
