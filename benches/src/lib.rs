@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod grid;
+pub mod machine;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
