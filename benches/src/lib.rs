@@ -1,7 +1,9 @@
 //! The comparison of dataplanes: what is compared, how it is measured, how it is told.
 
 pub mod changes;
+pub mod figure;
 pub mod grid;
+pub mod machine;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;

@@ -42,14 +42,14 @@ pub const BRIDGE: &str = "br0";
 pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
+/// The kernel's device of a node that leads to other nodes' pods, where packets between nodes are encapsulated.
+pub const TUNNEL: &str = "vxlan0";
 /// The fabric's side of the link to the load balancer, a port of the bridge.
 pub const BALANCER: &str = "balancer0";
 /// Where a node's own packets to pods and Services leave its sockets.
 pub const HOST: &str = "podpath0";
 /// Where they arrive, for a dataplane to catch them.
 pub const HOST_PEER: &str = "podpath1";
-/// A node's end of the tunnel to the other nodes, where that is the kernel's.
-pub const TUNNEL: &str = "vxlan0";
 
 /// The fabric's address on the link to the world (RFC 3927 range; on that link only).
 const WORLD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);

@@ -5,7 +5,7 @@
 //! forward, input     -> what was let through; @egress   by iifname -> from-…
 //! forward                                     @ingress  by oifname -> to-…
 //! from-…, to-…       -> address . protocol . port vmap { … : return, … : drop }, then address vmap { … }
-//! postrouting        -> masquerade, what a pod sends outside
+//! postrouting        -> to-outside, what a pod sends outside
 //! ```
 //! A pod's chain allows by returning, because the other end's chain has to agree too. All policies about it are
 //! worked out beforehand ([`super::decide`]), so the number of policies costs nothing on the way. Where a pod is
@@ -187,5 +187,5 @@ fn masquerade(table: &mut Table, cluster: &Cluster, node: &Node, family: Family)
         format!("{out} masquerade fully-random"),
     ];
     // After kube-proxy's, which may have done it for its own reasons.
-    table.base("masquerade", "nat hook postrouting priority srcnat + 5", rules);
+    table.base("to-outside", "nat hook postrouting priority srcnat + 5", rules);
 }
