@@ -99,8 +99,12 @@ fn run(options: Options) -> anyhow::Result<()> {
     suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
     suite.time = options.seconds.unwrap_or(suite.time);
     listen_for_signals().context("cannot listen for signals")?;
-    let comparison = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
-    tell(&options, &report::json(&comparison)?, &Table(&comparison), &report::csv(&comparison))
+    let results = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
+    if let Some(path) = &options.out {
+        results.write(path)?;
+    }
+    print_as(options.output, &report::json(&results)?, &Table(&results), &report::csv(&results));
+    Ok(())
 }
 
 /// Fills a masquerade's range.
@@ -154,12 +158,16 @@ fn tell(options: &Options, json: &str, table: &dyn std::fmt::Display, csv: &str)
         fs::write(path, format!("{json}\n"))
             .with_context(|| format!("cannot write the result to {}", path.display()))?;
     }
-    match options.output {
+    print_as(options.output, json, table, csv);
+    Ok(())
+}
+
+fn print_as(output: Output, json: &str, table: &dyn std::fmt::Display, csv: &str) {
+    match output {
         Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{csv}"),
     }
-    Ok(())
 }
 
 /// Until the first signal of each kind, whatever was built is removed before the process ends.

@@ -4,17 +4,17 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use crate::matrix::{Figure, Run};
-use crate::measure::{Comparison, Spread};
+use crate::matrix::{Figure, Workload};
+use crate::results::{Point, Results, Spread};
 
 /// One figure of one variant, as JSON has it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// The variant.
-    pub dataplane: String,
-    /// The workload and its size.
+    pub variant: String,
+    /// What was asked of it.
     #[serde(flatten)]
-    pub run: Run,
+    pub point: Point,
     /// Its name, with the unit.
     pub figure: &'static str,
     /// Over the rounds.
@@ -25,16 +25,15 @@ pub struct Row {
 }
 
 /// Every figure of every variant, in the order of the suite.
-pub fn rows(comparison: &Comparison) -> Vec<Row> {
+pub fn rows(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
-    for run in &comparison.suite.runs {
-        for name in &comparison.suite.dataplanes {
-            let dataplane = name.to_string();
-            for figure in run.workload.figures() {
-                if let Some(spread) = comparison.spread(&dataplane, *run, figure.name) {
-                    let ratio_to_routed = ratio(comparison, &dataplane, *run, *figure);
-                    let dataplane = dataplane.clone();
-                    rows.push(Row { dataplane, run: *run, figure: figure.name, spread, ratio_to_routed });
+    for point in results.points() {
+        for variant in results.variants() {
+            for figure in figures(point) {
+                if let Some(spread) = results.spread(variant, point, figure.name) {
+                    let ratio_to_routed = ratio(results, variant, point, *figure);
+                    let (variant, point) = (variant.to_owned(), point.clone());
+                    rows.push(Row { variant, point, figure: figure.name, spread, ratio_to_routed });
                 }
             }
         }
@@ -42,58 +41,64 @@ pub fn rows(comparison: &Comparison) -> Vec<Row> {
     rows
 }
 
-fn ratio(comparison: &Comparison, dataplane: &str, run: Run, figure: Figure) -> Option<Spread> {
-    comparison.ratio(dataplane, run, figure.name).filter(|_| figure.compared)
+/// What is told of a point: nothing of a workload that is not ours.
+fn figures(point: &Point) -> &'static [Figure] {
+    point.workload.parse::<Workload>().map_or(&[], Workload::figures)
+}
+
+fn ratio(results: &Results, variant: &str, point: &Point, figure: Figure) -> Option<Spread> {
+    let routed = ("routed", point);
+    results.ratio((variant, point), routed, figure.name).filter(|_| figure.compared)
 }
 
 /// Everything: results first, then what they come from.
-pub fn json(comparison: &Comparison) -> serde_json::Result<String> {
+pub fn json(results: &Results) -> serde_json::Result<String> {
     #[derive(Serialize)]
     struct Whole<'a> {
         results: Vec<Row>,
         #[serde(flatten)]
-        comparison: &'a Comparison,
+        raw: &'a Results,
     }
-    serde_json::to_string_pretty(&Whole { results: rows(comparison), comparison })
+    serde_json::to_string_pretty(&Whole { results: rows(results), raw: results })
 }
 
 /// A line for every raw figure.
-pub fn csv(comparison: &Comparison) -> String {
-    let mut text = String::from("round,dataplane,workload,size,figure,value\n");
-    for sample in &comparison.samples {
-        let Run { workload, size } = sample.run;
+pub fn csv(results: &Results) -> String {
+    let mut text = String::from("round,variant,workload,size,figure,value\n");
+    for sample in &results.samples {
+        let Point { workload, size_bytes, .. } = &sample.point;
         for (figure, value) in &sample.figures {
-            let (round, dataplane) = (sample.round, &sample.dataplane);
+            let (round, variant) = (sample.round, &sample.variant);
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{round},{dataplane},{workload},{size},{figure},{value}");
+            let _ = writeln!(text, "{round},{variant},{workload},{size_bytes},{figure},{value}");
         }
     }
     text
 }
 
 /// A table for each workload: medians, with the lowest and highest round in brackets.
-pub struct Table<'a>(pub &'a Comparison);
+pub struct Table<'a>(pub &'a Results);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Comparison { suite, machine, absent, noisy, .. } = self.0;
-        for run in &suite.runs {
-            let size = if run.size > 0 { format!(", {} B", run.size) } else { String::new() };
-            writeln!(f, "{}{size}: {}", run.workload, run.workload.sentence())?;
-            write_columns(f, &self.columns(*run))?;
+        let Results { machine, absent, noise, rounds, time_s, .. } = self.0;
+        for point in self.0.points() {
+            let Ok(workload) = point.workload.parse::<Workload>() else { continue };
+            let size = if point.size_bytes > 0 { format!(", {} B", point.size_bytes) } else { String::new() };
+            writeln!(f, "{workload}{size}: {}", workload.sentence())?;
+            write_columns(f, &self.columns(point))?;
             writeln!(f)?;
         }
         for absent in absent {
-            writeln!(f, "not measured: {}: {}", absent.dataplane, absent.why)?;
+            writeln!(f, "not measured: {}: {}", absent.variant, absent.why)?;
         }
-        let (rounds, time) = (suite.rounds, suite.time.as_secs_f64());
-        writeln!(f, "Medians of {rounds} rounds of {time} s, [lowest..highest]; ratios within a round.")?;
+        writeln!(f, "Medians of {rounds} rounds of {time_s} s, [lowest..highest]; ratios within a round.")?;
         writeln!(
             f,
             "{} x {}, Linux {}, {:.1} % stolen, load {} before; took {:.0} s.",
             machine.cpus, machine.cpu, machine.kernel, machine.steal_percent, machine.load, machine.took_s
         )?;
-        for why in noisy {
+        for why in noise {
             writeln!(f, "NOISY: {why}.")?;
         }
         Ok(())
@@ -102,19 +107,23 @@ impl fmt::Display for Table<'_> {
 
 impl Table<'_> {
     /// Head and cells of each column.
-    fn columns(&self, run: Run) -> Vec<Vec<String>> {
-        let measured: Vec<String> = self.0.suite.dataplanes.iter().map(ToString::to_string).collect();
-        let telling = run.workload.figures()[0].name;
-        let measured: Vec<&String> =
-            measured.iter().filter(|name| self.0.spread(name, run, telling).is_some()).collect();
+    fn columns(&self, point: &Point) -> Vec<Vec<String>> {
+        let figures = figures(point);
+        let is_measured = |name: &&str| {
+            figures.first().is_some_and(|figure| self.0.spread(name, point, figure.name).is_some())
+        };
+        let measured: Vec<&str> = self.0.variants().into_iter().filter(is_measured).collect();
         let mut columns = vec![
-            ["DATAPLANE".to_owned()].into_iter().chain(measured.iter().map(|name| (*name).clone())).collect(),
+            ["VARIANT".to_owned()]
+                .into_iter()
+                .chain(measured.iter().map(|name| (*name).to_owned()))
+                .collect(),
         ];
-        for figure in run.workload.figures() {
-            let cells = measured.iter().map(|name| cell(self.0.spread(name, run, figure.name)));
+        for figure in figures {
+            let cells = measured.iter().map(|name| cell(self.0.spread(name, point, figure.name)));
             columns.push([figure.head.to_owned()].into_iter().chain(cells).collect());
             if figure.compared {
-                let cells = measured.iter().map(|name| cell(ratio(self.0, name, run, *figure)));
+                let cells = measured.iter().map(|name| cell(ratio(self.0, name, point, *figure)));
                 columns.push(["/ routed".to_owned()].into_iter().chain(cells).collect());
             }
         }
@@ -154,18 +163,18 @@ fn write_columns(f: &mut fmt::Formatter<'_>, columns: &[Vec<String>]) -> fmt::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::tests::comparison;
+    use crate::results::tests::results;
 
     #[test]
     fn json_has_the_results_the_machine_and_every_repeat() {
-        let text = json(&comparison()).expect("numbers and strings");
+        let text = json(&results()).expect("numbers and strings");
         let value: serde_json::Value = serde_json::from_str(&text).expect("what was written");
         assert_eq!(value["samples"].as_array().map(Vec::len), Some(6));
-        assert_eq!(value["suite"]["rounds"], 3);
-        assert_eq!(value["absent"][0]["dataplane"], "ebpf");
+        assert_eq!(value["rounds"], 3);
+        assert_eq!(value["absent"][0]["variant"], "ebpf");
         let results = value["results"].as_array().expect("a list");
         let found =
-            results.iter().find(|row| row["dataplane"] == "chains" && row["figure"] == "latency_us_p50");
+            results.iter().find(|row| row["variant"] == "chains" && row["figure"] == "latency_us_p50");
         let row = found.expect("chains was measured");
         assert_eq!((&row["workload"], &row["median"]), (&"TCP_RR".into(), &60.0.into()));
         assert_eq!(row["ratio_to_routed"]["median"], 10.0);
@@ -173,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_each_variant_and_says_what_is_missing() {
-        let text = Table(&comparison()).to_string();
+        let text = Table(&results()).to_string();
         let chains = text.lines().find(|line| line.starts_with("chains")).unwrap_or_default();
         assert!(chains.contains("60.0 [50.0..90.0]   10.0 [6.00..15.0]"), "{text}");
         assert!(text.contains("not measured: ebpf: no object"), "{text}");
@@ -182,7 +191,7 @@ mod tests {
 
     #[test]
     fn csv_has_a_line_for_every_raw_figure() {
-        let text = csv(&comparison());
+        let text = csv(&results());
         assert_eq!(text.lines().count(), 1 + 12, "{text}");
         assert!(text.contains("\n2,chains,TCP_RR,1,latency_us_p50,90\n"), "{text}");
     }

@@ -20,18 +20,17 @@ fn left() -> Vec<Netns> {
 fn every_repeat_is_there_every_ratio_is_positive_and_nothing_stays() {
     let suite = Suite { rounds: 3, time: Duration::from_millis(50), ..Suite::quick() };
     let (variants, runs) = (suite.dataplanes.len(), suite.runs.clone());
-    let comparison =
-        compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
-    assert!(comparison.absent.is_empty(), "{:?}", comparison.absent);
-    assert_eq!(comparison.samples.len(), 3 * variants * runs.len());
-    let rows = rows(&comparison);
+    let results = compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(results.absent.is_empty(), "{:?}", results.absent);
+    assert_eq!(results.samples.len(), 3 * variants * runs.len());
+    let rows = rows(&results);
     let figures: usize = runs.iter().map(|run| run.workload.figures().len()).sum();
     assert_eq!(rows.len(), variants * figures);
     for row in rows.iter().filter(|row| row.figure != "retransmits") {
         assert!(row.spread.min > 0.0 && row.spread.min <= row.spread.median, "{row:?}");
         assert!(row.ratio_to_routed.is_none_or(|ratio| ratio.min > 0.0), "{row:?}");
         assert!(
-            row.dataplane != "routed" || row.ratio_to_routed.is_none_or(|ratio| ratio.max == 1.0),
+            row.variant != "routed" || row.ratio_to_routed.is_none_or(|ratio| ratio.max == 1.0),
             "{row:?}"
         );
     }
