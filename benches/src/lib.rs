@@ -11,3 +11,4 @@ pub mod policies;
 pub mod report;
 pub mod results;
 pub mod services;
+pub mod targets;

@@ -17,6 +17,7 @@ use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::model::{self, Cluster};
 
 use crate::matrix::{Run, Suite, Workload};
+use crate::results::{self, Point, Results};
 
 /// Two nodes with a pod each, and a Service and a policy, so that there is something to look up.
 const CLUSTER: &str = include_str!("cluster.yaml");
@@ -274,6 +275,52 @@ fn ends(up: &Up, same_cpu: bool) -> Ends {
 }
 
 impl Comparison {
+    /// As those who tell want it.
+    pub fn results(self) -> Results {
+        let Self { suite, machine, absent, noisy, samples } = self;
+        let point = |run: Run| Point {
+            workload: run.workload.to_string(),
+            way: "other-node".to_owned(),
+            size_bytes: run.size,
+            connections: 1,
+            services: 1,
+            policies: 1,
+            flows: 1,
+        };
+        Results {
+            version: results::VERSION,
+            suite: suite.name.to_owned(),
+            rounds: suite.rounds,
+            time_s: suite.time.as_secs_f64(),
+            machine: results::Machine {
+                kernel: machine.kernel,
+                cpu: machine.cpu,
+                cpus: machine.cpus,
+                began_s: machine.began_s,
+                took_s: machine.took_s,
+                steal_percent: machine.steal_percent,
+                load: machine.load,
+                ..results::Machine::default()
+            },
+            noise: noisy,
+            absent: absent
+                .into_iter()
+                .map(|Absent { dataplane, why }| results::Absent { variant: dataplane, why })
+                .collect(),
+            samples: samples
+                .into_iter()
+                .map(|Sample { dataplane, run, round, figures }| results::Sample {
+                    variant: dataplane,
+                    point: point(run),
+                    round,
+                    figures: figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+                    latencies_us: Vec::new(),
+                })
+                .collect(),
+            ..Results::default()
+        }
+    }
+
     /// A figure of a variant over the rounds, if it was measured.
     pub fn spread(&self, dataplane: &str, run: Run, figure: &str) -> Option<Spread> {
         Spread::of(self.rounds(dataplane, run, figure).into_values().collect())

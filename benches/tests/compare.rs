@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use benches::matrix::Suite;
 use benches::measure::{Error, compare};
-use benches::report::rows;
 use testbed::netns::Netns;
 
 /// Namespaces of this process's comparisons.
@@ -24,16 +23,24 @@ fn every_repeat_is_there_every_ratio_is_positive_and_nothing_stays() {
         compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert!(comparison.absent.is_empty(), "{:?}", comparison.absent);
     assert_eq!(comparison.samples.len(), 3 * variants * runs.len());
-    let rows = rows(&comparison);
-    let figures: usize = runs.iter().map(|run| run.workload.figures().len()).sum();
-    assert_eq!(rows.len(), variants * figures);
-    for row in rows.iter().filter(|row| row.figure != "retransmits") {
-        assert!(row.spread.min > 0.0 && row.spread.min <= row.spread.median, "{row:?}");
-        assert!(row.ratio_to_routed.is_none_or(|ratio| ratio.min > 0.0), "{row:?}");
+    let results = comparison.results();
+    for sample in &results.samples {
         assert!(
-            row.dataplane != "routed" || row.ratio_to_routed.is_none_or(|ratio| ratio.max == 1.0),
-            "{row:?}"
+            sample.figures.iter().all(|(name, value)| name == "retransmits" || *value > 0.0),
+            "{sample:?}"
         );
+    }
+    for point in results.points() {
+        let own = ("routed", point);
+        for figure in results
+            .samples
+            .iter()
+            .filter(|sample| sample.point == *point)
+            .flat_map(|sample| sample.figures.keys())
+        {
+            let ratio = results.ratio(own, own, figure);
+            assert!(ratio.is_none_or(|ratio| ratio.min == 1.0 && ratio.max == 1.0), "{figure}: {ratio:?}");
+        }
     }
     assert!(left().is_empty(), "{:?}", left());
 }
