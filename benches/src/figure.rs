@@ -38,7 +38,7 @@ pub const RECEIVED: &str = "received_kpps";
 /// How long `PROGRAM` and `BOOT` took.
 pub const TOOK: &str = "took_ms";
 /// What rules or tables take of the memory.
-pub const MEMORY: &str = "memory_kib";
+pub const MEMORY: &str = "memory_bytes";
 
 const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
@@ -54,7 +54,7 @@ pub const ALL: [Figure; 18] = [
     figure("latency_us_p9999", "P99.99 us", "latency p99.99, µs", LOWER),
     figure(TRANSACTIONS, "PER SECOND", "transactions/s", HIGHER),
     figure(TOOK, "TOOK ms", "time, ms", LOWER),
-    figure(MEMORY, "KiB", "memory, KiB", LOWER),
+    figure(MEMORY, "BYTES", "memory, bytes", LOWER),
     figure("cpu_us_per_transaction", "CPU us EACH", "CPU time of a transaction, µs", LOWER),
     figure("cpu_ms_per_gbit", "CPU ms/GBIT", "CPU time of a gigabit, ms", LOWER),
     figure("cpu_ns_per_packet", "CPU ns EACH", "CPU time of a packet, ns", LOWER),

@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod figure;
 pub mod grid;
+pub mod machine;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;

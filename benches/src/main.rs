@@ -101,7 +101,7 @@ fn measured(options: &Options) -> anyhow::Result<()> {
     suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
     suite.time = options.seconds.unwrap_or(suite.time);
     listen_for_signals().context("cannot listen for signals")?;
-    let results = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?.results();
+    let results = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
     if let Some(path) = &options.out {
         results.write(path)?;
     }
@@ -159,12 +159,16 @@ fn tell(options: &Options, json: &str, table: &dyn std::fmt::Display, csv: &str)
         fs::write(path, format!("{json}\n"))
             .with_context(|| format!("cannot write the result to {}", path.display()))?;
     }
-    match options.output {
+    print_as(options.output, json, table, csv);
+    Ok(())
+}
+
+fn print_as(output: Output, json: &str, table: &dyn std::fmt::Display, csv: &str) {
+    match output {
         Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{csv}"),
     }
-    Ok(())
 }
 
 /// Until the first signal of each kind, whatever was built is removed before the process ends.

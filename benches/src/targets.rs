@@ -207,8 +207,8 @@ impl Side {
         });
         // One policy rather than none: what is judged has all its functions on.
         fits.min_by_key(|point| {
-            let Point { services, policies, connections, flows, size_bytes, .. } = **point;
-            (services == 0, services, policies == 0, policies, connections, flows, size_bytes)
+            let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
+            (rate_per_s, services == 0, services, policies == 0, policies, connections, flows, size_bytes)
         })
     }
 }

@@ -19,27 +19,18 @@ fn left() -> Vec<Netns> {
 fn every_repeat_is_there_every_ratio_is_positive_and_nothing_stays() {
     let suite = Suite { rounds: 3, time: Duration::from_millis(50), ..Suite::quick() };
     let (variants, runs) = (suite.dataplanes.len(), suite.runs.clone());
-    let comparison =
-        compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
-    assert!(comparison.absent.is_empty(), "{:?}", comparison.absent);
-    assert_eq!(comparison.samples.len(), 3 * variants * runs.len());
-    let results = comparison.results();
+    let results = compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(results.absent.is_empty(), "{:?}", results.absent);
+    assert_eq!(results.samples.len(), 3 * variants * runs.len());
     for sample in &results.samples {
-        assert!(
-            sample.figures.iter().all(|(name, value)| name == "retransmits" || *value > 0.0),
-            "{sample:?}"
-        );
+        let positive = |(name, value): (&String, &f64)| name == "retransmits" || *value > 0.0;
+        assert!(sample.figures.iter().all(positive), "{sample:?}");
     }
-    for point in results.points() {
-        let own = ("routed", point);
-        for figure in results
-            .samples
-            .iter()
-            .filter(|sample| sample.point == *point)
-            .flat_map(|sample| sample.figures.keys())
-        {
-            let ratio = results.ratio(own, own, figure);
-            assert!(ratio.is_none_or(|ratio| ratio.min == 1.0 && ratio.max == 1.0), "{figure}: {ratio:?}");
+    for run in &runs {
+        let point = run.point();
+        for figure in run.workload.figures() {
+            let own = results.ratio(("routed", &point), ("routed", &point), figure.name);
+            assert!(own.is_none_or(|own| own.min == 1.0 && own.max == 1.0), "{own:?}");
         }
     }
     assert!(left().is_empty(), "{:?}", left());

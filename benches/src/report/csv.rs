@@ -4,31 +4,31 @@ use std::fmt::Write;
 
 use crate::results::{Point, Results};
 
-const HEAD: &str =
-    "round,variant,workload,way,size_bytes,connections,services,policies,flows,figure,value,packet,program\n";
+const HEAD: &str = "round,variant,workload,way,size_bytes,connections,services,policies,flows,rate_per_s,figure,value,packet,program\n";
 
 /// Every figure of every round with all that it is of; then what packets cost, what each stage adds, and what the
 /// verifier says, under the same head: `COST`, `STAGE` and `VERIFIER` in the column of workloads.
 pub fn csv(results: &Results) -> String {
     let mut text = String::from(HEAD);
     for sample in &results.samples {
-        let Point { workload, way, size_bytes, connections, services, policies, flows } = &sample.point;
+        let Point { workload, way, size_bytes, connections, services, policies, flows, rate_per_s } =
+            &sample.point;
         let of = [&sample.variant, workload, way].map(|word| field(word)).join(",");
         let sizes = [size_bytes, connections, services, policies, flows].map(usize::to_string).join(",");
         for (figure, value) in &sample.figures {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{},{of},{sizes},{},{value},,", sample.round, field(figure));
+            let _ = writeln!(text, "{},{of},{sizes},{rate_per_s},{},{value},,", sample.round, field(figure));
         }
     }
     for cost in &results.costs {
         let (flows, packet, program) = (cost.flows, field(&cost.packet), field(&cost.program));
         for (figure, value) in [("median_ns", cost.median_ns), ("quiet_ns", cost.quiet_ns)] {
-            let _ = writeln!(text, ",ebpf,COST,,,,,,{flows},{figure},{value},{packet},{program}");
+            let _ = writeln!(text, ",ebpf,COST,,,,,,{flows},,{figure},{value},{packet},{program}");
         }
     }
     for stage in &results.stages {
         let (source, name, packet) = (field(&stage.source), field(&stage.stage), field(&stage.packet));
-        let _ = writeln!(text, ",ebpf,STAGE,{source},,,,,,{name}_ns,{},{packet},", stage.ns);
+        let _ = writeln!(text, ",ebpf,STAGE,{source},,,,,,,{name}_ns,{},{packet},", stage.ns);
     }
     for program in &results.programs {
         for (figure, value) in [
@@ -39,7 +39,7 @@ pub fn csv(results: &Results) -> String {
             ("stack_bytes", program.stack_bytes),
             ("load_us", program.load_us),
         ] {
-            let _ = writeln!(text, ",ebpf,VERIFIER,,,,,,,{figure},{value},,{}", field(&program.name));
+            let _ = writeln!(text, ",ebpf,VERIFIER,,,,,,,,{figure},{value},,{}", field(&program.name));
         }
     }
     text
@@ -64,7 +64,7 @@ mod tests {
     fn every_raw_figure_has_a_line_with_all_that_it_is_of() {
         let text = csv(&results());
         assert_eq!(text.lines().count(), 1 + 12, "{text}");
-        assert!(text.contains("\n2,chains,TCP_RR,other-node,1,1,1,1,1,latency_us_p50,90,,\n"), "{text}");
+        assert!(text.contains("\n2,chains,TCP_RR,other-node,1,1,1,1,1,0,latency_us_p50,90,,\n"), "{text}");
     }
 
     #[test]
@@ -77,8 +77,8 @@ mod tests {
         };
         let wrong: Vec<&str> = text.lines().filter(|line| fields(line) != fields(HEAD)).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
-        assert!(text.contains(",COST,,,,,,65536,median_ns,"), "{text}");
+        assert!(text.contains(",COST,,,,,,65536,,median_ns,"), "{text}");
         assert!(text.contains(",\"new flow, egress\",from_pod\n"), "{text}");
-        assert!(text.contains(",VERIFIER,,,,,,,verified,"), "{text}");
+        assert!(text.contains(",VERIFIER,,,,,,,,verified,"), "{text}");
     }
 }

@@ -72,6 +72,8 @@ fn traffic(samples: &mut Vec<Sample>) {
                     &Point { connections: 32, ..point("TCP_RR", way, 1) },
                     400.0 * slow,
                 );
+                let offered = Point { rate_per_s: 10_000, ..point("TCP_RR", way, 1) };
+                latencies(samples, variant, &offered, 34.0 * slow);
                 let rates = [
                     ("TCP_STREAM", 0, "throughput_gbit_per_s", 9.0),
                     ("UDP_STREAM", 64, "received_kpps", 300.0),
@@ -112,7 +114,7 @@ fn scaling(samples: &mut Vec<Sample>) {
             let took = 40.0 * slow * grown;
             push(samples, variant, &update, &[("latency_us_p50", took), ("latency_us_p99", 3.0 * took)]);
             let memory = Point { services, ..point("MEMORY", "memory", 0) };
-            push(samples, variant, &memory, &[("memory_kib", 900.0 + 0.8 * services as f64)]);
+            push(samples, variant, &memory, &[("memory_bytes", 9e5 + 800.0 * services as f64)]);
         }
         for policies in [0, 10, 100, 1000] {
             let rr = Point { policies, ..point("TCP_RR", "other-node", 1) };
@@ -185,6 +187,7 @@ fn point(workload: &str, way: &str, size_bytes: usize) -> Point {
         services: 1,
         policies: 1,
         flows: 1,
+        rate_per_s: 0,
     }
 }
 

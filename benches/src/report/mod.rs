@@ -30,8 +30,8 @@ fn yardstick<'a>(results: &'a Results, point: &'a Point) -> Option<&'a Point> {
     }
     let alike = of_routed().map(|sample| &sample.point).filter(|other| {
         other.way == "other-node"
-            && (&other.workload, other.size_bytes, other.connections)
-                == (&point.workload, point.size_bytes, point.connections)
+            && (&other.workload, other.size_bytes, other.connections, other.rate_per_s)
+                == (&point.workload, point.size_bytes, point.connections, point.rate_per_s)
     });
     alike.min_by_key(|other| (other.services, other.policies, other.flows))
 }

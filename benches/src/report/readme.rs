@@ -96,8 +96,9 @@ fn usual<'a>(results: &'a Results, traffic: (&str, &str, Option<usize>)) -> Opti
             && size.is_none_or(|size| point.size_bytes == size)
     });
     points.min_by_key(|point| {
-        let Point { services, policies, connections, flows, size_bytes, .. } = **point;
-        (Reverse(variants(results, point).len()), connections, services, policies, flows, size_bytes)
+        let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
+        let many = Reverse(variants(results, point).len());
+        (many, rate_per_s, connections, services, policies, flows, size_bytes)
     })
 }
 

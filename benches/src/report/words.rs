@@ -40,6 +40,9 @@ pub(super) fn title(point: &Point) -> String {
             _ => parts.push(format!("{} {what}", thousands(count))),
         }
     }
+    if point.rate_per_s > 0 {
+        parts.push(format!("{} offered/s", thousands(point.rate_per_s as usize)));
+    }
     parts.join(", ")
 }
 
