@@ -12,3 +12,4 @@ pub mod policies;
 pub mod report;
 pub mod results;
 pub mod services;
+pub mod targets;
