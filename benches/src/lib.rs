@@ -8,6 +8,7 @@ pub mod masquerade;
 pub mod matrix;
 pub mod measure;
 pub mod micro;
+pub mod path;
 pub mod policies;
 pub mod report;
 pub mod results;

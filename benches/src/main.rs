@@ -10,7 +10,7 @@ use anyhow::Context;
 use benches::matrix::Suite;
 use benches::report::{self, Command, Output};
 use benches::services::Rounds;
-use benches::{changes, grid, masquerade, measure, micro, policies, services};
+use benches::{changes, grid, masquerade, measure, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -50,6 +50,8 @@ enum Which {
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
     Micro,
+    /// What the path's programs cost for a packet, as root.
+    Path,
     /// What it takes to say who may reach whom among 10,000 pods.
     Grid,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
@@ -90,6 +92,7 @@ fn measured(options: &Options) -> anyhow::Result<()> {
         Which::Standard => Suite::standard(),
         Which::Masquerade => return fill(options),
         Which::Micro => return balance(options),
+        Which::Path => return walk(options),
         Which::Grid => return reach(options),
         Which::Services => return program(options),
         Which::Policies => return plan(options),
@@ -118,6 +121,12 @@ fn fill(options: &Options) -> anyhow::Result<()> {
 fn balance(options: &Options) -> anyhow::Result<()> {
     let rows = micro::measure(|what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &micro::Beside(&rows), &micro::csv(&rows))
+}
+
+/// Times the path's programs.
+fn walk(options: &Options) -> anyhow::Result<()> {
+    let costs = path::measure(|what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), "")
 }
 
 /// Judges each pod of a large cluster with each.
