@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dataplane::tables::Slots;
 use serde::Serialize;
 use testbed::dataplane::{Name, Up};
-use testbed::traffic::{self, End, Ends, Limits, Transport};
+use testbed::traffic::{self, End, Ends, Limits, Requests, Transport};
 use userspace::engine::Engine;
 use userspace::engine::kernel::{Kernel, Options};
 use userspace::model::{Acceleration, Backend, Cluster, External, Node, Pod, Protocol, Service, ServicePort};
@@ -436,10 +436,10 @@ fn in_rounds(
 /// What there is of it per second: round trips, connections, datagrams received, bits.
 fn rate(workload: Workload, ends: &Ends, limits: Limits) -> Result<f64, traffic::Error> {
     Ok(match workload {
-        Workload::TcpRr => traffic::request_response(ends, Transport::Tcp, 1, limits)?.rate(),
-        Workload::UdpRr => traffic::request_response(ends, Transport::Udp, 1, limits)?.rate(),
+        Workload::TcpRr => traffic::request_response(ends, Transport::Tcp, Requests::of(1), limits)?.rate(),
+        Workload::UdpRr => traffic::request_response(ends, Transport::Udp, Requests::of(1), limits)?.rate(),
         Workload::TcpCrr => traffic::connect_request_close(ends, 1, limits)?.rate(),
-        Workload::TcpStream => traffic::stream(ends, limits)?.rate_bits(),
+        Workload::TcpStream => traffic::stream(ends, 1, limits)?.rate_bits(),
         Workload::UdpStream => traffic::packet_rate(ends, 1, limits)?.rate(),
     })
 }
