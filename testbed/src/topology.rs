@@ -50,8 +50,6 @@ pub const BALANCER: &str = "balancer0";
 pub const HOST: &str = "podpath0";
 /// Where they arrive, for a dataplane to catch them.
 pub const HOST_PEER: &str = "podpath1";
-/// A node's end of the tunnel to the other nodes, where that is the kernel's.
-pub const TUNNEL: &str = "vxlan0";
 
 /// The fabric's address on the link to the world (RFC 3927 range; on that link only).
 const WORLD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);

@@ -12,6 +12,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use live::Io;
 use userspace::model::Cluster;
 
 use crate::topology::{self, Layout, Topology};
@@ -45,10 +46,15 @@ impl Name {
 
     /// The dataplane of that name, not started yet.
     pub fn dataplane(self) -> Box<dyn Dataplane> {
+        self.dataplane_with(Io::default())
+    }
+
+    /// The same; one in this process reads and sends frames as `io` says.
+    pub fn dataplane_with(self, io: Io) -> Box<dyn Dataplane> {
         match self {
             Self::Ebpf => Box::<ebpf::Ebpf>::default(),
-            Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self)),
-            Self::Chains => Box::new(InProcess::<chains::Node>::new(self)),
+            Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self, io)),
+            Self::Chains => Box::new(InProcess::<chains::Node>::new(self, io)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),
         }
@@ -157,12 +163,13 @@ pub trait Dataplane: Send {
 /// A packet path of this process as one of the dataplanes.
 struct InProcess<P> {
     name: Name,
+    io: Io,
     live: Option<live::Live<P>>,
 }
 
 impl<P> InProcess<P> {
-    fn new(name: Name) -> Self {
-        Self { name, live: None }
+    fn new(name: Name, io: Io) -> Self {
+        Self { name, io, live: None }
     }
 }
 
@@ -176,7 +183,7 @@ impl<P: live::Path> Dataplane for InProcess<P> {
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
-        self.live = Some(live::Live::start(topology)?);
+        self.live = Some(live::Live::start(topology, self.io)?);
         Ok(())
     }
 
@@ -208,7 +215,22 @@ impl Up {
     /// # Errors
     /// The first thing that went wrong; nothing is left then.
     pub fn new(cluster: &Cluster, name: Name) -> Result<Self, Error> {
-        let dataplane = name.dataplane();
+        Self::with_io(cluster, name, Io::default())
+    }
+
+    /// The same; a dataplane in this process reads and sends frames as `io` says.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_io(cluster: &Cluster, name: Name, io: Io) -> Result<Self, Error> {
+        Self::with(cluster, name.dataplane_with(io))
+    }
+
+    /// The same with a dataplane of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(cluster: &Cluster, dataplane: Box<dyn Dataplane>) -> Result<Self, Error> {
         let topology = dataplane.build(cluster)?;
         // From here on whatever goes wrong takes the links away again.
         let mut up = Self { topology, fabric: None, dataplane, down: false };

@@ -7,10 +7,11 @@
 
 mod deaf;
 pub mod emulator;
+mod io;
+mod out;
 pub(crate) mod socket;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -24,6 +25,9 @@ use self::deaf::Deaf;
 use self::socket::{Receiver, Sender};
 use crate::netns::{self, Netns};
 use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+
+pub use self::io::{Io, Unknown};
+pub use self::out::Out;
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,8 +57,8 @@ pub trait Path: Sized + Send + 'static {
     /// As [`Self::new`]; nothing is changed then.
     fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal>;
 
-    /// A frame arrives, at `now` from any start; the frames to send, and where.
-    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)>;
+    /// A frame arrives, at `now` from any start; what is to be sent for it goes to `out`.
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration, out: &mut Out);
 }
 
 /// Why a path does not run on a cluster, or not all of it.
@@ -76,13 +80,14 @@ pub enum Error {
         /// The node's namespace.
         netns: String,
         /// The kernel's reason.
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
 /// A path, running on every node of a cluster until it is dropped.
 #[derive(Debug)]
 pub struct Live<P> {
+    io: Io,
     nodes: BTreeMap<String, Station<P>>,
 }
 
@@ -119,8 +124,8 @@ impl<P: Path> Live<P> {
     ///
     /// # Errors
     /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.
-    pub fn start(topology: &Topology) -> Result<Self, Error> {
-        let mut live = Self { nodes: BTreeMap::new() };
+    pub fn start(topology: &Topology, io: Io) -> Result<Self, Error> {
+        let mut live = Self { io, nodes: BTreeMap::new() };
         live.apply(topology)?;
         Ok(live)
     }
@@ -217,6 +222,7 @@ impl<P> Drop for Live<P> {
 impl<P: Path> Shared<P> {
     /// Pushes every frame of a link, until told to stop or the link is gone.
     fn read(&self, link: Wire, mut receiver: Receiver, running: &AtomicBool) {
+        let mut out = Out::default();
         while running.load(Ordering::Relaxed) {
             let frame = match receiver.next() {
                 Ok(Some(frame)) => frame,
@@ -226,10 +232,11 @@ impl<P: Path> Shared<P> {
                     return;
                 }
             };
-            let sent = lock(&self.path).pass(link, frame, self.start.elapsed());
-            for (to, frame) in sent {
-                self.send(to, &frame);
+            lock(&self.path).pass(link, frame, self.start.elapsed(), &mut out);
+            for (to, frame) in out.frames() {
+                self.send(to, frame);
             }
+            out.clear();
         }
     }
 

@@ -28,6 +28,7 @@ mod sockets;
 mod spare;
 mod sweep;
 mod table;
+mod uplink;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -169,7 +170,8 @@ impl Kernel {
                 pins.keep_if_alike(layout)?;
             }
         }
-        let mut ebpf = object(plan, &options, &capacities)?;
+        let peer = inside(netns.as_ref(), || uplink::has_peer(plan.node.uplink))?;
+        let mut ebpf = object(plan, (&options, peer), &capacities)?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -495,10 +497,15 @@ fn lasting(capacities: &Capacities) -> [Layout; 13] {
 }
 
 /// Makes the maps, and the programs with the node's constants in them.
-fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result<Ebpf, Error> {
+fn object(
+    plan: &NodePlan,
+    (options, peer): (&Options, bool),
+    capacities: &Capacities,
+) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
     let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
+    let uplink_peer = u32::from(peer);
     let log = if tracing::enabled!(tracing::Level::DEBUG) { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
@@ -508,6 +515,7 @@ fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result
     loader.override_global("ADDRESS_V6", &v6, true);
     loader.override_global("TRACE", &trace, true);
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
+    loader.override_global("UPLINK_PEER", &uplink_peer, true);
     loader.override_global(aya_log::LEVEL, &log, true);
     for (table, rows) in capacities.all() {
         loader.map_max_entries(table, rows);
