@@ -13,6 +13,7 @@ mod frame;
 mod handover;
 mod mapped;
 mod maps;
+mod measure;
 mod platform;
 mod socket;
 

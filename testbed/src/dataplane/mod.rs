@@ -6,6 +6,8 @@
 //! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
 //! | `emulator` | the same tables, in userspace, on packet sockets | [`live::emulator`] |
 //! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
+//! | `iptables` | the same rule chains, in the kernel | [`netfilter`] |
+//! | `nftables` | rules in maps, in the kernel | [`netfilter`] |
 //! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |
 //! | `wire` | one cable between two pods: what no dataplane can beat | [`wire`] |
 
@@ -22,6 +24,7 @@ pub mod chains;
 pub mod ebpf;
 pub mod emulator;
 pub mod live;
+pub mod netfilter;
 pub mod routed;
 pub mod wire;
 
@@ -34,6 +37,10 @@ pub enum Name {
     Emulator,
     /// Rule chains in userspace.
     Chains,
+    /// Rule chains in the kernel.
+    Iptables,
+    /// Rules in maps, in the kernel.
+    Nftables,
     /// Plain kernel routing.
     Routed,
     /// One veth pair.
@@ -42,7 +49,8 @@ pub enum Name {
 
 impl Name {
     /// Every name, from the most to the least that is done per packet.
-    pub const ALL: [Self; 5] = [Self::Ebpf, Self::Emulator, Self::Chains, Self::Routed, Self::Wire];
+    pub const ALL: [Self; 7] =
+        [Self::Ebpf, Self::Emulator, Self::Chains, Self::Iptables, Self::Nftables, Self::Routed, Self::Wire];
 
     /// The dataplane of that name, not started yet.
     pub fn dataplane(self) -> Box<dyn Dataplane> {
@@ -55,6 +63,7 @@ impl Name {
             Self::Ebpf => Box::<ebpf::Ebpf>::default(),
             Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self, io)),
             Self::Chains => Box::new(InProcess::<chains::Node>::new(self, io)),
+            Self::Iptables | Self::Nftables => Box::new(netfilter::Netfilter::new(self)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),
         }
@@ -67,6 +76,8 @@ impl fmt::Display for Name {
             Self::Ebpf => "ebpf",
             Self::Emulator => "emulator",
             Self::Chains => "chains",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
             Self::Routed => "routed",
             Self::Wire => "wire",
         })
@@ -101,6 +112,12 @@ pub enum Error {
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
+    /// A cluster that the kernel's packet filter cannot carry.
+    #[error(transparent)]
+    Unable(#[from] netfilter::Unable),
+    /// Rules in the kernel.
+    #[error(transparent)]
+    Netfilter(#[from] netfilter::Error),
     /// What of the fabric between the nodes is not the kernel's.
     #[error(transparent)]
     Fabric(#[from] fabric::Error),

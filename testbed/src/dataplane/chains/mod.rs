@@ -16,8 +16,14 @@ mod kube;
 mod network;
 mod node;
 mod plan;
+mod policies;
 mod policy;
 pub mod rules;
+pub mod ruleset;
+mod services;
+
+pub use ruleset::Ruleset;
+pub use userspace::ipam::IpFamily as Family;
 
 pub use network::{Network, Sent, Stop};
 pub use node::{Node, Pushed, Refused};

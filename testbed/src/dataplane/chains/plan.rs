@@ -8,7 +8,7 @@ use userspace::model::{Cluster, Encapsulation, Model};
 
 use super::frame::{Mac, VXLAN_OVERHEAD};
 use super::rules::Table;
-use super::{kube, policy, rules};
+use super::{Family, Ruleset, kube, policies, policy, rules, services};
 
 /// Why a cluster cannot be written as rules.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,25 @@ pub fn check(cluster: &Cluster) -> Result<(), Error> {
         addresses.iter().try_for_each(|address| v4(*address, || whose.clone()).map(drop))?;
     }
     Ok(())
+}
+
+impl Ruleset {
+    /// The rules of one node for one family, as the kernel of the node would want them: its links are called as in
+    /// the testbed (the uplink [`UPLINK`](crate::topology::UPLINK), the tunnel [`TUNNEL`](crate::topology::TUNNEL), a
+    /// pod's link by [`host_side`](crate::topology::host_side)), and its own packets have no link to come from. They
+    /// masquerade as the address that the kernel finds for the link by which a packet leaves: no link but the uplink
+    /// and the tunnel is to have one, and that is the node's.
+    ///
+    /// # Errors
+    /// [`Error::Node`]: the cluster has no such node.
+    pub fn plan(cluster: &Cluster, node: &str, family: Family) -> Result<Self, Error> {
+        let node = cluster.node(node).ok_or_else(|| Error::Node { node: node.to_owned() })?;
+        let mut rules = Self::new(family);
+        policies::write_first(&mut rules, cluster, node);
+        services::write(&mut rules, cluster, node);
+        policies::write(&mut rules, cluster, node);
+        Ok(rules)
+    }
 }
 
 /// Where a packet goes next.

@@ -79,8 +79,8 @@ impl Path for Node {
                     out.send(Wire::Pod(*address), self.frame.bytes());
                 }
             }
-            Verdict::Forward(_) => out.send(Wire::Uplink, self.frame.bytes()),
-            Verdict::Answer | Verdict::Reject(_) => out.send(at, self.frame.bytes()),
+            Verdict::Forward(_) => _ = out.send(Wire::Uplink, self.frame.bytes()),
+            Verdict::Answer | Verdict::Reject(_) => _ = out.send(at, self.frame.bytes()),
             Verdict::Stack => self.to_host(at, out),
             Verdict::Drop(reason) => {
                 tracing::debug!("the emulator dropped a frame from {at:?}: {}", reason.slug());
@@ -109,14 +109,12 @@ impl Node {
 
     /// Up to the node's own stack: by the link that leads there, addressed to its end. ARP has reached the
     /// stack already, and what came from there does not go back.
-    fn to_host(&mut self, from: Wire, out: &mut Out) {
+    fn to_host(&self, from: Wire, out: &mut Out) {
         const IP: [[u8; 2]; 2] = [[8, 0], [0x86, 0xdd]];
-        let is_ip = |frame: &[u8]| IP.iter().any(|family| frame.get(12..14) == Some(family));
-        if from == Wire::Host || !is_ip(self.frame.bytes()) {
-            return;
+        let frame = self.frame.bytes();
+        if from != Wire::Host && IP.iter().any(|family| frame.get(12..14) == Some(family)) {
+            out.send(Wire::Host, frame)[..6].copy_from_slice(&self.mac.0);
         }
-        self.frame.bytes_mut()[..6].copy_from_slice(&self.mac.0);
-        out.send(Wire::Host, self.frame.bytes());
     }
 }
 

@@ -61,8 +61,7 @@ impl Frame {
         Some(())
     }
 
-    /// The same, to be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..]
     }
 }
