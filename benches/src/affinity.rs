@@ -71,7 +71,9 @@ mod tests {
         let other = thread::spawn(move || {
             while asked.recv().is_ok() {
                 let cpus = sched_getaffinity(Pid::from_raw(0)).expect("its own");
-                answer.send((0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count()).expect("kept");
+                answer
+                    .send((0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count())
+                    .expect("kept");
             }
         });
         let cpus = || {

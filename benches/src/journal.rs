@@ -213,7 +213,11 @@ mod tests {
         assert_eq!((taken(&journal, 1), taken(&journal, 2)), (Some(all[1].clone()), None));
         journal.add(&all[2]).expect("as before");
         let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(taken(&journal, 2), Some(all[2].clone()), "what was torn is gone, and what follows is whole");
+        assert_eq!(
+            taken(&journal, 2),
+            Some(all[2].clone()),
+            "what was torn is gone, and what follows is whole"
+        );
         journal.end().expect("it is there");
         assert!(!path.exists());
     }
@@ -236,7 +240,10 @@ mod tests {
             change(&mut head);
             Journal::resume(&path, &head).expect_err("it is another run").to_string()
         };
-        assert!(other(|head| head.suite = "scale".to_owned()).contains("its suite is quick, and this run's is scale"));
+        assert!(
+            other(|head| head.suite = "scale".to_owned())
+                .contains("its suite is quick, and this run's is scale")
+        );
         assert!(other(|head| head.seed = 7).contains("its seed is 1"));
         assert!(other(|head| head.machine.cpus = 64).contains("its machine is 2 x"));
         let later = Head { machine: Machine { load: 9.0, began_s: 9, ..head().machine }, ..head() };

@@ -52,7 +52,8 @@ fn commit() -> Option<String> {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    let dirty =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
     Some(if dirty { commit + "-dirty" } else { commit })
 }
 
@@ -63,6 +64,9 @@ mod tests {
     #[test]
     fn a_machine_says_what_it_is() {
         let machine = now();
-        assert!(machine.cpus > 0 && machine.memory_bytes > 1 << 20 && !machine.kernel.is_empty(), "{machine:?}");
+        assert!(
+            machine.cpus > 0 && machine.memory_bytes > 1 << 20 && !machine.kernel.is_empty(),
+            "{machine:?}"
+        );
     }
 }

@@ -367,7 +367,7 @@ impl Suite {
             Run::new(FirstPacket, Service),
         ];
         runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
-        runs.push(Run::new(Boot, Memory));
+        runs.push(Run::new(Boot, Way::Memory));
         Self {
             name: "standard",
             variants: Variant::all(),
@@ -406,11 +406,8 @@ impl Suite {
         }
         for flows in [1, 1024, 65_536] {
             let sizes = Sizes { flows, ..Sizes::LEAST };
-            let traffic = [
-                Run::new(UdpRr, OtherNode),
-                Run::new(TcpCrr, OtherNode),
-                Run::new(UdpStream, OtherNode),
-            ];
+            let traffic =
+                [Run::new(UdpRr, OtherNode), Run::new(TcpCrr, OtherNode), Run::new(UdpStream, OtherNode)];
             let traffic = traffic.map(|run| run.sizes(sizes)).into_iter();
             // Two of them are among the Services' sizes already, where there is one flow.
             blocks.push(traffic.filter(|run| flows > 1 || run.workload == UdpRr).collect());
@@ -472,7 +469,8 @@ mod tests {
 
     #[test]
     fn suites_fit_into_their_time_and_leave_some_for_building() {
-        for (suite, most_s) in [(Suite::quick(), 45), (Suite::standard(), 19 * 60), (Suite::scale(), 30 * 60)] {
+        for (suite, most_s) in [(Suite::quick(), 45), (Suite::standard(), 19 * 60), (Suite::scale(), 30 * 60)]
+        {
             let shortest = shortest(&suite);
             assert!(shortest < Duration::from_secs(most_s), "{}: {shortest:?}", suite.name);
         }

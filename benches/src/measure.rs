@@ -182,7 +182,8 @@ impl<'a> Session<'a> {
         let mut lacks: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for run in self.suite.runs() {
             if let Some(why) = variant.lacks(run) {
-                let what = if run.workload.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
+                let what =
+                    if run.workload.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
                 lacks.entry(why).or_default().insert(what);
             }
         }
@@ -214,7 +215,9 @@ impl<'a> Session<'a> {
         for (place, (sizes, variant)) in wanted.into_iter().enumerate() {
             check(self.stop)?;
             let Sizes { services, policies, flows } = sizes;
-            (self.said)(&format!("building {variant}: services {services}, policies {policies}, flows {flows}"));
+            (self.said)(&format!(
+                "building {variant}: services {services}, policies {policies}, flows {flows}"
+            ));
             // What is built here runs where it will be measured.
             self.held.to(Some(0))?;
             let cluster = cluster::of(&cluster_name(variant, place), sizes)?;
@@ -238,14 +241,14 @@ impl<'a> Session<'a> {
         // What failed once would fail again, and take its time.
         let mut failed = BTreeSet::new();
         for round in 0..self.suite.rounds {
-            for (at, run) in block.iter().enumerate().filter(|(_, run)| round < run.rounds(self.suite.rounds)) {
+            for (at, run) in block.iter().enumerate().filter(|(_, run)| round < run.rounds(self.suite.rounds))
+            {
                 for variant in order(&self.suite.variants, self.suite.seed, round) {
                     check(self.stop)?;
                     if variant.lacks(run).is_some() || failed.contains(&(variant, at)) {
                         continue;
                     }
-                    let stand =
-                        stands.iter_mut().find(|it| it.variant == variant && it.sizes == run.sizes);
+                    let stand = stands.iter_mut().find(|it| it.variant == variant && it.sizes == run.sizes);
                     if !self.one(run, round, variant, stand)? {
                         failed.insert((variant, at));
                     }
@@ -256,7 +259,13 @@ impl<'a> Session<'a> {
     }
 
     /// Takes a sample, if it is not there yet; false if it could not be taken.
-    fn one(&mut self, run: &Run, round: usize, variant: Variant, stand: Option<&mut Stand>) -> Result<bool, Error> {
+    fn one(
+        &mut self,
+        run: &Run,
+        round: usize,
+        variant: Variant,
+        stand: Option<&mut Stand>,
+    ) -> Result<bool, Error> {
         let point = run.point();
         if let Some(sample) = self.journal.sample(&variant.to_string(), &point, round) {
             self.samples.push(sample.clone());

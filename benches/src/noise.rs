@@ -34,7 +34,9 @@ pub fn of(results: &Results) -> Vec<String> {
     let machine = &results.machine;
     if machine.steal_percent > MOST_STEAL {
         let stolen = machine.steal_percent;
-        noise.push(format!("the machine's host took away {stolen:.1} % of the CPU time, more than {MOST_STEAL} %"));
+        noise.push(format!(
+            "the machine's host took away {stolen:.1} % of the CPU time, more than {MOST_STEAL} %"
+        ));
     }
     if machine.load > machine.cpus as f64 {
         let (load, cpus) = (machine.load, machine.cpus);
@@ -115,7 +117,10 @@ mod tests {
     fn a_yardstick_that_wavers_makes_a_run_invalid() {
         let noise = of(&with_steal(0.0));
         assert_eq!(noise.len(), 1, "{noise:?}");
-        assert!(noise[0].contains("at 1 of 1 points") && noise[0].contains("at most 83 % (TCP_RR other-node)"), "{noise:?}");
+        assert!(
+            noise[0].contains("at 1 of 1 points") && noise[0].contains("at most 83 % (TCP_RR other-node)"),
+            "{noise:?}"
+        );
     }
 
     #[test]
@@ -140,7 +145,10 @@ mod tests {
         results.machine.load = 3.5;
         let noise = of(&results);
         assert_eq!(noise.len(), 2, "{noise:?}");
-        assert!(noise[0].contains("9.7 %") && noise[1].contains("3.5 threads wanted the 2 CPUs"), "{noise:?}");
+        assert!(
+            noise[0].contains("9.7 %") && noise[1].contains("3.5 threads wanted the 2 CPUs"),
+            "{noise:?}"
+        );
     }
 
     #[test]

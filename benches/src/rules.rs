@@ -8,9 +8,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use dataplane::tables::IfIndex;
+use ::dataplane::tables::IfIndex;
 use testbed::dataplane::live::Path;
-use testbed::dataplane::{self, Name, Up, chains};
+use testbed::dataplane::{self, Name, Up, chains, netfilter};
+use testbed::netns::{self, Guard, Netns};
 use userspace::engine::Engine;
 use userspace::engine::emulator::Emulator;
 use userspace::engine::kernel::{Kernel, Options};
@@ -47,6 +48,12 @@ pub enum Error {
     /// A packet path refused the cluster.
     #[error(transparent)]
     Path(#[from] dataplane::live::Refusal),
+    /// A namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel's packet filter.
+    #[error(transparent)]
+    Netfilter(#[from] netfilter::Error),
     /// There are no Services.
     #[error("no endpoint can change: the cluster has no Services")]
     NoEndpoint,
@@ -99,7 +106,8 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
 fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
     let bare = Cluster { services: Vec::new(), policies: Vec::new(), ..cluster.clone() };
     let node = || -> Result<NodePlan, Error> {
-        let plan = userspace::plan::plan(&bare, NODE, &links(&bare)).map_err(userspace::error::Error::from)?;
+        let plan =
+            userspace::plan::plan(&bare, NODE, &links(&bare)).map_err(userspace::error::Error::from)?;
         Ok(NodePlan { rows: NodeRows::default(), ..plan })
     };
     Ok(match dataplane {
@@ -110,6 +118,10 @@ fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
             Box::new(Planned { engine: Emulator::new(&node()?)?, plan: None, tables: |_| Ok(None) })
         }
         Name::Chains => Box::new(Chains(None)),
+        Name::Iptables | Name::Nftables => {
+            let name = format!("podpath-bench-rules-{dataplane}-{}", std::process::id());
+            Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded() })
+        }
         Name::Routed | Name::Wire => unreachable!("they have no rules, and are not asked"),
     })
 }
@@ -171,6 +183,37 @@ impl Rules for Chains {
     fn update(&mut self, _: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
         let node = self.0.as_mut().expect("what changes was programmed");
         Ok(Path::apply(node, after, NODE)?)
+    }
+
+    fn memory(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn forget_plan(&mut self) {}
+}
+
+/// The kernel's packet filter, in a namespace of its own.
+struct Filter {
+    name: Name,
+    netns: Guard,
+}
+
+impl Filter {
+    fn load(&self, before: Option<&Cluster>, after: &Cluster) -> Result<(), Error> {
+        for (tool, rules) in netfilter::change(self.name, before, after, NODE) {
+            tool.load(&self.netns, &rules)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rules for Filter {
+    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        self.load(None, cluster)
+    }
+
+    fn update(&mut self, before: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
+        self.load(Some(before), after)
     }
 
     fn memory(&self) -> Result<Option<u64>, Error> {
@@ -249,8 +292,7 @@ mod tests {
     use crate::matrix::{Sizes, Way};
 
     fn measured(dataplane: Name, workload: Workload, services: usize) -> Measured {
-        let run =
-            Run { sizes: Sizes { services, ..Sizes::LEAST }, ..Run::new(workload, Way::Memory) };
+        let run = Run { sizes: Sizes { services, ..Sizes::LEAST }, ..Run::new(workload, Way::Memory) };
         let measured = measure(dataplane.into(), &run, Duration::from_millis(1));
         measured.unwrap_or_else(|error| panic!("{dataplane}: {error}"))
     }

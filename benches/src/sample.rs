@@ -25,9 +25,9 @@ const TURNS: u16 = 18;
 
 /// The parts of round trips that a distribution is told at, beside the lowest and the highest: closer where it matters.
 const PARTS: [f64; 44] = [
-    0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.825, 0.85,
-    0.875, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9975, 0.999, 0.9992,
-    0.9995, 0.9997, 0.9999, 0.99992, 0.99995, 0.99997, 0.99999,
+    0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
+    0.825, 0.85, 0.875, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.9925, 0.995,
+    0.9975, 0.999, 0.9992, 0.9995, 0.9997, 0.9999, 0.99992, 0.99995, 0.99997, 0.99999,
 ];
 
 /// What came out.
@@ -63,8 +63,12 @@ pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measur
     let (ends, limits, size) = (ends(up, run), Limits::time(time), run.size_bytes);
     let requests = Requests { size, connections: run.connections, rate_per_s: run.rate_per_s };
     Ok(match run.workload {
-        Workload::TcpRr => exchanged(run, &traffic::request_response(&ends, Transport::Tcp, requests, limits)?),
-        Workload::UdpRr => exchanged(run, &traffic::request_response(&ends, Transport::Udp, requests, limits)?),
+        Workload::TcpRr => {
+            exchanged(run, &traffic::request_response(&ends, Transport::Tcp, requests, limits)?)
+        }
+        Workload::UdpRr => {
+            exchanged(run, &traffic::request_response(&ends, Transport::Udp, requests, limits)?)
+        }
         Workload::TcpCrr => exchanged(run, &traffic::connect_request_close(&ends, size, limits)?),
         Workload::FirstPacket => {
             let first = FIRST_PORT + (turn % usize::from(TURNS)) as u16 * FIRST_PACKETS;
@@ -74,10 +78,8 @@ pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measur
         Workload::TcpStream => {
             let streamed = traffic::stream(&ends, run.connections, limits)?;
             let gbit = streamed.bytes as f64 * 8.0 / 1e9;
-            let figures = [
-                (THROUGHPUT, streamed.rate_bits() / 1e9),
-                ("retransmits", streamed.retransmits as f64),
-            ];
+            let figures =
+                [(THROUGHPUT, streamed.rate_bits() / 1e9), ("retransmits", streamed.retransmits as f64)];
             Measured::of(&figures).cpu("cpu_ms_per_gbit", streamed.ticks, (gbit, 1e3))
         }
         Workload::UdpStream => {
@@ -141,7 +143,8 @@ pub(crate) fn ends(up: &Up, run: &Run) -> Ends {
     let topology = up.topology();
     let cluster = topology.cluster();
     let pod = |name: &str| cluster.pod(&format!("default/{name}")).expect("the built-in cluster has it");
-    let (client, server) = (pod("client"), pod(if run.way == Way::SameNode { "neighbour" } else { "server" }));
+    let (client, server) =
+        (pod("client"), pod(if run.way == Way::SameNode { "neighbour" } else { "server" }));
     let (mut from, mut to) = (topology.pod(client), topology.pod(server));
     let outside = &cluster.externals.first().expect("the built-in cluster has one").address;
     let dialled = match run.way {
