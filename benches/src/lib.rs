@@ -3,11 +3,14 @@
 pub mod changes;
 pub mod figure;
 pub mod grid;
+pub mod machine;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
 pub mod micro;
+pub mod path;
 pub mod policies;
 pub mod report;
 pub mod results;
 pub mod services;
+pub mod targets;

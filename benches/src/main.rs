@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use benches::matrix::Suite;
-use benches::report::{self, Table};
+use benches::report::{self, Command, Output};
 use benches::services::Rounds;
-use benches::{changes, grid, masquerade, measure, micro, policies, services};
+use benches::{changes, grid, masquerade, measure, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// Measures dataplanes side by side, on two pods of two nodes.
 #[derive(Parser, Debug)]
-#[command(name = "podpath-bench", version)]
+#[command(name = "podpath-bench", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What to compare.
     #[arg(value_enum, default_value_t = Which::Quick)]
     suite: Which,
@@ -48,6 +50,8 @@ enum Which {
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
     Micro,
+    /// What the path's programs cost for a packet, as root.
+    Path,
     /// What it takes to say who may reach whom among 10,000 pods.
     Grid,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
@@ -56,13 +60,6 @@ enum Which {
     Policies,
     /// How long packets are judged as before, after policies, labels and pods have changed; as root.
     Changes,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Csv,
 }
 
 /// Set by the first signal; the second ends the process as it would have without us.
@@ -74,7 +71,7 @@ extern "C" fn stop(_: libc::c_int) {
 
 fn main() -> ExitCode {
     match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
@@ -82,16 +79,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> anyhow::Result<()> {
+fn run(options: Options) -> anyhow::Result<ExitCode> {
+    match &options.command {
+        Some(command) => command.run(),
+        None => measured(&options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn measured(options: &Options) -> anyhow::Result<()> {
     let mut suite = match options.suite {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
-        Which::Masquerade => return fill(&options),
-        Which::Micro => return balance(&options),
-        Which::Grid => return reach(&options),
-        Which::Services => return program(&options),
-        Which::Policies => return plan(&options),
-        Which::Changes => return change(&options),
+        Which::Masquerade => return fill(options),
+        Which::Micro => return balance(options),
+        Which::Path => return walk(options),
+        Which::Grid => return reach(options),
+        Which::Services => return program(options),
+        Which::Policies => return plan(options),
+        Which::Changes => return change(options),
     };
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
@@ -99,8 +104,11 @@ fn run(options: Options) -> anyhow::Result<()> {
     suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
     suite.time = options.seconds.unwrap_or(suite.time);
     listen_for_signals().context("cannot listen for signals")?;
-    let comparison = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
-    tell(&options, &report::json(&comparison)?, &Table(&comparison), &report::csv(&comparison))
+    let results = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
+    if let Some(path) = &options.out {
+        results.write(path)?;
+    }
+    report::tell(&results, options.output)
 }
 
 /// Fills a masquerade's range.
@@ -113,6 +121,12 @@ fn fill(options: &Options) -> anyhow::Result<()> {
 fn balance(options: &Options) -> anyhow::Result<()> {
     let rows = micro::measure(|what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&rows)?, &micro::Beside(&rows), &micro::csv(&rows))
+}
+
+/// Times the path's programs.
+fn walk(options: &Options) -> anyhow::Result<()> {
+    let costs = path::measure(|what| eprintln!("{what}"))?;
+    tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), "")
 }
 
 /// Judges each pod of a large cluster with each.
@@ -154,12 +168,16 @@ fn tell(options: &Options, json: &str, table: &dyn std::fmt::Display, csv: &str)
         fs::write(path, format!("{json}\n"))
             .with_context(|| format!("cannot write the result to {}", path.display()))?;
     }
-    match options.output {
+    print_as(options.output, json, table, csv);
+    Ok(())
+}
+
+fn print_as(output: Output, json: &str, table: &dyn std::fmt::Display, csv: &str) {
+    match output {
         Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{csv}"),
     }
-    Ok(())
 }
 
 /// Until the first signal of each kind, whatever was built is removed before the process ends.

@@ -1,15 +1,15 @@
-//! What is compared: dataplanes, workloads, sizes. Data, and nothing that runs.
+//! What is compared: dataplanes, workloads, ways, sizes. Data, and nothing that runs.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
 use testbed::dataplane::Name;
 
-/// A kind of traffic, by netperf's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+use crate::results::Point;
+
+/// What is asked of a dataplane; a kind of traffic has netperf's name where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Workload {
     /// A request and its answer over one TCP connection.
     TcpRr,
@@ -17,7 +17,7 @@ pub enum Workload {
     UdpRr,
     /// A TCP connection for every request.
     TcpCrr,
-    /// One TCP connection, filled.
+    /// TCP connections, filled.
     TcpStream,
     /// UDP datagrams, as many as go.
     UdpStream,
@@ -70,42 +70,113 @@ impl FromStr for Workload {
     }
 }
 
+/// The way that traffic takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// From a pod to a pod of another node.
+    OtherNode,
+}
+
+impl Way {
+    /// Every way, in the order of reports.
+    pub const ALL: [Self; 1] = [Self::OtherNode];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::OtherNode => "other-node",
+        })
+    }
+}
+
 /// A number that a workload gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figure {
-    /// Its name in JSON, the unit in it.
+    /// Its name in results, the unit in it.
     pub name: &'static str,
     /// The head of its column.
     pub head: &'static str,
     /// It is compared with `routed`.
     pub compared: bool,
+    /// More of it is better.
+    pub more_is_better: bool,
 }
 
-const LATENCY_P50: Figure = Figure { name: "latency_us_p50", head: "P50 us", compared: true };
-const LATENCY_P99: Figure = Figure { name: "latency_us_p99", head: "P99 us", compared: true };
-const TRANSACTIONS: Figure = Figure { name: "transactions_per_s", head: "PER SECOND", compared: false };
-const LOST: Figure = Figure { name: "lost", head: "LOST", compared: false };
-const THROUGHPUT: Figure = Figure { name: "throughput_gbit_per_s", head: "GBIT/S", compared: true };
-const RETRANSMITS: Figure = Figure { name: "retransmits", head: "RETRANSMITS", compared: false };
-const PACKETS: Figure = Figure { name: "received_kpps", head: "KPPS", compared: true };
-const PACKETS_SENT: Figure = Figure { name: "sent_kpps", head: "KPPS SENT", compared: false };
+const fn figure(name: &'static str, head: &'static str) -> Figure {
+    Figure { name, head, compared: false, more_is_better: false }
+}
 
-/// A workload with its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+const LATENCY_P50: Figure = Figure { compared: true, ..figure("latency_us_p50", "P50 us") };
+const LATENCY_P99: Figure = Figure { compared: true, ..figure("latency_us_p99", "P99 us") };
+const TRANSACTIONS: Figure = Figure { more_is_better: true, ..figure("transactions_per_s", "PER SECOND") };
+const LOST: Figure = figure("lost", "LOST");
+const THROUGHPUT: Figure =
+    Figure { compared: true, more_is_better: true, ..figure("throughput_gbit_per_s", "GBIT/S") };
+const RETRANSMITS: Figure = figure("retransmits", "RETRANSMITS");
+const PACKETS: Figure = Figure { compared: true, more_is_better: true, ..figure("received_kpps", "KPPS") };
+const PACKETS_SENT: Figure = Figure { more_is_better: true, ..figure("sent_kpps", "KPPS SENT") };
+
+/// What a cluster is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sizes {
+    /// Services; the one that is dialled is the last.
+    pub services: usize,
+    /// Policies that select the server or the client; those that let one to the other are the last.
+    pub policies: usize,
+    /// Flows between the two that are open beside those that are measured, with these counted.
+    pub flows: usize,
+}
+
+impl Sizes {
+    /// One of each: every function of a dataplane has something to do, and nothing to search.
+    pub const LEAST: Self = Self { services: 1, policies: 1, flows: 1 };
+}
+
+/// A workload with all that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     /// The kind.
     pub workload: Workload,
+    /// Which way.
+    pub way: Way,
     /// Bytes of a request, an answer or a datagram; what a stream is filled with has none.
-    pub size: usize,
+    pub size_bytes: usize,
+    /// Side by side.
+    pub connections: usize,
+    /// See [`Point::rate_per_s`].
+    pub rate_per_s: u64,
+    /// Of the cluster that it is measured on.
+    pub sizes: Sizes,
+}
+
+impl Run {
+    /// One connection to a pod of another node, in the smallest cluster.
+    pub const fn new(workload: Workload, size_bytes: usize) -> Self {
+        Self { workload, way: Way::OtherNode, size_bytes, connections: 1, rate_per_s: 0, sizes: Sizes::LEAST }
+    }
+
+    /// As results name it.
+    pub fn point(self) -> Point {
+        Point {
+            workload: self.workload.to_string(),
+            way: self.way.to_string(),
+            size_bytes: self.size_bytes,
+            connections: self.connections,
+            services: self.sizes.services,
+            policies: self.sizes.policies,
+            flows: self.sizes.flows,
+            rate_per_s: self.rate_per_s,
+        }
+    }
 }
 
 /// A comparison to be made.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Suite {
     /// Its name.
     pub name: &'static str,
     /// The variants.
-    #[serde(serialize_with = "as_names")]
     pub dataplanes: Vec<Name>,
     /// What each of them goes through.
     pub runs: Vec<Run>,
@@ -113,10 +184,8 @@ pub struct Suite {
     pub rounds: usize,
     /// How long each time.
     pub time: Duration,
-}
-
-fn as_names<S: serde::Serializer>(names: &[Name], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(names.iter().map(Name::to_string))
+    /// What chance in it follows from.
+    pub seed: u64,
 }
 
 /// Why `--only` selects nothing.
@@ -146,14 +215,13 @@ fn words() -> String {
 impl Suite {
     /// The first look: less than 25 seconds, the cluster's building included.
     pub fn quick() -> Self {
-        let runs =
-            vec![Run { workload: Workload::TcpRr, size: 1 }, Run { workload: Workload::TcpStream, size: 0 }];
         Self {
             name: "quick",
             dataplanes: vec![Name::Ebpf, Name::Chains, Name::Routed, Name::Wire],
-            runs,
+            runs: vec![Run::new(Workload::TcpRr, 1), Run::new(Workload::TcpStream, 0)],
             rounds: 5,
             time: Duration::from_millis(300),
+            seed: 1,
         }
     }
 
@@ -168,13 +236,13 @@ impl Suite {
             (Workload::UdpStream, 64),
             (Workload::UdpStream, 1400),
         ];
-        let runs = runs.map(|(workload, size)| Run { workload, size }).to_vec();
         Self {
             name: "standard",
             dataplanes: Name::ALL.to_vec(),
-            runs,
+            runs: runs.map(|(workload, size)| Run::new(workload, size)).to_vec(),
             rounds: 7,
             time: Duration::from_secs(1),
+            seed: 1,
         }
     }
 
@@ -216,7 +284,7 @@ mod tests {
     fn only_takes_dataplanes_and_workloads_in_one_list() {
         let suite = Suite::standard().only("routed,wire,udp_rr").expect("all exist");
         assert_eq!(suite.dataplanes, [Name::Routed, Name::Wire]);
-        assert_eq!(suite.runs, [Run { workload: Workload::UdpRr, size: 1 }]);
+        assert_eq!(suite.runs, [Run::new(Workload::UdpRr, 1)]);
     }
 
     #[test]
@@ -224,5 +292,11 @@ mod tests {
         let error = Suite::quick().only("routed,udprr").expect_err("there is no udprr");
         assert!(error.to_string().contains("\"udprr\"") && error.to_string().contains("UDP_RR"), "{error}");
         assert!(matches!(Suite::quick().only("udp_rr"), Err(Error::Nothing { .. })));
+    }
+
+    #[test]
+    fn a_point_says_all_that_belongs_to_a_run() {
+        let point = Run::new(Workload::TcpRr, 1).point();
+        assert_eq!(point, crate::results::tests::point());
     }
 }

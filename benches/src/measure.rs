@@ -5,18 +5,17 @@
 //! the same round; of the rounds' ratios the median is told, with the lowest and the highest.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::net::{IpAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use serde::Serialize;
 use testbed::dataplane::{self, Name, Up};
 use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::model::{self, Cluster};
 
+use crate::machine::{self, Ticks};
 use crate::matrix::{Run, Suite, Workload};
+use crate::results::{Absent, Machine, Results, Sample, VERSION};
 
 /// Two nodes with a pod each, and a Service and a policy, so that there is something to look up.
 const CLUSTER: &str = include_str!("cluster.yaml");
@@ -29,74 +28,6 @@ const NOISY_STEAL: f64 = 2.0;
 
 /// Spread of `routed` over the rounds, in percent of its median, from which a run is called noisy.
 const NOISY_SPREAD: f64 = 40.0;
-
-/// One measurement of one variant.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    /// The variant.
-    pub dataplane: String,
-    /// The workload and its size.
-    #[serde(flatten)]
-    pub run: Run,
-    /// Counted from 0.
-    pub round: usize,
-    /// Its figures by name.
-    pub figures: BTreeMap<&'static str, f64>,
-}
-
-/// What the machine was like.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Machine {
-    /// `uname -r`.
-    pub kernel: String,
-    /// As the CPU calls itself.
-    pub cpu: String,
-    /// How many there are.
-    pub cpus: usize,
-    /// When it began, in seconds since 1970.
-    pub began_s: u64,
-    /// How long it took.
-    pub took_s: f64,
-    /// CPU time that the machine's host took away meanwhile.
-    pub steal_percent: f64,
-    /// Threads that wanted a CPU in the minute before it began (`/proc/loadavg`).
-    pub load: f64,
-}
-
-/// A variant that was not measured.
-#[derive(Clone, Debug, Serialize)]
-pub struct Absent {
-    /// Its name.
-    pub dataplane: String,
-    /// What stood against it.
-    pub why: String,
-}
-
-/// Everything that was measured.
-#[derive(Clone, Debug, Serialize)]
-pub struct Comparison {
-    /// What was to be compared.
-    pub suite: Suite,
-    /// Where.
-    pub machine: Machine,
-    /// Variants that could not be started.
-    pub absent: Vec<Absent>,
-    /// Why the figures are less certain than they look; empty if they are not.
-    pub noisy: Vec<String>,
-    /// In the order they were taken.
-    pub samples: Vec<Sample>,
-}
-
-/// A figure of a variant over all rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The middle one.
-    pub median: f64,
-    /// The lowest.
-    pub min: f64,
-    /// The highest.
-    pub max: f64,
-}
 
 /// Why there is no comparison.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +65,7 @@ pub enum Error {
 }
 
 fn whys(absent: &[Absent]) -> String {
-    absent.iter().map(|absent| format!("{}: {}", absent.dataplane, absent.why)).collect::<Vec<_>>().join("; ")
+    absent.iter().map(|absent| format!("{}: {}", absent.variant, absent.why)).collect::<Vec<_>>().join("; ")
 }
 
 /// Builds all variants, measures them, and removes them, whatever happens. `stop` ends it early; `said` is
@@ -142,9 +73,9 @@ fn whys(absent: &[Absent]) -> String {
 ///
 /// # Errors
 /// [`Error`]. Nothing is left then, if not said otherwise.
-pub fn compare(suite: Suite, stop: &AtomicBool, mut said: impl FnMut(&str)) -> Result<Comparison, Error> {
-    let mut machine = Machine::now();
-    let (begin, steal) = (Instant::now(), cpu_times());
+pub fn compare(suite: Suite, stop: &AtomicBool, mut said: impl FnMut(&str)) -> Result<Results, Error> {
+    let mut machine = machine::now();
+    let (begin, before) = (Instant::now(), Ticks::now());
     let (ups, absent) = build(&suite, stop, &mut said)?;
     let samples = measure_all(&suite, &ups, stop, &mut said)?;
     for up in ups {
@@ -152,10 +83,20 @@ pub fn compare(suite: Suite, stop: &AtomicBool, mut said: impl FnMut(&str)) -> R
         up.down().map_err(|source| Error::Left { dataplane, source })?;
     }
     machine.took_s = begin.elapsed().as_secs_f64();
-    machine.steal_percent = steal_percent(steal, cpu_times());
-    let mut comparison = Comparison { suite, machine, absent, noisy: Vec::new(), samples };
-    comparison.noisy = comparison.noise();
-    Ok(comparison)
+    machine.steal_percent = Ticks::now().since(before).steal_percent();
+    let mut results = Results {
+        version: VERSION,
+        suite: suite.name.to_owned(),
+        seed: suite.seed,
+        rounds: suite.rounds,
+        time_s: suite.time.as_secs_f64(),
+        machine,
+        absent,
+        samples,
+        ..Results::default()
+    };
+    results.noise = noise(&results, &suite);
+    Ok(results)
 }
 
 /// All variants that can be started, and those that cannot.
@@ -172,7 +113,7 @@ fn build(
             Ok(up) => ups.push(up),
             Err(error) => {
                 said(&format!("leaving out {name}: {error}"));
-                absent.push(Absent { dataplane: name.to_string(), why: error.to_string() });
+                absent.push(Absent { variant: name.to_string(), why: error.to_string() });
             }
         }
     }
@@ -197,7 +138,9 @@ fn measure_all(
                     workload: run.workload,
                     source,
                 })?;
-                samples.push(Sample { dataplane: up.name().to_string(), run: *run, round, figures });
+                let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                let (variant, point) = (up.name().to_string(), run.point());
+                samples.push(Sample { variant, point, round, figures, latencies_us: Vec::new() });
             }
         }
     }
@@ -225,7 +168,7 @@ pub(crate) fn cluster(name: Name) -> Result<Cluster, Error> {
 fn measure(up: &Up, run: Run, limits: Limits) -> Result<BTreeMap<&'static str, f64>, traffic::Error> {
     let same_cpu = !matches!(run.workload, Workload::TcpStream | Workload::UdpStream);
     let ends = ends(up, same_cpu);
-    let size = run.size;
+    let size = run.size_bytes;
     Ok(match run.workload {
         Workload::TcpRr => figures_of(&traffic::request_response(&ends, Transport::Tcp, size, limits)?),
         Workload::UdpRr => {
@@ -264,7 +207,7 @@ fn ends(up: &Up, same_cpu: bool) -> Ends {
     let pods = &up.topology().cluster().pods;
     let [client, server] = &pods[..] else { unreachable!("the built-in cluster has two pods") };
     let IpAddr::V4(address) = server.address() else { unreachable!("the built-in cluster is IPv4") };
-    let cpu = if same_cpu { Some(0) } else { (cpus() > 1).then_some(1) };
+    let cpu = if same_cpu { Some(0) } else { (machine::cpus() > 1).then_some(1) };
     Ends {
         client: End { netns: up.topology().pod(client), cpu: Some(0) },
         server: End { netns: up.topology().pod(server), cpu },
@@ -273,147 +216,39 @@ fn ends(up: &Up, same_cpu: bool) -> Ends {
     }
 }
 
-impl Comparison {
-    /// A figure of a variant over the rounds, if it was measured.
-    pub fn spread(&self, dataplane: &str, run: Run, figure: &str) -> Option<Spread> {
-        Spread::of(self.rounds(dataplane, run, figure).into_values().collect())
+/// What makes the figures of a run uncertain; nothing, if it is valid.
+fn noise(results: &Results, suite: &Suite) -> Vec<String> {
+    let mut noise = Vec::new();
+    let Machine { steal_percent, load, cpus, .. } = results.machine;
+    if steal_percent > NOISY_STEAL {
+        noise.push(format!("the machine's host took away {steal_percent:.1} % of the CPU time"));
     }
-
-    /// The same, as ratio to `routed` in the same round.
-    pub fn ratio(&self, dataplane: &str, run: Run, figure: &str) -> Option<Spread> {
-        let yardstick = self.rounds(&Name::Routed.to_string(), run, figure);
-        let own = self.rounds(dataplane, run, figure);
-        let paired = own.into_iter().filter_map(|(round, value)| {
-            let measure = yardstick.get(&round).copied().filter(|measure| *measure > 0.0);
-            measure.map(|measure| value / measure)
-        });
-        Spread::of(paired.collect())
+    if load > cpus as f64 {
+        noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
     }
-
-    fn rounds(&self, dataplane: &str, run: Run, figure: &str) -> BTreeMap<usize, f64> {
-        let own = self.samples.iter().filter(|sample| sample.dataplane == dataplane && sample.run == run);
-        own.filter_map(|sample| Some((sample.round, *sample.figures.get(figure)?))).collect()
-    }
-
-    /// What makes the figures uncertain.
-    fn noise(&self) -> Vec<String> {
-        let mut noise = Vec::new();
-        let steal = self.machine.steal_percent;
-        if steal > NOISY_STEAL {
-            noise.push(format!("the machine's host took away {steal:.1} % of the CPU time"));
-        }
-        let Machine { load, cpus, .. } = self.machine;
-        if load > cpus as f64 {
-            noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
-        }
-        for run in &self.suite.runs {
-            let telling = run.workload.figures()[0];
-            if let Some(spread) = self.spread(&Name::Routed.to_string(), *run, telling.name)
-                && spread.percent() > NOISY_SPREAD
-            {
-                let percent = spread.percent();
-                noise.push(format!("{} on routed is spread over {percent:.0} % of its median", run.workload));
-            }
-        }
-        noise
-    }
-}
-
-impl Spread {
-    /// Of any numbers, if there are some.
-    fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        let half = values.len() / 2;
-        let even = values.len().is_multiple_of(2);
-        let median = if even { (values[half - 1] + values[half]) / 2.0 } else { values[half] };
-        Some(Self { median, min, max })
-    }
-
-    /// From the lowest to the highest, in percent of the median.
-    fn percent(self) -> f64 {
-        if self.median > 0.0 { 100.0 * (self.max - self.min) / self.median } else { 0.0 }
-    }
-}
-
-impl Machine {
-    /// As it is before anything was measured.
-    fn now() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo").lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key.trim() == "model name").then(|| value.trim().to_owned())
-        });
-        let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok());
-        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: cpu.unwrap_or_else(|| "unknown".to_owned()),
-            cpus: cpus(),
-            began_s: began.as_secs(),
-            load: load.unwrap_or_default(),
-            ..Self::default()
+    for run in &suite.runs {
+        let telling = run.workload.figures()[0];
+        if let Some(spread) = results.spread(&Name::Routed.to_string(), &run.point(), telling.name)
+            && spread.percent() > NOISY_SPREAD
+        {
+            let percent = spread.percent();
+            noise.push(format!("{} on routed is spread over {percent:.0} % of its median", run.workload));
         }
     }
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Stolen and all CPU time since boot, in ticks (proc_stat(5)).
-fn cpu_times() -> io::Result<(u64, u64)> {
-    let text = fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().unwrap_or_default();
-    let times: Vec<u64> = line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
-    // Guests' time, the last two, is in the first two already.
-    Ok((times.get(7).copied().unwrap_or_default(), times.iter().take(8).sum()))
-}
-
-/// 0 where the kernel does not tell.
-fn steal_percent(before: io::Result<(u64, u64)>, after: io::Result<(u64, u64)>) -> f64 {
-    let (Ok(before), Ok(after)) = (before, after) else { return 0.0 };
-    let (stolen, all) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
-    if all > 0 { 100.0 * stolen as f64 / all as f64 } else { 0.0 }
+    noise
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    const RUN: Run = Run { workload: Workload::TcpRr, size: 1 };
-
-    /// Three rounds of two variants, without any machine.
-    pub(crate) fn comparison() -> Comparison {
-        let mut samples = Vec::new();
-        for (round, (routed, chains)) in [(5.0, 50.0), (10.0, 60.0), (6.0, 90.0)].into_iter().enumerate() {
-            for (name, value) in [(Name::Routed, routed), (Name::Chains, chains)] {
-                let figures = BTreeMap::from([("latency_us_p50", value), ("latency_us_p99", 2.0 * value)]);
-                samples.push(Sample { dataplane: name.to_string(), run: RUN, round, figures });
-            }
-        }
-        let suite = Suite { runs: vec![RUN], rounds: 3, ..Suite::quick() };
-        let absent = vec![Absent { dataplane: "ebpf".to_owned(), why: "no object".to_owned() }];
-        Comparison { suite, machine: Machine::default(), absent, noisy: Vec::new(), samples }
-    }
-
-    #[test]
-    fn ratios_are_taken_within_a_round_and_not_of_medians() {
-        let ratio = comparison().ratio("chains", RUN, "latency_us_p50").expect("both were measured");
-        assert_eq!(ratio, Spread { median: 10.0, min: 6.0, max: 15.0 });
-    }
-
-    #[test]
-    fn what_was_not_measured_has_no_figures() {
-        let comparison = comparison();
-        assert_eq!(comparison.spread("wire", RUN, "latency_us_p50"), None);
-        assert_eq!(comparison.ratio("chains", RUN, "lost"), None);
-    }
+    use crate::results::tests::results;
 
     #[test]
     fn a_yardstick_that_wavers_makes_a_run_noisy() {
-        let noise = comparison().noise();
-        assert_eq!(noise, ["TCP_RR on routed is spread over 83 % of its median"]);
+        let suite = Suite { runs: vec![Run::new(Workload::TcpRr, 1)], ..Suite::quick() };
+        let mut results = results();
+        results.machine.cpus = 1;
+        assert_eq!(noise(&results, &suite), ["TCP_RR on routed is spread over 83 % of its median"]);
     }
 
     #[test]

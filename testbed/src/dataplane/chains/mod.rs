@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use userspace::model::Cluster;
 
-use super::live::{Path, Refusal, Wire};
+use super::live::{Out, Path, Refusal, Wire};
 use rules::Link;
 
 /// The seed of the endpoints that Services choose on real links.
@@ -49,24 +49,26 @@ impl Path for Node {
         Ok(self.apply(cluster, node)?)
     }
 
-    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)> {
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration, out: &mut Out) {
         let link = match at {
             Wire::Uplink => Link::Uplink,
             Wire::Host => Link::Host,
             Wire::Pod(IpAddr::V4(address)) => Link::Pod(address),
             // Plans are for IPv4 only.
-            Wire::Pod(IpAddr::V6(_)) => return Vec::new(),
+            Wire::Pod(IpAddr::V6(_)) => return,
         };
         let pushed = self.push(link, frame, now);
         if let Some(why) = &pushed.refused {
             tracing::debug!("chains refused a frame from {link}: {why}");
         }
-        let wire = |(link, frame)| match link {
-            Link::Uplink | Link::Tunnel => (Wire::Uplink, frame),
-            Link::Host => (Wire::Host, frame),
-            Link::Pod(address) => (Wire::Pod(address.into()), frame),
-        };
-        pushed.frames.into_iter().map(wire).collect()
+        for (link, frame) in &pushed.frames {
+            let to = match *link {
+                Link::Uplink | Link::Tunnel => Wire::Uplink,
+                Link::Host => Wire::Host,
+                Link::Pod(address) => Wire::Pod(address.into()),
+            };
+            out.send(to, frame);
+        }
     }
 }
 

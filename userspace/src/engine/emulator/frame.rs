@@ -30,6 +30,14 @@ impl Frame {
         Self { buffer, start: HEAD_ROOM, interface }
     }
 
+    /// Becomes a copy of other bytes, that came in by `interface`. Its memory is used again.
+    pub fn refill(&mut self, bytes: &[u8], interface: IfIndex) {
+        self.buffer.clear();
+        self.buffer.resize(HEAD_ROOM, 0);
+        self.buffer.extend_from_slice(bytes);
+        (self.start, self.interface) = (HEAD_ROOM, interface);
+    }
+
     /// Its bytes, Ethernet header first.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..]

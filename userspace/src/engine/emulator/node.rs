@@ -227,6 +227,11 @@ impl Emulator {
         std::mem::take(&mut self.records)
     }
 
+    /// Nobody wants the reports since the last time.
+    pub fn forget_records(&mut self) {
+        self.records.clear();
+    }
+
     /// Reports that could not be kept, because nobody took the earlier ones.
     pub fn lost(&self) -> u64 {
         self.lost

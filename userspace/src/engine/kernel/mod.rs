@@ -19,6 +19,7 @@ mod events;
 mod family;
 mod held;
 mod hook;
+mod measure;
 mod netns;
 pub mod object;
 mod pin;
@@ -28,6 +29,7 @@ mod sockets;
 mod spare;
 mod sweep;
 mod table;
+mod uplink;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -49,6 +51,7 @@ use tracing::warn;
 
 pub use error::Error;
 pub use hook::Way;
+pub use measure::{Frames, Tested};
 pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
@@ -110,6 +113,8 @@ pub struct Options {
     pub trace: bool,
     /// Time stands still but for [`Clock::wait`].
     pub fixed_clock: bool,
+    /// It is loaded to be timed, and not to be attached: see [`Kernel::time`].
+    pub measured: bool,
     /// Where what outlives this process is kept; without, nothing does.
     pub pins: Option<Pins>,
     /// The node's network namespace; without, the calling thread's.
@@ -169,7 +174,8 @@ impl Kernel {
                 pins.keep_if_alike(layout)?;
             }
         }
-        let mut ebpf = object(plan, &options, &capacities)?;
+        let peer = inside(netns.as_ref(), || uplink::has_peer(plan.node.uplink))?;
+        let mut ebpf = object(plan, (&options, peer), &capacities)?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -179,6 +185,9 @@ impl Kernel {
         }
         if driver::has_program(&plan.node) {
             load_program(&mut ebpf, driver::PROGRAM)?;
+        }
+        for name in measure::PROGRAMS.iter().filter(|_| options.measured) {
+            load_program(&mut ebpf, name)?;
         }
         let mut kernel = Self {
             nodes: HashTable::new(take(&mut ebpf, Nodes::NAME)?)?,
@@ -495,10 +504,16 @@ fn lasting(capacities: &Capacities) -> [Layout; 13] {
 }
 
 /// Makes the maps, and the programs with the node's constants in them.
-fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result<Ebpf, Error> {
+fn object(
+    plan: &NodePlan,
+    (options, peer): (&Options, bool),
+    capacities: &Capacities,
+) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
     let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
+    let uplink_peer = u32::from(peer);
+    let measured = u32::from(options.measured);
     let log = if tracing::enabled!(tracing::Level::DEBUG) { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
@@ -508,6 +523,8 @@ fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result
     loader.override_global("ADDRESS_V6", &v6, true);
     loader.override_global("TRACE", &trace, true);
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
+    loader.override_global("UPLINK_PEER", &uplink_peer, true);
+    loader.override_global("MEASURED", &measured, true);
     loader.override_global(aya_log::LEVEL, &log, true);
     for (table, rows) in capacities.all() {
         loader.map_max_entries(table, rows);
