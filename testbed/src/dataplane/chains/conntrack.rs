@@ -64,7 +64,7 @@ impl Progress {
             protocol::TCP => 432_000,
             protocol::UDP if self.replied => 120,
             protocol::SCTP if self.replied => 210,
-            protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMP_V6 => 30,
+            protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMP_V6 => 30,
             _ => 600,
         }
     }

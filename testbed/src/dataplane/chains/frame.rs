@@ -254,9 +254,6 @@ impl Header {
         if total < length {
             return None;
         }
-        if sum(header) != 0 {
-            return Some(Err(Unreadable::Checksum));
-        }
         if pieces & 0x3fff != 0 {
             return Some(Err(Unreadable::Fragment));
         }
@@ -310,6 +307,9 @@ impl Packet {
     pub fn read(frame: &[u8], at: usize) -> Result<Self, Unreadable> {
         let bytes = frame.get(at..).ok_or(Unreadable::Malformed)?;
         let header = Header::read(bytes)?;
+        if header.source.is_v4() && sum(&bytes[..header.length]) != 0 {
+            return Err(Unreadable::Checksum);
+        }
         let packet = bytes.get(..header.total).ok_or(Unreadable::Malformed)?;
         let (tuple, kind) =
             read_transport(&header, &packet[header.length..]).ok_or(Unreadable::Malformed)?;

@@ -149,9 +149,9 @@ pub enum Walked {
     /// The same, with an answer.
     Reject(u32, RejectWith),
     /// Through, with a new target, of this number.
-    Dnat(u16),
+    Dnat(u32),
     /// Through, with a new source, of this number.
-    Snat(u16),
+    Snat(u32),
 }
 
 /// A new end for a connection.
@@ -234,10 +234,10 @@ enum Does {
     Return,
     Jump(u32),
     Goto(u32),
-    Log(u16),
-    Mark(u16),
-    Dnat(u16),
-    Snat(u16),
+    Log(u32),
+    Mark(u32),
+    Dnat(u32),
+    Snat(u32),
 }
 
 /// One of the conditions that a line has no room for.
@@ -254,7 +254,7 @@ enum Condition {
     Nth(bool, (u32, u32)),
     Local(End, bool),
     /// The list's number; whether sources are noted in it; how many seconds count.
-    Recent { not: bool, list: u16, set: bool, seconds: u32, reap: bool },
+    Recent { not: bool, list: u32, set: bool, seconds: u32, reap: bool },
 }
 
 /// What rules remember between packets.
@@ -383,7 +383,7 @@ impl<A: Bits> Program<A> {
         names: &mut Names<'_>,
     ) -> Line<A> {
         let mut line = Line::any();
-        let mut set = |flags: &mut u8, not: bool, bit: u8| *flags |= if not { bit } else { 0 };
+        let set = |flags: &mut u8, not: bool, bit: u8| *flags |= if not { bit } else { 0 };
         if let Some(Sign { not, value }) = &rule.source {
             // A range of the other family has been refused when the rules were read.
             line.source = A::net(*value).unwrap_or(line.source);
@@ -451,21 +451,20 @@ impl<A: Bits> Program<A> {
                     self.memory.lists.len() - 1
                 });
                 let seconds = value.seconds.unwrap_or(0);
-                Condition::Recent { not: *not, list: list as u16, set: value.set, seconds, reap: value.reap }
+                Condition::Recent { not: *not, list: list as u32, set: value.set, seconds, reap: value.reap }
             }
         }
     }
 
     fn does(&mut self, then: Option<&Then>, starts: &std::collections::BTreeMap<&str, u32>) -> Does {
-        fn noted<T: PartialEq>(of: &mut Vec<T>, one: T) -> u16 {
-            let known = of.iter().rev().take(8).position(|known| *known == one);
-            known.map_or_else(
-                || {
-                    of.push(one);
-                    of.len() - 1
-                },
-                |back| of.len() - 1 - back,
-            ) as u16
+        /// The number of the same one, if one of the last few is; else of a new one.
+        fn noted<T: PartialEq>(of: &mut Vec<T>, one: T) -> u32 {
+            let last = of.len().saturating_sub(8);
+            let known = of[last..].iter().position(|known| *known == one);
+            if known.is_none() {
+                of.push(one);
+            }
+            known.map_or(of.len() - 1, |at| last + at) as u32
         }
         match then {
             None => Does::Nothing,
@@ -491,13 +490,13 @@ impl<A: Bits> Program<A> {
     }
 
     /// The target of this number.
-    pub fn target(&self, number: u16) -> &NewTarget {
-        &self.targets[usize::from(number)]
+    pub fn target(&self, number: u32) -> &NewTarget {
+        &self.targets[number as usize]
     }
 
     /// The source of this number.
-    pub fn source(&self, number: u16) -> &NewSource {
-        &self.sources[usize::from(number)]
+    pub fn source(&self, number: u32) -> &NewSource {
+        &self.sources[number as usize]
     }
 
     /// The rule of this number.
@@ -541,11 +540,11 @@ impl<A: Bits> Program<A> {
                 }
                 Does::Goto(next) => at = next,
                 Does::Log(prefix) => {
-                    let prefix = &self.prefixes[usize::from(prefix)];
+                    let prefix = &self.prefixes[prefix as usize];
                     tracing::info!("{prefix}{}: {}", self.place(number), seen.tuple);
                 }
                 Does::Mark(mark) => {
-                    let (value, mask) = self.marks[usize::from(mark)];
+                    let (value, mask) = self.marks[mark as usize];
                     seen.mark = (seen.mark & !mask) ^ value;
                 }
                 Does::Dnat(target) => return Walked::Dnat(target),
@@ -629,7 +628,7 @@ impl Condition {
             }
             Self::Local(end, not) => world.is_local(if end == End::Source { source } else { target }) != not,
             Self::Recent { not, list, set, seconds, reap } => {
-                let list = &mut memory.lists[usize::from(list)];
+                let list = &mut memory.lists[list as usize];
                 let found = if set { list.note(source, world.now_s) } else { list.has(source, seconds, reap, world.now_s) };
                 found != not
             }
