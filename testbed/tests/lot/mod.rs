@@ -6,7 +6,7 @@ pub(crate) mod shrink;
 
 use dataplane::Reason;
 use serde_json::{Value, json};
-use testbed::dataplane::chains::rules::Dice;
+use testbed::dataplane::chains::walk::Dice;
 use testbed::probe::{Flow, Grid, Row, all_pairs};
 use userspace::model::{self, Cluster, Port, Protocol, Who};
 
