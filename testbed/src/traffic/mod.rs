@@ -8,6 +8,7 @@
 //! | `TCP_CRR` | [`connect_request_close`] | a histogram of whole connections |
 //! | `TCP_STREAM` | [`stream`] | bytes received, and what was sent twice |
 //! | `UDP_STREAM` | [`packet_rate`] | packets sent and received |
+//! | | [`forward`] | frames sent and received, by no socket's doing |
 //!
 //! Client and server are threads of this process, each inside its own network namespace and pinned to a
 //! CPU if one is given. To compare latencies give both the same CPU: across CPUs a round trip is mostly
@@ -15,6 +16,7 @@
 
 mod exchange;
 mod flood;
+mod frames;
 
 use std::fmt;
 use std::io;
@@ -35,6 +37,7 @@ use crate::netns::{self, Netns};
 
 pub use exchange::{connect_request_close, request_response};
 pub use flood::{packet_rate, stream};
+pub use frames::forward;
 
 /// How long a socket call waits before it looks whether the run is over.
 const TURN: Duration = Duration::from_millis(100);
@@ -182,6 +185,14 @@ pub enum Error {
     /// A namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
+    /// Frames cannot be sent or counted.
+    #[error("cannot open a packet socket on eth0 in {netns}: {source}")]
+    Frames {
+        /// The namespace.
+        netns: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The server has no socket.
     #[error("cannot listen on {transport} port {port} in {netns}: {source}")]
     Listen {
