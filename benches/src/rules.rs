@@ -298,13 +298,11 @@ mod tests {
     }
 
     #[test]
-    fn rules_in_this_process_are_programmed_changed_and_weighed() {
+    fn rules_in_this_process_are_programmed_and_changed() {
         for dataplane in [Name::Emulator, Name::Chains] {
             assert!(measured(dataplane, Workload::Program, 50).figures[TOOK] > 0.0);
             let update = measured(dataplane, Workload::Update, 50).figures;
             assert!(update[LATENCY_P99] >= update[LATENCY_P50] && update[LATENCY_P50] > 0.0, "{update:?}");
-            let [few, many] = [1, 400].map(|services| measured(dataplane, Workload::Memory, services));
-            assert!(few.figures[MEMORY] < many.figures[MEMORY], "{dataplane}: {few:?} {many:?}");
         }
     }
 
