@@ -122,7 +122,7 @@ fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
             let name = format!("podpath-bench-rules-{dataplane}-{}", std::process::id());
             Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded() })
         }
-        Name::Routed | Name::Wire => unreachable!("they have no rules, and are not asked"),
+        Name::Routed | Name::Wire | Name::Bare => unreachable!("they have no rules, and are not asked"),
     })
 }
 
@@ -200,7 +200,7 @@ struct Filter {
 
 impl Filter {
     fn load(&self, before: Option<&Cluster>, after: &Cluster) -> Result<(), Error> {
-        for (tool, rules) in netfilter::change(self.name, before, after, NODE) {
+        for (tool, rules) in netfilter::change(self.name, before, after, NODE)? {
             tool.load(&self.netns, &rules)?;
         }
         Ok(())
