@@ -4,6 +4,7 @@ pub mod affinity;
 pub mod changes;
 mod cluster;
 pub mod figure;
+pub mod forward;
 pub mod grid;
 pub mod journal;
 pub mod machine;

@@ -182,8 +182,7 @@ impl<'a> Session<'a> {
         let mut lacks: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for run in self.suite.runs() {
             if let Some(why) = variant.lacks(run) {
-                let what =
-                    if run.workload.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
+                let what = if run.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
                 lacks.entry(why).or_default().insert(what);
             }
         }
@@ -208,7 +207,7 @@ impl<'a> Session<'a> {
     /// A cluster for each variant and each size, of those that have something to measure.
     fn build(&mut self, block: &[Run]) -> Result<Vec<Stand>, Error> {
         let mut wanted = BTreeSet::new();
-        for run in block.iter().filter(|run| run.workload.is_traffic()) {
+        for run in block.iter().filter(|run| run.is_traffic()) {
             wanted.extend(self.missing(run).map(|(variant, _)| (run.sizes, variant)));
         }
         let mut stands = Vec::new();
@@ -271,7 +270,7 @@ impl<'a> Session<'a> {
             self.samples.push(sample.clone());
             return Ok(true);
         }
-        if run.workload.is_traffic() && stand.is_none() {
+        if run.is_traffic() && stand.is_none() {
             // It could not be built, which was said then.
             return Ok(false);
         }
