@@ -10,6 +10,7 @@ pub mod measure;
 pub mod micro;
 pub mod path;
 pub mod policies;
+pub mod programs;
 pub mod report;
 pub mod results;
 pub mod services;
