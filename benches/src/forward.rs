@@ -44,7 +44,7 @@ pub(crate) fn in_memory(
     let frames = frames(cluster, sample::dialled(cluster, way), run);
     let kpps = match variant.dataplane {
         Name::Emulator => pushed::<live::emulator::Node>(cluster, &frames, time)?,
-        Name::Chains => pushed::<chains::Node>(cluster, &frames, time)?,
+        Name::Chains => pushed::<chains::Live>(cluster, &frames, time)?,
         _ => pushed::<live::bare::Loop>(cluster, &frames, time)?,
     };
     Ok(Measured::of(&[(RECEIVED, kpps)]))

@@ -16,6 +16,7 @@ pub mod micro;
 pub mod noise;
 pub mod path;
 pub mod policies;
+pub mod programs;
 pub mod report;
 pub mod results;
 pub mod rules;

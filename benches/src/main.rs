@@ -99,6 +99,10 @@ fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn measured(options: &Options) -> anyhow::Result<()> {
+    let has_page = matches!(options.suite, Which::Quick | Which::Standard | Which::Scale);
+    if options.output == Output::Html && !has_page {
+        anyhow::bail!("this suite has no page: print it with -o table, json or csv");
+    }
     let suite = match options.suite {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
@@ -259,6 +263,7 @@ fn print_as(output: Output, json: &str, table: &dyn std::fmt::Display, csv: &str
         Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{csv}"),
+        Output::Html => unreachable!("such a suite is refused before it measures"),
     }
 }
 

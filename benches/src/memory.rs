@@ -221,7 +221,7 @@ fn in_memory(services: usize, flows: usize, rounds: usize) -> Result<Vec<Sample>
     let frames = dialled.frames(dialled.service, flows);
     let mut walks: [Box<dyn Walk>; 2] = [
         Box::new(Pair::<live::emulator::Node>::new("emulator", &cluster, (&dialled, &frames))?),
-        Box::new(Pair::<chains::Node>::new("chains", &cluster, (&dialled, &frames))?),
+        Box::new(Pair::<chains::Live>::new("chains", &cluster, (&dialled, &frames))?),
     ];
     let mut samples = Vec::new();
     for round in 0..rounds {

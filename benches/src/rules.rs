@@ -176,11 +176,11 @@ impl<E: Engine> Rules for Planned<E> {
 }
 
 /// Rule chains in this process.
-struct Chains(Option<chains::Node>);
+struct Chains(Option<chains::Live>);
 
 impl Rules for Chains {
     fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
-        self.0 = Some(<chains::Node as Path>::new(cluster, NODE)?);
+        self.0 = Some(<chains::Live as Path>::new(cluster, NODE)?);
         Ok(())
     }
 

@@ -132,7 +132,7 @@ fn passes_traffic_and_loses_none(name: Name, io: Io) {
     assert!(ping(&ends.client.netns));
     let before = up.tally();
     let limits = Limits { warm_up: Duration::ZERO, time: PATIENCE, count: 2000 };
-    let trips = traffic::request_response(&ends, Transport::Udp, 64, limits);
+    let trips = traffic::request_response(&ends, Transport::Udp, traffic::Requests::of(64), limits);
     let trips = trips.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((trips.histogram.len(), trips.lost), (2000, 0));
     // Each crosses both nodes, there and back.

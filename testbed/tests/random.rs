@@ -20,7 +20,7 @@ use lot::{Drawn, differing};
 use serde_json::Value;
 use testbed::dataplane::chains::judge::Judge;
 use testbed::dataplane::emulator::Emulated;
-use testbed::dataplane::{Name, chains, netfilter};
+use testbed::dataplane::{Name, netfilter};
 use testbed::probe::{Grid, Prober, Row, Verdict};
 use userspace::engine::emulator::{Matrix, matrix};
 use userspace::model::{Cluster, Port, Protocol, Who};

@@ -8,7 +8,7 @@ use userspace::model::{self, Cluster};
 
 use super::conntrack::{Conntrack, State};
 use super::frame::{Address, ETHERNET, Packet, Tuple};
-use super::ruleset::{Match, Rule, RejectWith, TableName, Then, is};
+use super::ruleset::{RejectWith, Rule, TableName};
 use super::walk::{Dice, Hook, Interface, Program, Seen, Walked, World};
 use super::{Family, Link, Network, Node, Refused, Ruleset, Sent, Stop};
 
