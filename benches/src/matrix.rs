@@ -31,7 +31,8 @@ impl Variant {
         let in_process = matches!(self.dataplane, Name::Emulator | Name::Chains | Name::Bare);
         match (self.dataplane, run.workload) {
             (_, Boot) => None,
-            (_, Forward) if run.way == Way::Memory && !in_process => Some("its path is in the kernel"),
+            (_, Forward) if !in_process => Some("its input and output are the kernel's"),
+            (Name::Bare, Forward) if run.way == Way::Memory => Some("it has no path"),
             (Name::Routed | Name::Wire | Name::Bare, Program | Update | Memory) => Some("it has no rules"),
             (_, Forward | Program | Update | Memory)
                 if run.way == Way::Memory && self.io != Io::default() =>
@@ -378,6 +379,8 @@ impl Suite {
             Run::new(FirstPacket, Service),
         ];
         runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
+        // Its frames are for the Service, which only the bare loop does not know.
+        runs.extend([Run::new(Forward, OtherNode), Run::new(Forward, OtherNode).sizes(among(1000))]);
         runs.extend([Run::new(Forward, Way::Memory), Run::new(Boot, Way::Memory)]);
         Self {
             name: "standard",

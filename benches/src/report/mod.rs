@@ -8,7 +8,7 @@ mod csv;
 pub(crate) mod fixture;
 mod readme;
 mod table;
-mod words;
+pub(crate) mod words;
 
 pub use command::{Command, Output, tell};
 pub use compare::{Change, Comparison, Verdict, compare};
