@@ -31,7 +31,8 @@ impl Variant {
         let in_process = matches!(self.dataplane, Name::Emulator | Name::Chains | Name::Bare);
         match (self.dataplane, run.workload) {
             (_, Boot) => None,
-            (_, Forward) if run.way == Way::Memory && !in_process => Some("its path is in the kernel"),
+            (_, Forward) if !in_process => Some("its input and output are the kernel's"),
+            (Name::Bare, Forward) if run.way == Way::Memory => Some("it has no path"),
             (Name::Routed | Name::Wire | Name::Bare, Program | Update | Memory) => Some("it has no rules"),
             (_, Forward | Program | Update | Memory)
                 if run.way == Way::Memory && self.io != Io::default() =>
@@ -378,6 +379,8 @@ impl Suite {
             Run::new(FirstPacket, Service),
         ];
         runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
+        // Its frames are for the Service, which only the bare loop does not know.
+        runs.extend([Run::new(Forward, OtherNode), Run::new(Forward, OtherNode).sizes(among(1000))]);
         runs.extend([Run::new(Forward, Way::Memory), Run::new(Boot, Way::Memory)]);
         Self {
             name: "standard",
@@ -515,7 +518,7 @@ mod tests {
         let names: Vec<_> = suite.variants.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["routed", "chains/plain"]);
         let left: Vec<_> = suite.runs().map(|run| (run.workload, run.way, run.sizes.services)).collect();
-        assert_eq!(left, [(Workload::TcpCrr, Way::Service, 1), (Workload::TcpCrr, Way::Service, 5000)]);
+        assert_eq!(left, [1, 1000, 5000].map(|services| (Workload::TcpCrr, Way::Service, services)));
     }
 
     #[test]

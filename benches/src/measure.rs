@@ -23,6 +23,7 @@ use userspace::model;
 use crate::affinity::{self, Held};
 use crate::journal::{self, Journal};
 use crate::matrix::{Run, Sizes, Suite, Variant};
+use crate::report::words::title;
 use crate::results::{Absent, Results, Sample, VERSION};
 use crate::{cluster, machine, noise, rules, sample};
 
@@ -247,7 +248,8 @@ impl<'a> Session<'a> {
                     if variant.lacks(run).is_some() || failed.contains(&(variant, at)) {
                         continue;
                     }
-                    let stand = stands.iter_mut().find(|it| it.variant == variant && it.sizes == run.sizes);
+                    let own = |it: &&mut Stand| it.variant == variant && it.sizes == run.sizes;
+                    let stand = stands.iter_mut().filter(|_| run.is_traffic()).find(own);
                     if !self.one(run, round, variant, stand)? {
                         failed.insert((variant, at));
                     }
@@ -275,8 +277,8 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let (rounds, time_left) = (run.rounds(self.suite.rounds), self.time_left());
-        let Run { workload, way, .. } = run;
-        (self.said)(&format!("round {} of {rounds}: {workload} {way} on {variant}{time_left}", round + 1));
+        let what = title(&point);
+        (self.said)(&format!("round {} of {rounds}: {what} on {variant}{time_left}", round + 1));
         self.held.to(if run.spreads() { None } else { Some(0) })?;
         let begin = Instant::now();
         let measured = match stand {
@@ -289,7 +291,7 @@ impl<'a> Session<'a> {
         let measured = match measured {
             Ok(measured) => measured,
             Err(why) => {
-                self.leave_out(variant, format!("{workload} {way}: {why}"));
+                self.leave_out(variant, format!("{what}: {why}"));
                 return Ok(false);
             }
         };

@@ -228,23 +228,38 @@ fn in_memory(services: usize, flows: usize, rounds: usize) -> Result<Vec<Sample>
         let turn = |at: usize| if round.is_multiple_of(2) { at } else { 1 - at };
         for walk in (0..2).map(turn) {
             let walk = &mut walks[walk];
-            let (egress_ns, ingress_ns) = walk.quietest();
-            let figures = [
-                (RECEIVED, 1e6 / egress_ns.max(ingress_ns)),
-                ("ns_per_packet", egress_ns.max(ingress_ns)),
-                ("egress_ns_per_packet", egress_ns),
-                ("ingress_ns_per_packet", ingress_ns),
-            ];
             samples.push(Sample {
                 variant: walk.variant().to_owned(),
                 point: point("memory", services, flows),
                 round,
-                figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
+                figures: figures(walk.as_mut()),
                 latencies_us: Vec::new(),
             });
         }
     }
     Ok(samples)
+}
+
+/// One measurement in memory, of a dataplane that has a path in this process and knows Services.
+pub(crate) fn once(name: Name, cluster: &Cluster, flows: usize) -> Result<BTreeMap<String, f64>, Error> {
+    let dialled = Dialled::of(cluster);
+    let frames = dialled.frames(dialled.service, flows);
+    let ends = (&dialled, frames.as_slice());
+    Ok(match name {
+        Name::Chains => figures(&mut Pair::<chains::Live>::new("chains", cluster, ends)?),
+        _ => figures(&mut Pair::<live::emulator::Node>::new("emulator", cluster, ends)?),
+    })
+}
+
+fn figures(walk: &mut dyn Walk) -> BTreeMap<String, f64> {
+    let (egress_ns, ingress_ns) = walk.quietest();
+    let figures = [
+        (RECEIVED, 1e6 / egress_ns.max(ingress_ns)),
+        ("ns_per_packet", egress_ns.max(ingress_ns)),
+        ("egress_ns_per_packet", egress_ns),
+        ("ingress_ns_per_packet", ingress_ns),
+    ];
+    figures.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// A path at the client's node and at the server's, whatever path that is.
@@ -366,8 +381,12 @@ fn on_links(
     Ok(())
 }
 
-/// One measurement on links.
-fn forwarded(name: Name, up: &Up, time: Duration) -> Result<BTreeMap<String, f64>, traffic::Error> {
+/// One measurement on links, of any dataplane that knows Services, or of the bare loop.
+pub(crate) fn forwarded(
+    name: Name,
+    up: &Up,
+    time: Duration,
+) -> Result<BTreeMap<String, f64>, traffic::Error> {
     let way = if name == Name::Bare { Way::OtherNode } else { Way::Service };
     let ends = sample::ends(up, &Run::new(Workload::UdpStream, way));
     let ends = traffic::Ends { server: traffic::End { cpu: ends.client.cpu, ..ends.server }, ..ends };

@@ -22,7 +22,7 @@ use crate::cluster::{self, NODE};
 use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, TOOK};
 use crate::matrix::{Run, Variant, Workload};
 use crate::sample::Measured;
-use crate::{forward, machine};
+use crate::{machine, memory};
 
 /// Changes that are made one after the other: at least so many, then until their time is over, and at most.
 const FEWEST_CHANGES: usize = 20;
@@ -54,7 +54,7 @@ pub enum Error {
     Netfilter(#[from] netfilter::Error),
     /// Frames.
     #[error(transparent)]
-    Forward(#[from] forward::Error),
+    Forward(#[from] memory::Error),
     /// There are no Services.
     #[error("no endpoint can change: the cluster has no Services")]
     NoEndpoint,
@@ -85,7 +85,10 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
     }
     let cluster = cluster::of("bench-rules", run.sizes)?;
     if run.workload == Workload::Forward {
-        return Ok(forward::in_memory(variant, run, &cluster, time)?);
+        return Ok(Measured {
+            figures: memory::once(variant.dataplane, &cluster, run.sizes.flows)?,
+            ..Measured::default()
+        });
     }
     let heap = (heap(), kernel());
     let mut rules = empty(variant.dataplane, &cluster)?;

@@ -10,9 +10,9 @@ use userspace::model::{Cluster, Service};
 
 use crate::cluster::{CLIENT, NEIGHBOUR, NODE, PORT, SERVER};
 use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TRANSACTIONS};
-use crate::machine;
 use crate::matrix::{Run, Way, Workload};
 use crate::noise::STEAL;
+use crate::{machine, memory};
 
 /// The CPU of all that a packet needs, if it is one.
 const CPU: usize = 0;
@@ -89,7 +89,11 @@ pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measur
             let received = packets.received as f64;
             Measured::of(&figures).cpu("cpu_ns_per_packet", packets.ticks, (received, 1e9))
         }
-        Workload::Forward | Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => {
+        Workload::Forward => {
+            let figures = memory::forwarded(up.name(), up, time)?;
+            Measured { figures, ..Measured::default() }
+        }
+        Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => {
             unreachable!("whoever measures sends only traffic here")
         }
     })
