@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Ends, Error, Limits, Packets, Transport};
+use super::{Ends, Error, Limits, Packets, Ticks, Transport};
 use crate::dataplane::live::burst::Burst;
 use crate::dataplane::live::socket::{bind, packet_socket, statistics};
 use crate::dataplane::live::tally::Counts;
@@ -67,7 +67,7 @@ struct Flood<'a> {
 impl Flood<'_> {
     /// Sends for so long, or so many, and waits for what is on its way.
     fn pour(&mut self, time: Duration, most: u64) -> io::Result<Packets> {
-        let (begin, counts) = (Instant::now(), Counts::default());
+        let (ticks, begin, counts) = (Ticks::now(), Instant::now(), Counts::default());
         let (mut burst, mut received, mut sent) = (Burst::default(), 0, 0);
         self.on_their_way = 0;
         while begin.elapsed() < time && sent < most {
@@ -84,7 +84,8 @@ impl Flood<'_> {
             received += self.wait_for(WINDOW)?;
         }
         received += self.wait_for(0)?;
-        Ok(Packets { sent, received, elapsed: begin.elapsed() })
+        let (elapsed, ticks) = (begin.elapsed(), Ticks::now().since(ticks));
+        Ok(Packets { sent, received, elapsed, ticks })
     }
 
     /// Waits until no more than so many frames are on their way, or nothing arrives any more; how many arrived.
