@@ -9,6 +9,7 @@ pub mod journal;
 pub mod machine;
 pub mod masquerade;
 pub mod matrix;
+pub mod memory;
 pub mod measure;
 pub mod memory;
 pub mod micro;
