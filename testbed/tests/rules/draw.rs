@@ -1,0 +1,268 @@
+//! Rule sets and packets by lot: the same seed draws the same.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use testbed::dataplane::chains::{Family, Ruleset};
+use testbed::dataplane::chains::ruleset::{
+    End, Match, RejectWith, Rule, SourcePorts, States, TableName, Then, is, not,
+};
+use testbed::dataplane::chains::walk::Dice;
+
+use super::ground::{LINKS, MARKER};
+
+/// Whoever sends, beside the pods: hosts behind the uplink.
+pub(crate) const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 7), Ipv4Addr::new(198, 51, 100, 9)];
+/// Addresses that nobody has: rules may lead them on.
+const NOBODY: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+/// The pods' addresses, in the order of their links.
+pub(crate) const PODS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 1, 3), Ipv4Addr::new(10, 244, 1, 4)];
+const PORTS: [u16; 3] = [53, 80, 8080];
+
+/// Somebody who sends to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// As in the IP header: TCP, UDP or ICMP (an echo, whose number is `ports.0`).
+    pub(crate) protocol: u8,
+    pub(crate) source: Ipv4Addr,
+    pub(crate) target: Ipv4Addr,
+    pub(crate) ports: (u16, u16),
+}
+
+/// What happens next. What cannot, as things stand, does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The flow's first packet, or the same once more.
+    Open(usize),
+    /// A packet of the flow, after an answer.
+    On(usize),
+    /// An answer to the last packet of the flow that arrived.
+    Answer(usize),
+    /// An error about it: from its target, or from a router on the way.
+    Error(usize, bool),
+    /// Either end has no more to send.
+    Finish(usize, bool),
+    /// Either end gives up.
+    Reset(usize, bool),
+    /// A packet that could only follow others, of which there are none: an answer, or a reset.
+    Stray(usize, bool),
+}
+
+/// Rules, and what is sent through them.
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    pub(crate) rules: Ruleset,
+    pub(crate) flows: Vec<Flow>,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Chance.
+pub(crate) struct Lot(Dice);
+
+impl Lot {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0.roll() % end
+    }
+
+    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize].clone()
+    }
+
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn anybody(&mut self) -> Ipv4Addr {
+        self.one(&[&PODS[..], &HOSTS].concat())
+    }
+}
+
+impl Scene {
+    pub(crate) fn drawn(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let mut lot = Lot(Dice::new(dice.roll()));
+        let rules = rules(&mut lot);
+        let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
+        let steps = (0..40).map(|_| step(&mut lot, flows.len())).collect();
+        Self { rules, flows, steps }
+    }
+}
+
+fn flow(lot: &mut Lot) -> Flow {
+    let source = lot.anybody();
+    let target = loop {
+        let target = lot.one(&[&PODS[..], &HOSTS, &NOBODY].concat());
+        if target != source {
+            break target;
+        }
+    };
+    let protocol = lot.one(&[6, 6, 17, 17, 1]);
+    let number = lot.one(&[1500, 2500, 33_000, 40_000]);
+    Flow { protocol, source, target, ports: (number, if protocol == 1 { 0 } else { lot.one(&PORTS) }) }
+}
+
+fn step(lot: &mut Lot, flows: usize) -> Step {
+    let (flow, either) = (lot.below(flows as u64) as usize, lot.once_in(2));
+    match lot.below(20) {
+        0..=6 => Step::Open(flow),
+        7..=9 => Step::On(flow),
+        10..=14 => Step::Answer(flow),
+        15 | 16 => Step::Error(flow, either),
+        17 => Step::Finish(flow, either),
+        18 => Step::Reset(flow, either),
+        _ => Step::Stray(flow, either),
+    }
+}
+
+/// Rules of every kind, in chains that lead to one another: never back.
+fn rules(lot: &mut Lot) -> Ruleset {
+    let mut rules = Ruleset::new(Family::V4);
+    for (table, hooks) in [
+        (TableName::Raw, &["PREROUTING"] as &[&str]),
+        (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
+        (TableName::Nat, &["PREROUTING", "POSTROUTING"]),
+        (TableName::Filter, &["FORWARD"]),
+    ] {
+        let most = match table {
+            TableName::Raw => 2,
+            TableName::Mangle => 3,
+            TableName::Nat | TableName::Filter => 6,
+        };
+        for hook in hooks {
+            // What tells that all is through passes as it is.
+            rules.table(table).append(hook, Rule::then(Then::Accept).source(IpAddr::from(MARKER)));
+            let chains = [1, 2].map(|number| format!("{hook}-{number}"));
+            chains.iter().for_each(|chain| rules.table(table).declare(chain));
+            for (place, chain) in [*hook, &chains[0], &chains[1]].into_iter().enumerate() {
+                for _ in 0..lot.below(most + 1) {
+                    let rule = rule(lot, (table, hook), &chains[place.min(2)..]);
+                    rules.table(table).append(chain, rule);
+                }
+            }
+        }
+    }
+    rules
+}
+
+/// A rule for a hook of a table, which may lead to these chains.
+fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> Rule {
+    let protocol = lot.one(&[6, 17, 1]);
+    let then = target(lot, (table, hook), protocol, chains);
+    let mut rule = Rule::then(then.clone());
+    let has_ports = protocol != 1;
+    let needs_protocol = matches!(
+        &then,
+        Then::Dnat(_, Some(_))
+            | Then::Snat(_, SourcePorts { among: Some(_), .. })
+            | Then::Masquerade(SourcePorts { among: Some(_), .. })
+            | Then::Reject(RejectWith::TcpReset)
+    );
+    if needs_protocol || lot.once_in(3) {
+        rule = rule.protocol(protocol);
+        if has_ports && lot.once_in(3) {
+            rule = rule.when(ports(lot));
+        }
+    }
+    let range = |lot: &mut Lot| {
+        let address = lot.one(&[&PODS[..], &HOSTS, &NOBODY].concat());
+        IpNet::new(address.into(), lot.one(&[32, 32, 31, 24, 8])).expect("a prefix").trunc()
+    };
+    let sign = |lot: &mut Lot, range| if lot.once_in(4) { not(range) } else { is(range) };
+    if lot.once_in(4) {
+        let range = range(lot);
+        rule.source = Some(sign(lot, range));
+    }
+    if lot.once_in(4) {
+        let range = range(lot);
+        rule.target = Some(sign(lot, range));
+    }
+    let name = |lot: &mut Lot| lot.one(&[&LINKS[..], &["pp+".to_owned()]].concat());
+    if hook != "POSTROUTING" && lot.once_in(5) {
+        let name = name(lot);
+        rule.from = Some(if lot.once_in(4) { not(name) } else { is(name) });
+    }
+    if hook != "PREROUTING" && lot.once_in(5) {
+        let name = name(lot);
+        rule.to = Some(if lot.once_in(4) { not(name) } else { is(name) });
+    }
+    for _ in 0..lot.below(3).saturating_sub(1) {
+        rule = rule.when(condition(lot, table));
+    }
+    rule
+}
+
+fn ports(lot: &mut Lot) -> Match {
+    let first = lot.one(&[1, 53, 80, 1024, 8080]);
+    let range = first..=lot.one(&[first, first, 8080_u16.max(first), u16::MAX]);
+    match lot.below(3) {
+        0 => Match::SourcePort(is(range)),
+        1 => Match::TargetPort(if lot.once_in(3) { not(range) } else { is(range) }),
+        _ => Match::Multiport(lot.one(&[End::Source, End::Target, End::Either]), is(vec![53..=53, range])),
+    }
+}
+
+fn condition(lot: &mut Lot, table: TableName) -> Match {
+    let states = [
+        States::NEW,
+        States::ESTABLISHED,
+        States::RELATED,
+        States::INVALID,
+        States::NEW.or(States::ESTABLISHED),
+        States::DNAT,
+        States::SNAT,
+    ];
+    match lot.below(6) {
+        0 | 1 if table != TableName::Raw => {
+            let states = lot.one(&states);
+            Match::State(if lot.once_in(4) { not(states) } else { is(states) })
+        }
+        2 if table != TableName::Raw => Match::Reply(lot.once_in(2)),
+        3 => Match::Random(is(lot.one(&[0, 1 << 31]))),
+        4 => {
+            let every = 2 + lot.below(3) as u32;
+            Match::Nth(is((every, lot.below(every.into()) as u32)))
+        }
+        _ => {
+            let mark = (lot.one(&[0, 1, 2]), lot.one(&[1, 3]));
+            Match::Mark(if lot.once_in(3) { not(mark) } else { is(mark) })
+        }
+    }
+}
+
+fn target(lot: &mut Lot, (table, hook): (TableName, &str), protocol: u8, chains: &[String]) -> Then {
+    if !chains.is_empty() && lot.once_in(3) {
+        let chain = lot.one(chains);
+        return if lot.once_in(3) { Then::Goto(chain) } else { Then::Jump(chain) };
+    }
+    if lot.once_in(8) {
+        return lot.one(&[Then::Return, Then::Accept]);
+    }
+    let ports = |lot: &mut Lot| {
+        let among = (protocol != 1 && lot.once_in(2)).then_some(32_768..=60_999);
+        SourcePorts { among, random: false }
+    };
+    match (table, hook) {
+        (TableName::Raw, _) => lot.one(&[Then::Drop, Then::Accept]),
+        (TableName::Mangle, _) => Then::Mark(lot.one(&[0, 1, 2, 3]), lot.one(&[1, 2, 3])),
+        (TableName::Nat, "PREROUTING") => {
+            let port = (protocol != 1 && lot.once_in(2)).then(|| lot.one(&PORTS));
+            Then::Dnat(lot.anybody().into(), port)
+        }
+        (TableName::Nat, _) => match lot.below(2) {
+            0 => Then::Masquerade(ports(lot)),
+            _ => Then::Snat(Ipv4Addr::new(192, 0, 2, 9).into(), ports(lot)),
+        },
+        (TableName::Filter, _) => match lot.below(6) {
+            0 if protocol == 6 => Then::Reject(RejectWith::TcpReset),
+            0 | 1 => Then::Reject(lot.one(&[
+                RejectWith::PortUnreachable,
+                RejectWith::HostUnreachable,
+                RejectWith::AdminProhibited,
+            ])),
+            2 => Then::Drop,
+            3 => Then::Mark(lot.one(&[0, 1, 2, 3]), lot.one(&[1, 2, 3])),
+            _ => Then::Accept,
+        },
+    }
+}

@@ -1,0 +1,141 @@
+//! A node's namespace with links whose other ends nobody listens to but this test, and rules in its kernel.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use pnet_datalink::{Channel, Config, DataLinkSender};
+use testbed::dataplane::netfilter::RESTORE;
+use testbed::link::{End, Links, Next, Route, pair};
+use testbed::netns::{Guard, Netns};
+use testbed::topology::{self, host_side, mac};
+
+use super::clusters::capture::{self, Capture};
+use super::draw::PODS;
+
+/// The uplink, and the pods' links, whose names follow from the pods'.
+pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
+    let cluster = super::cluster();
+    let pod = |place: usize| host_side(&cluster.pods[place]);
+    ["eth0".to_owned(), pod(0), pod(1), pod(2)]
+});
+/// The node's address, and its gateway's.
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 4);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 1);
+/// Who sends what tells that all is through.
+pub(crate) const MARKER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// Somebody behind the uplink who is told so.
+const MARKED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
+/// Longer than the kernel takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The node, and the far ends of its links.
+pub(crate) struct Ground {
+    node: Guard,
+    /// Kept: what is sent and heard there ends with it.
+    _ends: Guard,
+    senders: Vec<Box<dyn DataLinkSender>>,
+    heard: Vec<Capture>,
+    markers: u32,
+}
+
+impl Ground {
+    /// Makes it, with these rules in the kernel.
+    pub(crate) fn new(name: &str, rules: &str) -> Self {
+        let made = |side: &str| {
+            let netns = Netns::named(format!("podpath-test-{}-{name}-{side}", std::process::id()));
+            topology::create(netns).unwrap_or_else(|error| panic!("{error}")).guarded()
+        };
+        let (node, ends) = (made("node"), made("ends"));
+        // Whether a segment fits into a window is not what rules are about.
+        node.set(&[("net/ipv4/ip_forward", "1")]).expect("root may");
+        RESTORE.load(&node, rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
+        node.set(&[("net/netfilter/nf_conntrack_tcp_be_liberal", "1")]).expect("root may");
+        LINKS.iter().zip(own_macs()).for_each(|(link, mac)| {
+            let near = End { netns: &node, name: link, mac: Some(mac), mtu: 1500, gso_max_size: 65_535 };
+            pair(&near, &End { netns: &ends, mac: None, ..near }).unwrap_or_else(|error| panic!("{error}"));
+        });
+        lead(&node).unwrap_or_else(|error| panic!("{error}"));
+        let mut far = Links::open(&ends).expect("it is there");
+        for link in LINKS.iter() {
+            far.offload(link, false).and_then(|()| far.up(link)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let mut near = Links::open(&node).expect("it is there");
+        LINKS.iter().for_each(|link| near.wait_up(link).unwrap_or_else(|error| panic!("{error}")));
+        let senders = LINKS.iter().map(|link| sender(&ends, link)).collect();
+        let heard = LINKS.iter().map(|link| capture::at(&ends, link)).collect();
+        Self { node, _ends: ends, senders, heard, markers: 0 }
+    }
+
+    /// Sends a frame into a link, and gives what the kernel sends for it, and by which link.
+    pub(crate) fn push(&mut self, link: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
+        self.send(link, frame);
+        let mut came = Vec::new();
+        self.markers += 1;
+        for to in 0..LINKS.len() {
+            let target = if to == 0 { MARKED } else { PODS[to - 1] };
+            let marker = super::packet::datagram((MARKER, target), &self.markers.to_be_bytes());
+            // By the link that the frame took: it cannot overtake it.
+            self.send(link, &super::packet::framed(own_macs()[link].0, &marker));
+            self.wait_for_the_marker(to, &mut came);
+        }
+        came
+    }
+
+    fn wait_for_the_marker(&self, to: usize, came: &mut Vec<(usize, Vec<u8>)>) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for frame in self.heard[to].frames() {
+                let is_marker = frame.get(26..30) == Some(&MARKER.octets());
+                if !is_marker {
+                    came.push((to, frame));
+                } else if frame.ends_with(&self.markers.to_be_bytes()) {
+                    return;
+                }
+            }
+            assert!(Instant::now() < deadline, "no marker came out of {} of {}", LINKS[to], self.node.name());
+            std::thread::yield_now();
+        }
+    }
+
+    fn send(&mut self, link: usize, frame: &[u8]) {
+        let sent = self.senders[link].send_to(frame, None).expect("it takes frames");
+        sent.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// The hardware addresses of the node's ends of its links.
+pub(crate) fn own_macs() -> [dataplane::wire::Mac; 4] {
+    let gateway = dataplane::wire::Mac::GATEWAY;
+    [mac(NODE.into()), gateway, gateway, gateway]
+}
+
+/// Addresses, routes and neighbours of the node.
+fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
+    let mut links = Links::open(node)?;
+    for link in LINKS.iter() {
+        links.offload(link, false)?;
+        links.up(link)?;
+    }
+    links.address("eth0", NODE.into(), 32)?;
+    links.neighbour("eth0", GATEWAY.into(), mac(GATEWAY.into()))?;
+    links.route(Route::default(GATEWAY.into(), "eth0"))?;
+    for (link, pod) in LINKS[1..].iter().zip(PODS) {
+        let pod = IpAddr::from(pod);
+        links.neighbour(link, pod, mac(pod))?;
+        links.route(Route::host(pod, Next::Link(link)).source(NODE.into()))?;
+    }
+    Ok(())
+}
+
+fn sender(netns: &Netns, link: &str) -> Box<dyn DataLinkSender> {
+    let opened = netns.run(|| {
+        let interface = pnet_datalink::interfaces().into_iter().find(|one| one.name == link)?;
+        match pnet_datalink::channel(&interface, Config::default()) {
+            Ok(Channel::Ethernet(sender, _)) => Some(sender),
+            _ => None,
+        }
+    });
+    opened.expect("it runs").expect("the link is there")
+}

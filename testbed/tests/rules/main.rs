@@ -1,0 +1,249 @@
+//! Rules by lot, in the kernel and in `chains`, and the same frames through both: what differs, `chains` has wrong.
+//!
+//! Rules are of every kind that [`Ruleset`](testbed::dataplane::chains::Ruleset) knows, loaded by `iptables-restore`;
+//! frames are opening and following packets, answers, errors, ends of connections and strays of TCP, UDP and ICMP,
+//! over IPv4. Compared is where each leaves, and its bytes: see [`packet::difference`]. What differs is shrunk.
+//!
+//! `PODPATH_RULES_SEED` and `PODPATH_RULES` ask for others, and for more.
+
+#[path = "../clusters/mod.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod clusters;
+mod draw;
+mod ground;
+mod packet;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use draw::{Flow, PODS, Scene, Step};
+use ground::{Ground, own_macs};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use packet::{Says, back, difference, error, framed, hex, inside, there};
+use testbed::dataplane::chains::{Family, Link, Node, Ruleset};
+use userspace::model::{self, Cluster};
+
+/// How many rule sets are tried.
+const SCENES: u64 = 150;
+
+/// A router on the way, who tells of errors.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+
+const CLUSTER: &str = r#"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: rules}
+spec: {model: kubenet}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDR: 10.244.1.0/24}
+status: {addresses: [{type: InternalIP, address: 10.240.0.4}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec: {nodeName: n1, containers: [{name: c, image: i}]}
+status: {podIP: 10.244.1.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b}
+spec: {nodeName: n1, containers: [{name: c, image: i}]}
+status: {podIP: 10.244.1.3}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: c}
+spec: {nodeName: n1, containers: [{name: c, image: i}]}
+status: {podIP: 10.244.1.4}
+"#;
+
+/// The node that both are.
+pub(crate) fn cluster() -> Cluster {
+    model::load_text("rules.yaml", CLUSTER).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// How far a flow is, and what of it arrived last: at which link, in the kernel and in `chains`.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    opened: bool,
+    answered: bool,
+    over: bool,
+    arrived: Option<(usize, [Vec<u8>; 2])>,
+}
+
+/// What is sent for a step, into the kernel and into `chains`, and whether it goes as the flow's first packet went.
+fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 2], bool)> {
+    let tcp = flow.protocol == 6;
+    let home = PODS.iter().position(|pod| *pod == flow.source).map_or(0, |place| place + 1);
+    let ahead = |says| {
+        let packet = there(flow, says);
+        Some((home, [packet.clone(), packet], true))
+    };
+    let answer = |at: &Progress, says| {
+        let (link, arrived) = at.arrived.as_ref()?;
+        Some((*link, arrived.each_ref().map(|packet| back(packet, says)), false))
+    };
+    match step {
+        Step::Open(_) if tcp && (at.answered || at.over) => None,
+        Step::Open(_) => {
+            at.opened = true;
+            ahead(Says::Syn)
+        }
+        Step::On(_) if at.answered && !at.over => ahead(Says::Ack),
+        Step::Answer(_) if !at.over => {
+            let answer = answer(at, if at.answered { Says::Ack } else { Says::SynAck })?;
+            at.answered = true;
+            Some(answer)
+        }
+        Step::Error(_, routed) => {
+            let (link, arrived) = at.arrived.as_ref()?;
+            Some((*link, arrived.each_ref().map(|packet| error(packet, routed.then_some(ROUTER))), false))
+        }
+        Step::Finish(_, ours) if tcp && at.answered && !at.over => {
+            if ours { ahead(Says::Fin) } else { answer(at, Says::Fin) }
+        }
+        Step::Reset(_, ours) if tcp && at.answered && !at.over => {
+            at.over = true;
+            if ours { ahead(Says::Reset) } else { answer(at, Says::Reset) }
+        }
+        Step::Stray(_, reset) if tcp && !at.opened => ahead(if reset { Says::Reset } else { Says::SynAck }),
+        Step::Stray(..) if flow.protocol == 1 && !at.opened => {
+            let packet = back(&there(&Flow { source: flow.target, target: flow.source, ..*flow }, Says::Ack), Says::Ack);
+            Some((home, [packet.clone(), packet], false))
+        }
+        _ => None,
+    }
+}
+
+fn flow_of(step: Step) -> usize {
+    match step {
+        Step::Open(flow) | Step::On(flow) | Step::Answer(flow) => flow,
+        Step::Error(flow, _) | Step::Finish(flow, _) | Step::Reset(flow, _) | Step::Stray(flow, _) => flow,
+    }
+}
+
+/// What came of all scenes, to tell whether they prove anything.
+type Tally = BTreeMap<&'static str, usize>;
+
+/// Sends the scene's packets through both.
+///
+/// # Errors
+/// The first that does not fare the same, and how.
+fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
+    let none = Ruleset::new(Family::V6);
+    let mut node = Node::with_rules(&cluster(), "n1", [&scene.rules, &none], 1).map_err(|why| why.to_string())?;
+    let mut ground = Ground::new(name, &scene.rules.to_string());
+    let mut progress = vec![Progress::default(); scene.flows.len()];
+    for (number, step) in scene.steps.iter().enumerate() {
+        let (flow, at) = (&scene.flows[flow_of(*step)], &mut progress[flow_of(*step)]);
+        let Some((link, [for_kernel, for_chains], ahead)) = sent(flow, *step, at) else { continue };
+        let to = own_macs()[link].0;
+        let kernel = ground.push(link, &framed(to, &for_kernel));
+        let from = if link == 0 { Link::Uplink } else { Link::Pod(PODS[link - 1].into()) };
+        let pushed = node.push(from, &framed(to, &for_chains), Duration::from_secs(1000));
+        let place = |link| match link {
+            Link::Uplink => Some(0),
+            Link::Pod(address) => PODS.iter().position(|pod| address == *pod).map(|place| place + 1),
+            Link::Host | Link::Tunnel => None,
+        };
+        let chains: Vec<_> = pushed.frames.iter().map(|(link, frame)| (place(*link), frame)).collect();
+        let why = pushed.refused.as_ref().map_or("it leaves".to_owned(), ToString::to_string);
+        let told = |what: String| Err(format!("step {number}, {step:?} of {flow:?} into link {link} ({why}): {what}"));
+        let made = pushed.refused.is_some();
+        let word = match (made, kernel.is_empty()) {
+            (true, false) => "refused and told",
+            (true, true) => "dropped",
+            _ => "passed",
+        };
+        *tally.entry(word).or_default() += 1;
+        match (kernel.as_slice(), chains.as_slice()) {
+            ([], []) => {}
+            ([(out, one)], [(Some(other_out), other)]) if out == other_out => {
+                if let Some(what) = difference(one, other, &for_kernel, made) {
+                    return told(what);
+                }
+                if inside(one)[12..20] != for_kernel[12..20] && !made {
+                    *tally.entry("translated").or_default() += 1;
+                }
+                if ahead && !made {
+                    at.arrived = Some((*out, [inside(one).to_vec(), inside(other).to_vec()]));
+                }
+            }
+            (kernel, chains) => {
+                let kernel: Vec<_> = kernel.iter().map(|(link, frame)| (link, hex(frame))).collect();
+                let chains: Vec<_> = chains.iter().map(|(link, frame)| (link, hex(frame))).collect();
+                return told(format!("kernel {kernel:?}\n  chains {chains:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The scene with less in it that still differs.
+fn shrunk(mut scene: Scene, name: &str) -> Scene {
+    let differs = |scene: &Scene| run(scene, name, &mut Tally::new()).is_err();
+    let mut at = 0;
+    while at < scene.steps.len() {
+        let mut less = scene.clone();
+        less.steps.remove(at);
+        if differs(&less) { scene = less } else { at += 1 }
+    }
+    let places = |scene: &Scene| -> Vec<_> {
+        let tables = scene.rules.tables.iter();
+        let chains = tables.flat_map(|(table, of)| of.chains.iter().map(move |(name, chain)| (*table, name.clone(), chain)));
+        chains.flat_map(|(table, name, chain)| (0..chain.rules.len()).map(move |rule| (table, name.clone(), rule))).collect()
+    };
+    for (table, chain, rule) in places(&scene).into_iter().rev() {
+        // What tells that all is through stays.
+        if rule == 0 && !chain.contains('-') {
+            continue;
+        }
+        let mut less = scene.clone();
+        if let Some(chain) = less.rules.tables.get_mut(&table).and_then(|table| table.chains.get_mut(&chain)) {
+            chain.rules.remove(rule);
+        }
+        if differs(&less) {
+            scene = less;
+        }
+    }
+    scene
+}
+
+/// A number that the environment may ask for.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|why| panic!("{name}={text}: {why}")))
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
+    // What is sent and what comes of it stay in order on one processor.
+    let mut one = CpuSet::new();
+    one.set(0).expect("there is a first");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("a thread may choose");
+    let first = number("PODPATH_RULES_SEED", 0);
+    let mut tally = Tally::new();
+    let mut wrong = Vec::new();
+    for seed in first..first + number("PODPATH_RULES", SCENES) {
+        let scene = Scene::drawn(seed);
+        if run(&scene, &format!("rules-{seed}"), &mut tally).is_err() {
+            let least = shrunk(scene, &format!("rules-{seed}"));
+            let what = run(&least, &format!("rules-{seed}"), &mut Tally::new()).err().unwrap_or_default();
+            wrong.push(format!("seed {seed}: {what}\n{:?}\n{}", least.steps, least.rules));
+            if wrong.len() >= 5 {
+                break;
+            }
+        }
+    }
+    println!("{tally:?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    for word in ["passed", "dropped", "refused and told", "translated"] {
+        assert!(tally.get(word).is_some_and(|times| *times > 50), "{word}: {tally:?}");
+    }
+}
