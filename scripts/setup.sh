@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 source scripts/machine.sh
 
 # program:package, where the program's name shows that the package is there
-programs=(cc:gcc ip:iproute2 tshark:tshark)
+programs=(cc:gcc ip:iproute2 iptables:iptables nft:nftables tshark:tshark)
 
 bpf_linker_version=$(sed -n 's/^pub const BPF_LINKER: &str = "\(.*\)";/\1/p' userspace/src/toolchain.rs)
 oldest_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*"/\1/p' Cargo.toml)

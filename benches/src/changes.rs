@@ -26,7 +26,8 @@ use testbed::state::{self, Lock, Process, State};
 use testbed::topology::{self, Layout, Topology};
 use userspace::model::{self, Cluster, Pod};
 
-use crate::measure::{self, Spread, check};
+use crate::measure::{self, check};
+use crate::results::Spread;
 use stream::{Prober, Seen, Target};
 
 /// What it is measured on.

@@ -97,6 +97,10 @@ pub struct Point {
     pub policies: usize,
     /// Flows that are open beside those that are measured, or that frames are of.
     pub flows: usize,
+    /// Requests that are offered per second, whether or not the one before is answered: latencies count from the
+    /// moment that a request was due. 0 where the next one follows the last.
+    #[serde(default)]
+    pub rate_per_s: u64,
 }
 
 /// One measurement of one variant.
@@ -320,6 +324,7 @@ pub(crate) mod tests {
             services: 1,
             policies: 1,
             flows: 1,
+            rate_per_s: 0,
         }
     }
 

@@ -172,6 +172,9 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
     // SAFETY: these only note where to; the kernel checks the interface when the program has returned.
     match verdict {
         Verdict::Deliver(interface) => (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32,
+        Verdict::Forward(interface) if Kernel.has_uplink_peer() => {
+            (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32
+        }
         Verdict::Forward(interface) => (unsafe { bpf_redirect(interface.0, 0) }) as i32,
         Verdict::Answer | Verdict::Reject(_) => (unsafe { bpf_redirect(frame.interface().0, 0) }) as i32,
         Verdict::Stack => TC_ACT_OK as i32,

@@ -31,6 +31,8 @@ constants! {
     ADDRESS_V6: V6;
     /// Not 0: every stage reports.
     TRACE: u32;
+    /// Not 0: what is for the underlay goes to the uplink's other end at once.
+    UPLINK_PEER: u32;
 }
 
 /// The length of what the kernel is to take for the inner link layer: the Ethernet header alone.
@@ -222,6 +224,14 @@ impl Packet for Skb {
 
 /// The kernel as the engine of one node. Its state is the maps.
 pub(crate) struct Kernel;
+
+impl Kernel {
+    /// Whether the uplink has another end that packets may be put to, past its queue.
+    #[inline(always)]
+    pub(crate) fn has_uplink_peer(&self) -> bool {
+        UPLINK_PEER.load() != 0
+    }
+}
 
 impl Machine for Kernel {
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use dataplane::wire::Mac;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -10,7 +11,8 @@ use serde::Serialize;
 use userspace::engine::kernel::cgroup;
 use userspace::engine::kernel::object::OBJECT;
 
-use crate::link::{End, pair};
+use crate::dataplane::netfilter::{NFT, RESTORE, Tool};
+use crate::link::{End, Links, Vxlan, pair};
 use crate::netns::Netns;
 
 /// The first kernel with tcx, by which programs are attached (Linux 6.6).
@@ -34,9 +36,11 @@ pub struct Finding {
 }
 
 /// Every dataplane that lives in network namespaces.
-const LIVE: &[&str] = &["ebpf", "chains", "routed"];
+const LIVE: &[&str] = &["ebpf", "chains", "iptables", "nftables", "routed"];
 /// The one that is programs in the kernel.
 const EBPF: &[&str] = &["ebpf"];
+/// Those that are the kernel's own packet filter, and its tunnel.
+const NETFILTER: &[&str] = &["iptables", "nftables"];
 
 /// Tries everything that a dataplane of ours may need. Leaves nothing behind.
 pub fn examine() -> Vec<Finding> {
@@ -45,6 +49,19 @@ pub fn examine() -> Vec<Finding> {
         finding("Linux 6.6 or newer", EBPF, kernel(), "boot a kernel from 6.6 on: older ones have no tcx"),
         finding("network namespaces", LIVE, namespace(), "allow CAP_SYS_ADMIN: docker run --privileged"),
         finding("veth pairs", LIVE, veth(), "load the module: modprobe veth"),
+        finding("VXLAN device", NETFILTER, vxlan(), "load the module: modprobe vxlan"),
+        finding(
+            "iptables",
+            &["iptables"],
+            rules(&RESTORE, "*nat\n-A POSTROUTING -m conntrack --ctstate NEW -j MASQUERADE\nCOMMIT\n"),
+            "install it: apt-get install iptables, or make setup",
+        ),
+        finding(
+            "nftables",
+            &["nftables"],
+            rules(&NFT, "add table ip t\nadd map ip t m { type inet_proto . inet_service : verdict; }\n"),
+            "install it: apt-get install nftables, or make setup",
+        ),
         finding("eBPF object", EBPF, object(), "build it in: make setup, then build again"),
         finding(
             "bpf system call",
@@ -108,6 +125,33 @@ fn veth() -> Result<String, String> {
     let end = |netns| End { netns, name: "eth0", mac: None, mtu: 1500, gso_max_size: 65_535 };
     pair(&end(&near), &end(&far)).map_err(|error| error.to_string())?;
     Ok("made one".to_owned())
+}
+
+/// Makes the kernel's tunnel device over a veth.
+fn vxlan() -> Result<String, String> {
+    let make = |side| Netns::create(throw_away(side)).map(Netns::guarded).map_err(|error| error.to_string());
+    let (near, far) = (make("c")?, make("d")?);
+    let end = |netns| End { netns, name: "eth0", mac: None, mtu: 1500, gso_max_size: 65_535 };
+    pair(&end(&near), &end(&far)).map_err(|error| error.to_string())?;
+    let tunnel = Vxlan {
+        name: "vxlan0",
+        over: "eth0",
+        v6: false,
+        vni: 1,
+        port: 8472,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: 1450,
+        gso_max_size: 65_535,
+    };
+    Links::open(&near).and_then(|mut links| links.vxlan(&tunnel)).map_err(|error| error.to_string())?;
+    Ok("made one".to_owned())
+}
+
+/// Loads some rules into a namespace.
+fn rules(tool: &Tool, text: &str) -> Result<String, String> {
+    let netns = Netns::create(throw_away(tool.program)).map_err(|error| error.to_string())?.guarded();
+    tool.load(&netns, text).map_err(|error| error.to_string())?;
+    Ok(format!("{} loaded some rules", tool.program))
 }
 
 fn throw_away(side: &str) -> String {

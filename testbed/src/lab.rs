@@ -15,7 +15,7 @@ use userspace::model::{Cluster, External, Node, Pod};
 
 use crate::agents;
 use crate::control;
-use crate::dataplane::Name;
+use crate::dataplane::{Name, netfilter};
 use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
@@ -58,6 +58,12 @@ pub enum Error {
     /// The links could not be made.
     #[error(transparent)]
     Topology(#[from] topology::Error),
+    /// It cannot be carried.
+    #[error(transparent)]
+    Unable(#[from] netfilter::Unable),
+    /// Rules could not be loaded.
+    #[error(transparent)]
+    Netfilter(#[from] netfilter::Error),
     /// The agents could not be started, or told.
     #[error(transparent)]
     Agents(#[from] agents::Error),
@@ -105,6 +111,9 @@ impl Lab {
         interrupt: &Interrupt,
     ) -> Result<Self, Error> {
         let layout = layout(dataplane).ok_or_else(|| Error::Dataplane(dataplane.to_owned()))?;
+        if let Some(name) = filter(dataplane) {
+            netfilter::check(name, &cluster)?;
+        }
         let lock = state::lock(&cluster.name)?;
         if lock.load()?.is_some() {
             return Err(Error::Exists(cluster.name));
@@ -142,6 +151,9 @@ impl Lab {
         let place = |node: &Node| old.iter().position(|one| one.name == node.name).unwrap_or(usize::MAX);
         cluster.nodes.sort_by_key(place);
         check_fixed(&self.state.cluster, &cluster)?;
+        if let Some(name) = filter(&self.state.dataplane) {
+            netfilter::check(name, &cluster)?;
+        }
         let layout =
             layout(&self.state.dataplane).ok_or_else(|| Error::Dataplane(self.state.dataplane.clone()))?;
         let (before, after) = (standing(&self.state.cluster), standing(&cluster));
@@ -163,6 +175,9 @@ impl Lab {
         if self.has_agents() {
             let now = (self.state.revision, self.state.cluster.clone());
             agents::apply((was.0, &was.1), (now.0, &now.1), |role, pid| self.note(&role, pid))?;
+        } else if let Some(name) = filter(&self.state.dataplane) {
+            let now = Topology::existing(self.state.cluster.clone(), layout);
+            netfilter::apply(name, Some(&was.1), &now)?;
         }
         // Also where somebody cannot listen, which is his own affair.
         let led = self.lead_listeners(&before, after);
@@ -262,6 +277,8 @@ impl Lab {
         if self.has_agents() {
             let (revision, cluster) = (self.state.revision, self.state.cluster.clone());
             agents::start((revision, &cluster), |role, pid| self.note(&role, pid))?;
+        } else if let Some(name) = filter(&self.state.dataplane) {
+            netfilter::apply(name, None, &Topology::existing(self.state.cluster.clone(), layout))?;
         }
         interrupt.check()?;
         // Its load balancer asks nodes at once how they are.
@@ -302,7 +319,7 @@ impl Lab {
             control: control(&cluster.name),
             most_connections: MOST_CONNECTIONS,
             listeners: standing(cluster).into_iter().collect(),
-            watch: self.has_agents().then(|| Watch::over(cluster)),
+            watch: (self.has_agents() || filter(&self.state.dataplane).is_some()).then(|| Watch::over(cluster)),
         };
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
         command.arg("serve");
@@ -378,10 +395,16 @@ fn check_fixed(before: &Cluster, after: &Cluster) -> Result<(), Error> {
 fn layout(dataplane: &str) -> Option<Layout> {
     match dataplane {
         "ebpf" => Some(Layout::HOOKED),
-        "chains" => Some(Name::Chains.dataplane().layout()),
-        "routed" => Some(Name::Routed.dataplane().layout()),
-        _ => None,
+        word => [Name::Chains, Name::Iptables, Name::Nftables, Name::Routed]
+            .into_iter()
+            .find(|name| name.to_string() == word)
+            .map(|name| name.dataplane().layout()),
     }
+}
+
+/// The dataplane of that word, if it is rules in the kernel, which stay without a process.
+fn filter(dataplane: &str) -> Option<Name> {
+    [Name::Iptables, Name::Nftables].into_iter().find(|name| name.to_string() == dataplane)
 }
 
 /// Where a cluster's listeners are asked.

@@ -36,8 +36,10 @@ use crate::netns::{self, Netns};
 
 mod offload;
 mod steer;
+mod tunnel;
 
 pub use steer::{Chosen, Rule};
+pub use tunnel::Vxlan;
 
 /// Why something with a link did not work.
 #[derive(Debug, thiserror::Error)]

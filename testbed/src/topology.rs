@@ -23,6 +23,7 @@
 mod balancer;
 mod build;
 mod ground;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -41,6 +42,8 @@ pub const BRIDGE: &str = "br0";
 pub const WORLD: &str = "world0";
 /// The one link of a pod or of the world, and a node's uplink.
 pub const UPLINK: &str = "eth0";
+/// The kernel's device of a node that leads to other nodes' pods, where packets between nodes are encapsulated.
+pub const TUNNEL: &str = "vxlan0";
 /// The fabric's side of the link to the load balancer, a port of the bridge.
 pub const BALANCER: &str = "balancer0";
 /// Where a node's own packets to pods and Services leave its sockets.
@@ -78,17 +81,35 @@ pub struct Layout {
     /// The kernel's routing table leads to every pod; otherwise a node's own packets to pods and
     /// Services go to [`HOST`], for the dataplane to catch.
     pub kernel_routes: bool,
+    /// The kernel's own tunnel carries what nodes send to each other, where the model is `overlay`.
+    pub tunnel: bool,
+    /// Somebody on the nodes answers for Services: the fabric leads to their addresses outside of its ranges.
+    pub services: bool,
 }
 
 impl Layout {
     /// A dataplane hooked into the kernel's links, such as `ebpf`.
-    pub const HOOKED: Self =
-        Self { answers_arp: true, forwarding: false, offload: true, kernel_routes: false };
+    pub const HOOKED: Self = Self {
+        answers_arp: true,
+        forwarding: false,
+        offload: true,
+        kernel_routes: false,
+        tunnel: false,
+        services: true,
+    };
     /// A dataplane that reads and writes frames from a process, such as `emulator` and `chains`.
     pub const USERSPACE: Self = Self { offload: false, ..Self::HOOKED };
     /// Plain kernel routing, without encapsulation and without any dataplane: `routed`.
-    pub const ROUTED: Self =
-        Self { answers_arp: false, forwarding: true, offload: true, kernel_routes: true };
+    pub const ROUTED: Self = Self {
+        answers_arp: false,
+        forwarding: true,
+        offload: true,
+        kernel_routes: true,
+        tunnel: false,
+        services: false,
+    };
+    /// The kernel's routing, its tunnel and its packet filter, such as `iptables` and `nftables`.
+    pub const NETFILTER: Self = Self { tunnel: true, services: true, ..Self::ROUTED };
 }
 
 /// Why the cluster could not be built, changed or removed.
@@ -112,6 +133,11 @@ pub enum Error {
         /// What the cluster's families need.
         shortest: u32,
     },
+    /// The kernel's tunnel is of one kind.
+    #[error(
+        "cannot build the tunnel between the nodes: `spec.encapsulation` is geneve, and this dataplane has only the kernel's VXLAN device; choose vxlan, or `--dataplane ebpf` or `emulator`"
+    )]
+    Geneve,
     /// More nodes than the cloud's route table has rows.
     #[error(
         "cannot build the fabric's route table: kubenet needs a route for the pods of each node, {routes} here, and a table takes {}; have fewer nodes, or choose another `spec.model`",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
 use testbed::dataplane::emulator::Emulated;
-use testbed::dataplane::{Name, chains};
+use testbed::dataplane::{Name, chains, netfilter};
 use testbed::doctor;
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
@@ -68,10 +68,22 @@ impl Asked {
 }
 
 /// Those that can be checked.
-pub(crate) const ABLE: [Dataplane; 4] =
-    [Dataplane::Ebpf, Dataplane::Emulator, Dataplane::Chains, Dataplane::Routed];
+pub(crate) const ABLE: [Dataplane; 6] = [
+    Dataplane::Ebpf,
+    Dataplane::Emulator,
+    Dataplane::Chains,
+    Dataplane::Iptables,
+    Dataplane::Nftables,
+    Dataplane::Routed,
+];
 /// Those of them that know Services and policies.
-const COMPLETE: [Dataplane; 3] = [Dataplane::Ebpf, Dataplane::Emulator, Dataplane::Chains];
+const COMPLETE: [Dataplane; 5] = [
+    Dataplane::Ebpf,
+    Dataplane::Emulator,
+    Dataplane::Chains,
+    Dataplane::Iptables,
+    Dataplane::Nftables,
+];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
@@ -132,12 +144,18 @@ fn fitting(cluster: &Cluster) -> Dataplane {
 
 /// Whether a dataplane knows all that the cluster asks of it; says why if not.
 fn is_able(dataplane: Dataplane, cluster: &Cluster) -> bool {
-    if dataplane != Dataplane::Chains {
-        return true;
-    }
-    let checked = chains::check(cluster);
+    let checked = match dataplane {
+        Dataplane::Chains => chains::check(cluster).map_err(|why| why.to_string()),
+        Dataplane::Iptables => {
+            netfilter::check(Name::Iptables, cluster).map_err(|why| why.to_string())
+        }
+        Dataplane::Nftables => {
+            netfilter::check(Name::Nftables, cluster).map_err(|why| why.to_string())
+        }
+        _ => Ok(()),
+    };
     if let Err(why) = &checked {
-        eprintln!("note: left out chains: {why}");
+        eprintln!("note: left out {dataplane}: {why}");
     }
     checked.is_ok()
 }
@@ -267,7 +285,7 @@ fn with_prober(
             chains.stop()?;
             measured
         }
-        // Routes are part of the links.
+        // Routes are part of the links, and rules stay without a process.
         _ => ask(&mut prober),
     }?;
     Ok((grid, lab::listeners(&cluster.name).seen()?.unwrap_or_default()))

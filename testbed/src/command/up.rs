@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 /// Those that live in namespaces.
-const ABLE: [Dataplane; 2] = [Dataplane::Ebpf, Dataplane::Routed];
+const ABLE: [Dataplane; 4] = [Dataplane::Ebpf, Dataplane::Iptables, Dataplane::Nftables, Dataplane::Routed];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let dataplane = args.dataplane.among(&ABLE, "bring up a cluster")?;

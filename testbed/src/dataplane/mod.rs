@@ -6,12 +6,15 @@
 //! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
 //! | `emulator` | the same tables, in userspace, on packet sockets | [`live::emulator`] |
 //! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
+//! | `iptables` | the same rule chains, in the kernel | [`netfilter`] |
+//! | `nftables` | rules in maps, in the kernel | [`netfilter`] |
 //! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |
 //! | `wire` | one cable between two pods: what no dataplane can beat | [`wire`] |
 
 use std::fmt;
 use std::str::FromStr;
 
+pub use live::{Io, Tally};
 use userspace::model::Cluster;
 
 use crate::topology::{self, Layout, Topology};
@@ -21,6 +24,7 @@ pub mod chains;
 pub mod ebpf;
 pub mod emulator;
 pub mod live;
+pub mod netfilter;
 pub mod routed;
 pub mod wire;
 
@@ -33,24 +37,38 @@ pub enum Name {
     Emulator,
     /// Rule chains in userspace.
     Chains,
+    /// Rule chains in the kernel.
+    Iptables,
+    /// Rules in maps, in the kernel.
+    Nftables,
     /// Plain kernel routing.
     Routed,
     /// One veth pair.
     Wire,
+    /// The loop that `emulator` and `chains` are measured against. It is no answer to `--dataplane`.
+    Bare,
 }
 
 impl Name {
-    /// Every name, from the most to the least that is done per packet.
-    pub const ALL: [Self; 5] = [Self::Ebpf, Self::Emulator, Self::Chains, Self::Routed, Self::Wire];
+    /// Every name of a dataplane, from the most to the least that is done per packet.
+    pub const ALL: [Self; 7] =
+        [Self::Ebpf, Self::Emulator, Self::Chains, Self::Iptables, Self::Nftables, Self::Routed, Self::Wire];
 
     /// The dataplane of that name, not started yet.
     pub fn dataplane(self) -> Box<dyn Dataplane> {
+        self.dataplane_with(Io::default())
+    }
+
+    /// The same; one in this process reads and sends frames as `io` says.
+    pub fn dataplane_with(self, io: Io) -> Box<dyn Dataplane> {
         match self {
             Self::Ebpf => Box::<ebpf::Ebpf>::default(),
-            Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self)),
-            Self::Chains => Box::new(InProcess::<chains::Node>::new(self)),
+            Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self, io)),
+            Self::Chains => Box::new(InProcess::<chains::Live>::new(self, io)),
+            Self::Iptables | Self::Nftables => Box::new(netfilter::Netfilter::new(self)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),
+            Self::Bare => Box::new(InProcess::<live::bare::Loop>::new(self, io)),
         }
     }
 }
@@ -61,8 +79,11 @@ impl fmt::Display for Name {
             Self::Ebpf => "ebpf",
             Self::Emulator => "emulator",
             Self::Chains => "chains",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
             Self::Routed => "routed",
             Self::Wire => "wire",
+            Self::Bare => "bare",
         })
     }
 }
@@ -95,6 +116,12 @@ pub enum Error {
     /// A packet path in this process.
     #[error(transparent)]
     Live(#[from] live::Error),
+    /// A cluster that the kernel's packet filter cannot carry.
+    #[error(transparent)]
+    Unable(#[from] netfilter::Unable),
+    /// Rules in the kernel.
+    #[error(transparent)]
+    Netfilter(#[from] netfilter::Error),
     /// What of the fabric between the nodes is not the kernel's.
     #[error(transparent)]
     Fabric(#[from] fabric::Error),
@@ -127,6 +154,11 @@ pub trait Dataplane: Send {
     /// The links it wants.
     fn layout(&self) -> Layout;
 
+    /// What became of the frames that passed through this process; nothing where none do.
+    fn tally(&self) -> Tally {
+        Tally::default()
+    }
+
     /// Builds the namespaces and links of a cluster, as this dataplane wants them.
     ///
     /// # Errors
@@ -157,12 +189,13 @@ pub trait Dataplane: Send {
 /// A packet path of this process as one of the dataplanes.
 struct InProcess<P> {
     name: Name,
+    io: Io,
     live: Option<live::Live<P>>,
 }
 
 impl<P> InProcess<P> {
-    fn new(name: Name) -> Self {
-        Self { name, live: None }
+    fn new(name: Name, io: Io) -> Self {
+        Self { name, io, live: None }
     }
 }
 
@@ -172,11 +205,15 @@ impl<P: live::Path> Dataplane for InProcess<P> {
     }
 
     fn layout(&self) -> Layout {
-        Layout::USERSPACE
+        P::LAYOUT
+    }
+
+    fn tally(&self) -> Tally {
+        self.live.as_ref().map(live::Live::tally).unwrap_or_default()
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
-        self.live = Some(live::Live::start(topology)?);
+        self.live = Some(live::Live::start(topology, self.io)?);
         Ok(())
     }
 
@@ -208,7 +245,22 @@ impl Up {
     /// # Errors
     /// The first thing that went wrong; nothing is left then.
     pub fn new(cluster: &Cluster, name: Name) -> Result<Self, Error> {
-        let dataplane = name.dataplane();
+        Self::with_io(cluster, name, Io::default())
+    }
+
+    /// The same; a dataplane in this process reads and sends frames as `io` says.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_io(cluster: &Cluster, name: Name, io: Io) -> Result<Self, Error> {
+        Self::with(cluster, name.dataplane_with(io))
+    }
+
+    /// The same with a dataplane of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(cluster: &Cluster, dataplane: Box<dyn Dataplane>) -> Result<Self, Error> {
         let topology = dataplane.build(cluster)?;
         // From here on whatever goes wrong takes the links away again.
         let mut up = Self { topology, fabric: None, dataplane, down: false };
@@ -246,6 +298,11 @@ impl Up {
     /// The dataplane's name.
     pub fn name(&self) -> Name {
         self.dataplane.name()
+    }
+
+    /// See [`Dataplane::tally`].
+    pub fn tally(&self) -> Tally {
+        self.dataplane.tally()
     }
 
     /// Stops the dataplane and removes every namespace.

@@ -36,7 +36,7 @@ const ANSWERS: u8 = 100;
 impl Topology {
     /// Whether the cluster's frontends are at a load balancer that has a namespace of its own here.
     pub(super) fn is_balanced(&self, cluster: &Cluster) -> bool {
-        !self.layout.kernel_routes && !fabric::is_emulated(cluster) && !frontends(cluster).is_empty()
+        self.layout.services && !fabric::is_emulated(cluster) && !frontends(cluster).is_empty()
     }
 
     /// The load balancer's namespace, its link to the bridge, and the ways to it.

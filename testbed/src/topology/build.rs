@@ -11,8 +11,8 @@ use userspace::model::{Acceleration, External, Node, Pod};
 use super::ground::{self, WayIn, gateway_mac, gateways, gso_max_size, mac, on_subnets, pod_mtu};
 use super::ground::{ways_to_node, ways_to_pod};
 use super::{
-    BRIDGE, Error, GATEWAY_V6, HOST, HOST_PEER, Topology, UPLINK, WORLD, WORLD_GATEWAY, WORLD_MAC, collected,
-    each, fabric_side, host_side, pod_gateway,
+    BRIDGE, Error, GATEWAY_V6, HOST, HOST_PEER, TUNNEL, Topology, UPLINK, WORLD, WORLD_GATEWAY, WORLD_MAC,
+    collected, each, fabric_side, host_side, pod_gateway, tunnel,
 };
 use crate::fabric;
 use crate::link::{End, Links, Next, Route, pair};
@@ -60,6 +60,7 @@ impl Topology {
     pub(super) fn build_all(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
         pod_mtu(&self.cluster)?;
         ground::check_routes(&self.cluster)?;
+        self.check_tunnel()?;
         self.build_fabric(built)?;
         self.build_world(built)?;
         for node in &self.cluster.nodes {
@@ -182,6 +183,9 @@ impl Topology {
             uplink.neighbour(UPLINK, gateway, gateway_mac(settings))?;
             uplink.route(Route::default(gateway, UPLINK))?;
         }
+        if self.is_tunnelled() {
+            self.build_tunnel(node)?;
+        }
         if self.layout.kernel_routes {
             return Ok(());
         }
@@ -216,6 +220,9 @@ impl Topology {
         for other in others.into_iter().filter(|other| other.name != node.name) {
             for address in &other.addresses {
                 links.neighbour(UPLINK, *address, mac(other.address()))?;
+            }
+            if self.is_tunnelled() {
+                tunnel::lead_beyond(&mut links, node, other)?;
             }
         }
         Ok(())
@@ -259,7 +266,13 @@ impl Topology {
                 } else if pod.node != node.name
                     && let Some(next) = self.node_of(pod)?.address_like(address)
                 {
-                    links.route(Route::host(address, Next::Via(next, UPLINK)))?;
+                    let (link, led) = match self.is_tunnelled() {
+                        true => (TUNNEL, self.node_of(pod)?.pod_cidrs.iter().any(|it| it.contains(&address))),
+                        false => (UPLINK, false),
+                    };
+                    if !led {
+                        links.route(Route::host(address, Next::Via(next, link)).source(source))?;
+                    }
                 }
             }
         }
@@ -289,7 +302,7 @@ impl Topology {
         before: &BTreeMap<IpAddr, WayIn>,
         after: &BTreeMap<IpAddr, WayIn>,
     ) -> Result<(), Error> {
-        if self.layout.kernel_routes {
+        if !self.layout.services {
             return Ok(());
         }
         let gone: Vec<IpAddr> =
@@ -302,6 +315,10 @@ impl Topology {
                 let route = Route::host(*address, Next::Via(way.next, BRIDGE));
                 links.route(Route { mtu: way.mtu, ..route })?;
             }
+        }
+        if self.layout.kernel_routes {
+            // What a node's own sockets dial is translated before it is routed for good.
+            return Ok(());
         }
         let new: Vec<IpAddr> =
             after.keys().filter(|address| !before.contains_key(address)).copied().collect();
@@ -345,6 +362,9 @@ impl Topology {
         errors.extend(removed.err().map(Error::from));
         for other in self.cluster.nodes.iter().filter(|other| other.name != node.name) {
             let forgotten = Links::open(&self.node(&other.name)).and_then(|mut links| {
+                if self.is_tunnelled() {
+                    tunnel::lead_no_more(&mut links, node)?;
+                }
                 node.addresses.iter().try_for_each(|address| links.forget(UPLINK, *address))
             });
             errors.extend(forgotten.err().map(Error::from));

@@ -13,7 +13,7 @@ use userspace::engine::{Clock, Engine, Hook};
 use userspace::model::Cluster;
 use userspace::plan::{Links, plan};
 
-use super::{Path, Refusal, Wire};
+use super::{Out, Path, Refusal, Wire};
 
 /// The number that the path knows the uplink by.
 const UPLINK: IfIndex = IfIndex(1);
@@ -28,7 +28,11 @@ pub struct Node {
     mac: Mac,
     /// Numbers that the path knows pods' links by; one is never given twice.
     numbers: BTreeMap<IpAddr, IfIndex>,
+    /// The same, the other way round.
+    addresses: BTreeMap<IfIndex, IpAddr>,
     next: u32,
+    /// The frame that is on its way.
+    frame: Frame,
     /// How far the path's clock was moved.
     clock: Duration,
     swept: Duration,
@@ -42,42 +46,46 @@ impl Path for Node {
         let mut emulator = Emulator::new(&plan)?;
         emulator.trace(false);
         let (clock, swept) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { emulator, mac: plan.node.mac, numbers, next, clock, swept })
+        let (addresses, frame) = (turned(&numbers), Frame::new(&[], UPLINK));
+        Ok(Self { emulator, mac: plan.node.mac, numbers, addresses, next, frame, clock, swept })
     }
 
     fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal> {
         let (mut numbers, mut next) = (self.numbers.clone(), self.next);
         let links = numbered(cluster, node, &mut numbers, &mut next);
         self.emulator.apply(&plan(cluster, node, &links)?.rows)?;
+        self.addresses = turned(&numbers);
         (self.numbers, self.next) = (numbers, next);
         Ok(())
     }
 
-    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)> {
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration, out: &mut Out) {
         self.tick(now);
         let (hook, interface) = match at {
             Wire::Uplink => (Hook::FromUnderlay, UPLINK),
             Wire::Host => (Hook::FromHost, IfIndex(0)),
             Wire::Pod(address) => match self.numbers.get(&address) {
                 Some(number) => (Hook::FromPod, *number),
-                None => return Vec::new(),
+                None => return,
             },
         };
-        let mut frame = Frame::new(frame, interface);
-        let verdict = self.emulator.run(hook, &mut frame);
+        self.frame.refill(frame, interface);
+        let verdict = self.emulator.run(hook, &mut self.frame);
         // The flow log is the agent's; here nobody reads it.
-        self.emulator.take_records();
-        let to = match verdict {
-            Verdict::Deliver(number) => self.pod(number).map(Wire::Pod),
-            Verdict::Forward(_) => Some(Wire::Uplink),
-            Verdict::Answer | Verdict::Reject(_) => Some(at),
-            Verdict::Stack => return self.to_host(at, frame.bytes()),
+        self.emulator.forget_records();
+        match verdict {
+            Verdict::Deliver(number) => {
+                if let Some(address) = self.addresses.get(&number) {
+                    out.send(Wire::Pod(*address), self.frame.bytes());
+                }
+            }
+            Verdict::Forward(_) => _ = out.send(Wire::Uplink, self.frame.bytes()),
+            Verdict::Answer | Verdict::Reject(_) => _ = out.send(at, self.frame.bytes()),
+            Verdict::Stack => self.to_host(at, out),
             Verdict::Drop(reason) => {
                 tracing::debug!("the emulator dropped a frame from {at:?}: {}", reason.slug());
-                None
             }
-        };
-        to.map(|to| (to, frame.bytes().to_vec())).into_iter().collect()
+        }
     }
 }
 
@@ -99,20 +107,14 @@ impl Node {
         }
     }
 
-    fn pod(&self, number: IfIndex) -> Option<IpAddr> {
-        self.numbers.iter().find(|(_, own)| **own == number).map(|(address, _)| *address)
-    }
-
     /// Up to the node's own stack: by the link that leads there, addressed to its end. ARP has reached the
     /// stack already, and what came from there does not go back.
-    fn to_host(&self, from: Wire, frame: &[u8]) -> Vec<(Wire, Vec<u8>)> {
+    fn to_host(&self, from: Wire, out: &mut Out) {
         const IP: [[u8; 2]; 2] = [[8, 0], [0x86, 0xdd]];
-        if from == Wire::Host || !IP.iter().any(|family| frame.get(12..14) == Some(family)) {
-            return Vec::new();
+        let frame = self.frame.bytes();
+        if from != Wire::Host && IP.iter().any(|family| frame.get(12..14) == Some(family)) {
+            out.send(Wire::Host, frame)[..6].copy_from_slice(&self.mac.0);
         }
-        let mut frame = frame.to_vec();
-        frame[..6].copy_from_slice(&self.mac.0);
-        vec![(Wire::Host, frame)]
     }
 }
 
@@ -127,4 +129,8 @@ fn numbered(cluster: &Cluster, node: &str, numbers: &mut BTreeMap<IpAddr, IfInde
         links.pods.insert(pod.id(), number);
     }
     links
+}
+
+fn turned(numbers: &BTreeMap<IpAddr, IfIndex>) -> BTreeMap<IfIndex, IpAddr> {
+    numbers.iter().map(|(address, number)| (*number, *address)).collect()
 }

@@ -1,29 +1,39 @@
 //! A packet path of this process on a cluster's real links: packet sockets on the host side of every pod's
-//! link, on the uplink and on the link to the node's own stack; one thread for each, and one [`Path`] for
-//! all of a node's.
+//! link, on the uplink and on the link to the node's own stack, read and written as [`Io`] says, and one
+//! [`Path`] for all of a node's.
 //!
-//! The kernel neither forwards ([`Layout::USERSPACE`](crate::topology::Layout::USERSPACE)) nor hears what
-//! the sockets hear ([`Deaf`]).
+//! The kernel neither forwards ([`Layout::USERSPACE`]) nor hears what
+//! the sockets hear (`deaf`). What is lost between links and path is counted ([`Tally`]).
 
+pub mod bare;
+pub(crate) mod burst;
 mod deaf;
 pub mod emulator;
+mod io;
+mod out;
+mod plain;
+mod polling;
+mod ring;
 pub(crate) mod socket;
+pub(crate) mod tally;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 use userspace::model::Cluster;
 
-use self::deaf::Deaf;
-use self::socket::{Receiver, Sender};
+pub use self::io::{Io, Unknown};
+pub use self::out::Out;
+use self::plain::Plain;
+use self::polling::Polling;
+pub use self::tally::{Loss, Tally};
 use crate::netns::{self, Netns};
-use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +51,9 @@ pub type Refusal = Box<dyn std::error::Error + Send + Sync>;
 
 /// One node's packet path in this process. It neither waits nor looks at a clock.
 pub trait Path: Sized + Send + 'static {
+    /// The links it wants.
+    const LAYOUT: Layout = Layout::USERSPACE;
+
     /// The path of the node of that name, before any packet.
     ///
     /// # Errors
@@ -53,8 +66,8 @@ pub trait Path: Sized + Send + 'static {
     /// As [`Self::new`]; nothing is changed then.
     fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal>;
 
-    /// A frame arrives, at `now` from any start; the frames to send, and where.
-    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration) -> Vec<(Wire, Vec<u8>)>;
+    /// A frame arrives, at `now` from any start; what is to be sent for it goes to `out`.
+    fn pass(&mut self, at: Wire, frame: &[u8], now: Duration, out: &mut Out);
 }
 
 /// Why a path does not run on a cluster, or not all of it.
@@ -76,51 +89,54 @@ pub enum Error {
         /// The node's namespace.
         netns: String,
         /// The kernel's reason.
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
+impl Error {
+    /// What to make of the kernel's reason why something could not be done with a link.
+    fn socket(tried: &'static str, link: &str, netns: &Netns) -> impl Fn(std::io::Error) -> Self + use<> {
+        let (link, netns) = (link.to_owned(), netns.name().to_owned());
+        move |source| Self::Socket { tried, link: link.clone(), netns: netns.clone(), source }
+    }
+}
+
 /// A path, running on every node of a cluster until it is dropped.
-#[derive(Debug)]
 pub struct Live<P> {
-    nodes: BTreeMap<String, Station<P>>,
+    io: Io,
+    nodes: BTreeMap<String, (Netns, Box<dyn Station>)>,
+    path: PhantomData<fn() -> P>,
 }
 
-/// One node: what its threads share, and the threads.
-#[derive(Debug)]
-struct Station<P> {
-    netns: Netns,
-    shared: Arc<Shared<P>>,
-    ports: HashMap<Wire, Port>,
+/// One node's path and links.
+trait Station: Send {
+    /// See [`Path::apply`].
+    fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal>;
+    /// The links that are read, and their numbers in the node's namespace.
+    fn links(&self) -> Vec<(Wire, u32)>;
+    /// Reads a link from now on.
+    fn open(&mut self, wire: Wire, interface: &str) -> Result<(), Error>;
+    /// Reads it no more.
+    fn close(&mut self, wire: Wire);
+    /// What became of frames.
+    fn tally(&self) -> Tally;
+    /// Ends soon. Who drops it waits for that.
+    fn stop(&self);
 }
 
-/// A link that is read.
-#[derive(Debug)]
-struct Port {
-    running: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    _deaf: Deaf,
-}
-
-struct Shared<P> {
-    path: Mutex<P>,
-    senders: RwLock<HashMap<Wire, Mutex<Sender>>>,
-    start: Instant,
-}
-
-impl<P> std::fmt::Debug for Shared<P> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("start", &self.start).finish_non_exhaustive()
+impl<P> fmt::Debug for Live<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("io", &self.io).finish_non_exhaustive()
     }
 }
 
 impl<P: Path> Live<P> {
-    /// Starts on links that were built with [`Layout::USERSPACE`](crate::topology::Layout::USERSPACE).
+    /// Starts on links that were built with [`Path::LAYOUT`].
     ///
     /// # Errors
     /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.
-    pub fn start(topology: &Topology) -> Result<Self, Error> {
-        let mut live = Self { nodes: BTreeMap::new() };
+    pub fn start(topology: &Topology, io: Io) -> Result<Self, Error> {
+        let mut live = Self { io, nodes: BTreeMap::new(), path: PhantomData };
         live.apply(topology)?;
         Ok(live)
     }
@@ -133,36 +149,43 @@ impl<P: Path> Live<P> {
         let cluster = topology.cluster();
         self.nodes.retain(|name, _| cluster.node(name).is_some());
         for node in &cluster.nodes {
-            if let Some(station) = self.nodes.get(&node.name) {
-                lock(&station.shared.path).apply(cluster, &node.name)?;
+            if let Some((_, station)) = self.nodes.get_mut(&node.name) {
+                station.apply(cluster, &node.name)?;
                 continue;
             }
-            let shared = Shared {
-                path: Mutex::new(P::new(cluster, &node.name)?),
-                senders: RwLock::default(),
-                start: Instant::now(),
+            let (netns, path) = (topology.node(&node.name), P::new(cluster, &node.name)?);
+            let station: Box<dyn Station> = match self.io {
+                Io::Plain => Box::new(Plain::new(netns.clone(), path)),
+                Io::Ring => {
+                    let failed = Error::socket("wait for", "any", &netns);
+                    Box::new(Polling::start(netns.clone(), path).map_err(failed)?)
+                }
             };
-            let netns = topology.node(&node.name);
-            let station = Station { netns, shared: Arc::new(shared), ports: HashMap::new() };
-            self.nodes.insert(node.name.clone(), station);
+            self.nodes.insert(node.name.clone(), (netns, station));
         }
         self.open_links(topology)
     }
 
     /// Opens the links that are not read yet, and gives up those that are gone.
     fn open_links(&mut self, topology: &Topology) -> Result<(), Error> {
-        for (name, station) in &mut self.nodes {
+        for (name, (netns, station)) in &mut self.nodes {
             let wanted = links_of(topology, name);
-            let gone: Vec<Wire> =
-                station.ports.keys().filter(|link| !wanted.contains_key(link)).copied().collect();
-            for link in gone {
-                write(&station.shared.senders).remove(&link);
-                station.ports.remove(&link);
-            }
-            for (link, interface) in wanted {
-                if !station.ports.contains_key(&link) {
-                    let port = station.open(link, &interface)?;
-                    station.ports.insert(link, port);
+            // A link of the same name may be another.
+            let found: HashMap<Wire, u32> = netns.run(|| {
+                let index = |interface: &str| if_nametoindex(interface).ok();
+                wanted.iter().filter_map(|(wire, name)| Some((*wire, index(name)?))).collect()
+            })?;
+            let mut read = station.links();
+            read.retain(|(wire, index)| {
+                let stays = found.get(wire) == Some(index);
+                if !stays {
+                    station.close(*wire);
+                }
+                stays
+            });
+            for (wire, interface) in wanted {
+                if !read.iter().any(|(read, _)| *read == wire) {
+                    station.open(wire, &interface)?;
                 }
             }
         }
@@ -170,77 +193,19 @@ impl<P: Path> Live<P> {
     }
 }
 
-impl<P: Path> Station<P> {
-    /// Reads a link from now on.
-    fn open(&self, link: Wire, interface: &str) -> Result<Port, Error> {
-        let failed = |tried| {
-            let (interface, netns) = (interface.to_owned(), self.netns.name().to_owned());
-            move |source| Error::Socket { tried, link: interface, netns, source }
-        };
-        let (deaf, (sender, receiver)) = self.netns.run(|| {
-            let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
-            let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
-            Ok::<_, Error>((deaf, socket::open(interface, index).map_err(failed("open a packet socket on"))?))
-        })??;
-        write(&self.shared.senders).insert(link, Mutex::new(sender));
-        let running = Arc::new(AtomicBool::new(true));
-        let (shared, still) = (Arc::clone(&self.shared), Arc::clone(&running));
-        let name = interface.to_owned();
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(move || shared.read(link, receiver, &still))
-            .map_err(failed("start a thread for"))?;
-        Ok(Port { running, thread: Some(thread), _deaf: deaf })
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.running.store(false, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("a thread that reads a link has panicked");
-        }
+impl<P> Live<P> {
+    /// What became of frames on all nodes, since each was started. A frame that crosses two nodes counts on both.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        self.nodes.values().for_each(|(_, station)| tally.add(&station.tally()));
+        tally
     }
 }
 
 impl<P> Drop for Live<P> {
     fn drop(&mut self) {
         // All are told before any is waited for.
-        for port in self.nodes.values().flat_map(|station| station.ports.values()) {
-            port.running.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-impl<P: Path> Shared<P> {
-    /// Pushes every frame of a link, until told to stop or the link is gone.
-    fn read(&self, link: Wire, mut receiver: Receiver, running: &AtomicBool) {
-        while running.load(Ordering::Relaxed) {
-            let frame = match receiver.next() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::debug!("{link:?} is no longer read: {error}");
-                    return;
-                }
-            };
-            let sent = lock(&self.path).pass(link, frame, self.start.elapsed());
-            for (to, frame) in sent {
-                self.send(to, &frame);
-            }
-        }
-    }
-
-    /// Sends a frame; one that the link does not take is lost, as on any wire.
-    fn send(&self, to: Wire, frame: &[u8]) {
-        let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = senders.get(&to)
-            && let Err(error) = lock(sender).send(frame)
-        {
-            tracing::debug!("lost a frame to {to:?}: {error}");
-        }
+        self.nodes.values().for_each(|(_, station)| station.stop());
     }
 }
 
@@ -256,8 +221,4 @@ fn links_of(topology: &Topology, node: &str) -> HashMap<Wire, String> {
 /// A panic elsewhere leaves nothing half done: what is locked is changed whole or not at all.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

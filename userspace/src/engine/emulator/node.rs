@@ -245,6 +245,11 @@ impl Emulator {
         std::mem::take(&mut self.records)
     }
 
+    /// Nobody wants the reports since the last time.
+    pub fn forget_records(&mut self) {
+        self.records.clear();
+    }
+
     /// Reports that could not be kept, because nobody took the earlier ones.
     pub fn lost(&self) -> u64 {
         self.lost
@@ -330,10 +335,12 @@ impl Clock for Emulator {
 }
 
 impl Machine for Emulator {
+    #[inline]
     fn node(&self) -> Node {
         self.node
     }
 
+    #[inline]
     fn now_s(&self) -> u32 {
         self.clock_s
     }
@@ -349,6 +356,7 @@ impl Machine for Emulator {
         number
     }
 
+    #[inline]
     fn tracing(&self) -> bool {
         self.tracing
     }
@@ -361,16 +369,19 @@ impl Machine for Emulator {
         }
     }
 
+    #[inline]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         let count = &mut self.counts[verdict.counter() as usize];
         count.packets += 1;
         count.bytes += u64::from(bytes);
     }
 
+    #[inline]
     fn count_turn(&mut self, turn: Turn) {
         self.counts[turn.counter() as usize].packets += 1;
     }
 
+    #[inline]
     fn count_audited(&mut self) {
         self.counts[AUDITED as usize].packets += 1;
     }
@@ -422,6 +433,7 @@ macro_rules! writes {
 macro_rules! platform {
     ($($family:ident: $address:ty;)+) => { $(
         impl Platform<$address> for Emulator {
+            #[inline]
             fn address(&self) -> $address {
                 self.$family.address
             }

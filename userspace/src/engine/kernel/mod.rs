@@ -30,6 +30,8 @@ mod sockets;
 mod spare;
 mod sweep;
 mod table;
+mod uplink;
+mod verified;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -39,7 +41,7 @@ use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
@@ -55,6 +57,7 @@ pub use measure::{Frames, Tested};
 pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
+pub use verified::{Verified, verified};
 
 use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff};
@@ -176,7 +179,8 @@ impl Kernel {
                 pins.keep_if_alike(layout)?;
             }
         }
-        let mut ebpf = object(plan, &options, &capacities)?;
+        let peer = inside(netns.as_ref(), || uplink::has_peer(plan.node.uplink))?;
+        let mut ebpf = object(plan, (&options, peer), &capacities, VerifierLogLevel::default())?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -509,20 +513,28 @@ fn lasting(capacities: &Capacities) -> [Layout; 13] {
 }
 
 /// Makes the maps, and the programs with the node's constants in them.
-fn object(plan: &NodePlan, options: &Options, capacities: &Capacities) -> Result<Ebpf, Error> {
+fn object(
+    plan: &NodePlan,
+    (options, peer): (&Options, bool),
+    capacities: &Capacities,
+    verifier_says: VerifierLogLevel,
+) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
     let (trace, fixed_clock) = (u32::from(options.trace), u32::from(options.fixed_clock));
+    let uplink_peer = u32::from(peer);
     let measured = u32::from(options.measured);
     let log = if tracing::enabled!(tracing::Level::DEBUG) { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
     loader.btf(None);
+    loader.verifier_log_level(verifier_says);
     loader.override_global("NODE", &node, true);
     loader.override_global("ADDRESS_V4", &v4, true);
     loader.override_global("ADDRESS_V6", &v6, true);
     loader.override_global("TRACE", &trace, true);
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
+    loader.override_global("UPLINK_PEER", &uplink_peer, true);
     loader.override_global("MEASURED", &measured, true);
     loader.override_global(aya_log::LEVEL, &log, true);
     for (table, rows) in capacities.all() {

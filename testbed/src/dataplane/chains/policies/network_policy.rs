@@ -1,16 +1,13 @@
 //! NetworkPolicies: what one of them allows has the mark, and the rest is refused.
 
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use userspace::model::{IpBlocks, Pod};
 
-use super::{ALLOWED, Direction, Side, has, v4_range};
-use crate::dataplane::chains::kube::hashed;
-use crate::dataplane::chains::plan::Error;
-use crate::dataplane::chains::rules::{ChainId, Match, Rule, Table, Target};
+use super::{Asked, Direction, Side, allow, has};
+use crate::dataplane::chains::ruleset::{Rule, Table, Then};
+use crate::dataplane::chains::services::hashed;
 
 impl<'a> Side<'a> {
     /// Those that isolate the pod.
@@ -20,22 +17,16 @@ impl<'a> Side<'a> {
     }
 
     /// Rules that mark what these policies allow.
-    pub(super) fn allow(
-        self,
-        filter: &mut Table,
-        chain: ChainId,
-        policies: &[&NetworkPolicy],
-    ) -> Result<(), Error> {
+    pub(super) fn allow(self, filter: &mut Table, chain: &str, policies: &[&NetworkPolicy]) {
         for policy in policies {
-            for (ports, peers) in rules(policy, self.direction) {
-                let allow = Allow { side: self, policy, ports };
+            for (place, (ports, peers)) in rules(policy, self.direction).into_iter().enumerate() {
+                let allow = Allow { side: self, policy, place, ports, chain };
                 match peers {
-                    None => allow.anyone(filter, chain)?,
-                    Some(peers) => peers.iter().try_for_each(|peer| allow.peer(filter, chain, peer))?,
+                    None => allow.anyone(filter),
+                    Some(peers) => peers.iter().for_each(|peer| allow.peer(filter, peer)),
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -43,72 +34,63 @@ impl<'a> Side<'a> {
 struct Allow<'a> {
     side: Side<'a>,
     policy: &'a NetworkPolicy,
+    /// The rule's, from 0.
+    place: usize,
     /// None: all.
     ports: Option<&'a [NetworkPolicyPort]>,
+    /// The pod's chain.
+    chain: &'a str,
 }
 
 impl Allow<'_> {
-    fn anyone(&self, filter: &mut Table, chain: ChainId) -> Result<(), Error> {
+    fn anyone(&self, filter: &mut Table) {
         // A named port means another number at each receiver.
         if self.side.direction == Direction::Egress {
-            for other in self.side.others() {
-                let (peer, address) = other?;
-                let named = self.named_ports(peer);
-                self.append(filter, chain, Some(Match::target(address)), named);
+            for (peer, address) in self.side.others() {
+                self.append(filter, self.chain, Some(address.into()), &self.named_ports(peer));
             }
         }
-        let ports = self.ports_of(None);
-        self.append(filter, chain, None, ports);
-        Ok(())
+        self.append(filter, self.chain, None, &self.ports_of(None));
     }
 
-    fn peer(&self, filter: &mut Table, chain: ChainId, peer: &NetworkPolicyPeer) -> Result<(), Error> {
+    fn peer(&self, filter: &mut Table, peer: &NetworkPolicyPeer) {
         if let Some(block) = &peer.ip_block {
-            return self.block(filter, chain, block);
+            return self.block(filter, block);
         }
-        for other in self.side.others() {
-            let (other, address) = other?;
-            if self.is_peer(peer, other) {
-                let ports = self.ports_of(Some(other));
-                self.append(filter, chain, Some(self.side.at(address.into())), ports);
-            }
+        for (other, address) in self.side.others().filter(|(other, _)| self.is_peer(peer, other)) {
+            self.append(filter, self.chain, Some(address.into()), &self.ports_of(Some(other)));
         }
-        Ok(())
     }
 
     /// An ipBlock's exceptions are a chain of its own, which they leave before anything is allowed. So do pods, where
     /// blocks are not about them. Of those in it only pods are known by name, so a port's name is theirs.
-    fn block(&self, filter: &mut Table, chain: ChainId, block: &IPBlock) -> Result<(), Error> {
-        let Some(range) = range(&block.cidr) else { return Ok(()) };
-        let mut except: Vec<Ipv4Net> =
-            block.except.iter().flatten().filter_map(|text| self::range(text)).collect();
-        for other in self.side.others() {
-            let address: Ipv4Addr = other?.1;
-            let about_others = self.side.cluster.settings.policies.ip_blocks == IpBlocks::Outside;
-            if about_others && range.contains(&address) {
-                except.push(address.into());
-            }
+    fn block(&self, filter: &mut Table, block: &IPBlock) {
+        let own = |text: &str| self.side.own(text.parse().ok()?);
+        let Some(range) = own(&block.cidr) else { return };
+        let mut except: Vec<IpNet> = block.except.iter().flatten().filter_map(|text| own(text)).collect();
+        if self.side.cluster.settings.policies.ip_blocks == IpBlocks::Outside {
+            let inside = self.side.others().filter(|(_, address)| range.contains(address));
+            except.extend(inside.map(|(_, address)| IpNet::from(address)));
         }
-        for other in self.side.others().filter(|_| self.side.receiver(None).is_none()) {
-            let (other, address) = other?;
+        for (other, address) in self.side.others().filter(|_| self.side.receiver(None).is_none()) {
             if range.contains(&address) && !except.iter().any(|range| range.contains(&address)) {
-                self.append(filter, chain, Some(self.side.at(address.into())), self.named_ports(other));
+                self.append(filter, self.chain, Some(address.into()), &self.named_ports(other));
             }
         }
         let ports = self.ports_of(None);
         if except.is_empty() {
-            self.append(filter, chain, Some(self.side.at(range)), ports);
-            return Ok(());
+            return self.append(filter, self.chain, Some(range), &ports);
         }
-        let inside =
-            filter.chain(&format!("BLOCK-{}", hashed(&format!("{chain:?} {block:?} {:?}", self.ports))));
-        for range in except {
-            filter.append(inside, Rule::new([self.side.at(range)], Target::Return));
+        let whom = format!("{} {} {} {block:?}", self.chain, policy_id(self.policy), self.place);
+        let inside = format!("BLOCK-{}", hashed(&whom));
+        if !filter.chains.contains_key(&inside) {
+            for range in except {
+                filter.append(&inside, self.side.at(range, Rule::then(Then::Return)));
+            }
+            self.append(filter, &inside, None, &ports);
         }
-        self.append(filter, inside, None, ports);
-        let jump = Rule::new([self.side.at(range)], Target::Jump(inside));
-        filter.append(chain, jump.comment(policy_id(self.policy)));
-        Ok(())
+        let jump = self.side.at(range, Rule::jump(&inside));
+        filter.append(self.chain, jump.comment(policy_id(self.policy)));
     }
 
     fn is_peer(&self, peer: &NetworkPolicyPeer, other: &Pod) -> bool {
@@ -120,47 +102,41 @@ impl Allow<'_> {
 
     /// What the rule says of protocol and port, one per rule to write. Names are those of the receiver:
     /// the selected pod, or `other`.
-    fn ports_of(&self, other: Option<&Pod>) -> Vec<Vec<Match>> {
-        let Some(ports) = self.ports else { return vec![Vec::new()] };
+    fn ports_of(&self, other: Option<&Pod>) -> Vec<Option<Asked>> {
+        let Some(ports) = self.ports else { return vec![None] };
         let named = self.side.receiver(other).map(|pod| self.named_ports(pod)).unwrap_or_default();
-        ports.iter().filter_map(numbered).chain(named).collect()
+        ports.iter().filter_map(numbered).map(Some).chain(named).collect()
     }
 
-    fn named_ports(&self, receiver: &Pod) -> Vec<Vec<Match>> {
+    fn named_ports(&self, receiver: &Pod) -> Vec<Option<Asked>> {
         let mut found = Vec::new();
         for port in self.ports.unwrap_or_default() {
             let Some(IntOrString::String(wanted)) = &port.port else { continue };
             let protocol = protocol(port);
             let meant = receiver.ports.iter().filter(|own| own.name.as_ref() == Some(wanted));
             let meant = meant.filter(|own| Some(own.protocol.number()) == protocol);
-            found.extend(meant.map(|own| super::ports(own.protocol, own.port, own.port)));
+            found.extend(meant.map(|own| Some(Asked::of(own.protocol, own.port, own.port))));
         }
         found
     }
 
-    fn append(&self, filter: &mut Table, chain: ChainId, peer: Option<Match>, ports: Vec<Vec<Match>>) {
+    fn append(&self, filter: &mut Table, chain: &str, peer: Option<IpNet>, ports: &[Option<Asked>]) {
         for port in ports {
-            let matches: Vec<Match> = peer.clone().into_iter().chain(port).collect();
-            let allow = Rule::new(matches, Target::Mark { value: ALLOWED, mask: ALLOWED });
-            filter.append(chain, allow.comment(policy_id(self.policy)));
+            let rule = Asked::narrow(*port, allow()).comment(policy_id(self.policy));
+            filter.append(chain, peer.map_or(rule.clone(), |range| self.side.at(range, rule)));
         }
     }
 }
 
-/// A block's range, if it is of addresses that packets here can have.
-fn range(cidr: &str) -> Option<Ipv4Net> {
-    v4_range(cidr.parse().ok()?)
-}
-
 /// A port by number, a range, or a protocol alone. None if it is a name.
-fn numbered(port: &NetworkPolicyPort) -> Option<Vec<Match>> {
-    let protocol = Match::Protocol(protocol(port)?);
+fn numbered(port: &NetworkPolicyPort) -> Option<Asked> {
+    let protocol = protocol(port)?;
     match port.port {
-        None => Some(vec![protocol]),
+        None => Some(Asked(protocol, None)),
         Some(IntOrString::Int(first)) => {
             let first = u16::try_from(first).ok()?;
             let last = port.end_port.map_or(Some(first), |last| u16::try_from(last).ok())?;
-            Some(vec![protocol, Match::TargetPort(first..=last)])
+            Some(Asked(protocol, Some((first, last))))
         }
         Some(IntOrString::String(_)) => None,
     }

@@ -1,0 +1,233 @@
+//! For people at a terminal: a table for each point, then what must hold.
+
+use std::fmt;
+
+use testbed::output::Paint;
+
+use super::words::{circumstances, figures, number, sentence, spread, title, variants};
+use super::{YARDSTICK, to_routed, yardstick};
+use crate::results::{Point, Results};
+use crate::targets::{self, Judged, Outcome};
+
+/// A table for each point: medians, with the lowest and highest round in brackets.
+#[derive(Debug)]
+pub struct Table<'a> {
+    /// What was measured.
+    pub results: &'a Results,
+    /// Whether it may have colours.
+    pub paint: Paint,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Results { absent, noise, .. } = self.results;
+        for point in self.results.points() {
+            writeln!(f, "{}: {}", title(point), sentence(&point.workload))?;
+            write_columns(f, &columns(self.results, point))?;
+            match yardstick(self.results, point) {
+                Some(other) if other != point => {
+                    writeln!(f, "/ {YARDSTICK}: what {YARDSTICK} does at {}", title(other))?;
+                }
+                _ => {}
+            }
+            writeln!(f)?;
+        }
+        self.write_costs(f)?;
+        self.write_programs(f)?;
+        self.write_targets(f)?;
+        for absent in absent {
+            writeln!(f, "not measured: {}: {}", absent.variant, absent.why)?;
+        }
+        for line in circumstances(self.results) {
+            writeln!(f, "{line}")?;
+        }
+        for why in noise {
+            writeln!(f, "{}", self.paint.bad(&format!("INVALID: {why}.")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Table<'_> {
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Results { costs, stages, .. } = self.results;
+        if !costs.is_empty() {
+            writeln!(
+                f,
+                "Nanoseconds a packet in the kernel's test run; nine of ten runs exceed the quiet one."
+            )?;
+            let rows = costs.iter().map(|cost| {
+                let (flows, ns) = (cost.flows.to_string(), [cost.median_ns, cost.quiet_ns].map(number));
+                [&[cost.packet.clone(), cost.program.clone(), flows][..], &ns[..]].concat()
+            });
+            write_columns(f, &by_column(["PACKET", "PROGRAM", "FLOWS", "MEDIAN NS", "QUIET NS"], rows))?;
+            writeln!(f)?;
+        }
+        if !stages.is_empty() {
+            writeln!(f, "What of that each stage of the path adds.")?;
+            let rows = stages.iter().map(|stage| {
+                vec![stage.packet.clone(), stage.source.clone(), stage.stage.clone(), number(stage.ns)]
+            });
+            write_columns(f, &by_column(["PACKET", "SOURCE", "STAGE", "NS"], rows))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    fn write_programs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let programs = &self.results.programs;
+        if programs.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "What the verifier says of each program; it gives up at 1,000,000 instructions and 512 bytes."
+        )?;
+        let head = ["PROGRAM", "INSTRUCTIONS", "VERIFIED", "PEAK STATES", "STATES", "STACK", "LOAD ms"];
+        let rows = programs.iter().map(|program| {
+            let counts = [
+                program.instructions,
+                program.verified,
+                program.peak_states,
+                program.total_states,
+                program.stack_bytes,
+            ];
+            let load = number(program.load_us as f64 / 1e3);
+            [&[program.name.clone()][..], &counts.map(|count| count.to_string())[..], &[load][..]].concat()
+        });
+        write_columns(f, &by_column(head, rows))?;
+        writeln!(f)
+    }
+
+    /// What was measured of what must hold; what was not stands in one line.
+    fn write_targets(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let judged = targets::judge(self.results);
+        let (measured, open): (Vec<_>, Vec<_>) =
+            judged.iter().partition(|judged| judged.outcome != Outcome::NotMeasured);
+        if !measured.is_empty() {
+            writeln!(f, "What must hold:")?;
+            // Last, because colours have no width.
+            let rows = measured.iter().map(|judged| {
+                let outcome = judged.outcome.to_string();
+                let outcome = match judged.outcome {
+                    Outcome::Met => self.paint.good(&outcome),
+                    _ => self.paint.bad(&outcome),
+                };
+                vec![judged.target.measure.to_owned(), target(judged), measured_as(judged), outcome]
+            });
+            write_columns(f, &by_column(["MEASURE", "TARGET", "MEASURED", ""], rows))?;
+        }
+        if !open.is_empty() {
+            writeln!(f, "Of {} targets {} were not measured in this run.", judged.len(), open.len())?;
+        }
+        writeln!(f)
+    }
+}
+
+/// `≤ 180 ns`.
+pub(super) fn target(judged: &Judged) -> String {
+    let targets::Target { bound, unit, .. } = judged.target;
+    format!("{bound} {unit}").trim_end().to_owned()
+}
+
+/// The number with its spread, and what stands for what; a dash, if there is none.
+pub(super) fn measured_as(judged: &Judged) -> String {
+    let said = judged.measured.map_or_else(|| "-".to_owned(), spread);
+    let said = format!("{said} {}", judged.target.unit).trim_end().to_owned();
+    match judged.services {
+        Some(services) => format!("{said}, at {services} services"),
+        None => said,
+    }
+}
+
+/// Head and cells of each column of a point.
+pub(super) fn columns(results: &Results, point: &Point) -> Vec<Vec<String>> {
+    let measured = variants(results, point);
+    let column = |head: &str, cell: &dyn Fn(&str) -> Option<String>| {
+        let cells = measured.iter().map(|variant| cell(variant).unwrap_or_else(|| "-".to_owned()));
+        [head.to_owned()].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    let mut columns = vec![column("VARIANT", &|variant| Some(variant.to_owned()))];
+    for figure in figures(results, point) {
+        let name = figure.name;
+        columns.push(column(figure.head, &|variant| results.spread(variant, point, name).map(spread)));
+        let ratio = |variant: &str| to_routed(results, variant, point, name).map(spread);
+        if figure.better.is_some() && measured.iter().any(|variant| ratio(variant).is_some()) {
+            columns.push(column(&format!("/ {YARDSTICK}"), &ratio));
+        }
+    }
+    columns
+}
+
+pub(super) fn by_column<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> Vec<Vec<String>> {
+    let mut columns = head.map(|head| vec![head.to_owned()]).to_vec();
+    for row in rows {
+        columns.iter_mut().zip(row).for_each(|(column, cell)| column.push(cell));
+    }
+    columns
+}
+
+pub(super) fn write_columns(f: &mut fmt::Formatter<'_>, columns: &[Vec<String>]) -> fmt::Result {
+    let wide =
+        |column: &Vec<String>| column.iter().map(|cell| cell.chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = columns.iter().map(wide).collect();
+    for row in 0..columns.first().map_or(0, Vec::len) {
+        let cells: Vec<String> =
+            columns.iter().zip(&widths).map(|(column, width)| format!("{:width$}", column[row])).collect();
+        writeln!(f, "{}", cells.join("   ").trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::rich;
+    use crate::results::tests::results;
+
+    fn text(results: &Results) -> String {
+        Table { results, paint: Paint::default() }.to_string()
+    }
+
+    #[test]
+    fn it_has_a_row_for_each_variant_and_says_what_is_missing() {
+        let text = text(&results());
+        let chains = text.lines().find(|line| line.starts_with("chains")).unwrap_or_default();
+        assert!(chains.contains("60.0 [50.0..90.0]   10.0 [6.00..15.0]"), "{text}");
+        assert!(text.contains("not measured: ebpf: no object"), "{text}");
+        assert!(!text.contains("wire"), "{text}");
+    }
+
+    #[test]
+    fn what_must_hold_stands_below_with_target_and_number() {
+        let text = text(&rich());
+        let line =
+            text.lines().find(|line| line.starts_with("pod egress to a Service, 1,024")).unwrap_or_default();
+        assert!(
+            line.contains("≤ 200 ns") && line.contains("188 [181..188] ns") && line.ends_with("met"),
+            "{text}"
+        );
+        assert!(text.lines().any(|line| line.ends_with("missed")), "{text}");
+        assert!(!text.contains("were not measured"), "{text}");
+    }
+
+    #[test]
+    fn a_service_is_compared_with_routed_at_the_other_node_which_is_said() {
+        let text = text(&rich());
+        let at = text.find("TCP_CRR, service, 1 B: ").expect("it was measured");
+        let table = text[at..].split("\n\n").next().unwrap_or_default();
+        assert!(table.ends_with("/ routed: what routed does at TCP_CRR, other node, 1 B"), "{table}");
+        let ebpf = table.lines().find(|line| line.starts_with("ebpf")).unwrap_or_default();
+        assert!(ebpf.contains("0.88 ["), "{table}");
+    }
+
+    #[test]
+    fn an_invalid_run_says_so_in_its_last_lines() {
+        let noise = vec!["the machine's host took away 9.7 % of the CPU time".to_owned()];
+        let text = text(&Results { noise, ..results() });
+        assert!(text.ends_with("\nINVALID: the machine's host took away 9.7 % of the CPU time.\n"), "{text}");
+    }
+}

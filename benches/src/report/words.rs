@@ -1,0 +1,168 @@
+//! Points, numbers and spreads in words.
+
+use crate::figure::{self, Figure};
+use crate::results::{Machine, Point, Results, Spread};
+
+/// What is measured, in a sentence without its full stop.
+pub(super) fn sentence(workload: &str) -> &'static str {
+    match workload {
+        "TCP_RR" => "a request and its answer over an open TCP connection",
+        "UDP_RR" => "a request and its answer in UDP datagrams",
+        "TCP_CRR" => "connect, request, answer, close",
+        "TCP_STREAM" => "TCP connections, filled",
+        "UDP_STREAM" => "UDP datagrams, as many as go",
+        "FIRST_PACKET" => "the first packet of a new flow",
+        "PROGRAM" => "everything planned and written into an empty node",
+        "UPDATE" => "one endpoint changed among all of them",
+        "MEMORY" => "what rules or tables take",
+        "BOOT" => "the cluster built, until packets pass",
+        "FORWARD" => "frames pushed through, as many as go",
+        _ => "as its suite says",
+    }
+}
+
+/// The point's name: `TCP_RR, other node, 1 B, 32 connections`. What there is one of is left out.
+pub(super) fn title(point: &Point) -> String {
+    let mut parts = vec![point.workload.clone(), point.way.replace('-', " ")];
+    if point.size_bytes > 0 {
+        parts.push(format!("{} B", thousands(point.size_bytes)));
+    }
+    for (count, what) in [
+        (point.connections, "connections"),
+        (point.services, "services"),
+        (point.policies, "policies"),
+        (point.flows, "flows"),
+    ] {
+        match count {
+            // Nobody measures a flow less than one.
+            0 if matches!(what, "services" | "policies") => parts.push(format!("no {what}")),
+            0 | 1 => {}
+            _ => parts.push(format!("{} {what}", thousands(count))),
+        }
+    }
+    if point.rate_per_s > 0 {
+        parts.push(format!("{} offered/s", thousands(point.rate_per_s as usize)));
+    }
+    parts.join(", ")
+}
+
+/// `10,000`.
+pub(super) fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three digits that tell, or all before the point.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 0.01 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// `60.0 [50.0..90.0]`, or the number alone where there is no spread.
+pub(super) fn spread(spread: Spread) -> String {
+    let Spread { median, min, max } = spread;
+    if min == max {
+        return number(median);
+    }
+    format!("{} [{}..{}]", number(median), number(min), number(max))
+}
+
+/// The figures that were measured at a point, of those that are known, in the order of columns.
+pub(super) fn figures<'a>(
+    results: &'a Results,
+    point: &'a Point,
+) -> impl Iterator<Item = &'static Figure> + 'a {
+    figure::ALL.iter().filter(|figure| {
+        let here = results.samples.iter().filter(|sample| sample.point == *point);
+        here.clone().any(|sample| sample.figures.contains_key(figure.name))
+    })
+}
+
+/// The variants that were measured at a point, in the order they were first taken.
+pub(super) fn variants<'a>(results: &'a Results, point: &Point) -> Vec<&'a str> {
+    let here = |variant: &&str| {
+        results.samples.iter().any(|sample| sample.variant == **variant && sample.point == *point)
+    };
+    results.variants().into_iter().filter(here).collect()
+}
+
+/// How it was measured, and on what.
+pub(super) fn circumstances(results: &Results) -> [String; 2] {
+    let Results { rounds, time_s, machine, .. } = results;
+    [
+        format!("Medians of {rounds} rounds of {time_s} s, [lowest..highest]; ratios within a round."),
+        format!("{}.", facts(machine)),
+    ]
+}
+
+/// A machine in a line.
+pub(super) fn facts(machine: &Machine) -> String {
+    let Machine { cpus, cpu, kernel, steal_percent, load, took_s, .. } = machine;
+    let memory = match machine.memory_bytes {
+        0 => String::new(),
+        bytes => format!(", {:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+    };
+    let commit = match machine.commit.as_str() {
+        "" => String::new(),
+        commit => format!(", commit {commit}"),
+    };
+    format!(
+        "{cpus} x {cpu}{memory}, Linux {kernel}{commit}; {steal_percent:.1} % stolen, load {load} before; took \
+         {took_s:.0} s"
+    )
+}
+
+/// The day that a run began on, in UTC: `2026-11-21`.
+pub(super) fn day(began_s: u64) -> String {
+    // Days since 1 March of year 0, in eras of 400 years, because leap days come last in years that begin in March
+    // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+    let days = began_s / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year + u64::from(month <= 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::point;
+
+    #[test]
+    fn a_title_says_what_is_more_than_one() {
+        assert_eq!(title(&point()), "TCP_RR, other node, 1 B");
+        let many = Point { connections: 32, services: 10_000, size_bytes: 0, ..point() };
+        assert_eq!(title(&many), "TCP_RR, other node, 32 connections, 10,000 services");
+        assert_eq!(title(&Point { policies: 0, ..point() }), "TCP_RR, other node, 1 B, no policies");
+    }
+
+    #[test]
+    fn a_day_is_that_of_the_calendar() {
+        assert_eq!(day(0), "1970-01-01");
+        assert_eq!(day(951_782_399), "2000-02-28");
+        assert_eq!(day(951_782_400), "2000-02-29");
+        assert_eq!(day(1_798_761_599), "2026-12-31");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_tell() {
+        let said = [0.0, 0.004, 0.25, 12.345, 1234.5].map(number);
+        assert_eq!(said, ["0", "0.0040", "0.25", "12.3", "1234"]);
+        assert_eq!([1, 999, 1000, 1_234_567].map(thousands), ["1", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,287 @@
+//! One thread for a node, that looks at the rings of all of its links in turn ([`Ring`]).
+//!
+//! It takes up to [`TURN`] frames of a link through the path, sends what comes of them in one call for each link they
+//! leave by, and goes on with the next link. Where nothing has come it sleeps until the kernel wakes it; but after a
+//! turn of several frames it first lets others run and looks again, because on a busy node being woken for every frame
+//! costs more than the frame.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::net::if_::if_nametoindex;
+use userspace::model::Cluster;
+
+use super::burst::Burst;
+use super::deaf::Deaf;
+use super::ring::{Arrived, Ring};
+use super::socket;
+use super::tally::{Counts, Loss, Tally};
+use super::{Error, Out, Path, Refusal, Station, Wire, lock};
+use crate::netns::Netns;
+
+/// Frames of a link before it is the next one's turn.
+const TURN: u64 = 64;
+
+/// How often a busy node looks again before it sleeps.
+const LOOKS: u32 = 4;
+
+/// How long it sleeps at most, so that it sees when it is to stop.
+const SLEEP: Duration = Duration::from_millis(100);
+
+/// Bytes for what arrives at a pod's link: a TCP sender's window.
+const POD: usize = 2 << 20;
+
+/// Bytes for what arrives at a link that many share.
+const SHARED: usize = 8 << 20;
+
+/// A node whose links are looked at until it is dropped.
+#[derive(Debug)]
+pub(super) struct Polling<P> {
+    netns: Netns,
+    node: Arc<Node<P>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Node<P> {
+    running: AtomicBool,
+    /// Whoever wants the desk comes by here first, so that a busy thread cannot keep others from it.
+    door: Mutex<()>,
+    desk: Mutex<Desk<P>>,
+    epoll: Epoll,
+    counts: Counts,
+    start: Instant,
+}
+
+struct Desk<P> {
+    path: P,
+    links: Vec<Link>,
+}
+
+struct Link {
+    wire: Wire,
+    /// Its number: one of the same name may be another.
+    index: u32,
+    ring: Ring,
+    _deaf: Deaf,
+}
+
+impl<P> std::fmt::Debug for Node<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl<P: Path> Polling<P> {
+    /// A node without links.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub(super) fn start(netns: Netns, path: P) -> io::Result<Self> {
+        let node = Arc::new(Node {
+            running: AtomicBool::new(true),
+            door: Mutex::default(),
+            desk: Mutex::new(Desk { path, links: Vec::new() }),
+            epoll: Epoll::new()?,
+            counts: Counts::default(),
+            start: Instant::now(),
+        });
+        let looking = Arc::clone(&node);
+        let thread = thread::Builder::new().name("links".to_owned()).spawn(move || looking.run())?;
+        Ok(Self { netns, node, thread: Some(thread) })
+    }
+}
+
+impl<P: Path> Station for Polling<P> {
+    fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Refusal> {
+        self.node.desk().path.apply(cluster, node)
+    }
+
+    fn links(&self) -> Vec<(Wire, u32)> {
+        self.node.desk().links.iter().map(|link| (link.wire, link.index)).collect()
+    }
+
+    fn open(&mut self, wire: Wire, interface: &str) -> Result<(), Error> {
+        let failed = |tried| Error::socket(tried, interface, &self.netns);
+        let bytes = if matches!(wire, Wire::Pod(_)) { POD } else { SHARED };
+        let (index, deaf, ring) = self.netns.run(|| {
+            let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
+            let mtu = socket::mtu(interface).map_err(failed("ask for the MTU of"))?;
+            let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
+            let ring = Ring::open(index, mtu, bytes).map_err(failed("share memory for"))?;
+            Ok::<_, Error>((index, deaf, ring))
+        })??;
+        let mut desk = self.node.desk();
+        self.node.epoll.add(ring.as_fd()).map_err(failed("wait for"))?;
+        desk.links.push(Link { wire, index, ring, _deaf: deaf });
+        Ok(())
+    }
+
+    fn close(&mut self, wire: Wire) {
+        let mut desk = self.node.desk();
+        // Who waits for its socket waits for it no more when that is closed.
+        for link in desk.links.extract_if(.., |link| link.wire == wire) {
+            self.node.count_overrun(&link);
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        for link in &self.node.desk().links {
+            self.node.count_overrun(link);
+        }
+        self.node.counts.tally()
+    }
+
+    fn stop(&self) {
+        self.node.running.store(false, Ordering::Relaxed);
+    }
+}
+
+impl<P> Drop for Polling<P> {
+    fn drop(&mut self) {
+        self.node.running.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a thread that reads links has panicked");
+        }
+    }
+}
+
+impl<P> Node<P> {
+    fn desk(&self) -> MutexGuard<'_, Desk<P>> {
+        let _door = lock(&self.door);
+        lock(&self.desk)
+    }
+
+    fn count_overrun(&self, link: &Link) {
+        match socket::overrun(&link.ring) {
+            Ok(frames) => self.counts.lost(Loss::Overrun, frames),
+            Err(error) => tracing::warn!("nobody knows what {:?} had no room for: {error}", link.wire),
+        }
+    }
+}
+
+impl<P: Path> Node<P> {
+    /// Takes whatever comes through the path, until told to stop.
+    fn run(&self) {
+        let (mut out, mut burst, mut looks) = (Out::default(), Burst::default(), 0);
+        while self.running.load(Ordering::Relaxed) {
+            match self.turn(&mut self.desk(), &mut out, &mut burst) {
+                0 if looks == 0 => self.sleep(),
+                0 => {
+                    looks -= 1;
+                    thread::yield_now();
+                }
+                1 => {}
+                _ => looks = LOOKS,
+            }
+        }
+    }
+
+    /// Every link's turn; how many frames there were.
+    fn turn(&self, desk: &mut Desk<P>, out: &mut Out, burst: &mut Burst<'static>) -> u64 {
+        let (now, mut all) = (self.start.elapsed(), 0);
+        for place in 0..desk.links.len() {
+            let Desk { path, links } = desk;
+            let Link { wire, ring, .. } = &mut links[place];
+            let (mut frames, mut kept, mut cut) = (0, 0, 0);
+            while frames + cut < TURN {
+                let before = out.len();
+                let whole = ring.next(|arrived| match arrived {
+                    Arrived::Whole(frame) => {
+                        path.pass(*wire, frame, now, out);
+                        true
+                    }
+                    Arrived::Cut => false,
+                });
+                match whole {
+                    None => break,
+                    Some(true) => (frames, kept) = (frames + 1, kept + u64::from(out.len() == before)),
+                    Some(false) => cut += 1,
+                }
+            }
+            if frames + cut == 0 {
+                continue;
+            }
+            self.counts.received(frames, kept);
+            self.counts.lost(Loss::TooLong, cut);
+            self.flush(links, out, burst);
+            all += frames + cut;
+        }
+        all
+    }
+
+    /// Sends all that there is.
+    fn flush(&self, links: &[Link], out: &mut Out, memory: &mut Burst<'static>) {
+        while !out.is_empty() {
+            let mut burst = std::mem::take(memory).again();
+            let to = out.take_link(|frame| burst.push(frame));
+            match links.iter().find(|link| Some(link.wire) == to) {
+                Some(link) => link.ring.send(&mut burst, &self.counts),
+                None => self.counts.lost(Loss::NoLink, burst.len() as u64),
+            }
+            *memory = burst.again();
+        }
+        out.clear();
+    }
+
+    /// Until there is something to read.
+    fn sleep(&self) {
+        match self.epoll.wait(SLEEP) {
+            Ok(false) => {}
+            // A link that is gone says so once; one that is down may come back.
+            Ok(true) => {
+                for link in &self.desk().links {
+                    if let Some(error) = link.ring.error() {
+                        tracing::debug!("{:?} cannot be read: {error}", link.wire);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("cannot wait for frames: {error}"),
+        }
+    }
+}
+
+/// What waits for many sockets at once.
+struct Epoll(OwnedFd);
+
+impl Epoll {
+    fn new() -> io::Result<Self> {
+        // SAFETY: a system call without pointers.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new, and ours alone.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Waits for this socket as well, until it is closed.
+    fn add(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let mut wanted = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        let (own, socket) = (self.0.as_raw_fd(), socket.as_raw_fd());
+        // SAFETY: the kernel reads one event, which outlives the call.
+        let added = unsafe { libc::epoll_ctl(own, libc::EPOLL_CTL_ADD, socket, &raw mut wanted) };
+        if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits until there is something to read, or for that long; whether something is wrong with a socket.
+    fn wait(&self, longest: Duration) -> io::Result<bool> {
+        const AT_ONCE: usize = 16;
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
+        let (own, longest) = (self.0.as_raw_fd(), longest.as_millis() as libc::c_int);
+        // SAFETY: the kernel writes at most so many events, and how many they are is what it returns.
+        let count = unsafe { libc::epoll_wait(own, events.as_mut_ptr(), AT_ONCE as libc::c_int, longest) };
+        match usize::try_from(count) {
+            Ok(count) => Ok(events[..count].iter().any(|event| event.events & libc::EPOLLERR as u32 != 0)),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+                error => Err(error),
+            },
+        }
+    }
+}
