@@ -17,6 +17,7 @@ mod driver;
 mod error;
 mod events;
 mod family;
+mod generation;
 mod held;
 mod hook;
 mod measure;
@@ -63,6 +64,7 @@ use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff};
 use error::sentence;
 use events::Events;
 use family::{Family, Tables};
+use generation::Generation;
 use hook::Hooked;
 use netns::Netns;
 use pin::Layout;
@@ -139,6 +141,7 @@ pub struct Kernel {
     v6: Tables<V6>,
     counts: PerCpuArray<MapData, [u64; 2]>,
     clock: Array<MapData, u32>,
+    generation: Generation,
     events: Events,
     /// Says what the programs have logged.
     flush_log: Option<Box<dyn FnMut() + Send>>,
@@ -197,6 +200,7 @@ impl Kernel {
             v6: Tables::new(&mut ebpf)?,
             counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
             clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
+            generation: Generation::new(&mut ebpf, options.fixed_clock)?,
             events: Events::new(take(&mut ebpf, RECORDS)?, take(&mut ebpf, LOST)?)?,
             ebpf,
             netns,
@@ -213,6 +217,7 @@ impl Kernel {
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
+        kernel.generation.next()?;
         Ok(kernel)
     }
 
@@ -384,6 +389,7 @@ impl Engine for Kernel {
             self.spare = None;
         }
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
+        self.generation.suspend()?;
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
             match alike[0] {
                 NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
@@ -396,6 +402,7 @@ impl Engine for Kernel {
             }
         }
         changes.iter().for_each(|change| self.rows.make(*change));
+        self.generation.next()?;
         if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
@@ -580,11 +587,16 @@ fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
 
 /// The clock that the programs ask: the kernel's coarse monotonic one.
 fn coarse_clock_s() -> u32 {
+    (coarse_clock_ns() / 1_000_000_000) as u32
+}
+
+/// As [`coarse_clock_s`], in nanoseconds.
+fn coarse_clock_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec, which is there.
     let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     assert_eq!(code, 0, "every Linux has this clock");
-    now.tv_sec as u32
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Runs `work` in the namespace, or here if there is none.
