@@ -30,6 +30,7 @@ mod spare;
 mod sweep;
 mod table;
 mod uplink;
+mod verified;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
@@ -55,6 +56,7 @@ pub use measure::{Frames, Tested};
 pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
+pub use verified::{Verified, verified};
 
 use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff};
@@ -175,7 +177,7 @@ impl Kernel {
             }
         }
         let peer = inside(netns.as_ref(), || uplink::has_peer(plan.node.uplink))?;
-        let mut ebpf = object(plan, (&options, peer), &capacities)?;
+        let mut ebpf = object(plan, (&options, peer), &capacities, VerifierLogLevel::default())?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -508,6 +510,7 @@ fn object(
     plan: &NodePlan,
     (options, peer): (&Options, bool),
     capacities: &Capacities,
+    verifier_says: VerifierLogLevel,
 ) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
@@ -518,6 +521,7 @@ fn object(
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
     loader.btf(None);
+    loader.verifier_log_level(verifier_says);
     loader.override_global("NODE", &node, true);
     loader.override_global("ADDRESS_V4", &v4, true);
     loader.override_global("ADDRESS_V6", &v6, true);
