@@ -1,16 +1,18 @@
 //! `podpath-bench`: measures dataplanes side by side.
 
 use std::fs;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use benches::journal::{Head, Journal};
 use benches::matrix::Suite;
 use benches::report::{self, Command, Output};
 use benches::services::Rounds;
-use benches::{changes, grid, masquerade, measure, micro, path, policies, services};
+use benches::{changes, grid, machine, masquerade, measure, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -23,7 +25,7 @@ struct Options {
     /// What to compare.
     #[arg(value_enum, default_value_t = Which::Quick)]
     suite: Which,
-    /// Only these dataplanes and workloads, parted by commas: ebpf,routed,tcp_rr.
+    /// Only these dataplanes, workloads and ways, parted by commas: ebpf,routed,tcp_crr,service.
     #[arg(long)]
     only: Option<String>,
     /// How often each is measured.
@@ -35,17 +37,25 @@ struct Options {
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Writes all of the result to this file as JSON, whatever is printed.
+    /// What chance follows from: the order in which dataplanes take turns.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Writes all of the result to this file as JSON, whatever is printed; what is measured is noted beside it at once.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Goes on where a run of the same suite with the same --out was interrupted.
+    #[arg(long, requires = "out")]
+    resume: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Which {
-    /// Latency and throughput over TCP: less than half a minute.
+    /// The main figures of every dataplane: less than a minute.
     Quick,
-    /// Everything, and longer: minutes.
+    /// Every workload and way, at the usual sizes: less than 25 minutes.
     Standard,
+    /// How it goes with the number of services, policies and flows: an hour.
+    Scale,
     /// How full a masquerade's range gets, and at what cost; in the kernel too, as root.
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
@@ -87,13 +97,14 @@ fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn measured(options: &Options) -> anyhow::Result<()> {
-    let has_page = matches!(options.suite, Which::Quick | Which::Standard);
+    let has_page = matches!(options.suite, Which::Quick | Which::Standard | Which::Scale);
     if options.output == Output::Html && !has_page {
         anyhow::bail!("this suite has no page: print it with -o table, json or csv");
     }
-    let mut suite = match options.suite {
+    let suite = match options.suite {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
+        Which::Scale => Suite::scale(),
         Which::Masquerade => return fill(options),
         Which::Micro => return balance(options),
         Which::Path => return walk(options),
@@ -102,17 +113,72 @@ fn measured(options: &Options) -> anyhow::Result<()> {
         Which::Policies => return plan(options),
         Which::Changes => return change(options),
     };
+    compare(options, suite)
+}
+
+/// Measures a suite, or what is left of it to measure.
+fn compare(options: &Options, mut suite: Suite) -> anyhow::Result<()> {
     if let Some(only) = &options.only {
         suite = suite.only(only)?;
     }
     suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
     suite.time = options.seconds.unwrap_or(suite.time);
+    suite.seed = options.seed.unwrap_or(suite.seed);
     listen_for_signals().context("cannot listen for signals")?;
-    let results = measure::compare(suite, &STOP, |what| eprintln!("{what}"))?;
+    let mut journal = match &options.out {
+        Some(out) => {
+            let (path, head) = (Journal::beside(out), Head::new(&suite, machine::now()));
+            if options.resume { Journal::resume(&path, &head)? } else { Journal::begin(&path, &head)? }
+        }
+        None => Journal::default(),
+    };
+    let mut progress = Progress::default();
+    let measured = measure::compare(&suite, &mut journal, &STOP, &mut |what| progress.tell(what));
+    progress.end();
+    let results = match (measured, &options.out) {
+        (Ok(results), _) => results,
+        (Err(error), Some(_)) => {
+            return Err(error).context("the samples so far are kept: go on with --resume");
+        }
+        (Err(error), None) => return Err(error.into()),
+    };
     if let Some(path) = &options.out {
         results.write(path)?;
     }
+    journal.end()?;
+    for why in &results.noise {
+        eprintln!("INVALID: {why}; do not quote these figures");
+    }
     report::tell(&results, options.output)
+}
+
+/// What is going on, on stderr: one line that changes on a terminal, elsewhere a line now and then.
+#[derive(Default)]
+struct Progress {
+    told: Option<Instant>,
+}
+
+impl Progress {
+    /// How often a line is written where each stays.
+    const EVERY: Duration = Duration::from_secs(10);
+
+    fn tell(&mut self, what: &str) {
+        // What stderr refuses, it refuses.
+        let mut stderr = io::stderr();
+        if stderr.is_terminal() {
+            let _ = write!(stderr, "\r\x1b[K{what}");
+        } else if !what.starts_with("round") || self.told.is_none_or(|told| told.elapsed() >= Self::EVERY) {
+            let _ = writeln!(stderr, "{what}");
+            self.told = Some(Instant::now());
+        }
+    }
+
+    fn end(&self) {
+        let mut stderr = io::stderr();
+        if stderr.is_terminal() {
+            let _ = write!(stderr, "\r\x1b[K");
+        }
+    }
 }
 
 /// Fills a masquerade's range.

@@ -1,17 +1,75 @@
-//! What is compared: dataplanes, workloads, ways, sizes. Data, and nothing that runs.
+//! What is compared: variants, workloads, ways, sizes. Data, and nothing that runs.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use testbed::dataplane::Name;
+use testbed::dataplane::{Io, Name};
 
 use crate::results::Point;
 
-/// What is asked of a dataplane; a kind of traffic has netperf's name where it has one.
+/// A dataplane, and how one in this process gets at its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Variant {
+    /// Which.
+    pub dataplane: Name,
+    /// Of no effect in the kernel.
+    pub io: Io,
+}
+
+impl Variant {
+    /// Every variant: all dataplanes as they are, then those of userspace with pnet's sockets.
+    pub fn all() -> Vec<Self> {
+        let plain = [Name::Emulator, Name::Chains].map(|dataplane| Self { dataplane, io: Io::Plain });
+        Name::ALL.into_iter().map(Self::from).chain(plain).collect()
+    }
+
+    /// Why it cannot be asked this; none if it can.
+    pub fn lacks(self, run: &Run) -> Option<&'static str> {
+        let translated = matches!(run.way, Way::Service | Way::NodePort);
+        match (self.dataplane, run.workload) {
+            (Name::Routed | Name::Wire, Workload::Program | Workload::Update | Workload::Memory) => {
+                Some("it has no rules")
+            }
+            (Name::Routed, _) if translated => Some("it knows no Services"),
+            (Name::Wire, _) if run.way != Way::OtherNode && run.workload != Workload::Boot => {
+                Some("it is one link between two pods")
+            }
+            (_, Workload::Program | Workload::Update | Workload::Memory) if self.io != Io::default() => {
+                Some("its rules are the same whatever brings the frames")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<Name> for Variant {
+    fn from(dataplane: Name) -> Self {
+        Self { dataplane, io: Io::default() }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.io == Io::default() {
+            return self.dataplane.fmt(f);
+        }
+        f.pad(&format!("{}/{}", self.dataplane, self.io))
+    }
+}
+
+impl FromStr for Variant {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::all().into_iter().find(|variant| variant.to_string() == text).ok_or(())
+    }
+}
+
+/// What is asked of a variant; a kind of traffic has netperf's name where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Workload {
-    /// A request and its answer over one TCP connection.
+    /// A request and its answer over a TCP connection.
     TcpRr,
     /// The same in UDP datagrams.
     UdpRr,
@@ -21,32 +79,36 @@ pub enum Workload {
     TcpStream,
     /// UDP datagrams, as many as go.
     UdpStream,
+    /// A datagram from a new port, and its answer.
+    FirstPacket,
+    /// Everything, into an empty node.
+    Program,
+    /// One endpoint of one Service.
+    Update,
+    /// What rules or tables take.
+    Memory,
+    /// The cluster, until packets pass.
+    Boot,
 }
 
 impl Workload {
     /// Every kind, in the order of reports.
-    pub const ALL: [Self; 5] = [Self::TcpRr, Self::UdpRr, Self::TcpCrr, Self::TcpStream, Self::UdpStream];
+    pub const ALL: [Self; 10] = [
+        Self::TcpRr,
+        Self::UdpRr,
+        Self::TcpCrr,
+        Self::TcpStream,
+        Self::UdpStream,
+        Self::FirstPacket,
+        Self::Program,
+        Self::Update,
+        Self::Memory,
+        Self::Boot,
+    ];
 
-    /// What is measured, in a sentence. Whether both ends share a CPU is part of it: across CPUs a round
-    /// trip is mostly the time to wake one up, so latencies are taken on one.
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::TcpRr => "request and answer over one TCP connection, both ends on CPU 0",
-            Self::UdpRr => "request and answer in UDP datagrams, both ends on CPU 0",
-            Self::TcpCrr => "connect, request, answer, close; both ends on CPU 0",
-            Self::TcpStream => "one TCP connection, filled; the client on CPU 0",
-            Self::UdpStream => "UDP datagrams, as many as go; the client on CPU 0",
-        }
-    }
-
-    /// The figures it gives, the telling one first.
-    pub const fn figures(self) -> &'static [Figure] {
-        match self {
-            Self::TcpRr | Self::TcpCrr => &[LATENCY_P50, LATENCY_P99, TRANSACTIONS],
-            Self::UdpRr => &[LATENCY_P50, LATENCY_P99, TRANSACTIONS, LOST],
-            Self::TcpStream => &[THROUGHPUT, RETRANSMITS],
-            Self::UdpStream => &[PACKETS, PACKETS_SENT],
-        }
+    /// Packets pass; else something is done to the variant itself, apart from a cluster that is up.
+    pub const fn is_traffic(self) -> bool {
+        !matches!(self, Self::Program | Self::Update | Self::Memory | Self::Boot)
     }
 }
 
@@ -58,6 +120,11 @@ impl fmt::Display for Workload {
             Self::TcpCrr => "TCP_CRR",
             Self::TcpStream => "TCP_STREAM",
             Self::UdpStream => "UDP_STREAM",
+            Self::FirstPacket => "FIRST_PACKET",
+            Self::Program => "PROGRAM",
+            Self::Update => "UPDATE",
+            Self::Memory => "MEMORY",
+            Self::Boot => "BOOT",
         })
     }
 }
@@ -73,58 +140,55 @@ impl FromStr for Workload {
 /// The way that traffic takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Way {
-    /// From a pod to a pod of another node.
+    /// From a pod to another of its node.
+    SameNode,
+    /// To a pod of another node.
     OtherNode,
+    /// The same, by the address of a Service.
+    Service,
+    /// From a host outside to a port of a node, and on to a pod of another node.
+    NodePort,
+    /// From a pod to a host outside.
+    World,
+    /// None: no link is passed.
+    Memory,
 }
 
 impl Way {
     /// Every way, in the order of reports.
-    pub const ALL: [Self; 1] = [Self::OtherNode];
+    pub const ALL: [Self; 6] =
+        [Self::SameNode, Self::OtherNode, Self::Service, Self::NodePort, Self::World, Self::Memory];
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::SameNode => "same-node",
             Self::OtherNode => "other-node",
+            Self::Service => "service",
+            Self::NodePort => "node-port",
+            Self::World => "world",
+            Self::Memory => "memory",
         })
     }
 }
 
-/// A number that a workload gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figure {
-    /// Its name in results, the unit in it.
-    pub name: &'static str,
-    /// The head of its column.
-    pub head: &'static str,
-    /// It is compared with `routed`.
-    pub compared: bool,
-    /// More of it is better.
-    pub more_is_better: bool,
-}
+impl FromStr for Way {
+    type Err = ();
 
-const fn figure(name: &'static str, head: &'static str) -> Figure {
-    Figure { name, head, compared: false, more_is_better: false }
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|way| way.to_string() == text).ok_or(())
+    }
 }
-
-const LATENCY_P50: Figure = Figure { compared: true, ..figure("latency_us_p50", "P50 us") };
-const LATENCY_P99: Figure = Figure { compared: true, ..figure("latency_us_p99", "P99 us") };
-const TRANSACTIONS: Figure = Figure { more_is_better: true, ..figure("transactions_per_s", "PER SECOND") };
-const LOST: Figure = figure("lost", "LOST");
-const THROUGHPUT: Figure =
-    Figure { compared: true, more_is_better: true, ..figure("throughput_gbit_per_s", "GBIT/S") };
-const RETRANSMITS: Figure = figure("retransmits", "RETRANSMITS");
-const PACKETS: Figure = Figure { compared: true, more_is_better: true, ..figure("received_kpps", "KPPS") };
-const PACKETS_SENT: Figure = Figure { more_is_better: true, ..figure("sent_kpps", "KPPS SENT") };
 
 /// What a cluster is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sizes {
     /// Services; the one that is dialled is the last.
     pub services: usize,
-    /// Policies that select the server or the client; those that let one to the other are the last.
+    /// Policies that select the servers; the one that lets the client in is the last.
     pub policies: usize,
-    /// Flows between the two that are open beside those that are measured, with these counted.
+    /// Flows between client and server, that which is measured and those that are open beside it.
     pub flows: usize,
 }
 
@@ -150,10 +214,44 @@ pub struct Run {
     pub sizes: Sizes,
 }
 
+/// Requests per second that are offered where a rate is: most variants can answer so many on one CPU, and a variant
+/// that cannot shows it.
+const OFFERED: u64 = 2000;
+
 impl Run {
-    /// One connection to a pod of another node, in the smallest cluster.
-    pub const fn new(workload: Workload, size_bytes: usize) -> Self {
-        Self { workload, way: Way::OtherNode, size_bytes, connections: 1, rate_per_s: 0, sizes: Sizes::LEAST }
+    /// One connection in the smallest cluster, with a request of one byte where there is one.
+    pub const fn new(workload: Workload, way: Way) -> Self {
+        let size_bytes = match workload {
+            Workload::TcpRr | Workload::UdpRr | Workload::TcpCrr | Workload::FirstPacket => 1,
+            Workload::UdpStream => 64,
+            Workload::TcpStream => 0,
+            Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => 0,
+        };
+        Self { workload, way, size_bytes, connections: 1, rate_per_s: 0, sizes: Sizes::LEAST }
+    }
+
+    const fn connections(self, connections: usize) -> Self {
+        Self { connections, ..self }
+    }
+
+    const fn size_bytes(self, size_bytes: usize) -> Self {
+        Self { size_bytes, ..self }
+    }
+
+    const fn sizes(self, sizes: Sizes) -> Self {
+        Self { sizes, ..self }
+    }
+
+    /// Client and server have a CPU each, and whatever carries packets either. Otherwise all of them share one:
+    /// across CPUs a round trip is mostly the time to wake the other one up, and what a packet costs is hidden by it.
+    pub const fn spreads(&self) -> bool {
+        matches!(self.workload, Workload::TcpStream) && self.connections > 1
+    }
+
+    /// How often it is measured, where the suite says `rounds`.
+    pub const fn rounds(&self, rounds: usize) -> usize {
+        const OF_RULES: usize = 3;
+        if self.workload.is_traffic() || rounds < OF_RULES { rounds } else { OF_RULES }
     }
 
     /// As results name it.
@@ -177,22 +275,23 @@ pub struct Suite {
     /// Its name.
     pub name: &'static str,
     /// The variants.
-    pub dataplanes: Vec<Name>,
-    /// What each of them goes through.
-    pub runs: Vec<Run>,
+    pub variants: Vec<Variant>,
+    /// What each of them goes through. The clusters of a block are all up at the same time, and every round goes
+    /// through all of its runs, so that what is to be compared is measured in turn.
+    pub blocks: Vec<Vec<Run>>,
     /// How often.
     pub rounds: usize,
     /// How long each time.
     pub time: Duration,
-    /// What chance in it follows from.
+    /// What chance in it follows from: the order in which variants take turns.
     pub seed: u64,
 }
 
 /// Why `--only` selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A word that is neither.
-    #[error("unknown dataplane or workload {word:?}: expected some of {}", words())]
+    /// A word that is nothing of it.
+    #[error("unknown dataplane, workload or way {word:?}: expected some of {}", words())]
     Word {
         /// As it was given.
         word: String,
@@ -208,61 +307,145 @@ pub enum Error {
 }
 
 fn words() -> String {
-    let names = Name::ALL.iter().map(Name::to_string);
-    names.chain(Workload::ALL.iter().map(Workload::to_string)).collect::<Vec<_>>().join(", ")
+    let variants = Variant::all().into_iter().map(|it| it.to_string());
+    let workloads = Workload::ALL.iter().map(ToString::to_string);
+    let ways = Way::ALL.iter().filter(|way| **way != Way::Memory).map(ToString::to_string);
+    variants.chain(workloads).chain(ways).collect::<Vec<_>>().join(", ")
+}
+
+/// Rules at these sizes: all of them, one of them, and what they take.
+fn rules(sizes: Sizes) -> [Run; 3] {
+    [Workload::Program, Workload::Update, Workload::Memory]
+        .map(|workload| Run::new(workload, Way::Memory).sizes(sizes))
 }
 
 impl Suite {
-    /// The first look: less than 25 seconds, the cluster's building included.
+    /// The first look: less than a minute, the clusters' building included.
     pub fn quick() -> Self {
-        Self {
-            name: "quick",
-            dataplanes: vec![Name::Ebpf, Name::Chains, Name::Routed, Name::Wire],
-            runs: vec![Run::new(Workload::TcpRr, 1), Run::new(Workload::TcpStream, 0)],
-            rounds: 5,
-            time: Duration::from_millis(300),
-            seed: 1,
-        }
-    }
-
-    /// The whole comparison: minutes.
-    pub fn standard() -> Self {
-        let runs = [
-            (Workload::TcpRr, 1),
-            (Workload::TcpRr, 1024),
-            (Workload::UdpRr, 1),
-            (Workload::TcpCrr, 1),
-            (Workload::TcpStream, 0),
-            (Workload::UdpStream, 64),
-            (Workload::UdpStream, 1400),
+        use {Way::*, Workload::*};
+        let runs = vec![
+            Run::new(TcpRr, OtherNode),
+            Run::new(TcpCrr, OtherNode),
+            Run::new(TcpCrr, Service),
+            Run::new(TcpStream, OtherNode),
+            Run::new(UdpStream, OtherNode),
         ];
         Self {
-            name: "standard",
-            dataplanes: Name::ALL.to_vec(),
-            runs: runs.map(|(workload, size)| Run::new(workload, size)).to_vec(),
-            rounds: 7,
-            time: Duration::from_secs(1),
+            name: "quick",
+            variants: Name::ALL.into_iter().map(Variant::from).collect(),
+            blocks: vec![runs],
+            rounds: 5,
+            time: Duration::from_millis(120),
             seed: 1,
         }
     }
 
-    /// What is left when only these words are wanted, parted by commas: names of dataplanes and workloads.
+    /// The whole comparison: less than 25 minutes.
+    pub fn standard() -> Self {
+        use {Way::*, Workload::*};
+        let among = |services| Sizes { services, ..Sizes::LEAST };
+        let mut runs = vec![
+            Run::new(TcpRr, SameNode),
+            Run::new(TcpRr, OtherNode),
+            Run::new(TcpRr, OtherNode).connections(32),
+            Run { rate_per_s: OFFERED, ..Run::new(TcpRr, OtherNode) },
+            Run::new(TcpRr, Service),
+            Run::new(TcpRr, NodePort),
+            Run::new(TcpRr, World),
+            Run::new(UdpRr, OtherNode),
+            Run::new(UdpRr, OtherNode).connections(32),
+            Run::new(TcpCrr, OtherNode),
+            Run::new(TcpCrr, Service),
+            Run::new(TcpCrr, Service).sizes(among(5000)),
+            Run::new(TcpCrr, NodePort),
+            Run::new(TcpStream, OtherNode),
+            Run::new(TcpStream, OtherNode).connections(8),
+            Run::new(UdpStream, OtherNode),
+            Run::new(UdpStream, OtherNode).size_bytes(1400),
+            Run::new(UdpStream, Service).sizes(among(1000)),
+            Run::new(FirstPacket, OtherNode),
+            Run::new(FirstPacket, Service),
+        ];
+        runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
+        runs.push(Run::new(Boot, Way::Memory));
+        Self {
+            name: "standard",
+            variants: Variant::all(),
+            blocks: vec![runs],
+            rounds: 7,
+            time: Duration::from_millis(500),
+            seed: 1,
+        }
+    }
+
+    /// How it goes with size: each of Services, policies and flows alone, the others at their least.
+    pub fn scale() -> Self {
+        use {Way::*, Workload::*};
+        let mut blocks = Vec::new();
+        for services in [1, 100, 1000, 10_000] {
+            let sizes = Sizes { services, ..Sizes::LEAST };
+            let traffic = [
+                Run::new(TcpCrr, OtherNode),
+                Run::new(TcpCrr, Service),
+                Run::new(TcpRr, Service),
+                Run::new(UdpStream, Service),
+                Run::new(FirstPacket, Service),
+            ];
+            blocks.push(traffic.map(|run| run.sizes(sizes)).into_iter().chain(rules(sizes)).collect());
+        }
+        // One policy is among the Services' sizes already.
+        for policies in [0, 10, 100, 1000] {
+            let sizes = Sizes { policies, ..Sizes::LEAST };
+            let traffic = [
+                Run::new(TcpCrr, OtherNode),
+                Run::new(TcpRr, OtherNode),
+                Run::new(UdpStream, OtherNode),
+                Run::new(FirstPacket, OtherNode),
+            ];
+            blocks.push(traffic.map(|run| run.sizes(sizes)).into_iter().chain(rules(sizes)).collect());
+        }
+        for flows in [1, 1024, 65_536] {
+            let sizes = Sizes { flows, ..Sizes::LEAST };
+            let traffic =
+                [Run::new(UdpRr, OtherNode), Run::new(TcpCrr, OtherNode), Run::new(UdpStream, OtherNode)];
+            let traffic = traffic.map(|run| run.sizes(sizes)).into_iter();
+            // Two of them are among the Services' sizes already, where there is one flow.
+            blocks.push(traffic.filter(|run| flows > 1 || run.workload == UdpRr).collect());
+        }
+        let variants = Name::ALL.into_iter().map(Variant::from).collect();
+        Self { name: "scale", variants, blocks, rounds: 5, time: Duration::from_millis(500), seed: 1 }
+    }
+
+    /// Every run, in the order of the blocks.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.blocks.iter().flatten()
+    }
+
+    /// What is left when only these words are wanted, parted by commas: names of dataplanes, workloads and ways.
     /// Where none of a sort is named, all of it stays.
     ///
     /// # Errors
     /// [`Error`].
     pub fn only(mut self, only: &str) -> Result<Self, Error> {
-        let (mut dataplanes, mut workloads) = (Vec::new(), Vec::new());
+        let (mut variants, mut workloads, mut ways) = (Vec::new(), Vec::new(), Vec::new());
         for word in only.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            match (word.parse::<Name>(), word.parse::<Workload>()) {
-                (Ok(name), _) => dataplanes.push(name),
-                (_, Ok(workload)) => workloads.push(workload),
-                _ => return Err(Error::Word { word: word.to_owned() }),
+            if let Ok(variant) = word.parse::<Variant>() {
+                variants.push(variant);
+            } else if let Ok(workload) = word.parse::<Workload>() {
+                workloads.push(workload);
+            } else if let Ok(way) = word.parse::<Way>() {
+                ways.push(way);
+            } else {
+                return Err(Error::Word { word: word.to_owned() });
             }
         }
-        self.dataplanes.retain(|name| dataplanes.is_empty() || dataplanes.contains(name));
-        self.runs.retain(|run| workloads.is_empty() || workloads.contains(&run.workload));
-        if self.dataplanes.is_empty() || self.runs.is_empty() {
+        self.variants.retain(|variant| variants.is_empty() || variants.contains(variant));
+        for block in &mut self.blocks {
+            block.retain(|run| workloads.is_empty() || workloads.contains(&run.workload));
+            block.retain(|run| ways.is_empty() || ways.contains(&run.way));
+        }
+        self.blocks.retain(|block| !block.is_empty());
+        if self.variants.is_empty() || self.blocks.is_empty() {
             return Err(Error::Nothing { only: only.to_owned(), suite: self.name });
         }
         Ok(self)
@@ -272,31 +455,78 @@ impl Suite {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
-    #[test]
-    fn quick_fits_into_its_time_even_with_warm_up_and_building() {
-        let Suite { dataplanes, runs, rounds, time, .. } = Suite::quick();
-        let measured = time.mul_f64(1.1) * (dataplanes.len() * runs.len() * rounds) as u32;
-        assert!(measured < Duration::from_secs(18), "{measured:?}");
+    /// How long the traffic of a suite takes at least.
+    fn shortest(suite: &Suite) -> Duration {
+        let traffic = suite.runs().filter(|run| run.workload.is_traffic());
+        let samples: usize = traffic
+            .map(|run| suite.variants.iter().filter(|it| it.lacks(run).is_none()).count() * suite.rounds)
+            .sum();
+        // With the warm-up before it, and what ends it.
+        (suite.time.mul_f64(1.1) + Duration::from_millis(50)) * samples as u32
     }
 
     #[test]
-    fn only_takes_dataplanes_and_workloads_in_one_list() {
-        let suite = Suite::standard().only("routed,wire,udp_rr").expect("all exist");
-        assert_eq!(suite.dataplanes, [Name::Routed, Name::Wire]);
-        assert_eq!(suite.runs, [Run::new(Workload::UdpRr, 1)]);
+    fn suites_fit_into_their_time_and_leave_some_for_building() {
+        for (suite, most_s) in [(Suite::quick(), 45), (Suite::standard(), 19 * 60), (Suite::scale(), 30 * 60)]
+        {
+            let shortest = shortest(&suite);
+            assert!(shortest < Duration::from_secs(most_s), "{}: {shortest:?}", suite.name);
+        }
+    }
+
+    #[test]
+    fn no_suite_asks_for_a_point_twice() {
+        for suite in [Suite::quick(), Suite::standard(), Suite::scale()] {
+            let points: BTreeSet<_> = suite.runs().map(|run| run.point()).collect();
+            assert_eq!(points.len(), suite.runs().count(), "{}", suite.name);
+        }
+    }
+
+    #[test]
+    fn every_size_that_is_to_be_compared_is_in_a_suite() {
+        let scale = Suite::scale();
+        let sizes = |of: fn(&Sizes) -> usize| scale.runs().map(|run| of(&run.sizes)).collect::<BTreeSet<_>>();
+        assert_eq!(sizes(|it| it.services), BTreeSet::from([1, 100, 1000, 10_000]));
+        assert_eq!(sizes(|it| it.policies), BTreeSet::from([0, 1, 10, 100, 1000]));
+        assert_eq!(sizes(|it| it.flows), BTreeSet::from([1, 1024, 65_536]));
+        let standard = Suite::standard();
+        let kinds: BTreeSet<_> = standard.runs().map(|run| run.workload).collect();
+        let ways: BTreeSet<_> = standard.runs().map(|run| run.way).collect();
+        assert_eq!((kinds.len(), ways.len()), (Workload::ALL.len(), Way::ALL.len()));
+        assert!(standard.runs().any(|run| run.rate_per_s > 0));
+    }
+
+    #[test]
+    fn only_takes_dataplanes_workloads_and_ways_in_one_list() {
+        let suite = Suite::standard().only("routed,chains/plain,tcp_crr,service").expect("all exist");
+        let names: Vec<_> = suite.variants.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["routed", "chains/plain"]);
+        let left: Vec<_> = suite.runs().map(|run| (run.workload, run.way, run.sizes.services)).collect();
+        assert_eq!(left, [(Workload::TcpCrr, Way::Service, 1), (Workload::TcpCrr, Way::Service, 5000)]);
     }
 
     #[test]
     fn only_names_the_word_it_does_not_know() {
         let error = Suite::quick().only("routed,udprr").expect_err("there is no udprr");
-        assert!(error.to_string().contains("\"udprr\"") && error.to_string().contains("UDP_RR"), "{error}");
+        let text = error.to_string();
+        assert!(["\"udprr\"", "UDP_RR", "node-port"].iter().all(|word| text.contains(word)), "{text}");
         assert!(matches!(Suite::quick().only("udp_rr"), Err(Error::Nothing { .. })));
     }
 
     #[test]
     fn a_point_says_all_that_belongs_to_a_run() {
-        let point = Run::new(Workload::TcpRr, 1).point();
+        let point = Run::new(Workload::TcpRr, Way::OtherNode).point();
         assert_eq!(point, crate::results::tests::point());
+    }
+
+    #[test]
+    fn who_knows_no_services_says_so() {
+        let lacks = |name: Name, way| Variant::from(name).lacks(&Run::new(Workload::TcpRr, way));
+        assert_eq!(lacks(Name::Routed, Way::Service), Some("it knows no Services"));
+        assert_eq!(lacks(Name::Routed, Way::World), None);
+        assert_eq!(lacks(Name::Wire, Way::World), Some("it is one link between two pods"));
+        assert!(Way::ALL.iter().all(|way| lacks(Name::Ebpf, *way).is_none()));
     }
 }

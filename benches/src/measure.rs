@@ -1,33 +1,37 @@
 //! How it is measured.
 //!
 //! All variants stand side by side, so that they share the machine's moods: in every round each is measured
-//! once, and every other round goes through them backwards. What is compared is a variant and `routed` in
-//! the same round; of the rounds' ratios the median is told, with the lowest and the highest.
+//! once, in an order drawn from the seed, and every other round goes through it backwards. What is compared is a
+//! variant and `routed` in the same round; of the rounds' ratios the median is told, with the lowest and the highest.
+//!
+//! Everything that a packet needs runs on CPU 0, for every variant: client, server, what the kernel does for packets
+//! behind them, and the threads of dataplanes that live in this process. So a figure is what the whole path costs one
+//! CPU, and no wake-up of another CPU hides it. Where [`Run::spreads`] says so the server has another CPU, and
+//! dataplanes' threads run on any.
+//!
+//! A measurement during which the machine's host took much of the CPU time is done again, a few times; of those the
+//! least disturbed counts. What is left of noise is told in [`Results::noise`], and the run is invalid then.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use testbed::dataplane::{self, Name, Up};
-use testbed::traffic::{self, End, Ends, Limits, Transport};
-use userspace::model::{self, Cluster};
+use testbed::traffic;
+use userspace::model;
 
-use crate::machine::{self, Ticks};
-use crate::matrix::{Run, Suite, Workload};
-use crate::results::{Absent, Machine, Results, Sample, VERSION};
+use crate::affinity::{self, Held};
+use crate::journal::{self, Journal};
+use crate::matrix::{Run, Sizes, Suite, Variant};
+use crate::results::{Absent, Results, Sample, VERSION};
+use crate::{cluster, machine, noise, rules, sample};
 
-/// Two nodes with a pod each, and a Service and a policy, so that there is something to look up.
-const CLUSTER: &str = include_str!("cluster.yaml");
+/// After this, flows that are only open are used once, so that nobody forgets them: less than the shortest time that a
+/// kernel's connection tracking remembers a datagram for (30 s).
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// The port that servers listen on.
-pub(crate) const PORT: u16 = 8080;
-
-/// CPU time stolen by the machine's host, in percent, from which a run is called noisy.
-const NOISY_STEAL: f64 = 2.0;
-
-/// Spread of `routed` over the rounds, in percent of its median, from which a run is called noisy.
-const NOISY_SPREAD: f64 = 40.0;
+/// How often a measurement is done again, because too much CPU time was stolen meanwhile.
+const REPEATS: usize = 2;
 
 /// Why there is no comparison.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,7 @@ pub enum Error {
     #[error("cannot read the built-in cluster: {0}")]
     Cluster(#[from] model::Error),
     /// No variant at all.
-    #[error("no dataplane could be started: {}", whys(.0))]
+    #[error("nothing could be measured: {}", whys(.0))]
     None(Vec<Absent>),
     /// Traffic that did not pass.
     #[error("cannot measure {workload} on {dataplane}: {source}")]
@@ -44,7 +48,7 @@ pub enum Error {
         /// The variant.
         dataplane: Name,
         /// The workload.
-        workload: Workload,
+        workload: crate::matrix::Workload,
         /// What went wrong.
         source: traffic::Error,
     },
@@ -59,6 +63,12 @@ pub enum Error {
     /// A cluster that was to be measured by itself.
     #[error("cannot build a cluster: {0}")]
     Build(#[from] dataplane::Error),
+    /// Where threads run.
+    #[error(transparent)]
+    Affinity(#[from] affinity::Error),
+    /// What was measured could not be noted.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     /// By the user.
     #[error("interrupted; every namespace is removed")]
     Interrupted,
@@ -68,83 +78,285 @@ fn whys(absent: &[Absent]) -> String {
     absent.iter().map(|absent| format!("{}: {}", absent.variant, absent.why)).collect::<Vec<_>>().join("; ")
 }
 
-/// Builds all variants, measures them, and removes them, whatever happens. `stop` ends it early; `said` is
-/// told what is going on.
+/// Builds all variants, measures them, and removes them, whatever happens. What the journal has is not measured again.
+/// `stop` ends it early; `said` is told what is going on. A variant that cannot be asked something is left out of it,
+/// and named.
 ///
 /// # Errors
 /// [`Error`]. Nothing is left then, if not said otherwise.
-pub fn compare(suite: Suite, stop: &AtomicBool, mut said: impl FnMut(&str)) -> Result<Results, Error> {
-    let mut machine = machine::now();
-    let (begin, before) = (Instant::now(), Ticks::now());
-    let (ups, absent) = build(&suite, stop, &mut said)?;
-    let samples = measure_all(&suite, &ups, stop, &mut said)?;
-    for up in ups {
-        let dataplane = up.name();
-        up.down().map_err(|source| Error::Left { dataplane, source })?;
+pub fn compare(
+    suite: &Suite,
+    journal: &mut Journal,
+    stop: &AtomicBool,
+    said: &mut dyn FnMut(&str),
+) -> Result<Results, Error> {
+    let mut facts = journal.machine().cloned().unwrap_or_else(machine::now);
+    let begin = Instant::now();
+    let mut session = Session::new(suite, journal, stop, said)?;
+    for block in &suite.blocks {
+        session.block(block)?;
     }
-    machine.took_s = begin.elapsed().as_secs_f64();
-    machine.steal_percent = Ticks::now().since(before).steal_percent();
+    let Session { samples, absent, .. } = session;
+    if samples.is_empty() {
+        return Err(Error::None(absent));
+    }
+    facts.took_s = begin.elapsed().as_secs_f64();
+    facts.steal_percent = noise::steal(&samples).unwrap_or_default();
     let mut results = Results {
         version: VERSION,
         suite: suite.name.to_owned(),
         seed: suite.seed,
         rounds: suite.rounds,
         time_s: suite.time.as_secs_f64(),
-        machine,
+        machine: facts,
         absent,
         samples,
         ..Results::default()
     };
-    results.noise = noise(&results, &suite);
+    results.noise = noise::of(&results);
     Ok(results)
 }
 
-/// All variants that can be started, and those that cannot.
-fn build(
-    suite: &Suite,
-    stop: &AtomicBool,
-    said: &mut impl FnMut(&str),
-) -> Result<(Vec<Up>, Vec<Absent>), Error> {
-    let (mut ups, mut absent) = (Vec::new(), Vec::new());
-    for name in &suite.dataplanes {
-        check(stop)?;
-        said(&format!("building {name}"));
-        match Up::new(&cluster(*name)?, *name) {
-            Ok(up) => ups.push(up),
-            Err(error) => {
-                said(&format!("leaving out {name}: {error}"));
-                absent.push(Absent { variant: name.to_string(), why: error.to_string() });
-            }
-        }
-    }
-    if ups.is_empty() { Err(Error::None(absent)) } else { Ok((ups, absent)) }
+/// A comparison under way.
+struct Session<'a> {
+    suite: &'a Suite,
+    journal: &'a mut Journal,
+    stop: &'a AtomicBool,
+    said: &'a mut dyn FnMut(&str),
+    held: Held,
+    samples: Vec<Sample>,
+    absent: Vec<Absent>,
+    /// Samples that are still to be taken, and how long those took that are.
+    left: usize,
+    taken: usize,
+    spent: Duration,
 }
 
-fn measure_all(
-    suite: &Suite,
-    ups: &[Up],
-    stop: &AtomicBool,
-    said: &mut impl FnMut(&str),
-) -> Result<Vec<Sample>, Error> {
-    let mut samples = Vec::new();
-    for round in 0..suite.rounds {
-        said(&format!("round {} of {}", round + 1, suite.rounds));
-        for run in &suite.runs {
-            for up in in_turn(ups, round) {
-                check(stop)?;
-                let figures = measure(up, *run, Limits::time(suite.time));
-                let figures = figures.map_err(|source| Error::Traffic {
-                    dataplane: up.name(),
-                    workload: run.workload,
-                    source,
-                })?;
-                let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-                let (variant, point) = (up.name().to_string(), run.point());
-                samples.push(Sample { variant, point, round, figures, latencies_us: Vec::new() });
+/// A variant's cluster that is up.
+struct Stand {
+    variant: Variant,
+    sizes: Sizes,
+    up: Up,
+    /// When the flows that are only open were last used.
+    used: Option<Instant>,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        suite: &'a Suite,
+        journal: &'a mut Journal,
+        stop: &'a AtomicBool,
+        said: &'a mut dyn FnMut(&str),
+    ) -> Result<Self, Error> {
+        let mut session = Self {
+            suite,
+            journal,
+            stop,
+            said,
+            held: Held::new()?,
+            samples: Vec::new(),
+            absent: Vec::new(),
+            left: 0,
+            taken: 0,
+            spent: Duration::ZERO,
+        };
+        session.left = suite.runs().map(|run| session.missing(run).count()).sum();
+        for variant in &suite.variants {
+            session.leave_out_what_it_lacks(*variant);
+        }
+        Ok(session)
+    }
+
+    /// The samples of a run that are neither taken nor out of the question.
+    fn missing(&self, run: &Run) -> impl Iterator<Item = (Variant, usize)> {
+        let (run, point) = (*run, run.point());
+        let can = self.suite.variants.iter().filter(move |variant| variant.lacks(&run).is_none());
+        can.flat_map(move |variant| (0..run.rounds(self.suite.rounds)).map(move |round| (*variant, round)))
+            .filter(move |(variant, round)| {
+                self.journal.sample(&variant.to_string(), &point, *round).is_none()
+            })
+    }
+
+    /// One entry for each reason, with all that it is the reason for.
+    fn leave_out_what_it_lacks(&mut self, variant: Variant) {
+        let mut lacks: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for run in self.suite.runs() {
+            if let Some(why) = variant.lacks(run) {
+                let what =
+                    if run.workload.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
+                lacks.entry(why).or_default().insert(what);
             }
         }
+        for (why, what) in lacks {
+            let what = what.into_iter().collect::<Vec<_>>().join(", ");
+            self.absent.push(Absent { variant: variant.to_string(), why: format!("{what}: {why}") });
+        }
     }
-    Ok(samples)
+
+    /// Measures the runs of a block, on clusters that are up for as long.
+    fn block(&mut self, block: &[Run]) -> Result<(), Error> {
+        let mut stands = self.build(block)?;
+        let measured = self.rounds(block, &mut stands);
+        // What went wrong first is told first; clusters that are dropped are removed as well.
+        measured?;
+        for Stand { variant, up, .. } in stands {
+            up.down().map_err(|source| Error::Left { dataplane: variant.dataplane, source })?;
+        }
+        Ok(())
+    }
+
+    /// A cluster for each variant and each size, of those that have something to measure.
+    fn build(&mut self, block: &[Run]) -> Result<Vec<Stand>, Error> {
+        let mut wanted = BTreeSet::new();
+        for run in block.iter().filter(|run| run.workload.is_traffic()) {
+            wanted.extend(self.missing(run).map(|(variant, _)| (run.sizes, variant)));
+        }
+        let mut stands = Vec::new();
+        for (place, (sizes, variant)) in wanted.into_iter().enumerate() {
+            check(self.stop)?;
+            let Sizes { services, policies, flows } = sizes;
+            (self.said)(&format!(
+                "building {variant}: services {services}, policies {policies}, flows {flows}"
+            ));
+            // What is built here runs where it will be measured.
+            self.held.to(Some(0))?;
+            let cluster = cluster::of(&cluster_name(variant, place), sizes)?;
+            match Up::with_io(&cluster, variant.dataplane, variant.io) {
+                Ok(up) => stands.push(Stand { variant, sizes, up, used: None }),
+                Err(error) => self.leave_out(variant, error.to_string()),
+            }
+        }
+        Ok(stands)
+    }
+
+    fn leave_out(&mut self, variant: Variant, why: String) {
+        (self.said)(&format!("leaving out {variant}: {why}"));
+        let absent = Absent { variant: variant.to_string(), why };
+        if !self.absent.contains(&absent) {
+            self.absent.push(absent);
+        }
+    }
+
+    fn rounds(&mut self, block: &[Run], stands: &mut [Stand]) -> Result<(), Error> {
+        // What failed once would fail again, and take its time.
+        let mut failed = BTreeSet::new();
+        for round in 0..self.suite.rounds {
+            for (at, run) in block.iter().enumerate().filter(|(_, run)| round < run.rounds(self.suite.rounds))
+            {
+                for variant in order(&self.suite.variants, self.suite.seed, round) {
+                    check(self.stop)?;
+                    if variant.lacks(run).is_some() || failed.contains(&(variant, at)) {
+                        continue;
+                    }
+                    let stand = stands.iter_mut().find(|it| it.variant == variant && it.sizes == run.sizes);
+                    if !self.one(run, round, variant, stand)? {
+                        failed.insert((variant, at));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a sample, if it is not there yet; false if it could not be taken.
+    fn one(
+        &mut self,
+        run: &Run,
+        round: usize,
+        variant: Variant,
+        stand: Option<&mut Stand>,
+    ) -> Result<bool, Error> {
+        let point = run.point();
+        if let Some(sample) = self.journal.sample(&variant.to_string(), &point, round) {
+            self.samples.push(sample.clone());
+            return Ok(true);
+        }
+        if run.workload.is_traffic() && stand.is_none() {
+            // It could not be built, which was said then.
+            return Ok(false);
+        }
+        let (rounds, time_left) = (run.rounds(self.suite.rounds), self.time_left());
+        let Run { workload, way, .. } = run;
+        (self.said)(&format!("round {} of {rounds}: {workload} {way} on {variant}{time_left}", round + 1));
+        self.held.to(if run.spreads() { None } else { Some(0) })?;
+        let begin = Instant::now();
+        let measured = match stand {
+            Some(stand) => self.traffic(run, round, stand),
+            None => rules::measure(variant, run, self.suite.time).map_err(|error| error.to_string()),
+        };
+        self.left = self.left.saturating_sub(1);
+        self.taken += 1;
+        self.spent += begin.elapsed();
+        let measured = match measured {
+            Ok(measured) => measured,
+            Err(why) => {
+                self.leave_out(variant, format!("{workload} {way}: {why}"));
+                return Ok(false);
+            }
+        };
+        let sample::Measured { figures, latencies_us } = measured;
+        let sample = Sample { variant: variant.to_string(), point, round, figures, latencies_us };
+        self.journal.add(&sample)?;
+        self.samples.push(sample);
+        Ok(true)
+    }
+
+    /// Sends traffic, again if too much CPU time was stolen meanwhile; what was least disturbed counts.
+    fn traffic(&self, run: &Run, round: usize, stand: &mut Stand) -> Result<sample::Measured, String> {
+        let mut best: Option<(f64, sample::Measured)> = None;
+        for repeat in 0..=REPEATS {
+            if run.sizes.flows > 1 && stand.used.is_none_or(|used| used.elapsed() > KEEP_ALIVE) {
+                sample::open_flows(&stand.up, run.sizes.flows - 1).map_err(|error| error.to_string())?;
+                stand.used = Some(Instant::now());
+            }
+            let turn = round * (REPEATS + 1) + repeat;
+            let measured = sample::measure(&stand.up, run, turn, self.suite.time);
+            let measured = measured.map_err(|error| error.to_string())?;
+            let steal = measured.figures.get(noise::STEAL).copied().unwrap_or_default();
+            if best.as_ref().is_none_or(|(least, _)| steal < *least) {
+                best = Some((steal, measured));
+            }
+            if steal <= noise::MOST_STEAL_OF_ONE || self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        Ok(best.expect("it is measured at least once").1)
+    }
+
+    /// As an end of a sentence; nothing where nobody knows yet.
+    fn time_left(&self) -> String {
+        if self.taken == 0 {
+            return String::new();
+        }
+        let left_s = (self.spent.as_secs_f64() / self.taken as f64 * self.left as f64).ceil() as u64;
+        match left_s {
+            0..60 => format!("; {left_s} s left"),
+            _ => format!("; {} min {} s left", left_s / 60, left_s % 60),
+        }
+    }
+}
+
+/// Of this process, and of nobody else in it.
+fn cluster_name(variant: Variant, place: usize) -> String {
+    format!("bench-{}-{}-{place}", variant.to_string().replace('/', "-"), std::process::id())
+}
+
+/// The variants as a pair of rounds takes them: by lot, and in the second of the two backwards.
+fn order(variants: &[Variant], seed: u64, round: usize) -> Vec<Variant> {
+    let mut order = variants.to_vec();
+    let mut chance = seed.wrapping_add(round as u64 / 2);
+    for last in (1..order.len()).rev() {
+        order.swap(last, (drawn(&mut chance) % (last as u64 + 1)) as usize);
+    }
+    in_turn(&order, round).copied().collect()
+}
+
+/// The next number of a sequence (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators": SplitMix64).
+fn drawn(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// Forwards in even rounds, backwards in odd ones.
@@ -157,99 +369,9 @@ pub(crate) fn check(stop: &AtomicBool) -> Result<(), Error> {
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// The built-in cluster, for one variant of this process.
-pub(crate) fn cluster(name: Name) -> Result<Cluster, Error> {
-    let mut cluster = model::load_text("the built-in cluster", CLUSTER)?;
-    cluster.name = format!("bench-{name}-{}", std::process::id());
-    Ok(cluster)
-}
-
-/// One measurement.
-fn measure(up: &Up, run: Run, limits: Limits) -> Result<BTreeMap<&'static str, f64>, traffic::Error> {
-    let same_cpu = !matches!(run.workload, Workload::TcpStream | Workload::UdpStream);
-    let ends = ends(up, same_cpu);
-    let size = run.size_bytes;
-    Ok(match run.workload {
-        Workload::TcpRr => figures_of(&traffic::request_response(&ends, Transport::Tcp, size, limits)?),
-        Workload::UdpRr => {
-            let trips = traffic::request_response(&ends, Transport::Udp, size, limits)?;
-            let mut figures = figures_of(&trips);
-            figures.insert("lost", trips.lost as f64);
-            figures
-        }
-        Workload::TcpCrr => figures_of(&traffic::connect_request_close(&ends, size, limits)?),
-        Workload::TcpStream => {
-            let streamed = traffic::stream(&ends, limits)?;
-            BTreeMap::from([
-                ("throughput_gbit_per_s", streamed.rate_bits() / 1e9),
-                ("retransmits", streamed.retransmits as f64),
-            ])
-        }
-        Workload::UdpStream => {
-            let packets = traffic::packet_rate(&ends, size, limits)?;
-            let sent = packets.sent as f64 / packets.elapsed.as_secs_f64();
-            BTreeMap::from([("received_kpps", packets.rate() / 1e3), ("sent_kpps", sent / 1e3)])
-        }
-    })
-}
-
-fn figures_of(trips: &traffic::RoundTrips) -> BTreeMap<&'static str, f64> {
-    BTreeMap::from([
-        ("latency_us_p50", trips.quantile_us(0.5)),
-        ("latency_us_p99", trips.quantile_us(0.99)),
-        ("transactions_per_s", trips.rate()),
-    ])
-}
-
-/// From the first pod to the second. The CPU of the server matters to latency only; where it does not, the
-/// server keeps off the client's, if there is another.
-fn ends(up: &Up, same_cpu: bool) -> Ends {
-    let pods = &up.topology().cluster().pods;
-    let [client, server] = &pods[..] else { unreachable!("the built-in cluster has two pods") };
-    let IpAddr::V4(address) = server.address() else { unreachable!("the built-in cluster is IPv4") };
-    let cpu = if same_cpu { Some(0) } else { (machine::cpus() > 1).then_some(1) };
-    Ends {
-        client: End { netns: up.topology().pod(client), cpu: Some(0) },
-        server: End { netns: up.topology().pod(server), cpu },
-        dialled: SocketAddrV4::new(address, PORT),
-        listening: PORT,
-    }
-}
-
-/// What makes the figures of a run uncertain; nothing, if it is valid.
-fn noise(results: &Results, suite: &Suite) -> Vec<String> {
-    let mut noise = Vec::new();
-    let Machine { steal_percent, load, cpus, .. } = results.machine;
-    if steal_percent > NOISY_STEAL {
-        noise.push(format!("the machine's host took away {steal_percent:.1} % of the CPU time"));
-    }
-    if load > cpus as f64 {
-        noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
-    }
-    for run in &suite.runs {
-        let telling = run.workload.figures()[0];
-        if let Some(spread) = results.spread(&Name::Routed.to_string(), &run.point(), telling.name)
-            && spread.percent() > NOISY_SPREAD
-        {
-            let percent = spread.percent();
-            noise.push(format!("{} on routed is spread over {percent:.0} % of its median", run.workload));
-        }
-    }
-    noise
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::results;
-
-    #[test]
-    fn a_yardstick_that_wavers_makes_a_run_noisy() {
-        let suite = Suite { runs: vec![Run::new(Workload::TcpRr, 1)], ..Suite::quick() };
-        let mut results = results();
-        results.machine.cpus = 1;
-        assert_eq!(noise(&results, &suite), ["TCP_RR on routed is spread over 83 % of its median"]);
-    }
 
     #[test]
     fn every_other_round_goes_backwards() {
@@ -259,10 +381,15 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_cluster_has_two_pods_on_two_nodes() {
-        let cluster = cluster(Name::Wire).unwrap_or_else(|error| panic!("{error}"));
-        let [client, server] = &cluster.pods[..] else { panic!("{:?}", cluster.pods) };
-        assert_ne!(client.node, server.node);
-        assert!(cluster.name.starts_with("bench-wire-"));
+    fn the_order_follows_from_the_seed_and_has_everyone_once() {
+        let all = Variant::all();
+        let rounds = |seed| (0..6).map(|round| order(&all, seed, round)).collect::<Vec<_>>();
+        assert_eq!(rounds(1), rounds(1));
+        assert_ne!(rounds(1), rounds(2));
+        for pair in rounds(1).chunks(2) {
+            assert!(pair[0].iter().eq(pair[1].iter().rev()), "{pair:?}");
+            let once: BTreeSet<_> = pair[0].iter().collect();
+            assert_eq!(once.len(), all.len());
+        }
     }
 }

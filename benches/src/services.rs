@@ -7,21 +7,23 @@
 //! does to meet packets in the driver.
 
 use std::fmt::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use dataplane::tables::Slots;
 use serde::Serialize;
 use testbed::dataplane::{Name, Up};
-use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::engine::Engine;
 use userspace::engine::kernel::{Kernel, Options};
-use userspace::model::{Acceleration, Backend, Cluster, External, Node, Pod, Protocol, Service, ServicePort};
+use userspace::model::{Acceleration, Cluster, Node, Service};
 use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 
-use crate::matrix::Workload;
-use crate::measure::{self, Error, PORT, check, in_turn};
+use crate::cluster::{self, service};
+use crate::figure::{RECEIVED, THROUGHPUT, TRANSACTIONS};
+use crate::matrix::{Run, Sizes, Way, Workload};
+use crate::measure::{Error, check, in_turn};
+use crate::sample::{self, Measured};
 
 /// Services that there are, and endpoints behind each.
 const SERVICES: u32 = 10_000;
@@ -31,9 +33,6 @@ const MANY: u32 = 150;
 const TABLE: u32 = 65_521;
 /// Times that an empty node is programmed.
 const TIMES: usize = 7;
-/// A node port, and a host outside that dials it.
-const NODE_PORT: u16 = 30_080;
-const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 /// Changes that are made one after the other.
 const CHANGES: u32 = 3000;
 
@@ -121,22 +120,6 @@ pub fn measure(
 
 fn address(first: [u8; 4], index: u32) -> IpAddr {
     Ipv4Addr::from(u32::from_be_bytes(first) + index).into()
-}
-
-/// Service number `index`, with so many endpoints, that no other has.
-fn service(index: u32, endpoints: u32) -> Service {
-    let end = |place| Backend::new(address([10, 128, 0, 0], index * 16 + place), 8080);
-    Service {
-        namespace: "bench".to_owned(),
-        name: format!("s{index:05}"),
-        addresses: vec![address([10, 112, 0, 0], index)],
-        ports: vec![ServicePort {
-            port: 80,
-            backends: (0..endpoints).map(end).collect(),
-            ..ServicePort::default()
-        }],
-        ..Service::default()
-    }
 }
 
 /// A node, and Services.
@@ -307,10 +290,11 @@ fn rates(
     let alone = |cluster: &mut Cluster| cluster.name += "-1";
     let among = |cluster: &mut Cluster| {
         cluster.name += "-many";
-        cluster.services.extend((0..SERVICES).map(|index| service(index, ENDPOINTS)));
+        // The one that is dialled is the last.
+        cluster.services.splice(0..0, (0..SERVICES).map(|index| service(index, ENDPOINTS)));
     };
     let ups = both(alone, among)?;
-    let [mut one, mut many] = in_rounds(&ups, Workload::TcpCrr, rounds, stop, said)?;
+    let [mut one, mut many] = in_rounds(&ups, Run::new(Workload::TcpCrr, Way::Service), rounds, stop, said)?;
     down(ups)?;
     let mut ratios = ratios(&many, &one);
     let figures = [
@@ -338,7 +322,8 @@ fn sockets(
     for (workload, what) in
         [(Workload::TcpCrr, "connections to a Service"), (Workload::TcpRr, "requests over one connection")]
     {
-        let [mut led, mut translated] = in_rounds(&ups, workload, rounds, stop, said)?;
+        let [mut led, mut translated] =
+            in_rounds(&ups, Run::new(workload, Way::Service), rounds, stop, said)?;
         let mut ratios = ratios(&led, &translated);
         figures.extend([
             Figure::of(&format!("{what}, sockets led"), "/s", &mut led),
@@ -357,25 +342,14 @@ fn drivers(
     stop: &AtomicBool,
     said: &mut impl FnMut(&str),
 ) -> Result<Vec<Figure>, ServicesError> {
-    let dialled = |cluster: &mut Cluster| {
-        cluster.policies.clear();
-        let ports = &mut cluster.services[0].ports;
-        ports[0].node_port = Some(NODE_PORT);
-        ports.push(ServicePort { protocol: Protocol::Udp, ..ports[0].clone() });
-        cluster.externals.push(External {
-            name: "world".to_owned(),
-            address: WORLD.into(),
-            ports: Vec::new(),
-        });
-    };
     let native = |cluster: &mut Cluster| {
         cluster.name += "-native";
         cluster.settings.services.acceleration = Acceleration::Native;
-        dialled(cluster);
+        cluster.policies.clear();
     };
     let behind = |cluster: &mut Cluster| {
         cluster.name += "-behind";
-        dialled(cluster);
+        cluster.policies.clear();
     };
     let ups = both(native, behind)?;
     let mut figures = Vec::new();
@@ -385,7 +359,8 @@ fn drivers(
         (Workload::UdpStream, "datagrams to a node port", "/s"),
         (Workload::TcpStream, "bits over one connection to a node port", "/s"),
     ] {
-        let [mut native, mut behind] = in_rounds(&ups, workload, rounds, stop, said)?;
+        let [mut native, mut behind] =
+            in_rounds(&ups, Run::new(workload, Way::NodePort), rounds, stop, said)?;
         let mut ratios = ratios(&native, &behind);
         figures.extend([
             Figure::of(&format!("{what}, in the driver"), unit, &mut native),
@@ -399,7 +374,9 @@ fn drivers(
 
 /// Two clusters side by side: the built-in one, changed in two ways.
 fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Result<[Up; 2], ServicesError> {
-    let (mut first, mut second) = (measure::cluster(Name::Ebpf)?, measure::cluster(Name::Ebpf)?);
+    let name = format!("bench-ebpf-{}", std::process::id());
+    let mut first = cluster::of(&name, Sizes::LEAST).map_err(Error::from)?;
+    let mut second = first.clone();
     one(&mut first);
     other(&mut second);
     let up = |cluster| Up::new(cluster, Name::Ebpf).map_err(Error::from);
@@ -414,7 +391,7 @@ fn down(ups: [Up; 2]) -> Result<(), Error> {
 /// What the two come to per second, the one and the other in turn in every round.
 fn in_rounds(
     ups: &[Up; 2],
-    workload: Workload,
+    run: Run,
     rounds: Rounds,
     stop: &AtomicBool,
     said: &mut impl FnMut(&str),
@@ -422,55 +399,28 @@ fn in_rounds(
     let mut rates = [Vec::new(), Vec::new()];
     let both: Vec<_> = ups.iter().enumerate().collect();
     for round in 0..rounds.rounds {
+        let workload = run.workload;
         said(&format!("{workload}: round {} of {}", round + 1, rounds.rounds));
         for (place, up) in in_turn(&both, round) {
             check(stop)?;
-            let (ends, limits) = (ends(up), Limits::time(rounds.time));
-            let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload, source };
-            rates[*place].push(rate(workload, &ends, limits).map_err(failed)?);
+            let measured = sample::measure(up, &run, round, rounds.time);
+            let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload: run.workload, source };
+            rates[*place].push(rate(&measured.map_err(failed)?));
         }
     }
     Ok(rates)
 }
 
 /// What there is of it per second: round trips, connections, datagrams received, bits.
-fn rate(workload: Workload, ends: &Ends, limits: Limits) -> Result<f64, traffic::Error> {
-    Ok(match workload {
-        Workload::TcpRr => traffic::request_response(ends, Transport::Tcp, 1, limits)?.rate(),
-        Workload::UdpRr => traffic::request_response(ends, Transport::Udp, 1, limits)?.rate(),
-        Workload::TcpCrr => traffic::connect_request_close(ends, 1, limits)?.rate(),
-        Workload::TcpStream => traffic::stream(ends, limits)?.rate_bits(),
-        Workload::UdpStream => traffic::packet_rate(ends, 1, limits)?.rate(),
-    })
+fn rate(measured: &Measured) -> f64 {
+    let figure = |name: &str, unit: f64| measured.figures.get(name).map(|value| value * unit);
+    let rates = [figure(TRANSACTIONS, 1.0), figure(RECEIVED, 1e3), figure(THROUGHPUT, 1e9)];
+    rates.into_iter().flatten().next().unwrap_or_default()
 }
 
 /// What the one comes to against the other, round by round.
 fn ratios(one: &[f64], other: &[f64]) -> Vec<f64> {
     one.iter().zip(other).map(|(one, other)| one / other).collect()
-}
-
-/// From the client to the Service, both ends on a CPU; or, where it has a node port, from outside to that of the
-/// client's node.
-fn ends(up: &Up) -> Ends {
-    let cluster = up.topology().cluster();
-    let [client, server]: &[Pod; 2] =
-        cluster.pods.as_slice().try_into().expect("the built-in cluster has two pods");
-    let dialled = cluster.services.first().map(|service| (service.address(), service.ports[0].port));
-    let Some((IpAddr::V4(address), port)) = dialled else {
-        unreachable!("the built-in cluster has an IPv4 Service")
-    };
-    let node_port = cluster.services.first().and_then(|service| service.ports[0].node_port);
-    let node = cluster.node(&client.node).map(Node::address);
-    let (netns, dialled) = match (node_port, node) {
-        (Some(port), Some(IpAddr::V4(node))) => (up.topology().world(), SocketAddrV4::new(node, port)),
-        _ => (up.topology().pod(client), SocketAddrV4::new(address, port)),
-    };
-    Ends {
-        client: End { netns, cpu: Some(0) },
-        server: End { netns: up.topology().pod(server), cpu: Some(0) },
-        dialled,
-        listening: PORT,
-    }
 }
 
 /// The figures below each other, for people.

@@ -157,6 +157,8 @@ pub struct Oracle<'a> {
     pods: HashMap<IpAddr, &'a Pod>,
     frontends: service::Frontends<'a>,
     policies: network_policy::Policies<'a>,
+    /// A node stands for each client outside that it sends on to another.
+    stands_in: bool,
 }
 
 impl<'a> Oracle<'a> {
@@ -171,7 +173,14 @@ impl<'a> Oracle<'a> {
             pods: pods.map(|pod| (pod.address(), pod)).collect(),
             frontends: service::Frontends::of(cluster),
             policies: network_policy::Policies::of(cluster),
+            stands_in: false,
         }
+    }
+
+    /// The same of a dataplane that cannot keep a client's address: a node stands for each client outside that it
+    /// sends on to an endpoint on another node, in a tunnel too.
+    pub fn where_nodes_stand_in(self, stands_in: bool) -> Self {
+        Self { stands_in, ..self }
     }
 
     /// The names of its cluster.

@@ -114,6 +114,11 @@ impl From<Verdict> for Measured {
 pub trait Prober {
     /// The value of `--dataplane`.
     fn dataplane(&self) -> &'static str;
+    /// Whether a node stands for each client outside that it sends on to another, whatever the model: policies see
+    /// the node then.
+    fn stands_in(&self) -> bool {
+        false
+    }
     /// Measures every flow: as many answers, in the same order. All ends exist in the cluster.
     ///
     /// # Errors
@@ -197,8 +202,8 @@ impl Grid {
     /// The prober's.
     pub fn measure(cluster: &Cluster, flows: Vec<Flow>, prober: &mut dyn Prober) -> anyhow::Result<Self> {
         let seen = [Family::V4, Family::V6].map(|family| seen_over(cluster, family));
-        let oracles = seen.each_ref().map(Oracle::of);
-        let whole = Oracle::of(cluster);
+        let oracle = |of| Oracle::of(of).where_nodes_stand_in(prober.stands_in());
+        let (oracles, whole) = ([oracle(&seen[0]), oracle(&seen[1])], oracle(cluster));
         let ways: Vec<Vec<Family>> = flows.iter().map(|flow| families(whole.directory(), flow)).collect();
         let asked: Vec<Flow> = (flows.iter().zip(&ways))
             .flat_map(|(flow, ways)| {

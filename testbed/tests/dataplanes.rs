@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use testbed::dataplane::{Name, Up};
 use testbed::netns::Netns;
-use testbed::traffic::{self, End, Ends, Limits, Transport};
+use testbed::traffic::{self, End, Ends, Limits, Requests, Transport};
 use userspace::model::{self, Cluster};
 
 const CLUSTER: &str = r#"
@@ -242,14 +242,14 @@ fn every_kind_of_traffic_is_measured_on_every_dataplane_and_nothing_stays() {
         let ends = Ends { client: end("web"), server: end("api"), dialled, listening: 8080 };
         let limits = Limits { warm_up: Duration::ZERO, time: PATIENCE, count: 200 };
         for transport in [Transport::Tcp, Transport::Udp] {
-            let trips = traffic::request_response(&ends, transport, 1, limits);
+            let trips = traffic::request_response(&ends, transport, Requests::of(1), limits);
             let trips = trips.unwrap_or_else(|error| panic!("{name} {transport}: {error}"));
             assert_eq!(trips.histogram.len() + trips.lost, 200);
             assert!(trips.quantile_us(0.5) > 0.0);
         }
         let trips = traffic::connect_request_close(&ends, 1, Limits { count: 20, ..limits });
         assert_eq!(trips.unwrap_or_else(|error| panic!("{name}: {error}")).histogram.len(), 20);
-        let streamed = traffic::stream(&ends, Limits::time(Duration::from_millis(200)));
+        let streamed = traffic::stream(&ends, 1, Limits::time(Duration::from_millis(200)));
         assert!(streamed.unwrap_or_else(|error| panic!("{name}: {error}")).bytes > 0);
         let packets = traffic::packet_rate(&ends, 64, Limits { count: 1000, ..limits });
         let packets = packets.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -269,8 +269,8 @@ fn a_run_against_nobody_ends_with_an_error_that_says_where() {
     let dialled = SocketAddrV4::new(DB, 5432);
     let ends = Ends { client: end(&web), server: end(&db), dialled, listening: 5432 };
     let limits = Limits { warm_up: Duration::ZERO, time: Duration::from_millis(600), count: 1 };
-    let error = traffic::request_response(&ends, Transport::Udp, 1, limits).expect_err("a policy refuses it");
+    let error = traffic::request_response(&ends, Transport::Udp, Requests::of(1), limits).expect_err("a policy refuses it");
     assert!(error.to_string().contains("10.244.2.8:5432/udp"), "{error}");
-    let error = traffic::request_response(&ends, Transport::Tcp, 1, limits).expect_err("a policy refuses it");
+    let error = traffic::request_response(&ends, Transport::Tcp, Requests::of(1), limits).expect_err("a policy refuses it");
     assert!(error.to_string().contains("10.244.2.8:5432/tcp"), "{error}");
 }

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use live::Io;
+pub use live::{Io, Tally};
 use userspace::model::Cluster;
 
 use crate::topology::{self, Layout, Topology};
@@ -45,10 +45,12 @@ pub enum Name {
     Routed,
     /// One veth pair.
     Wire,
+    /// The loop that `emulator` and `chains` are measured against. It is no answer to `--dataplane`.
+    Bare,
 }
 
 impl Name {
-    /// Every name, from the most to the least that is done per packet.
+    /// Every name of a dataplane, from the most to the least that is done per packet.
     pub const ALL: [Self; 7] =
         [Self::Ebpf, Self::Emulator, Self::Chains, Self::Iptables, Self::Nftables, Self::Routed, Self::Wire];
 
@@ -66,6 +68,7 @@ impl Name {
             Self::Iptables | Self::Nftables => Box::new(netfilter::Netfilter::new(self)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),
+            Self::Bare => Box::new(InProcess::<live::bare::Loop>::new(self, io)),
         }
     }
 }
@@ -80,6 +83,7 @@ impl fmt::Display for Name {
             Self::Nftables => "nftables",
             Self::Routed => "routed",
             Self::Wire => "wire",
+            Self::Bare => "bare",
         })
     }
 }
@@ -150,6 +154,11 @@ pub trait Dataplane: Send {
     /// The links it wants.
     fn layout(&self) -> Layout;
 
+    /// What became of the frames that passed through this process; nothing where none do.
+    fn tally(&self) -> Tally {
+        Tally::default()
+    }
+
     /// Builds the namespaces and links of a cluster, as this dataplane wants them.
     ///
     /// # Errors
@@ -196,7 +205,11 @@ impl<P: live::Path> Dataplane for InProcess<P> {
     }
 
     fn layout(&self) -> Layout {
-        Layout::USERSPACE
+        P::LAYOUT
+    }
+
+    fn tally(&self) -> Tally {
+        self.live.as_ref().map(live::Live::tally).unwrap_or_default()
     }
 
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
@@ -285,6 +298,11 @@ impl Up {
     /// The dataplane's name.
     pub fn name(&self) -> Name {
         self.dataplane.name()
+    }
+
+    /// See [`Dataplane::tally`].
+    pub fn tally(&self) -> Tally {
+        self.dataplane.tally()
     }
 
     /// Stops the dataplane and removes every namespace.

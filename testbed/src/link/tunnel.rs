@@ -18,7 +18,7 @@ use super::{Error, Links, Message};
 pub struct Vxlan<'a> {
     /// Its name, at most 15 bytes.
     pub name: &'a str,
-    /// The link that wrapped packets leave by: only routes that lead there are asked for them.
+    /// The link that wrapped packets leave by.
     pub over: &'a str,
     /// The network's identifier, in both directions.
     pub vni: u32,
@@ -50,23 +50,26 @@ impl Links {
         self.add(&tried, Message::NewLink(device))
     }
 
-    /// Says for good at which far end of the tunnel a hardware address is.
+    /// Says for good at which far end of the tunnel a hardware address is, and by which link what is wrapped for it
+    /// leaves: only routes that lead there are asked.
     ///
     /// # Errors
     /// [`Error::Missing`], or the kernel's reason.
-    pub fn beyond(&mut self, tunnel: &str, mac: Mac, end: IpAddr) -> Result<(), Error> {
+    pub fn beyond(&mut self, tunnel: &str, mac: Mac, (end, over): (IpAddr, &str)) -> Result<(), Error> {
         let tried = format!("say that {mac} is at the end {end} of {tunnel}");
-        let message = far_end(self.index(&tried, tunnel)?, mac, end);
+        let mut message = far_end(self.index(&tried, tunnel)?, mac, end);
+        message.attributes.push(NeighbourAttribute::IfIndex(self.index(&tried, over)?));
         self.request(&tried, Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// Forgets a far end. To forget one that is not known succeeds.
     ///
     /// # Errors
-    /// [`Error::Missing`] if there is no such tunnel, or the kernel's reason.
-    pub fn not_beyond(&mut self, tunnel: &str, mac: Mac, end: IpAddr) -> Result<(), Error> {
+    /// [`Error::Missing`] if there is no such tunnel or link, or the kernel's reason.
+    pub fn not_beyond(&mut self, tunnel: &str, mac: Mac, (end, over): (IpAddr, &str)) -> Result<(), Error> {
         let tried = format!("forget that {mac} is at the end {end} of {tunnel}");
-        let message = far_end(self.index(&tried, tunnel)?, mac, end);
+        let mut message = far_end(self.index(&tried, tunnel)?, mac, end);
+        message.attributes.push(NeighbourAttribute::IfIndex(self.index(&tried, over)?));
         match self.request(&tried, Message::DelNeighbour(message), 0) {
             Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             forgotten => forgotten.map(drop),

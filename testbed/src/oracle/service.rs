@@ -352,10 +352,8 @@ fn hinted<'b>(of: Vec<&'b Backend>, node: &Node) -> Vec<&'b Backend> {
 fn fate(flow: Flow<'_>, source: Party<'_>, entry: Entry<'_>, backend: &Backend) -> Expectation {
     let (flow, target) = (Flow { port: backend.port, ..flow }, flow.oracle.party_at(backend.address));
     let settings = &flow.oracle.cluster.settings;
-    let kept = entry.inside
-        || is_on(backend, entry.node)
-        || settings.model == Model::Overlay
-        || settings.services.direct_return;
+    let sent_on = settings.model == Model::Overlay || settings.services.direct_return;
+    let kept = entry.inside || is_on(backend, entry.node) || sent_on && !flow.oracle.stands_in;
     let itself = flow.judge(source, target);
     if !kept && !alike(&itself, &flow.judge(Party::Node(entry.node), target)) {
         return Expectation::Undefined(

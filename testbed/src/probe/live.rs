@@ -169,6 +169,11 @@ impl Prober for Live<'_> {
         self.dataplane
     }
 
+    /// kube-proxy masquerades whom it sends on.
+    fn stands_in(&self) -> bool {
+        matches!(self.dataplane, "iptables" | "nftables")
+    }
+
     fn probe(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Measured>> {
         let dials: Vec<Dial> = flows
             .iter()

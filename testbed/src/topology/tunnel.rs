@@ -64,7 +64,7 @@ impl Topology {
 /// Tells a node where another one is, beyond the tunnel, and which pods.
 pub(super) fn lead_beyond(links: &mut Links, node: &Node, other: &Node) -> Result<(), link::Error> {
     let far = mac(other.address());
-    links.beyond(TUNNEL, far, other.address())?;
+    links.beyond(TUNNEL, far, (other.address(), UPLINK))?;
     for address in &other.addresses {
         let Some(source) = node.address_like(*address) else { continue };
         links.neighbour(TUNNEL, *address, far)?;
@@ -89,5 +89,5 @@ pub(super) fn lead_no_more(links: &mut Links, other: &Node) -> Result<(), link::
         links.unroute(IpNet::from(*address))?;
         links.forget(TUNNEL, *address)?;
     }
-    links.not_beyond(TUNNEL, mac(other.address()), other.address())
+    links.not_beyond(TUNNEL, mac(other.address()), (other.address(), UPLINK))
 }

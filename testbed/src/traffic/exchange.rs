@@ -2,15 +2,16 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use super::trips::{LONGEST_NS, Trip, repeat};
 use super::{
-    CONNECT_WITHIN, Ends, Error, LONGEST_NS, Limits, PATIENCE, RoundTrips, Running, TURN, Transport,
-    is_timeout,
+    CONNECT_WITHIN, Ends, Error, Limits, PATIENCE, Requests, RoundTrips, Running, TURN, Transport, is_timeout,
 };
 
-/// Sends a request of `size` bytes (at least 1, in UDP at most 65,507) over one connection, waits for an
-/// answer as long, and again, until a limit is reached. netperf's `TCP_RR` and `UDP_RR`.
+/// Sends a request of so many bytes (at least 1, in UDP at most 65,507) over each connection, waits for an answer as
+/// long, and again, until a limit is reached. netperf's `TCP_RR` and `UDP_RR`.
 ///
 /// # Errors
 /// The server cannot listen, the client cannot connect, or the connection breaks. [`Error::Silent`]: of
@@ -18,41 +19,55 @@ use super::{
 pub fn request_response(
     ends: &Ends,
     transport: Transport,
-    size: usize,
+    requests: Requests,
     limits: Limits,
 ) -> Result<RoundTrips, Error> {
-    let mut buffer = vec![b'x'; size];
+    let Requests { size, connections, rate_per_s } = requests;
     match transport {
         Transport::Tcp => {
             let listener = ends.listener()?;
-            let server = |running: &Running| echo_stream(&listener, size, running);
+            let server = |running: &Running| echo_streams(&listener, requests, running);
             ends.beside(server, || {
-                let mut stream = connect(ends)?;
-                timed(limits, || {
-                    stream.write_all(&buffer).map_err(ends.broken(transport))?;
-                    stream.read_exact(&mut buffer).map_err(ends.broken(transport))?;
-                    Ok(true)
-                })
+                let streams = (0..connections).map(|_| connect(ends)).collect::<Result<Vec<_>, _>>()?;
+                repeat(
+                    streams.into_iter().map(|stream| over_stream(ends, stream, size)).collect(),
+                    rate_per_s,
+                    limits,
+                )
             })
         }
         Transport::Udp => {
             let receiver = ends.receiver()?;
-            let trips = ends.beside(
-                |running: &Running| echo_datagrams(&receiver, running),
-                || {
-                    let socket = connect_udp(ends)?;
-                    let mut number = 0_u8;
-                    timed(limits, || {
-                        // A late answer to a request counted as lost must not answer the next one.
-                        number = number.wrapping_add(1);
-                        buffer[0] = number;
-                        ask(&socket, &mut buffer).map_err(ends.broken(transport))
-                    })
-                },
-            )?;
+            let server = |running: &Running| echo_datagrams(&receiver, running);
+            let trips = ends.beside(server, || {
+                let sockets = (0..connections).map(|_| connect_udp(ends)).collect::<Result<Vec<_>, _>>()?;
+                repeat(
+                    sockets.into_iter().map(|socket| over_socket(ends, socket, size)).collect(),
+                    rate_per_s,
+                    limits,
+                )
+            })?;
             if trips.histogram.is_empty() { Err(ends.silent(transport)) } else { Ok(trips) }
         }
     }
+}
+
+fn over_stream(ends: &Ends, mut stream: TcpStream, size: usize) -> Trip<'_> {
+    let mut buffer = vec![b'x'; size];
+    Box::new(move || {
+        stream.write_all(&buffer).map_err(ends.broken(Transport::Tcp))?;
+        stream.read_exact(&mut buffer).map_err(ends.broken(Transport::Tcp))?;
+        Ok(true)
+    })
+}
+
+fn over_socket(ends: &Ends, socket: UdpSocket, size: usize) -> Trip<'_> {
+    let mut buffer = vec![b'x'; size];
+    Box::new(move || {
+        // A late answer to a request counted as lost must not answer the next one.
+        buffer[0] = buffer[0].wrapping_add(1);
+        ask(&socket, &mut buffer).map_err(ends.broken(Transport::Udp))
+    })
 }
 
 /// Opens a connection, sends a request of `size` bytes, reads an answer as long to its end, and again, until
@@ -67,45 +82,21 @@ pub fn connect_request_close(ends: &Ends, size: usize, limits: Limits) -> Result
     ends.beside(
         |running| answer_connections(&listener, size, running),
         || {
-            timed(limits, || {
+            let trip = || {
                 let mut stream = connect(ends)?;
                 stream.write_all(&buffer).map_err(ends.broken(Transport::Tcp))?;
                 stream.read_exact(&mut buffer).map_err(ends.broken(Transport::Tcp))?;
                 let rest = stream.read(&mut [0]).map_err(ends.broken(Transport::Tcp))?;
                 debug_assert_eq!(rest, 0, "the server sends `size` bytes and closes");
                 Ok(true)
-            })
+            };
+            repeat(vec![Box::new(trip)], 0, limits)
         },
     )
 }
 
-/// Repeats `trip` until a limit is reached, and records how long each took. `trip` says whether an answer
-/// came.
-fn timed(limits: Limits, mut trip: impl FnMut() -> Result<bool, Error>) -> Result<RoundTrips, Error> {
-    let begin = Instant::now();
-    while begin.elapsed() < limits.warm_up {
-        trip()?;
-    }
-    let mut trips = RoundTrips::new();
-    let begin = Instant::now();
-    let mut now = begin;
-    while now.duration_since(begin) < limits.time && trips.histogram.len() + trips.lost < limits.count {
-        let answered = trip()?;
-        let later = Instant::now();
-        if answered {
-            let taken = later.duration_since(now).as_nanos().min(LONGEST_NS.into()) as u64;
-            trips.histogram.saturating_record(taken.max(1));
-        } else {
-            trips.lost += 1;
-        }
-        now = later;
-    }
-    trips.elapsed = now.duration_since(begin);
-    Ok(trips)
-}
-
 /// One datagram there and back; false if it was lost.
-fn ask(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<bool> {
+pub(super) fn ask(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<bool> {
     let number = buffer[0];
     if let Err(error) = socket.send(buffer) {
         return refused(error);
@@ -122,7 +113,7 @@ fn ask(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<bool> {
 }
 
 /// A datagram that was dropped or refused is lost; anything else is an error.
-fn refused(error: io::Error) -> io::Result<bool> {
+pub(super) fn refused(error: io::Error) -> io::Result<bool> {
     if is_timeout(&error) || error.kind() == ErrorKind::ConnectionRefused { Ok(false) } else { Err(error) }
 }
 
@@ -159,9 +150,17 @@ pub(super) fn accept(listener: &TcpListener, running: &Running) -> Option<TcpStr
     None
 }
 
-/// Sends back whatever comes over the first connection, `size` bytes at a time.
-fn echo_stream(listener: &TcpListener, size: usize, running: &Running) {
-    let Some(mut stream) = accept(listener, running) else { return };
+/// Sends back whatever comes over each connection, so many bytes at a time.
+fn echo_streams(listener: &TcpListener, requests: Requests, running: &Running) {
+    thread::scope(|scope| {
+        for _ in 0..requests.connections {
+            let Some(stream) = accept(listener, running) else { return };
+            scope.spawn(move || echo_stream(stream, requests.size, running));
+        }
+    });
+}
+
+fn echo_stream(mut stream: TcpStream, size: usize, running: &Running) {
     let mut buffer = vec![0; size];
     let ready = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(TURN)));
     // The client sees the connection close, and says what broke.
@@ -202,7 +201,7 @@ fn read_full(stream: &mut TcpStream, buffer: &mut [u8], running: &Running) -> bo
 }
 
 /// Sends every datagram back.
-fn echo_datagrams(socket: &UdpSocket, running: &Running) {
+pub(super) fn echo_datagrams(socket: &UdpSocket, running: &Running) {
     let mut buffer = [0; 65_536];
     while running.still() {
         if let Ok((count, from)) = socket.recv_from(&mut buffer) {

@@ -5,11 +5,13 @@ use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::is_timeout;
+use super::trips::side_by_side;
 use super::{
-    CONNECT_WITHIN, Ends, Error, Limits, Packets, Running, Streamed, TURN, Transport, enlarge, exchange,
+    CONNECT_WITHIN, Ends, Error, Limits, Packets, Running, Streamed, TURN, Ticks, Transport, enlarge,
+    exchange, is_timeout,
 };
 
 /// Bytes handed to the kernel at a time (netperf's default on Linux is of this order).
@@ -24,27 +26,34 @@ const QUIET: Duration = Duration::from_millis(50);
 /// How long datagrams on their way are waited for in all.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Sends over one TCP connection as fast as it goes. netperf's `TCP_STREAM`; [`Limits::count`] is not used.
+/// Sends over TCP connections as fast as it goes. netperf's `TCP_STREAM`; [`Limits::count`] is not used.
 ///
 /// # Errors
-/// The server cannot listen, the client cannot connect, or the connection breaks. [`Error::Silent`]:
+/// The server cannot listen, the client cannot connect, or a connection breaks. [`Error::Silent`]:
 /// nothing arrived in the counted time.
-pub fn stream(ends: &Ends, limits: Limits) -> Result<Streamed, Error> {
+pub fn stream(ends: &Ends, connections: usize, limits: Limits) -> Result<Streamed, Error> {
     let listener = ends.listener()?;
     let received = AtomicU64::new(0);
     let streamed = ends.beside(
-        |running| swallow(&listener, &received, running),
+        |running| swallow_all(&listener, connections, &received, running),
         || {
-            let mut stream = dial(ends)?;
             let failed = ends.broken(Transport::Tcp);
-            pour(&mut stream, limits.warm_up).map_err(&failed)?;
-            let (bytes, again) = (received.load(Ordering::Relaxed), retransmits(&stream).map_err(&failed)?);
-            let begin = Instant::now();
-            pour(&mut stream, limits.time).map_err(&failed)?;
-            let elapsed = begin.elapsed();
+            let mut streams = (0..connections).map(|_| dial(ends)).collect::<Result<Vec<_>, _>>()?;
+            let again = |streams: &[TcpStream]| {
+                streams.iter().map(retransmits).sum::<io::Result<u64>>().map_err(&failed)
+            };
+            side_by_side(&mut streams, |stream| {
+                pour(stream, limits.warm_up).map_err(ends.broken(Transport::Tcp))
+            })?;
+            let (bytes, before) = (received.load(Ordering::Relaxed), again(&streams)?);
+            let (ticks, begin) = (Ticks::now(), Instant::now());
+            side_by_side(&mut streams, |stream| {
+                pour(stream, limits.time).map_err(ends.broken(Transport::Tcp))
+            })?;
+            let (elapsed, ticks) = (begin.elapsed(), Ticks::now().since(ticks));
             let bytes = received.load(Ordering::Relaxed) - bytes;
-            let retransmits = retransmits(&stream).map_err(&failed)?.saturating_sub(again);
-            Ok(Streamed { bytes, elapsed, retransmits })
+            let retransmits = again(&streams)?.saturating_sub(before);
+            Ok(Streamed { bytes, elapsed, retransmits, ticks })
         },
     )?;
     if streamed.bytes == 0 { Err(ends.silent(Transport::Tcp)) } else { Ok(streamed) }
@@ -74,11 +83,12 @@ pub fn packet_rate(ends: &Ends, size: usize, limits: Limits) -> Result<Packets, 
             blast(&socket, &payload, limits.warm_up, u64::MAX).map_err(&failed)?;
             settle(&received);
             let before = received.load(Ordering::Relaxed);
-            let begin = Instant::now();
+            let (ticks, begin) = (Ticks::now(), Instant::now());
             let sent = blast(&socket, &payload, limits.time, limits.count).map_err(&failed)?;
             let elapsed = begin.elapsed();
             settle(&received);
-            Ok(Packets { sent, received: received.load(Ordering::Relaxed) - before, elapsed })
+            let received = received.load(Ordering::Relaxed) - before;
+            Ok(Packets { sent, received, elapsed, ticks: Ticks::now().since(ticks) })
         },
     )?;
     if packets.received == 0 { Err(ends.silent(Transport::Udp)) } else { Ok(packets) }
@@ -107,9 +117,17 @@ fn pour(stream: &mut TcpStream, time: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the first connection to its end.
-fn swallow(listener: &TcpListener, received: &AtomicU64, running: &Running) {
-    let Some(mut stream) = exchange::accept(listener, running) else { return };
+/// Reads so many connections to their ends.
+fn swallow_all(listener: &TcpListener, connections: usize, received: &AtomicU64, running: &Running) {
+    thread::scope(|scope| {
+        for _ in 0..connections {
+            let Some(stream) = exchange::accept(listener, running) else { return };
+            scope.spawn(move || swallow(stream, received, running));
+        }
+    });
+}
+
+fn swallow(mut stream: TcpStream, received: &AtomicU64, running: &Running) {
     if stream.set_read_timeout(Some(TURN)).is_err() {
         return;
     }

@@ -8,13 +8,17 @@
 //! | `TCP_CRR` | [`connect_request_close`] | a histogram of whole connections |
 //! | `TCP_STREAM` | [`stream`] | bytes received, and what was sent twice |
 //! | `UDP_STREAM` | [`packet_rate`] | packets sent and received |
+//! | | [`first_packets`] | a histogram of round trips, each the first of its flow |
 //!
 //! Client and server are threads of this process, each inside its own network namespace and pinned to a
 //! CPU if one is given. To compare latencies give both the same CPU: across CPUs a round trip is mostly
-//! the time to wake the other one up. Every run ends by itself, whatever the network does.
+//! the time to wake the other one up. What has several connections has a thread for each. Every run ends by itself, whatever the network does.
 
+mod cpu;
 mod exchange;
 mod flood;
+mod flows;
+mod trips;
 
 use std::fmt;
 use std::io;
@@ -25,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -33,20 +36,20 @@ use nix::unistd::Pid;
 
 use crate::netns::{self, Netns};
 
+pub use cpu::Ticks;
 pub use exchange::{connect_request_close, request_response};
 pub use flood::{packet_rate, stream};
+pub use flows::{first_packets, open_flows};
+pub use trips::RoundTrips;
 
 /// How long a socket call waits before it looks whether the run is over.
-const TURN: Duration = Duration::from_millis(100);
+const TURN: Duration = Duration::from_millis(20);
 
 /// How long a client waits for one answer; a datagram that takes longer is lost.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long one connection may take to open.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-
-/// The longest time that is told apart in a histogram, in nanoseconds: ten seconds.
-const LONGEST_NS: u64 = 10_000_000_000;
 
 /// The transport of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +91,25 @@ pub struct Ends {
     pub listening: u16,
 }
 
+/// What is asked in [`request_response`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// Bytes of a request, and of its answer.
+    pub size: usize,
+    /// At least 1; one request is under way on each at a time.
+    pub connections: usize,
+    /// Over all connections, whether or not the one before is answered: what is late counts from when it was due.
+    /// 0: the next one follows the answer to the last.
+    pub rate_per_s: u64,
+}
+
+impl Requests {
+    /// One after the other, over one connection.
+    pub const fn of(size: usize) -> Self {
+        Self { size, connections: 1, rate_per_s: 0 }
+    }
+}
+
 /// When a run ends: at whichever limit comes first.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -106,36 +128,7 @@ impl Limits {
     }
 }
 
-/// Round trips, one at a time.
-#[derive(Clone, Debug)]
-pub struct RoundTrips {
-    /// Each one's time in nanoseconds, three digits exact.
-    pub histogram: Histogram<u64>,
-    /// Requests without an answer in half a second (UDP only); not in the histogram.
-    pub lost: u64,
-    /// From the first counted to the last.
-    pub elapsed: Duration,
-}
-
-impl RoundTrips {
-    fn new() -> Self {
-        let histogram =
-            Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < LONGEST_NS, and 3 digits are allowed");
-        Self { histogram, lost: 0, elapsed: Duration::ZERO }
-    }
-
-    /// The time below which this part (0 to 1) of the round trips stayed, in microseconds.
-    pub fn quantile_us(&self, part: f64) -> f64 {
-        self.histogram.value_at_quantile(part) as f64 / 1e3
-    }
-
-    /// Round trips per second.
-    pub fn rate(&self) -> f64 {
-        per_second(self.histogram.len(), self.elapsed)
-    }
-}
-
-/// What one TCP connection carried one way.
+/// What TCP connections carried one way.
 #[derive(Clone, Copy, Debug)]
 pub struct Streamed {
     /// Bytes that the server read while they were counted.
@@ -144,6 +137,8 @@ pub struct Streamed {
     pub elapsed: Duration,
     /// Segments that the client sent again in that time (`tcpi_total_retrans`).
     pub retransmits: u64,
+    /// What the machine's CPUs did in that time.
+    pub ticks: Ticks,
 }
 
 impl Streamed {
@@ -162,6 +157,8 @@ pub struct Packets {
     pub received: u64,
     /// How long the client sent.
     pub elapsed: Duration,
+    /// What the machine's CPUs did until the last was received.
+    pub ticks: Ticks,
 }
 
 impl Packets {

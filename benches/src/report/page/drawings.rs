@@ -128,7 +128,8 @@ fn same(value: f64) -> Spread {
     Spread { median: value, min: value, max: value }
 }
 
-/// The time that a part of the requests stayed within, between the two parts that are known; none beyond them.
+/// The time that a part of the requests stayed within; none beyond the parts that are known. Between two of them it is
+/// straight as it is drawn: by how few are left.
 fn within(latencies: &[(f64, f64)], part: f64) -> Option<f64> {
     let after = latencies.partition_point(|(known, _)| *known < part);
     let (high, high_us) = *latencies.get(after)?;
@@ -136,6 +137,7 @@ fn within(latencies: &[(f64, f64)], part: f64) -> Option<f64> {
         return Some(high_us);
     }
     let (low, low_us) = *latencies.get(after.checked_sub(1)?)?;
+    let [low, part, high] = [low, part, high].map(|part| -(1.0 - part).max(1e-9).ln());
     Some(low_us + (high_us - low_us) * (part - low) / (high - low))
 }
 
@@ -250,7 +252,9 @@ mod tests {
     fn between_two_known_parts_a_distribution_is_straight_and_beyond_them_unknown() {
         let known = [(0.5, 10.0), (0.9, 20.0), (0.99, 110.0)];
         assert_eq!(within(&known, 0.9), Some(20.0));
-        assert!(within(&known, 0.7).is_some_and(|us| (us - 15.0).abs() < 1e-9));
+        // As far from 0.9 to this as from this to 0.99.
+        let between = 1.0 - 0.1f64.powf(1.5);
+        assert!(within(&known, between).is_some_and(|us| (us - 65.0).abs() < 1e-6));
         assert_eq!((within(&known, 0.3), within(&known, 0.999)), (None, None));
     }
 

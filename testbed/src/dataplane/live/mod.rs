@@ -2,9 +2,10 @@
 //! link, on the uplink and on the link to the node's own stack, read and written as [`Io`] says, and one
 //! [`Path`] for all of a node's.
 //!
-//! The kernel neither forwards ([`Layout::USERSPACE`](crate::topology::Layout::USERSPACE)) nor hears what
+//! The kernel neither forwards ([`Layout::USERSPACE`]) nor hears what
 //! the sockets hear (`deaf`). What is lost between links and path is counted ([`Tally`]).
 
+pub mod bare;
 mod deaf;
 pub mod emulator;
 mod io;
@@ -31,7 +32,7 @@ use self::plain::Plain;
 use self::polling::Polling;
 pub use self::tally::{Loss, Tally};
 use crate::netns::{self, Netns};
-use crate::topology::{HOST_PEER, Topology, UPLINK, host_side};
+use crate::topology::{HOST_PEER, Layout, Topology, UPLINK, host_side};
 
 /// A link of a node that frames come and go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +50,9 @@ pub type Refusal = Box<dyn std::error::Error + Send + Sync>;
 
 /// One node's packet path in this process. It neither waits nor looks at a clock.
 pub trait Path: Sized + Send + 'static {
+    /// The links it wants.
+    const LAYOUT: Layout = Layout::USERSPACE;
+
     /// The path of the node of that name, before any packet.
     ///
     /// # Errors
@@ -126,7 +130,7 @@ impl<P> fmt::Debug for Live<P> {
 }
 
 impl<P: Path> Live<P> {
-    /// Starts on links that were built with [`Layout::USERSPACE`](crate::topology::Layout::USERSPACE).
+    /// Starts on links that were built with [`Path::LAYOUT`].
     ///
     /// # Errors
     /// The path cannot hold the cluster, or a link cannot be read. Nothing runs then.

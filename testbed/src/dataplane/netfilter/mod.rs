@@ -19,6 +19,7 @@ use super::{Dataplane, Name};
 use crate::topology::{Layout, Topology};
 
 mod endpoints;
+pub mod iptables;
 pub mod nftables;
 mod run;
 
@@ -116,7 +117,7 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
     let after = topology.cluster();
     for node in &after.nodes {
         let old = before.filter(|cluster| cluster.node(&node.name).is_some());
-        for (tool, rules) in change(dataplane, old, after, &node.name) {
+        for (tool, rules) in change(dataplane, old, after, &node.name)? {
             tool.load(&topology.node(&node.name), &rules)?;
         }
     }
@@ -125,11 +126,21 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
 
 /// What the tools of a dataplane are told, to go from one cluster's rules of a node to another's. Empty where nothing
 /// differs.
-pub fn change(dataplane: Name, before: Option<&Cluster>, after: &Cluster, node: &str) -> Vec<(Tool, String)> {
-    debug_assert_eq!(dataplane, Name::Nftables);
+///
+/// # Errors
+/// The cluster has no such node.
+pub fn change(
+    dataplane: Name,
+    before: Option<&Cluster>,
+    after: &Cluster,
+    node: &str,
+) -> Result<Vec<(Tool, String)>, Error> {
+    if dataplane == Name::Iptables {
+        return Ok(iptables::change(before, after, node)?);
+    }
     let old = before.map(|cluster| nftables::plan(cluster, node)).unwrap_or_default();
     let transaction = nftables::plan(after, node).change(&old);
-    if transaction.is_empty() { Vec::new() } else { vec![(NFT, transaction)] }
+    Ok(if transaction.is_empty() { Vec::new() } else { vec![(NFT, transaction)] })
 }
 
 /// Takes all rules off every node.
@@ -137,9 +148,15 @@ pub fn change(dataplane: Name, before: Option<&Cluster>, after: &Cluster, node: 
 /// # Errors
 /// The first node that keeps them, and why.
 pub fn remove(dataplane: Name, topology: &Topology) -> Result<(), Error> {
-    debug_assert_eq!(dataplane, Name::Nftables);
     let cluster = topology.cluster();
-    cluster.nodes.iter().try_for_each(|node| {
-        NFT.load(&topology.node(&node.name), &nftables::plan(cluster, &node.name).removal())
-    })
+    for node in &cluster.nodes {
+        let told = match dataplane {
+            Name::Iptables => iptables::removal(cluster),
+            _ => vec![(NFT, nftables::plan(cluster, &node.name).removal())],
+        };
+        for (tool, rules) in told {
+            tool.load(&topology.node(&node.name), &rules)?;
+        }
+    }
+    Ok(())
 }

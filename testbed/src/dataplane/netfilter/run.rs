@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
+use crate::dataplane::chains;
 use crate::netns::{self, Netns};
 
 /// Lines of what a tool said that an error repeats.
@@ -14,6 +15,9 @@ pub enum Error {
     /// The namespace.
     #[error(transparent)]
     Netns(#[from] netns::Error),
+    /// The cluster cannot be written as chains.
+    #[error(transparent)]
+    Plan(#[from] chains::Error),
     /// The tool is not there.
     #[error("cannot run {program} in network namespace {netns}: it is not installed; apt-get install {package}, or make setup")]
     Missing {

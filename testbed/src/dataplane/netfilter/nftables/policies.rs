@@ -121,13 +121,22 @@ fn rules(decided: &[(Range, Decision)], (direction, family): (Direction, Family)
         return rules;
     }
     for (range, decision) in decided {
-        let range = family.text(*range);
         let verdict = word(inverse(decision.other));
-        by_port.extend(decision.ports.iter().map(|it| format!("{range} . {} : {verdict}", text_of_ports(it))));
-        by_address.push(format!("{range} : {}", word(decision.other)));
+        let place = family.text(*range);
+        by_port.extend(decision.ports.iter().map(|it| format!("{place} . {} : {verdict}", text_of_ports(it))));
+        match by_address.last_mut() {
+            Some(((_, last), other)) if *other == decision.other => *last = range.1,
+            _ => by_address.push((*range, decision.other)),
+        }
     }
     push_map(&mut rules, &format!("{address} . meta l4proto . th dport"), by_port);
-    push_map(&mut rules, &address, by_address);
+    match by_address.as_slice() {
+        [(_, other)] => rules.push(word(*other).to_owned()),
+        several => {
+            let elements = several.iter().map(|(range, other)| format!("{} : {}", family.text(*range), word(*other)));
+            push_map(&mut rules, &address, elements.collect());
+        }
+    }
     rules
 }
 

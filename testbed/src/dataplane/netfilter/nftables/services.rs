@@ -85,8 +85,8 @@ fn hooks(table: &mut Table, cluster: &Cluster, family: Family) {
     let output = new(&["firewall-check", "nodeport-endpoints-check", "service-endpoints-check"]);
     table.base("filter-output", "filter hook output priority -110", output);
     table.base("filter-output-post-dnat", "filter hook output priority -90", new(&["cluster-ips-check"]));
-    table.base("nat-prerouting", "nat hook prerouting priority dstnat", lines(&["jump services"]));
-    table.base("nat-output", "nat hook output priority dstnat", lines(&["jump services"]));
+    table.base("nat-prerouting", "nat hook prerouting priority -100", lines(&["jump services"]));
+    table.base("nat-output", "nat hook output priority -100", lines(&["jump services"]));
     table.base("nat-postrouting", "nat hook postrouting priority srcnat", lines(&["jump masquerading"]));
     table.chain("mark-for-masquerade", vec![format!("meta mark set meta mark | {MASQUERADE}")]);
     let (first, last) = cluster.settings.masquerade_ports;

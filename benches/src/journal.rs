@@ -1,0 +1,259 @@
+//! What has been measured so far, so that a run that was interrupted can go on.
+//!
+//! A file of lines beside the results: first what the run is, then each sample as soon as it is taken. The last line
+//! may be torn, if the process ended while it wrote.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::matrix::Suite;
+use crate::results::{Machine, Point, Sample, VERSION};
+
+/// What a run is: samples of another one are no part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    version: u32,
+    suite: String,
+    seed: u64,
+    time_s: f64,
+    /// As it was when the run began.
+    machine: Machine,
+}
+
+/// Why there is no journal, or no going on with one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error("cannot {tried} the journal {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        tried: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A line that was not written here.
+    #[error("cannot read line {line} of the journal {}: {source}; remove it to begin anew", path.display())]
+    Line {
+        /// Which.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Where in it, and what.
+        source: serde_json::Error,
+    },
+    /// It is another run's.
+    #[error("cannot go on with the journal {}: its {what} is {there}, and this run's is {here}; leave out --resume to begin anew", path.display())]
+    Another {
+        /// Which.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// In the journal.
+        there: String,
+        /// Now.
+        here: String,
+    },
+}
+
+/// The samples that were taken, and where the next are noted.
+#[derive(Debug, Default)]
+pub struct Journal {
+    file: Option<(PathBuf, File)>,
+    machine: Option<Machine>,
+    samples: Vec<Sample>,
+}
+
+impl Head {
+    /// Of a run that begins on this machine.
+    pub fn new(suite: &Suite, machine: Machine) -> Self {
+        let Suite { name, seed, time, .. } = suite;
+        Self { version: VERSION, suite: (*name).to_owned(), seed: *seed, time_s: time.as_secs_f64(), machine }
+    }
+
+    /// What makes it another run than this, if something does: its name, there and here. The load is not compared, nor
+    /// when it began.
+    fn differs(&self, here: &Self) -> Option<(&'static str, String, String)> {
+        let facts = |head: &Self| {
+            let Machine { kernel, cpu, cpus, memory_bytes, commit, .. } = &head.machine;
+            [
+                ("format", head.version.to_string()),
+                ("suite", head.suite.clone()),
+                ("seed", head.seed.to_string()),
+                ("time of a measurement", format!("{} s", head.time_s)),
+                ("kernel", kernel.clone()),
+                ("machine", format!("{cpus} x {cpu}, {memory_bytes} bytes")),
+                ("commit", commit.clone()),
+            ]
+        };
+        let mut pairs = facts(self).into_iter().zip(facts(here));
+        pairs.find_map(|((what, there), (_, here))| (there != here).then_some((what, there, here)))
+    }
+}
+
+impl Journal {
+    /// The journal of a file of results.
+    pub fn beside(results: &Path) -> PathBuf {
+        let mut name = results.as_os_str().to_owned();
+        name.push(".journal");
+        name.into()
+    }
+
+    /// A new one; what was there is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(path: &Path, head: &Head) -> Result<Self, Error> {
+        let file = File::create(path).map_err(failed("write", path))?;
+        let mut journal = Self { file: Some((path.to_owned(), file)), ..Self::default() };
+        journal.note(head)?;
+        Ok(journal)
+    }
+
+    /// The one that is there, to go on with; a new one, if there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn resume(path: &Path, head: &Head) -> Result<Self, Error> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::begin(path, head),
+            Err(error) => return Err(failed("read", path)(error)),
+        };
+        // What has no end was not written to its end.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let mut lines = text[..whole].split_inclusive(|byte| *byte == b'\n').enumerate();
+        let wrong = |at: usize| move |source| Error::Line { path: path.to_owned(), line: at + 1, source };
+        let Some((_, first)) = lines.next() else { return Self::begin(path, head) };
+        let there: Head = serde_json::from_slice(first).map_err(wrong(0))?;
+        if let Some((what, there, here)) = there.differs(head) {
+            return Err(Error::Another { path: path.to_owned(), what, there, here });
+        }
+        let samples = lines.map(|(at, line)| serde_json::from_slice(line).map_err(wrong(at)));
+        let samples = samples.collect::<Result<_, _>>()?;
+        let file = OpenOptions::new().append(true).open(path).map_err(failed("write", path))?;
+        file.set_len(whole as u64).map_err(failed("write", path))?;
+        Ok(Self { file: Some((path.to_owned(), file)), machine: Some(there.machine), samples })
+    }
+
+    /// The machine as it was when the run began, if that was earlier.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
+    /// The sample of an earlier part of the run, if it was taken then.
+    pub fn sample(&self, variant: &str, point: &Point, round: usize) -> Option<&Sample> {
+        self.samples.iter().find(|it| it.round == round && it.variant == variant && it.point == *point)
+    }
+
+    /// Notes a sample.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add(&mut self, sample: &Sample) -> Result<(), Error> {
+        self.note(sample)
+    }
+
+    fn note(&mut self, line: &impl Serialize) -> Result<(), Error> {
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        let text = serde_json::to_string(line).map_err(|error| failed("write", path)(error.into()))?;
+        writeln!(file, "{text}").map_err(failed("write", path))
+    }
+
+    /// It is not needed any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn end(self) -> Result<(), Error> {
+        let Some((path, _)) = self.file else { return Ok(()) };
+        fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+}
+
+fn failed(tried: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { tried, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::results;
+
+    fn head() -> Head {
+        Head::new(&Suite::quick(), Machine { cpus: 2, ..Machine::default() })
+    }
+
+    /// A journal with these lines of six samples and what is behind them.
+    fn written(samples: usize, torn: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = Journal::beside(&folder.path().join("results.json"));
+        let mut journal = Journal::begin(&path, &head()).expect("a folder of our own");
+        results().samples.iter().take(samples).for_each(|it| journal.add(it).expect("as before"));
+        let text = fs::read_to_string(&path).expect("it was written") + torn;
+        fs::write(&path, text).expect("as before");
+        (folder, path)
+    }
+
+    #[test]
+    fn a_run_goes_on_behind_the_last_whole_line() {
+        let all = results().samples;
+        let torn = r#"{"variant":"routed","point":{"work"#;
+        let (_folder, path) = written(2, torn);
+        let mut journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        let taken = |journal: &Journal, at: usize| {
+            let Sample { variant, point, round, .. } = &all[at];
+            journal.sample(variant, point, *round).cloned()
+        };
+        assert_eq!((taken(&journal, 1), taken(&journal, 2)), (Some(all[1].clone()), None));
+        journal.add(&all[2]).expect("as before");
+        let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(
+            taken(&journal, 2),
+            Some(all[2].clone()),
+            "what was torn is gone, and what follows is whole"
+        );
+        journal.end().expect("it is there");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_journal_torn_in_its_first_line_begins_anew() {
+        let (_folder, path) = written(0, "");
+        fs::write(&path, "{\"version\":1,").expect("as before");
+        let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        assert!(journal.samples.is_empty() && journal.machine().is_none());
+        let again = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(again.machine().map(|it| it.cpus), Some(2));
+    }
+
+    #[test]
+    fn another_suite_seed_or_machine_is_refused_by_name() {
+        let (_folder, path) = written(1, "");
+        let other = |change: fn(&mut Head)| {
+            let mut head = head();
+            change(&mut head);
+            Journal::resume(&path, &head).expect_err("it is another run").to_string()
+        };
+        assert!(
+            other(|head| head.suite = "scale".to_owned())
+                .contains("its suite is quick, and this run's is scale")
+        );
+        assert!(other(|head| head.seed = 7).contains("its seed is 1"));
+        assert!(other(|head| head.machine.cpus = 64).contains("its machine is 2 x"));
+        let later = Head { machine: Machine { load: 9.0, began_s: 9, ..head().machine }, ..head() };
+        assert!(Journal::resume(&path, &later).is_ok(), "the same machine, at another time");
+    }
+
+    #[test]
+    fn a_line_that_is_none_of_ours_is_named() {
+        let (_folder, path) = written(1, "nonsense\n");
+        let error = Journal::resume(&path, &head()).expect_err("nonsense");
+        assert!(error.to_string().contains("line 3"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What makes a run invalid.
+
+use std::collections::BTreeMap;
+
+use testbed::dataplane::Name;
+
+use crate::figure;
+use crate::results::{Results, Sample, Spread};
+
+/// The figure of a sample that says what of the machine's CPU time was stolen while it was taken.
+pub const STEAL: &str = "steal_percent";
+
+/// CPU time that the machine's host may take while one sample is taken, in percent, before it is taken again.
+pub const MOST_STEAL_OF_ONE: f64 = 5.0;
+
+/// The same over all samples.
+const MOST_STEAL: f64 = 2.0;
+
+/// How wide the middle half of the yardstick's rounds may be, in percent of their median.
+const MOST_SPREAD: f64 = 25.0;
+
+/// Rounds of the yardstick that its spread is judged by at least.
+const FEWEST_ROUNDS: usize = 3;
+
+/// What of the CPU time was stolen, over all samples that say so, in percent.
+pub fn steal(samples: &[Sample]) -> Option<f64> {
+    let all: Vec<f64> = samples.iter().filter_map(|sample| sample.figures.get(STEAL).copied()).collect();
+    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+}
+
+/// Why a run is invalid, a sentence each; nothing, if it is valid.
+pub fn of(results: &Results) -> Vec<String> {
+    let mut noise = Vec::new();
+    let machine = &results.machine;
+    if machine.steal_percent > MOST_STEAL {
+        let stolen = machine.steal_percent;
+        noise.push(format!(
+            "the machine's host took away {stolen:.1} % of the CPU time, more than {MOST_STEAL} %"
+        ));
+    }
+    if machine.load > machine.cpus as f64 {
+        let (load, cpus) = (machine.load, machine.cpus);
+        noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
+    }
+    let wide = too_wide(results);
+    if let Some((what, percent)) = wide.iter().max_by(|one, other| one.1.total_cmp(&other.1)) {
+        let (many, all) = (wide.len(), yardsticks(results).len());
+        noise.push(format!(
+            "at {many} of {all} points the middle half of routed's rounds is wider than {MOST_SPREAD} % of their \
+             median, at most {percent:.0} % ({what})"
+        ));
+    }
+    noise
+}
+
+/// The points at which the yardstick wavers too much: their names, and how much.
+fn too_wide(results: &Results) -> Vec<(String, f64)> {
+    let spread = yardsticks(results).into_iter().filter(|(_, values)| values.len() >= FEWEST_ROUNDS);
+    spread
+        .filter_map(|(what, values)| Some((what, middle_half(values)?)))
+        .filter(|(_, percent)| *percent > MOST_SPREAD)
+        .collect()
+}
+
+/// The yardstick's telling figure at each point of traffic, over the rounds.
+fn yardsticks(results: &Results) -> BTreeMap<String, Vec<f64>> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let yardstick = Name::Routed.to_string();
+    // What has no CPU time of its own is no traffic.
+    let own = results.samples.iter().filter(|it| it.variant == yardstick && it.figures.contains_key(STEAL));
+    for sample in own {
+        let telling = figure::ALL.iter().find_map(|figure| sample.figures.get(figure.name));
+        let point = &sample.point;
+        let mut what = format!("{} {}", point.workload, point.way);
+        for (count, unit) in [
+            (point.size_bytes, "B"),
+            (point.connections, "connections"),
+            (point.services, "services"),
+            (point.policies, "policies"),
+            (point.flows, "flows"),
+            (point.rate_per_s as usize, "a second"),
+        ] {
+            if count > 1 {
+                what += &format!(", {count} {unit}");
+            }
+        }
+        all.entry(what).or_default().extend(telling);
+    }
+    all
+}
+
+/// How far the quartiles are apart, in percent of the median.
+fn middle_half(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let (low, high) = (values[last / 4], values[last - last / 4]);
+    let median = Spread::of(values)?.median;
+    (median > 0.0).then(|| 100.0 * (high - low) / median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::results;
+
+    fn with_steal(percent: f64) -> Results {
+        let mut results = results();
+        results.machine.cpus = 2;
+        for sample in &mut results.samples {
+            sample.figures.insert(STEAL.to_owned(), percent);
+        }
+        results.machine.steal_percent = steal(&results.samples).unwrap_or_default();
+        results
+    }
+
+    #[test]
+    fn a_yardstick_that_wavers_makes_a_run_invalid() {
+        let noise = of(&with_steal(0.0));
+        assert_eq!(noise.len(), 1, "{noise:?}");
+        assert!(
+            noise[0].contains("at 1 of 1 points") && noise[0].contains("at most 83 % (TCP_RR other-node)"),
+            "{noise:?}"
+        );
+    }
+
+    #[test]
+    fn one_round_that_falls_out_of_line_does_not() {
+        let mut results = with_steal(0.0);
+        let quiet = results.samples.iter().filter(|it| it.variant == "routed").cloned().collect::<Vec<_>>();
+        results.samples = (0..7)
+            .map(|round| {
+                let mut sample = quiet[0].clone();
+                let value = if round == 3 { 50.0 } else { 5.0 + round as f64 / 10.0 };
+                sample.figures.insert(figure::LATENCY_P50.to_owned(), value);
+                Sample { round, ..sample }
+            })
+            .collect();
+        assert_eq!(of(&results), [""; 0]);
+    }
+
+    #[test]
+    fn stolen_time_and_a_load_before_it_are_named() {
+        let mut results = with_steal(9.7);
+        results.samples.clear();
+        results.machine.load = 3.5;
+        let noise = of(&results);
+        assert_eq!(noise.len(), 2, "{noise:?}");
+        assert!(
+            noise[0].contains("9.7 %") && noise[1].contains("3.5 threads wanted the 2 CPUs"),
+            "{noise:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_stolen_is_told_of_all_samples_together() {
+        assert_eq!(steal(&with_steal(4.0).samples), Some(4.0));
+        assert_eq!(steal(&results().samples), None);
+    }
+}

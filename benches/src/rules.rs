@@ -1,0 +1,320 @@
+//! What is done to a variant itself: all rules into an empty node, one endpoint changed among them, what they take of
+//! the memory, and a whole cluster until packets pass.
+//!
+//! A node's rules are taken from the cluster's description as the node's agent has it in memory: to plan them is part
+//! of it, to bring the description there is not. `ebpf` and `emulator` plan and write one Service when one changes; the
+//! others make what they have to make.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use ::dataplane::tables::IfIndex;
+use testbed::dataplane::live::Path;
+use testbed::dataplane::{self, Name, Up, chains, netfilter};
+use testbed::netns::{self, Guard, Netns};
+use userspace::engine::Engine;
+use userspace::engine::emulator::Emulator;
+use userspace::engine::kernel::{Kernel, Options};
+use userspace::model::Cluster;
+use userspace::plan::{Links, NodePlan, NodeRows, Plan};
+
+use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, TOOK};
+use crate::matrix::{Run, Variant, Workload};
+use crate::sample::Measured;
+use crate::{cluster, machine};
+
+/// The node whose rules they are.
+const NODE: &str = "n1";
+
+/// Changes that are made one after the other: at least so many, then until their time is over, and at most.
+const FEWEST_CHANGES: usize = 20;
+const MOST_CHANGES: usize = 2000;
+
+/// Pods of a cluster that is built to see how long it takes.
+const PODS: u8 = 32;
+
+/// Why it could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The built-in cluster.
+    #[error("cannot read the built-in cluster: {0}")]
+    Cluster(#[from] userspace::model::Error),
+    /// A cluster that is up.
+    #[error(transparent)]
+    Up(#[from] dataplane::Error),
+    /// The cluster could not be planned, or an engine refused it.
+    #[error(transparent)]
+    Engine(#[from] userspace::error::Error),
+    /// A packet path refused the cluster.
+    #[error(transparent)]
+    Path(#[from] dataplane::live::Refusal),
+    /// A namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel's packet filter.
+    #[error(transparent)]
+    Netfilter(#[from] netfilter::Error),
+    /// There are no Services.
+    #[error("no endpoint can change: the cluster has no Services")]
+    NoEndpoint,
+}
+
+/// The rules of a node somewhere, without links.
+trait Rules {
+    /// All of a cluster's, where there were none.
+    fn program(&mut self, cluster: &Cluster) -> Result<(), Error>;
+
+    /// From one cluster's to another's, which differs in this Service alone.
+    fn update(&mut self, before: &Cluster, after: &Cluster, service: usize) -> Result<(), Error>;
+
+    /// Bytes that the tables take, where they say so themselves.
+    fn memory(&self) -> Result<Option<u64>, Error>;
+
+    /// Lets go of what only the next change needs.
+    fn forget_plan(&mut self);
+}
+
+/// Takes a sample of what is no traffic.
+///
+/// # Errors
+/// [`Error`].
+pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, Error> {
+    if run.workload == Workload::Boot {
+        return boot(variant);
+    }
+    let cluster = cluster::of("bench-rules", run.sizes)?;
+    let heap = (heap(), kernel());
+    let mut rules = empty(variant.dataplane, &cluster)?;
+    let begin = Instant::now();
+    rules.program(&cluster)?;
+    let took = begin.elapsed();
+    Ok(match run.workload {
+        Workload::Update => updates(rules.as_mut(), &cluster, time)?,
+        Workload::Memory => {
+            rules.forget_plan();
+            let grown = match variant.dataplane {
+                Name::Emulator | Name::Chains => self::heap().saturating_sub(heap.0),
+                _ => kernel().saturating_sub(heap.1),
+            };
+            Measured::of(&[(MEMORY, rules.memory()?.unwrap_or(grown) as f64)])
+        }
+        _ => Measured::of(&[(TOOK, took.as_secs_f64() * 1e3)]),
+    })
+}
+
+/// A node of that kind with no rules yet.
+fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
+    let bare = Cluster { services: Vec::new(), policies: Vec::new(), ..cluster.clone() };
+    let node = || -> Result<NodePlan, Error> {
+        let plan =
+            userspace::plan::plan(&bare, NODE, &links(&bare)).map_err(userspace::error::Error::from)?;
+        Ok(NodePlan { rows: NodeRows::default(), ..plan })
+    };
+    Ok(match dataplane {
+        Name::Ebpf => {
+            Box::new(Planned { engine: Kernel::load(&node()?, Options::default())?, plan: None, tables })
+        }
+        Name::Emulator => {
+            Box::new(Planned { engine: Emulator::new(&node()?)?, plan: None, tables: |_| Ok(None) })
+        }
+        Name::Chains => Box::new(Chains(None)),
+        Name::Iptables | Name::Nftables => {
+            let name = format!("podpath-bench-rules-{dataplane}-{}", std::process::id());
+            Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded() })
+        }
+        Name::Routed | Name::Wire | Name::Bare => unreachable!("they have no rules, and are not asked"),
+    })
+}
+
+/// What the kernel says of our tables.
+fn tables(kernel: &Kernel) -> Result<Option<u64>, Error> {
+    let tables = kernel.memory().map_err(userspace::error::Error::from)?;
+    Ok(Some(tables.iter().map(|(_, bytes)| bytes).sum()))
+}
+
+/// The links of the node's pods, by numbers that nobody looks up.
+fn links(cluster: &Cluster) -> Links {
+    let pods = cluster.pods_on(NODE).zip(10..).map(|(pod, number)| (pod.id(), IfIndex(number)));
+    Links { uplink: IfIndex(1), pods: pods.collect(), homes: None }
+}
+
+/// Our tables, in the kernel or in this process.
+struct Planned<E> {
+    engine: E,
+    plan: Option<Plan>,
+    tables: fn(&E) -> Result<Option<u64>, Error>,
+}
+
+impl<E: Engine> Rules for Planned<E> {
+    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        let plan = Plan::of(cluster).map_err(userspace::error::Error::from)?;
+        let node = plan.node(NODE, &links(cluster)).map_err(userspace::error::Error::from)?;
+        self.engine.apply(&node.rows)?;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    fn update(&mut self, _: &Cluster, after: &Cluster, service: usize) -> Result<(), Error> {
+        let service = &after.services[service];
+        let plan = self.plan.as_mut().expect("what changes was programmed");
+        let changes =
+            plan.change(NODE, &service.id(), Some(service)).map_err(userspace::error::Error::from)?;
+        Ok(self.engine.change(&changes)?)
+    }
+
+    fn memory(&self) -> Result<Option<u64>, Error> {
+        (self.tables)(&self.engine)
+    }
+
+    fn forget_plan(&mut self) {
+        self.plan = None;
+    }
+}
+
+/// Rule chains in this process.
+struct Chains(Option<chains::Node>);
+
+impl Rules for Chains {
+    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        self.0 = Some(<chains::Node as Path>::new(cluster, NODE)?);
+        Ok(())
+    }
+
+    fn update(&mut self, _: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
+        let node = self.0.as_mut().expect("what changes was programmed");
+        Ok(Path::apply(node, after, NODE)?)
+    }
+
+    fn memory(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn forget_plan(&mut self) {}
+}
+
+/// The kernel's packet filter, in a namespace of its own.
+struct Filter {
+    name: Name,
+    netns: Guard,
+}
+
+impl Filter {
+    fn load(&self, before: Option<&Cluster>, after: &Cluster) -> Result<(), Error> {
+        for (tool, rules) in netfilter::change(self.name, before, after, NODE)? {
+            tool.load(&self.netns, &rules)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rules for Filter {
+    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        self.load(None, cluster)
+    }
+
+    fn update(&mut self, before: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
+        self.load(Some(before), after)
+    }
+
+    fn memory(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn forget_plan(&mut self) {}
+}
+
+/// An endpoint goes or comes, of one Service after the other.
+fn updates(rules: &mut dyn Rules, cluster: &Cluster, time: Duration) -> Result<Measured, Error> {
+    if cluster.services.is_empty() {
+        return Err(Error::NoEndpoint);
+    }
+    let (mut before, mut after) = (cluster.clone(), cluster.clone());
+    let begin = Instant::now();
+    let mut took_us = Vec::new();
+    while took_us.len() < FEWEST_CHANGES || (begin.elapsed() < time && took_us.len() < MOST_CHANGES) {
+        // A step that leads through all of them.
+        let service = took_us.len() * 7919 % cluster.services.len();
+        turn(&mut after, service);
+        let change = Instant::now();
+        rules.update(&before, &after, service)?;
+        took_us.push(change.elapsed().as_secs_f64() * 1e6);
+        turn(&mut before, service);
+    }
+    took_us.sort_by(f64::total_cmp);
+    let part = |part: f64| took_us[((took_us.len() - 1) as f64 * part).round() as usize];
+    Ok(Measured::of(&[(LATENCY_P50, part(0.5)), (LATENCY_P99, part(0.99))]))
+}
+
+/// The first endpoint of a Service goes if it is there, and comes if it is not.
+fn turn(cluster: &mut Cluster, service: usize) {
+    let ports = cluster.services[service].ports.iter_mut();
+    for backend in ports.filter_map(|port| port.backends.first_mut()) {
+        backend.ready = !backend.ready;
+        backend.serving = backend.ready;
+    }
+}
+
+/// A cluster of [`PODS`] pods on two nodes, until packets pass.
+fn boot(variant: Variant) -> Result<Measured, Error> {
+    let name = format!("bench-boot-{}-{}", variant.to_string().replace('/', "-"), std::process::id());
+    let mut cluster = cluster::of(&name, crate::matrix::Sizes::LEAST)?;
+    let pattern = cluster.pods.clone();
+    for number in pattern.len() as u8..PODS {
+        let mut pod = pattern[usize::from(number) % 2].clone();
+        pod.name = format!("pod-{number}");
+        pod.labels.clear();
+        let node = if pod.node == NODE { 1 } else { 2 };
+        pod.addresses = vec![std::net::Ipv4Addr::new(10, 244, node, 10 + number).into()];
+        cluster.pods.push(pod);
+    }
+    let begin = Instant::now();
+    let up = Up::with_io(&cluster, variant.dataplane, variant.io)?;
+    let took = begin.elapsed();
+    up.down()?;
+    Ok(Measured::of(&[(TOOK, took.as_secs_f64() * 1e3)]))
+}
+
+/// Bytes that this process has allocated and not given back.
+fn heap() -> u64 {
+    // SAFETY: a call without pointers; what it reads is the allocator's own.
+    let info = black_box(unsafe { libc::mallinfo2() });
+    (info.uordblks + info.hblkhd) as u64
+}
+
+/// Bytes that the kernel has allocated for itself, whoever asked for them.
+fn kernel() -> u64 {
+    machine::kernel_memory(&["Slab", "VmallocUsed", "Percpu"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Sizes, Way};
+
+    fn measured(dataplane: Name, workload: Workload, services: usize) -> Measured {
+        let run = Run { sizes: Sizes { services, ..Sizes::LEAST }, ..Run::new(workload, Way::Memory) };
+        let measured = measure(dataplane.into(), &run, Duration::from_millis(1));
+        measured.unwrap_or_else(|error| panic!("{dataplane}: {error}"))
+    }
+
+    #[test]
+    fn rules_in_this_process_are_programmed_changed_and_weighed() {
+        for dataplane in [Name::Emulator, Name::Chains] {
+            assert!(measured(dataplane, Workload::Program, 50).figures[TOOK] > 0.0);
+            let update = measured(dataplane, Workload::Update, 50).figures;
+            assert!(update[LATENCY_P99] >= update[LATENCY_P50] && update[LATENCY_P50] > 0.0, "{update:?}");
+            let [few, many] = [1, 400].map(|services| measured(dataplane, Workload::Memory, services));
+            assert!(few.figures[MEMORY] < many.figures[MEMORY], "{dataplane}: {few:?} {many:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_goes_comes_back() {
+        let cluster = cluster::of("bench-test", Sizes { services: 3, ..Sizes::LEAST }).expect("built in");
+        let mut changed = cluster.clone();
+        turn(&mut changed, 1);
+        assert_ne!(changed, cluster);
+        turn(&mut changed, 1);
+        assert_eq!(changed, cluster);
+    }
+}

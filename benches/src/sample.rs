@@ -1,0 +1,206 @@
+//! One measurement of a cluster that is up.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddrV4};
+use std::time::Duration;
+
+use testbed::dataplane::Up;
+use testbed::traffic::{self, End, Ends, Limits, Requests, RoundTrips, Ticks, Transport};
+use userspace::model::{Cluster, Service};
+
+use crate::cluster::PORT;
+use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TRANSACTIONS};
+use crate::machine;
+use crate::matrix::{Run, Way, Workload};
+use crate::noise::STEAL;
+
+/// The CPU of all that a packet needs, if it is one.
+const CPU: usize = 0;
+
+/// First packets of a measurement, each from a port of its own, and where these ports lie. After so many measurements
+/// they come round again: by then everybody has forgotten them.
+const FIRST_PACKETS: u16 = 1000;
+const FIRST_PORT: u16 = 2000;
+const TURNS: u16 = 18;
+
+/// The parts of round trips that a distribution is told at, beside the lowest and the highest: closer where it matters.
+const PARTS: [f64; 44] = [
+    0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
+    0.825, 0.85, 0.875, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.9925, 0.995,
+    0.9975, 0.999, 0.9992, 0.9995, 0.9997, 0.9999, 0.99992, 0.99995, 0.99997, 0.99999,
+];
+
+/// What came out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// By name: see [`crate::figure`].
+    pub figures: BTreeMap<String, f64>,
+    /// As in [`crate::results::Sample`].
+    pub latencies_us: Vec<(f64, f64)>,
+}
+
+impl Measured {
+    pub(crate) fn of(figures: &[(&str, f64)]) -> Self {
+        let figures = figures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        Self { figures, latencies_us: Vec::new() }
+    }
+
+    /// Adds what the CPUs did: for each of `count`, in units of which a second has `units`.
+    fn cpu(mut self, name: &str, ticks: Ticks, (count, units): (f64, f64)) -> Self {
+        if count > 0.0 {
+            self.figures.insert(name.to_owned(), ticks.busy_s() * units / count);
+        }
+        self.figures.insert(STEAL.to_owned(), ticks.steal_percent());
+        self
+    }
+}
+
+/// Sends a run's traffic for a time, after a tenth of it to warm up. `turn` counts how often that was done before.
+///
+/// # Errors
+/// It does not pass.
+pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measured, traffic::Error> {
+    let (ends, limits, size) = (ends(up, run), Limits::time(time), run.size_bytes);
+    let requests = Requests { size, connections: run.connections, rate_per_s: run.rate_per_s };
+    Ok(match run.workload {
+        Workload::TcpRr => {
+            exchanged(run, &traffic::request_response(&ends, Transport::Tcp, requests, limits)?)
+        }
+        Workload::UdpRr => {
+            exchanged(run, &traffic::request_response(&ends, Transport::Udp, requests, limits)?)
+        }
+        Workload::TcpCrr => exchanged(run, &traffic::connect_request_close(&ends, size, limits)?),
+        Workload::FirstPacket => {
+            let first = FIRST_PORT + (turn % usize::from(TURNS)) as u16 * FIRST_PACKETS;
+            let limits = Limits { warm_up: Duration::from_millis(2), ..limits };
+            exchanged(run, &traffic::first_packets(&ends, size, first..first + FIRST_PACKETS, limits)?)
+        }
+        Workload::TcpStream => {
+            let streamed = traffic::stream(&ends, run.connections, limits)?;
+            let gbit = streamed.bytes as f64 * 8.0 / 1e9;
+            let figures =
+                [(THROUGHPUT, streamed.rate_bits() / 1e9), ("retransmits", streamed.retransmits as f64)];
+            Measured::of(&figures).cpu("cpu_ms_per_gbit", streamed.ticks, (gbit, 1e3))
+        }
+        Workload::UdpStream => {
+            let packets = traffic::packet_rate(&ends, size, limits)?;
+            let sent = packets.sent as f64 / packets.elapsed.as_secs_f64();
+            let figures = [(RECEIVED, packets.rate() / 1e3), ("sent_kpps", sent / 1e3)];
+            let received = packets.received as f64;
+            Measured::of(&figures).cpu("cpu_ns_per_packet", packets.ticks, (received, 1e9))
+        }
+        Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => {
+            unreachable!("whoever measures sends only traffic here")
+        }
+    })
+}
+
+/// Percentiles, the distribution, the rate, and what it cost.
+fn exchanged(run: &Run, trips: &RoundTrips) -> Measured {
+    let mut measured = Measured::of(&[
+        (LATENCY_P50, trips.quantile_us(0.5)),
+        ("latency_us_p90", trips.quantile_us(0.9)),
+        (LATENCY_P99, trips.quantile_us(0.99)),
+        ("latency_us_p999", trips.quantile_us(0.999)),
+        ("latency_us_p9999", trips.quantile_us(0.9999)),
+    ]);
+    measured.latencies_us = distribution(trips);
+    let figures = &mut measured.figures;
+    if matches!(run.workload, Workload::UdpRr | Workload::FirstPacket) {
+        figures.insert("lost".to_owned(), trips.lost as f64);
+    }
+    // Between first packets sockets are made, which is no part of them.
+    if run.workload != Workload::FirstPacket {
+        figures.insert(TRANSACTIONS.to_owned(), trips.rate());
+    }
+    // Who waits for a request to be due keeps the CPU busy.
+    let counts = run.workload != Workload::FirstPacket && run.rate_per_s == 0;
+    let transactions = if counts { trips.histogram.len() as f64 } else { 0.0 };
+    measured.cpu("cpu_us_per_transaction", trips.ticks, (transactions, 1e6))
+}
+
+/// From the shortest to the longest, four digits exact; parts that so few round trips do not tell apart are left out.
+fn distribution(trips: &RoundTrips) -> Vec<(f64, f64)> {
+    let rounded = |value: f64| (value * 1e3).round() / 1e3;
+    let count = trips.histogram.len();
+    let told = PARTS.into_iter().filter(|part| (1.0 - part) * count as f64 >= 1.0);
+    let ends = [(0.0, trips.histogram.min() as f64 / 1e3), (1.0, trips.histogram.max() as f64 / 1e3)];
+    let middle = told.map(|part| (part, trips.quantile_us(part)));
+    let all = [ends[0]].into_iter().chain(middle).chain([ends[1]]);
+    all.map(|(part, value)| (part, rounded(value))).collect()
+}
+
+/// Opens flows between the client and the server of the other node, or keeps them alive.
+///
+/// # Errors
+/// As [`traffic::open_flows`].
+pub fn open_flows(up: &Up, count: usize) -> Result<usize, traffic::Error> {
+    traffic::open_flows(&ends(up, &Run::new(Workload::UdpRr, Way::OtherNode)), count)
+}
+
+/// Who sends to whom, and from which CPU.
+pub(crate) fn ends(up: &Up, run: &Run) -> Ends {
+    let topology = up.topology();
+    let cluster = topology.cluster();
+    let pod = |name: &str| cluster.pod(&format!("default/{name}")).expect("the built-in cluster has it");
+    let (client, server) =
+        (pod("client"), pod(if run.way == Way::SameNode { "neighbour" } else { "server" }));
+    let (mut from, mut to) = (topology.pod(client), topology.pod(server));
+    let outside = &cluster.externals.first().expect("the built-in cluster has one").address;
+    let dialled = match run.way {
+        Way::SameNode | Way::OtherNode | Way::Memory => at(server.address(), PORT),
+        Way::Service => at(service(cluster).address(), service(cluster).ports[0].port),
+        Way::NodePort => {
+            from = topology.world();
+            let node = cluster.node(&client.node).expect("the client's node is in the cluster");
+            let port = service(cluster).ports[0].node_port.expect("the built-in Service has one");
+            at(node.address(), port)
+        }
+        Way::World => {
+            to = topology.world();
+            at(*outside, PORT)
+        }
+    };
+    let other = if machine::cpus() > 1 { CPU + 1 } else { CPU };
+    Ends {
+        client: End { netns: from, cpu: Some(CPU) },
+        server: End { netns: to, cpu: Some(if run.spreads() { other } else { CPU }) },
+        dialled,
+        listening: PORT,
+    }
+}
+
+/// The one that is dialled.
+fn service(cluster: &Cluster) -> &Service {
+    cluster.services.last().expect("who goes by a Service has one")
+}
+
+fn at(address: IpAddr, port: u16) -> SocketAddrV4 {
+    let IpAddr::V4(address) = address else { unreachable!("the built-in cluster is IPv4") };
+    SocketAddrV4::new(address, port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distribution_ascends_and_ends_where_so_few_tell_nothing_more() {
+        let histogram = (1..=1000_u64).fold(
+            hdrhistogram::Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).expect("sound bounds"),
+            |mut all, value| {
+                all.saturating_record(value * 1000);
+                all
+            },
+        );
+        let trips =
+            RoundTrips { histogram, lost: 3, elapsed: Duration::from_secs(1), ticks: Ticks::default() };
+        let told = distribution(&trips);
+        assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{told:?}");
+        assert_eq!(told.iter().map(|it| it.0).find(|part| *part > 0.9991), Some(1.0));
+        let measured = exchanged(&Run::new(Workload::UdpRr, Way::OtherNode), &trips);
+        assert_eq!((measured.figures["lost"], measured.figures["transactions_per_s"]), (3.0, 1000.0));
+        let p99 = measured.figures["latency_us_p99"];
+        assert!((990.0..992.0).contains(&p99), "{p99}");
+    }
+}
