@@ -197,7 +197,7 @@ fn machine(results: &Results) -> String {
 
 fn raw(results: &Results) -> String {
     let points = results.points().into_iter().map(|point| {
-        let columns = columns(results, point);
+        let columns = columns(results, point, |_, _| (true, true));
         let heads: Vec<&str> = columns.iter().map(|column| column[0].as_str()).collect();
         let rows =
             (1..columns[0].len()).map(|row| columns.iter().map(|column| column[row].clone()).collect());

@@ -75,7 +75,9 @@ fn side_by_side(results: &Results) -> Vec<String> {
         let cells = cells.into_iter().map(|cell| cell.map_or("-".to_owned(), spread));
         lines.push(line(&format!("`{variant}`"), cells.collect()));
     }
-    lines.extend(results.absent.iter().map(|absent| format!("\nNot measured: `{}`.", absent.variant)));
+    let measured = results.variants();
+    let absent = results.absent.iter().filter(|absent| !measured.contains(&absent.variant.as_str()));
+    lines.extend(absent.map(|absent| format!("\nNot measured: `{}`: {}.", absent.variant, absent.why)));
     lines.push(String::new());
     lines
 }

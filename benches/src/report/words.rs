@@ -23,7 +23,7 @@ pub(super) fn sentence(workload: &str) -> &'static str {
 
 /// The point's name: `TCP_RR, other node, 1 B, 32 connections`. What there is one of is left out.
 pub(super) fn title(point: &Point) -> String {
-    let mut parts = vec![point.workload.clone(), point.way.replace('-', " ")];
+    let mut parts = vec![traffic(point)];
     if point.size_bytes > 0 {
         parts.push(format!("{} B", thousands(point.size_bytes)));
     }
@@ -44,6 +44,15 @@ pub(super) fn title(point: &Point) -> String {
         parts.push(format!("{} offered/s", thousands(point.rate_per_s as usize)));
     }
     parts.join(", ")
+}
+
+/// The traffic and its way: `TCP_RR, other node`. What is done to a variant itself goes no way.
+pub(super) fn traffic(point: &Point) -> String {
+    let Point { workload, way, .. } = point;
+    if way == "memory" && workload != "FORWARD" {
+        return workload.clone();
+    }
+    format!("{workload}, {}", way.replace('-', " "))
 }
 
 /// `10,000`.
@@ -148,6 +157,8 @@ mod tests {
         assert_eq!(title(&point()), "TCP_RR, other node, 1 B");
         let many = Point { connections: 32, services: 10_000, size_bytes: 0, ..point() };
         assert_eq!(title(&many), "TCP_RR, other node, 32 connections, 10,000 services");
+        let (workload, way) = ("UPDATE".to_owned(), "memory".to_owned());
+        assert_eq!(title(&Point { workload, way, size_bytes: 0, ..point() }), "UPDATE");
         assert_eq!(title(&Point { policies: 0, ..point() }), "TCP_RR, other node, 1 B, no policies");
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::axis::Axis;
 use super::chart::{self, Bar, Line, classes};
 use super::escaped;
-use crate::figure::{Better, Figure, MEMORY, TRANSACTIONS};
-use crate::report::words::{figures, sentence, thousands, title, variants};
+use crate::figure::{Better, Figure, TRANSACTIONS};
+use crate::report::words::{self, figures, sentence, thousands, title, variants};
 use crate::results::{Point, Results, Spread};
 
 /// Parts of the requests at which a distribution is drawn.
@@ -202,11 +202,9 @@ fn curve(
     let spans = least > 0.0 && most / least > 12.0;
     let y = if spans { Axis::logarithmic(told.axis, least, most) } else { Axis::linear(told.axis, most) };
     let x = Axis::counts(&format!("number of {what}"), counts);
-    let of = places.values().next()?;
-    let last = thousands(*counts.last()?);
-    let does = if told.name == MEMORY { "takes" } else { "does" };
-    let caption =
-        format!("What {}, {}, {does} with up to {last} {what}: {}.", of.workload, of.way, told.axis);
+    let of = words::traffic(places.values().next()?);
+    let (last, noun) = (thousands(*counts.last()?), told.axis.split(',').next().unwrap_or_default());
+    let caption = format!("How the {noun} of {of} goes with up to {last} {what}.");
     Some(figure(&caption, &chart::lines(&caption, (&x, &y), &lines, true)))
 }
 
@@ -261,9 +259,13 @@ mod tests {
     #[test]
     fn a_curve_is_drawn_for_what_was_measured_at_two_counts_and_only_then() {
         let services = scaling(&rich(), "services", |point| point.services);
-        let captions = services.join("\n");
-        assert!(captions.contains("What TCP_CRR, service, does with up to 10,000 services"), "{captions}");
-        assert!(captions.contains("What MEMORY, memory, takes with up to 10,000 services"), "{captions}");
+        let caption = |drawn: &String| drawn.split("</figcaption>").next().unwrap_or_default().to_owned();
+        let captions = services.iter().map(caption).collect::<Vec<_>>().join("\n");
+        assert!(
+            captions.contains("How the latency p50 of TCP_CRR, service goes with up to 10,000 services."),
+            "{captions}"
+        );
+        assert!(captions.contains("How the memory of MEMORY goes with up to 10,000 services."), "{captions}");
         assert!(scaling(&rich(), "flows", |point| point.flows).is_empty());
     }
 
@@ -274,6 +276,6 @@ mod tests {
             results.points().into_iter().find(|point| point.workload == "TCP_RR" && point.way == "service");
         let drawn = distribution(&results, point.expect("it was measured")).expect("latencies were kept");
         // Neither wire nor routed knows Services.
-        assert_eq!(drawn.matches("<polyline").count(), 7, "{drawn}");
+        assert_eq!(drawn.matches("<polyline").count(), 7);
     }
 }
