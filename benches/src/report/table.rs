@@ -4,7 +4,7 @@ use std::fmt;
 
 use testbed::output::Paint;
 
-use super::words::{circumstances, figures, number, sentence, spread, title, variants};
+use super::words::{circumstances, figures, number, sentence, spread, title, variants_at};
 use super::{YARDSTICK, to_routed, yardstick};
 use crate::figure::{Figure, LATENCY_P50, LATENCY_P99, MEMORY, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
 use crate::results::{Point, Results};
@@ -157,7 +157,7 @@ pub(super) fn columns(
     point: &Point,
     is_told: impl Fn(&Figure, &Point) -> (bool, bool),
 ) -> Vec<Vec<String>> {
-    let measured = variants(results, point);
+    let measured = variants_at(results, point);
     let column = |head: &str, cell: &dyn Fn(&str) -> Option<String>| {
         let cells = measured.iter().map(|variant| cell(variant).unwrap_or_else(|| "-".to_owned()));
         [head.to_owned()].into_iter().chain(cells).collect::<Vec<_>>()

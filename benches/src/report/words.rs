@@ -3,6 +3,10 @@
 use crate::figure::{self, Figure};
 use crate::results::{Machine, Point, Results, Spread};
 
+/// The dataplanes in the order of reports.
+pub(super) const KNOWN: [&str; 8] =
+    ["ebpf", "emulator", "chains", "iptables", "nftables", "routed", "wire", "bare"];
+
 /// What is measured, in a sentence without its full stop.
 pub(super) fn sentence(workload: &str) -> &'static str {
     match workload {
@@ -99,12 +103,27 @@ pub(super) fn figures<'a>(
     })
 }
 
-/// The variants that were measured at a point, in the order they were first taken.
-pub(super) fn variants<'a>(results: &'a Results, point: &Point) -> Vec<&'a str> {
+/// Every variant, in the order of reports: our own first, the limits last, and a dataplane's with other IO behind it.
+pub(super) fn variants(results: &Results) -> Vec<&str> {
+    let mut variants = results.variants();
+    variants.sort_by_key(|variant| {
+        let (family, rest) = variant.split_once('/').unwrap_or((variant, ""));
+        (place(family), rest)
+    });
+    variants
+}
+
+/// The place of a dataplane in [`KNOWN`], or the one behind.
+pub(super) fn place(dataplane: &str) -> usize {
+    KNOWN.iter().position(|known| *known == dataplane).unwrap_or(KNOWN.len())
+}
+
+/// The variants that were measured at a point, in the order of reports.
+pub(super) fn variants_at<'a>(results: &'a Results, point: &Point) -> Vec<&'a str> {
     let here = |variant: &&str| {
         results.samples.iter().any(|sample| sample.variant == **variant && sample.point == *point)
     };
-    results.variants().into_iter().filter(here).collect()
+    variants(results).into_iter().filter(here).collect()
 }
 
 /// How it was measured, and on what.
@@ -160,6 +179,18 @@ mod tests {
         let (workload, way) = ("UPDATE".to_owned(), "memory".to_owned());
         assert_eq!(title(&Point { workload, way, size_bytes: 0, ..point() }), "UPDATE");
         assert_eq!(title(&Point { policies: 0, ..point() }), "TCP_RR, other node, 1 B, no policies");
+    }
+
+    #[test]
+    fn variants_are_told_in_one_order_whatever_the_order_they_were_taken_in() {
+        let mut results = crate::results::tests::results();
+        for (sample, variant) in
+            results.samples.iter_mut().zip(["wire", "chains/plain", "new", "chains", "ebpf"])
+        {
+            sample.variant = variant.to_owned();
+        }
+        results.samples.truncate(5);
+        assert_eq!(variants(&results), ["ebpf", "chains", "chains/plain", "wire", "new"]);
     }
 
     #[test]

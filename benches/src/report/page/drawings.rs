@@ -6,7 +6,7 @@ use super::axis::Axis;
 use super::chart::{self, Bar, Line, classes};
 use super::escaped;
 use crate::figure::{Better, Figure, TRANSACTIONS};
-use crate::report::words::{self, figures, sentence, thousands, title, variants};
+use crate::report::words::{self, figures, sentence, thousands, title, variants, variants_at};
 use crate::results::{Point, Results, Spread};
 
 /// Parts of the requests at which a distribution is drawn.
@@ -84,8 +84,8 @@ fn rates(results: &Results, point: &Point) -> Option<String> {
     let connects = point.workload == "TCP_CRR";
     let told = if connects { figures.find(|figure| figure.name == TRANSACTIONS) } else { figures.next() };
     let told = told.filter(|figure| figure.better == Some(Better::Higher))?;
-    let all = results.variants();
-    let bars = variants(results, point).into_iter().filter_map(|variant| {
+    let all = variants(results);
+    let bars = variants_at(results, point).into_iter().filter_map(|variant| {
         let spread = results.spread(variant, point, told.name)?;
         Some(Bar { name: variant.to_owned(), classes: classes(&all, variant), spread })
     });
@@ -97,9 +97,9 @@ fn rates(results: &Results, point: &Point) -> Option<String> {
 
 /// Which part of the requests took at most so long, if distributions were kept.
 fn distribution(results: &Results, point: &Point) -> Option<String> {
-    let all = results.variants();
+    let all = variants(results);
     let mut lines = Vec::new();
-    for variant in variants(results, point) {
+    for variant in variants_at(results, point) {
         let rounds: Vec<&[(f64, f64)]> = results
             .samples
             .iter()
@@ -185,7 +185,7 @@ fn curve(
     places: &BTreeMap<usize, &Point>,
     told: &Figure,
 ) -> Option<String> {
-    let all = results.variants();
+    let all = variants(results);
     let lines = all.iter().filter_map(|variant| {
         let at = |(count, point): (&usize, &&Point)| {
             Some((*count as f64, results.spread(variant, point, told.name)?))
