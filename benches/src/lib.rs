@@ -10,6 +10,7 @@ pub mod machine;
 pub mod masquerade;
 pub mod matrix;
 pub mod measure;
+pub mod memory;
 pub mod micro;
 pub mod noise;
 pub mod path;

@@ -136,6 +136,7 @@ fn vxlan() -> Result<String, String> {
     let tunnel = Vxlan {
         name: "vxlan0",
         over: "eth0",
+        v6: false,
         vni: 1,
         port: 8472,
         mac: Mac([2, 0, 0, 0, 0, 1]),

@@ -3,12 +3,14 @@
 
 mod clusters;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use clusters::sockets::{ask, ask_by_udp, is_refused, ping, pour};
 use clusters::{Families, PEER, Site, WORLD, WORLD_V6, capture, cluster};
-use testbed::dataplane::Name;
-use userspace::model::{Encapsulation, Model, Service};
+use testbed::dataplane::{Name, Up};
+use testbed::netns::Netns;
+use userspace::model::{Cluster, Encapsulation, Model, Service};
 
 /// Everybody asks everybody, in each family that the cluster has.
 fn all_is_reached(site: &Site) {
@@ -113,7 +115,14 @@ fn a_service_without_endpoints_refuses(dataplane: Name) {
         let ((web, own), (node, nodes)) =
             (site.pod("web", address.is_ipv6()), site.node("n1", address.is_ipv6()));
         is_refused((&web, own), dialled);
-        is_refused((&node, nodes), dialled);
+        if dataplane == Name::Iptables || dataplane == Name::Nftables {
+            // A node's own datagram does not leave: the socket is told so at once, in other words.
+            let sent = node.run(|| UdpSocket::bind((nodes, 0))?.send_to(b"x", dialled));
+            let error = sent.expect("it runs").expect_err("nobody is there");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        } else {
+            is_refused((&node, nodes), dialled);
+        }
     }
 }
 
@@ -127,6 +136,21 @@ fn a_service_without_endpoints_refuses_tcp_and_udp_at_once() {
 #[ignore = "needs root: make test"]
 fn a_service_without_endpoints_refuses_tcp_and_udp_at_once_over_the_emulator() {
     a_service_without_endpoints_refuses(Name::Emulator);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_service_without_endpoints_refuses_tcp_and_udp_at_once_over_the_kernels_packet_filter() {
+    a_service_without_endpoints_refuses(Name::Iptables);
+    a_service_without_endpoints_refuses(Name::Nftables);
+}
+
+/// The kernel's tunnel is VXLAN: whoever asks for another is told so, and nothing is left of the attempt.
+fn is_left_to_others(cluster: &Cluster, dataplane: Name) {
+    let error = Up::new(cluster, dataplane).expect_err("it cannot be carried").to_string();
+    assert!(error.contains("spec.encapsulation") && error.contains("choose `--dataplane ebpf`"), "{error}");
+    let left = Netns::list(&format!("podpath-{}-", cluster.name)).expect("they can be listed");
+    assert!(left.is_empty(), "{left:?}");
 }
 
 macro_rules! models {
@@ -149,6 +173,19 @@ macro_rules! models {
             #[ignore = "needs root: make test"]
             fn all_is_reached_under_the_right_addresses_over_the_emulator() {
                 all_is_reached(&up(Name::Emulator, "emulator"));
+            }
+
+            #[test]
+            #[ignore = "needs root: make test"]
+            fn all_is_reached_under_the_right_addresses_over_the_kernels_packet_filter() {
+                for dataplane in [Name::Iptables, Name::Nftables] {
+                    if $encapsulation == Encapsulation::Geneve {
+                        let name = format!("{}-{dataplane}", stringify!($name).replace('_', "-"));
+                        is_left_to_others(&cluster(&name, $model, $encapsulation, $families), dataplane);
+                    } else {
+                        all_is_reached(&up(dataplane, &dataplane.to_string()));
+                    }
+                }
             }
 
             #[test]

@@ -9,7 +9,7 @@ pub(crate) mod fixture;
 mod page;
 mod readme;
 mod table;
-mod words;
+pub(crate) mod words;
 
 pub use command::{Command, Output, tell};
 pub use compare::{Change, Comparison, Verdict, compare};

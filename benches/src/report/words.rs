@@ -26,7 +26,7 @@ pub(super) fn sentence(workload: &str) -> &'static str {
 }
 
 /// The point's name: `TCP_RR, other node, 1 B, 32 connections`. What there is one of is left out.
-pub(super) fn title(point: &Point) -> String {
+pub(crate) fn title(point: &Point) -> String {
     let mut parts = vec![traffic(point)];
     if point.size_bytes > 0 {
         parts.push(format!("{} B", thousands(point.size_bytes)));

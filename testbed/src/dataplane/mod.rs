@@ -64,7 +64,7 @@ impl Name {
         match self {
             Self::Ebpf => Box::<ebpf::Ebpf>::default(),
             Self::Emulator => Box::new(InProcess::<live::emulator::Node>::new(self, io)),
-            Self::Chains => Box::new(InProcess::<chains::Node>::new(self, io)),
+            Self::Chains => Box::new(InProcess::<chains::Live>::new(self, io)),
             Self::Iptables | Self::Nftables => Box::new(netfilter::Netfilter::new(self)),
             Self::Routed => Box::new(routed::Routed),
             Self::Wire => Box::new(wire::Wire),

@@ -1,6 +1,6 @@
 //! A tunnel device of the kernel's own, and who is at its far ends.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::wire::Mac;
 use rtnetlink::LinkVxlan;
@@ -20,6 +20,8 @@ pub struct Vxlan<'a> {
     pub name: &'a str,
     /// The link that wrapped packets leave by.
     pub over: &'a str,
+    /// Its ends are known by IPv6 addresses.
+    pub v6: bool,
     /// The network's identifier, in both directions.
     pub vni: u32,
     /// The UDP port of all ends.
@@ -39,10 +41,15 @@ impl Links {
     /// It exists, [`Error::Missing`] if what it goes over does not, or the kernel's reason.
     pub fn vxlan(&mut self, tunnel: &Vxlan<'_>) -> Result<(), Error> {
         let tried = format!("add the VXLAN device {}", tunnel.name);
-        let device = LinkVxlan::new(tunnel.name, tunnel.vni)
+        let mut device = LinkVxlan::new(tunnel.name, tunnel.vni)
             .dev(self.index(&tried, tunnel.over)?)
             .port(tunnel.port)
-            .append_info_data(InfoVxlan::Learning(false))
+            .append_info_data(InfoVxlan::Learning(false));
+        if tunnel.v6 {
+            // Nobody in particular; and no address of its own, so that it takes that of the way.
+            device = device.append_info_data(InfoVxlan::Group6(Ipv6Addr::UNSPECIFIED));
+        }
+        let device = device
             .address(tunnel.mac.0.to_vec())
             .mtu(tunnel.mtu)
             .append_extra_attribute(LinkAttribute::GsoMaxSize(tunnel.gso_max_size))

@@ -44,6 +44,7 @@ impl Topology {
         links.vxlan(&Vxlan {
             name: TUNNEL,
             over: UPLINK,
+            v6: node.address().is_ipv6(),
             vni: VNI,
             port: settings.tunnel_port,
             mac: mac(node.address()),

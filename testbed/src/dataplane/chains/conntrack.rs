@@ -5,28 +5,35 @@
 //! reply tuple that is not. Both are keys of one table, so that a packet of either direction finds its
 //! connection with one look-up, and leaves with the inverse of the other tuple.
 //!
-//! A connection is a draft until its first packet has passed every rule; only then is it kept.
+//! A connection is a draft until its first packet has passed every rule; only then is it kept. It is new until it is
+//! answered, but the nat table is asked about its first packet alone.
+//!
+//! What the kernel's does and this does not: sequence numbers are not followed (as with
+//! `nf_conntrack_tcp_be_liberal`), and no protocol expects others.
 //!
 //! Source: Ayuso, "Netfilter's connection tracking system", ;login: 31(3), 2006; time limits from the
-//! kernel's `Documentation/networking/nf_conntrack-sysctl.rst`.
+//! kernel's `Documentation/networking/nf_conntrack-sysctl.rst`; the choice of ports from `nf_nat_core.c`.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::RangeInclusive;
 
-use super::frame::{Kind, Packet, Tuple};
+use super::frame::{Address, Kind, Packet, Tuple, protocol};
+use super::ruleset::{SourcePorts, States};
 
 /// How a packet stands to its connection (`--ctstate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The first of its connection.
+    /// Of a connection that nobody has answered yet.
     New,
-    /// Of a connection that was let through.
+    /// Of a connection that was answered.
     Established,
-    /// An error about such a connection.
+    /// An error about a connection.
     Related,
     /// Of no connection, and it can open none.
     Invalid,
+    /// No connection's business.
+    Untracked,
 }
 
 /// Which way a packet of a connection goes.
@@ -52,12 +59,19 @@ impl Progress {
     fn limit_s(self, protocol: u8) -> u64 {
         let closing = self.finished.contains(&true);
         match protocol {
-            6 if self.reset => 10,
-            6 if closing || !self.replied => 120,
-            6 => 432_000,
-            17 if self.replied => 120,
-            _ => 30,
+            protocol::TCP if self.reset => 10,
+            protocol::TCP if closing || !self.replied => 120,
+            protocol::TCP => 432_000,
+            protocol::UDP if self.replied => 120,
+            protocol::SCTP if self.replied => 210,
+            protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMP_V6 => 30,
+            _ => 600,
         }
+    }
+
+    /// Its ports may open another connection.
+    fn is_over(self) -> bool {
+        self.reset || self.finished == [true; 2]
     }
 }
 
@@ -85,6 +99,7 @@ impl Connection {
     }
 
     /// The tuple that a packet of this direction leaves with.
+    #[inline]
     pub fn leaving(&self, direction: Direction) -> Tuple {
         match direction {
             Direction::Original => self.reply.inverse(),
@@ -94,11 +109,20 @@ impl Connection {
 
     /// How an error that goes this way leaves: its addresses, and the tuple it quotes. What was not
     /// translated stays: the error may come from a router on the way.
-    pub fn leaving_error(&self, direction: Direction, outer: Tuple) -> (Ipv4Addr, Ipv4Addr, Tuple) {
+    pub fn leaving_error(&self, direction: Direction, outer: Tuple) -> (Address, Address, Tuple) {
         let (arrives, leaves) = (self.arriving(direction), self.leaving(direction));
         let source = if arrives.source == leaves.source { outer.source } else { leaves.source };
         let target = if arrives.target == leaves.target { outer.target } else { leaves.target };
         (source, target, leaves.inverse())
+    }
+
+    /// Bits for `--ctstate` that speak of its translation.
+    pub fn translated(&self) -> u8 {
+        let as_it_came = self.original.inverse();
+        let reply = self.reply;
+        let snat = (reply.target, reply.target_port) != (as_it_came.target, as_it_came.target_port);
+        let dnat = (reply.source, reply.source_port) != (as_it_came.source, as_it_came.source_port);
+        (if snat { States::SNAT.0 } else { 0 }) | (if dnat { States::DNAT.0 } else { 0 })
     }
 
     fn observe(&mut self, kind: Kind, direction: Direction, now_s: u64) {
@@ -118,8 +142,25 @@ pub struct Tracked {
     pub state: State,
     /// Which way it goes.
     pub direction: Direction,
-    /// Its connection: a draft, if it is new.
+    /// Its connection: a draft, if it is its first.
     pub connection: Connection,
+    /// The connection is kept, and its translation settled.
+    pub kept: bool,
+}
+
+impl Tracked {
+    /// Bits for `--ctstate`.
+    #[inline]
+    pub fn states(&self) -> u8 {
+        let state = match self.state {
+            State::New => States::NEW,
+            State::Established => States::ESTABLISHED,
+            State::Related => States::RELATED,
+            State::Invalid => return States::INVALID.0,
+            State::Untracked => return States::UNTRACKED.0,
+        };
+        state.0 | self.connection.translated()
+    }
 }
 
 /// Why a connection is not kept.
@@ -136,13 +177,39 @@ pub enum NotKept {
     Ports,
 }
 
+/// Multiplies what it is given (Knuth, volume 3, section 6.4): nobody who could choose tuples to collide sends here.
+#[derive(Clone, Copy, Default)]
+struct Fast(u64);
+
+impl Hasher for Fast {
+    fn finish(&self) -> u64 {
+        // The upper bits are the good ones, and the table looks at both ends.
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u128(&mut self, words: u128) {
+        self.write_u64((words >> 64) as u64 ^ (words as u64).rotate_left(17));
+    }
+}
+
 /// All connections of a node.
 #[derive(Clone, Debug)]
 pub struct Conntrack {
-    connections: HashMap<u64, Connection>,
-    tuples: HashMap<Tuple, (u64, Direction)>,
+    /// By number; those that are over leave room.
+    connections: Vec<Option<Connection>>,
+    free: Vec<u32>,
+    tuples: HashMap<Tuple, (u32, Direction), BuildHasherDefault<Fast>>,
     capacity: usize,
-    next: u64,
     swept_s: u64,
 }
 
@@ -152,73 +219,102 @@ const SWEEP_S: u64 = 30;
 impl Conntrack {
     /// A table for so many connections.
     pub fn new(capacity: usize) -> Self {
-        Self { connections: HashMap::new(), tuples: HashMap::new(), capacity, next: 0, swept_s: 0 }
+        Self { connections: Vec::new(), free: Vec::new(), tuples: HashMap::default(), capacity, swept_s: 0 }
     }
 
-    /// The connections, in the order they came.
-    pub fn connections(&self) -> Vec<Connection> {
-        let mut ids: Vec<&u64> = self.connections.keys().collect();
-        ids.sort();
-        ids.into_iter().map(|id| self.connections[id]).collect()
+    /// The connections, in no order that means anything.
+    pub fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().flatten()
     }
 
     /// Finds the packet's connection and moves it on, or drafts one.
-    pub fn track(&mut self, packet: &Packet, now_s: u64) -> Tracked {
-        self.sweep(now_s);
+    pub fn track(&mut self, packet: &Packet, frame: &[u8], now_s: u64) -> Tracked {
+        if now_s >= self.swept_s + SWEEP_S {
+            self.swept_s = now_s;
+            self.remove_ended(now_s);
+        }
         if let Kind::Error(about) = packet.kind {
             return self.related(packet, about, now_s);
         }
-        if let Some((id, direction)) = self.live(&packet.tuple, now_s) {
-            let connection = self.connections.get_mut(&id).expect("every tuple belongs to a connection");
+        if let Some((id, direction)) = self.live(&packet.tuple, now_s)
+            && let Some(connection) = &mut self.connections[id as usize]
+        {
             let opens = matches!(packet.kind, Kind::Tcp { syn: true, ack: false, .. });
-            let Progress { finished, reset, .. } = connection.progress;
-            if opens && (reset || finished.contains(&true)) {
-                // The same ports again: a new connection takes the place of the one that is closing.
+            if opens && connection.progress.is_over() {
+                // The same ports again: a new connection takes the place of the one that is over.
                 self.remove(id);
             } else {
                 connection.observe(packet.kind, direction, now_s);
-                return Tracked { state: State::Established, direction, connection: *connection };
+                let answered = direction == Direction::Reply || connection.progress.replied;
+                let state = if answered { State::Established } else { State::New };
+                return Tracked { state, direction, connection: *connection, kept: true };
             }
         }
-        let answers = match packet.kind {
-            Kind::Tcp { rst, .. } => rst,
-            Kind::Echo => packet.tuple.source_port == 0 && packet.tuple.target_port != 0,
-            Kind::Sctp { init } => !init,
-            Kind::Udp | Kind::Error(_) => false,
+        let opens = match packet.kind {
+            // A connection that is under way is taken over, as the kernel does (`nf_conntrack_tcp_loose`).
+            Kind::Tcp { syn, ack, fin, rst } => !rst && !fin && syn != ack,
+            Kind::Echo => packet.tuple.target_port == 0,
+            Kind::Sctp { init } => init,
+            Kind::Udp | Kind::Other => true,
+            Kind::Error(_) | Kind::Message => false,
         };
-        let state = if answers { State::Invalid } else { State::New };
-        Tracked { state, direction: Direction::Original, connection: Connection::draft(packet.tuple) }
+        let state = match packet.kind {
+            // Neighbour discovery and its like.
+            Kind::Message if packet.tuple.protocol == protocol::ICMP_V6 => State::Untracked,
+            _ if opens && packet.is_sound(frame) => State::New,
+            _ => State::Invalid,
+        };
+        let connection = Connection::draft(packet.tuple);
+        Tracked { state, direction: Direction::Original, connection, kept: false }
     }
 
     /// Gives the draft a new target.
-    pub fn set_target(draft: &mut Connection, address: Ipv4Addr, port: u16) {
+    pub fn set_target(draft: &mut Connection, address: Address, port: Option<u16>) {
         draft.reply.source = address;
-        draft.reply.source_port = port;
+        if let Some(port) = port {
+            draft.reply.source_port = port;
+        }
     }
 
-    /// Gives the draft a new source address, and one of `ports` if its own is not among them or taken.
-    /// The search starts at `start`.
+    /// Gives the draft a new source address, and a port by which it is told apart: its own if that is free and among
+    /// those that may be, else one from a place that chance says on.
     ///
     /// # Errors
     /// [`NotKept::Ports`].
     pub fn set_source(
         &self,
         draft: &mut Connection,
-        address: Ipv4Addr,
-        ports: &RangeInclusive<u16>,
-        start: u64,
+        address: Address,
+        ports: &SourcePorts,
+        mut dice: impl FnMut() -> u64,
     ) -> Result<(), NotKept> {
         draft.reply.target = address;
-        let (first, count) = (*ports.start(), u64::from(*ports.end() - *ports.start()) + 1);
         let own = draft.reply.target_port;
-        let others = (0..count).map(|step| first + ((start + step) % count) as u16);
-        for port in std::iter::once(own).filter(|own| ports.contains(own)).chain(others) {
-            draft.reply.target_port = port;
-            if !self.tuples.contains_key(&draft.reply) {
-                return Ok(());
-            }
+        let is_own = ports.among.as_ref().is_none_or(|among| among.contains(&own));
+        if !ports.random && is_own && !self.tuples.contains_key(&draft.reply) {
+            return Ok(());
         }
-        Err(NotKept::Ports)
+        let among = ports.among.clone().unwrap_or_else(|| class(draft.original.protocol, own));
+        if !has_ports(draft.original.protocol) {
+            return Err(NotKept::Ports);
+        }
+        let (first, count) = (*among.start(), u64::from(*among.end() - *among.start()) + 1);
+        // Fewer and fewer each time, as the kernel looks for one: a port that is hard to find is not to take for ever.
+        let mut tries = count.min(MOST_TRIES);
+        loop {
+            let start = dice();
+            for step in 0..tries {
+                let port = first + (start.wrapping_add(step) % count) as u16;
+                draft.reply.target_port = port;
+                if !self.tuples.contains_key(&draft.reply) {
+                    return Ok(());
+                }
+            }
+            if tries >= count || tries < 16 {
+                return Err(NotKept::Ports);
+            }
+            tries /= 2;
+        }
     }
 
     /// Keeps a draft whose first packet passed.
@@ -226,9 +322,9 @@ impl Conntrack {
     /// # Errors
     /// It cannot be kept: the packet must not pass.
     pub fn confirm(&mut self, mut draft: Connection, kind: Kind, now_s: u64) -> Result<(), NotKept> {
-        if self.connections.len() >= self.capacity {
+        if self.tuples.len() / 2 >= self.capacity {
             self.remove_ended(now_s);
-            if self.connections.len() >= self.capacity {
+            if self.tuples.len() / 2 >= self.capacity {
                 return Err(NotKept::Full);
             }
         }
@@ -238,11 +334,16 @@ impl Conntrack {
             }
         }
         draft.observe(kind, Direction::Original, now_s);
-        let id = self.next;
-        self.next += 1;
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => {
+                self.connections.push(None);
+                self.connections.len() as u32 - 1
+            }
+        };
         self.tuples.insert(draft.original, (id, Direction::Original));
         self.tuples.insert(draft.reply, (id, Direction::Reply));
-        self.connections.insert(id, draft);
+        self.connections[id as usize] = Some(draft);
         Ok(())
     }
 
@@ -250,43 +351,57 @@ impl Conntrack {
     fn related(&mut self, packet: &Packet, about: Tuple, now_s: u64) -> Tracked {
         let found = self.live(&about.inverse(), now_s);
         let draft = Connection::draft(packet.tuple);
-        found.map_or(
-            Tracked { state: State::Invalid, direction: Direction::Original, connection: draft },
-            |(id, direction)| {
-                let connection = self.connections[&id];
-                Tracked { state: State::Related, direction, connection }
-            },
-        )
+        let none = Tracked { state: State::Invalid, direction: Direction::Original, connection: draft, kept: false };
+        found.map_or(none, |(id, direction)| {
+            let connection = self.connections[id as usize].unwrap_or(draft);
+            Tracked { state: State::Related, direction, connection, kept: true }
+        })
     }
 
     /// The connection of a tuple, unless its time is over: then it is forgotten.
-    fn live(&mut self, tuple: &Tuple, now_s: u64) -> Option<(u64, Direction)> {
+    #[inline]
+    fn live(&mut self, tuple: &Tuple, now_s: u64) -> Option<(u32, Direction)> {
         let (id, direction) = *self.tuples.get(tuple)?;
-        if self.connections[&id].expires_s > now_s {
+        if self.connections[id as usize].as_ref().is_some_and(|connection| connection.expires_s > now_s) {
             return Some((id, direction));
         }
         self.remove(id);
         None
     }
 
-    fn sweep(&mut self, now_s: u64) {
-        if now_s >= self.swept_s + SWEEP_S {
-            self.swept_s = now_s;
-            self.remove_ended(now_s);
-        }
-    }
-
     fn remove_ended(&mut self, now_s: u64) {
-        let ended = self.connections.iter().filter(|(_, connection)| connection.expires_s <= now_s);
-        for id in ended.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.remove(id);
+        let ended = |connection: &Connection| connection.expires_s <= now_s;
+        for id in 0..self.connections.len() {
+            if self.connections[id].as_ref().is_some_and(ended) {
+                self.remove(id as u32);
+            }
         }
     }
 
-    fn remove(&mut self, id: u64) {
-        if let Some(connection) = self.connections.remove(&id) {
+    fn remove(&mut self, id: u32) {
+        if let Some(connection) = self.connections[id as usize].take() {
             self.tuples.remove(&connection.original);
             self.tuples.remove(&connection.reply);
+            self.free.push(id);
         }
+    }
+}
+
+/// Ports that are tried in a row (`NF_NAT_MAX_ATTEMPTS`).
+const MOST_TRIES: u64 = 128;
+
+/// Whether a protocol's packets can be told apart by a number of their source.
+fn has_ports(protocol: u8) -> bool {
+    use protocol::{ICMP, ICMP_V6, SCTP, TCP, UDP};
+    matches!(protocol, TCP | UDP | SCTP | ICMP | ICMP_V6)
+}
+
+/// The ports that may stand for one where no rule says which: those that mean as much.
+fn class(protocol: u8, port: u16) -> RangeInclusive<u16> {
+    match port {
+        _ if matches!(protocol, protocol::ICMP | protocol::ICMP_V6) => 0..=u16::MAX,
+        0..512 => 1..=511,
+        512..1024 => 600..=1023,
+        1024.. => 1024..=u16::MAX,
     }
 }

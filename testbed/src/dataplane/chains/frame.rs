@@ -1,32 +1,20 @@
-//! Frames: read with etherparse, rewritten with pnet.
+//! Frames: read once, and rewritten where they lie.
 //!
-//! A packet is read once and rewritten once, at the end of its way. Checksums are verified when it is read
-//! and then computed anew over the whole packet, where `dataplane` mends them by difference: two ways to
-//! the same bytes. A packet that arrives broken is refused, because a new checksum would hide that.
+//! Of a frame only headers are looked at: a checksum is mended by the difference of what was changed (RFC 1624), so
+//! one that came wrong leaves wrong, and a packet's price does not grow with its length but for the one copy into the
+//! frame that leaves. What opens a connection is verified whole ([`Packet::is_sound`]), as conntrack does.
 
 use std::fmt;
-use std::net::Ipv4Addr;
-
-use etherparse::{
-    ArpPacketSlice, EtherType, Ethernet2Header, Icmpv4Slice, IpNumber, Ipv4Header, Ipv4HeaderSlice,
-    Ipv4Slice, TcpSlice, UdpHeader, UdpSlice,
-};
-use pnet::packet::icmp::{self, MutableIcmpPacket};
-use pnet::packet::ipv4::{self, MutableIpv4Packet};
-use pnet::packet::tcp::{self, MutableTcpPacket};
-use pnet::packet::udp::{self, MutableUdpPacket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
 
 /// Bytes of an Ethernet header.
-pub const ETHERNET: usize = Ethernet2Header::LEN;
+pub const ETHERNET: usize = 14;
 
-/// The UDP port of VXLAN, as the Linux kernel has it (RFC 7348 has 4789).
-pub const VXLAN_PORT: u16 = 8472;
-
-/// Bytes that VXLAN puts before a packet: Ethernet 14, its own 8, UDP 8, IPv4 20.
-pub const VXLAN_OVERHEAD: u32 = 50;
+/// Bytes of the IP headers, without options.
+pub(super) const HEADERS: [usize; 2] = [20, 40];
 
 /// Bytes of SCTP's own header (RFC 9260, section 3.1).
 const SCTP: usize = 12;
@@ -34,39 +22,115 @@ const SCTP: usize = 12;
 /// Transport bytes that an ICMP error quotes at least (RFC 792), and that have the ports.
 const QUOTED: usize = 8;
 
+/// An address of either family: IPv4 as IPv6 maps it (RFC 4291, section 2.5.5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(u128);
+
+impl Address {
+    const MAPPED: u128 = 0xffff_0000_0000;
+
+    /// Of IPv4.
+    pub const fn v4(bits: u32) -> Self {
+        Self(Self::MAPPED | bits as u128)
+    }
+
+    /// Of IPv6.
+    pub const fn v6(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// Whether it is of IPv4.
+    pub const fn is_v4(self) -> bool {
+        self.0 >> 32 == Self::MAPPED >> 32
+    }
+
+    /// The address of IPv4.
+    pub const fn low(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// All bits.
+    pub const fn bits(self) -> u128 {
+        self.0
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address.to_bits()),
+            IpAddr::V6(address) => Self::v6(address.to_bits()),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::v4(address.to_bits())
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        if address.is_v4() {
+            Ipv4Addr::from_bits(address.low()).into()
+        } else {
+            Ipv6Addr::from_bits(address.0).into()
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Why bytes are no packet for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// A header is cut off, or states what cannot be.
     #[error("malformed header")]
     Malformed,
-    /// Neither IPv4 nor ARP.
-    #[error("neither IPv4 nor ARP")]
+    /// Neither IP nor ARP.
+    #[error("neither IPv4, IPv6 nor ARP")]
     EtherType,
-    /// Neither TCP, UDP, SCTP nor ICMP.
-    #[error("neither TCP, UDP, SCTP nor ICMP")]
-    Protocol,
     /// A part of a packet; nothing here puts them together.
     #[error("a fragment")]
     Fragment,
-    /// A checksum is wrong.
+    /// An IPv4 header's checksum is wrong.
     #[error("wrong checksum")]
     Checksum,
 }
 
 /// The two ends of a packet, as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// As in the IP header.
-    pub protocol: u8,
     /// Where it comes from.
-    pub source: Ipv4Addr,
+    pub source: Address,
+    /// Where it goes.
+    pub target: Address,
     /// For ICMP the identifier in a request, else 0.
     pub source_port: u16,
-    /// Where it goes.
-    pub target: Ipv4Addr,
     /// For ICMP the identifier in an answer, else 0.
     pub target_port: u16,
+    /// As in the IP header.
+    pub protocol: u8,
+}
+
+impl std::hash::Hash for Tuple {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u128(self.source.0);
+        state.write_u128(self.target.0);
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.target_port);
+        state.write_u64(ports << 8 | u64::from(self.protocol));
+    }
 }
 
 impl Tuple {
@@ -114,333 +178,420 @@ pub enum Kind {
     Echo,
     /// An ICMP error about a packet with this tuple.
     Error(Tuple),
+    /// ICMP that is neither.
+    Message,
+    /// Another protocol.
+    Other,
 }
 
-/// A whole IPv4 packet, without its Ethernet header.
-#[derive(Clone, Debug)]
+/// Where the parts of a packet are in its frame, and what they say.
+#[derive(Clone, Copy, Debug)]
 pub struct Packet {
-    bytes: Vec<u8>,
-    /// Length of the IP header.
-    header: usize,
     /// Its two ends, as they were read.
     pub tuple: Tuple,
     /// What it is.
     pub kind: Kind,
+    /// Hops that it may still take.
+    pub hops: u8,
     /// It must not be cut.
     pub whole: bool,
+    /// Where its IP header begins in the frame.
+    at: usize,
+    /// Where its transport header begins.
+    transport: usize,
+    /// Where it ends.
+    end: usize,
+}
+
+/// Numbers of protocols (IANA).
+pub(super) mod protocol {
+    pub(in super::super) const ICMP: u8 = 1;
+    pub(in super::super) const TCP: u8 = 6;
+    pub(in super::super) const UDP: u8 = 17;
+    pub(in super::super) const ICMP_V6: u8 = 58;
+    pub(in super::super) const SCTP: u8 = 132;
+}
+
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn longest(bytes: &[u8], at: usize) -> Option<u128> {
+    Some(u128::from_be_bytes(bytes.get(at..at + 16)?.try_into().ok()?))
+}
+
+/// An IP header.
+struct Header {
+    source: Address,
+    target: Address,
+    protocol: u8,
+    hops: u8,
+    whole: bool,
+    /// Bytes to the transport header, and to the end of the packet as it says.
+    length: usize,
+    total: usize,
+}
+
+impl Header {
+    /// Reads the header at the beginning of `bytes`, which a quotation may have cut off after some of its payload.
+    fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
+        match bytes.first().map(|first| first >> 4) {
+            Some(4) => Self::v4(bytes).ok_or(Unreadable::Malformed)?,
+            Some(6) => Self::v6(bytes).ok_or(Unreadable::Malformed)?,
+            _ => Err(Unreadable::Malformed),
+        }
+    }
+
+    fn v4(bytes: &[u8]) -> Option<Result<Self, Unreadable>> {
+        let length = usize::from(bytes[0] & 15) * 4;
+        let header = bytes.get(..length).filter(|_| length >= HEADERS[0])?;
+        let total = usize::from(word(header, 2)?);
+        let pieces = word(header, 6)?;
+        if total < length {
+            return None;
+        }
+        if pieces & 0x3fff != 0 {
+            return Some(Err(Unreadable::Fragment));
+        }
+        Some(Ok(Self {
+            source: Address::v4(long(header, 12)?),
+            target: Address::v4(long(header, 16)?),
+            protocol: header[9],
+            hops: header[8],
+            whole: pieces & 0x4000 != 0,
+            length,
+            total,
+        }))
+    }
+
+    fn v6(bytes: &[u8]) -> Option<Result<Self, Unreadable>> {
+        let header = bytes.get(..HEADERS[1])?;
+        let total = HEADERS[1] + usize::from(word(header, 4)?);
+        let (mut protocol, mut length) = (header[6], HEADERS[1]);
+        // Hop-by-hop options, routing, destination options (RFC 8200, section 4).
+        while matches!(protocol, 0 | 43 | 60) {
+            let next = bytes.get(length..length + 8)?;
+            protocol = next[0];
+            length += 8 + usize::from(next[1]) * 8;
+        }
+        if protocol == 44 {
+            return Some(Err(Unreadable::Fragment));
+        }
+        (length <= total).then_some(())?;
+        Some(Ok(Self {
+            source: Address::v6(longest(header, 8)?),
+            target: Address::v6(longest(header, 24)?),
+            protocol,
+            hops: header[7],
+            whole: true,
+            length,
+            total,
+        }))
+    }
+
+    fn between(&self, source_port: u16, target_port: u16) -> Tuple {
+        let Self { source, target, protocol, .. } = *self;
+        Tuple { source, target, source_port, target_port, protocol }
+    }
 }
 
 impl Packet {
-    /// Reads a packet; bytes after its end (Ethernet's padding) are left out.
+    /// Reads the packet whose IP header is at this place of a frame; bytes after its end are left out.
     ///
     /// # Errors
-    /// It is not whole, not right, or not of a kind that is forwarded.
-    pub fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let packet = Ipv4Slice::from_slice(bytes).map_err(|_| Unreadable::Malformed)?;
-        let header = packet.header();
-        if header.to_header().calc_header_checksum() != header.header_checksum() {
+    /// It is not whole, or not right.
+    pub fn read(frame: &[u8], at: usize) -> Result<Self, Unreadable> {
+        let bytes = frame.get(at..).ok_or(Unreadable::Malformed)?;
+        let header = Header::read(bytes)?;
+        if header.source.is_v4() && sum(&bytes[..header.length]) != 0 {
             return Err(Unreadable::Checksum);
         }
-        if packet.is_payload_fragmented() {
-            return Err(Unreadable::Fragment);
-        }
-        let ends = (header.source_addr(), header.destination_addr());
-        let (tuple, kind) = read_transport(ends, packet.payload_ip_number(), packet.payload().payload)?;
-        let total = header.slice().len() + packet.payload().payload.len();
+        let packet = bytes.get(..header.total).ok_or(Unreadable::Malformed)?;
+        let (tuple, kind) =
+            read_transport(&header, &packet[header.length..]).ok_or(Unreadable::Malformed)?;
         Ok(Self {
-            bytes: bytes[..total].to_vec(),
-            header: header.slice().len(),
             tuple,
             kind,
-            whole: header.dont_fragment(),
+            hops: header.hops,
+            whole: header.whole,
+            at,
+            transport: at + header.length,
+            end: at + header.total,
         })
     }
 
     /// Bytes of the IP packet.
-    pub fn length(&self) -> u32 {
-        self.bytes.len() as u32
+    pub fn length(&self) -> usize {
+        self.end - self.at
     }
 
-    /// Hops that it may still take.
-    pub fn ttl(&self) -> u8 {
-        self.bytes[8]
+    /// The IP packet.
+    pub fn bytes<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        &frame[self.at..self.end]
     }
 
-    /// What follows its UDP header.
-    pub fn udp_payload(&self) -> &[u8] {
-        &self.bytes[self.header + UdpHeader::LEN..]
+    /// What follows its IP header.
+    pub(super) fn transport<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        &frame[self.transport..self.end]
     }
 
-    /// Gives it the ends of `to`, and takes off `hops`.
-    pub fn rewrite(&mut self, to: Tuple, hops: u8) {
-        let header = self.header;
-        let payload = &mut self.bytes[header..];
-        match self.kind {
-            Kind::Tcp { .. } => {
-                let mut segment = MutableTcpPacket::new(payload).expect("read saw a whole TCP header");
-                segment.set_source(to.source_port);
-                segment.set_destination(to.target_port);
-                let sum = tcp::ipv4_checksum(&segment.to_immutable(), &to.source, &to.target);
-                segment.set_checksum(sum);
+    /// What follows its UDP header, and where in the frame that is.
+    pub(super) fn udp_payload(&self) -> std::ops::Range<usize> {
+        self.transport + 8..self.end
+    }
+
+    /// Whether its transport checksum is right, where it has one.
+    pub fn is_sound(&self, frame: &[u8]) -> bool {
+        let payload = &frame[self.transport..self.end];
+        match self.tuple.protocol {
+            protocol::ICMP if self.tuple.source.is_v4() => sum(payload) == 0,
+            protocol::UDP if self.tuple.source.is_v4() && word(payload, 6) == Some(0) => true,
+            protocol::TCP | protocol::UDP | protocol::ICMP_V6 => {
+                let words = folded(ends(&self.tuple) + u64::from(self.tuple.protocol) + payload.len() as u64);
+                folded(u64::from(words) + raw_sum(payload)) == 0xffff
             }
-            Kind::Udp => {
-                let mut datagram = MutableUdpPacket::new(payload).expect("read saw a whole UDP header");
-                datagram.set_source(to.source_port);
-                datagram.set_destination(to.target_port);
+            protocol::SCTP => payload.get(8..SCTP) == Some(&sctp_checksum(payload)),
+            _ => true,
+        }
+    }
+
+    /// The same packet in another frame, where its IP header is at another place.
+    pub fn moved(self, to: usize) -> Self {
+        let moved = |place: usize| place - self.at + to;
+        Self { at: to, transport: moved(self.transport), end: moved(self.end), ..self }
+    }
+
+    /// Gives it the ends of `to` in its frame.
+    pub fn readdress(&mut self, frame: &mut [u8], to: Tuple) {
+        let from = std::mem::replace(&mut self.tuple, to);
+        if from == to {
+            return;
+        }
+        let addresses = ends(&to) + negated(ends(&from));
+        let ports = u64::from(to.source_port) + u64::from(to.target_port) + u64::from(!from.source_port) + u64::from(!from.target_port);
+        write_ends(&mut frame[self.at..], &to, addresses);
+        let payload = &mut frame[self.transport..self.end];
+        match (self.kind, to.protocol) {
+            (Kind::Tcp { .. }, _) => {
+                write_ports(payload, &to);
+                mend(payload, 16, addresses + ports);
+            }
+            (Kind::Udp, _) => {
+                write_ports(payload, &to);
                 // 0 is no checksum, and stays none; a sum of 0 is written as its other form (RFC 768).
-                if datagram.get_checksum() != 0 {
-                    let sum = udp::ipv4_checksum(&datagram.to_immutable(), &to.source, &to.target);
-                    datagram.set_checksum(if sum == 0 { 0xffff } else { sum });
+                if word(payload, 6) != Some(0) {
+                    mend(payload, 6, addresses + ports);
+                    if word(payload, 6) == Some(0) {
+                        payload[6..8].fill(0xff);
+                    }
                 }
             }
-            Kind::Sctp { .. } => {
-                payload[..2].copy_from_slice(&to.source_port.to_be_bytes());
-                payload[2..4].copy_from_slice(&to.target_port.to_be_bytes());
-                let sum = sctp_checksum(payload);
-                payload[8..SCTP].copy_from_slice(&sum);
+            (Kind::Sctp { .. }, _) => {
+                if (from.source_port, from.target_port) != (to.source_port, to.target_port) {
+                    write_ports(payload, &to);
+                    let sum = sctp_checksum(payload);
+                    payload[8..SCTP].copy_from_slice(&sum);
+                }
             }
-            Kind::Error(_) => {}
-            Kind::Echo => {
+            (Kind::Echo, of) => {
                 payload[4..6].copy_from_slice(&(to.source_port | to.target_port).to_be_bytes());
-                sum_icmp(payload);
+                mend(payload, 2, if of == protocol::ICMP { ports } else { addresses + ports });
             }
+            (_, protocol::ICMP_V6) => mend(payload, 2, addresses),
+            _ => {}
         }
-        self.readdress((to.source, to.target), hops);
-        self.tuple = to;
     }
 
-    /// For an ICMP error: gives it these addresses and `quoted` as the ends of the packet it is about, and
-    /// takes off `hops`.
-    pub fn rewrite_error(&mut self, ends: (Ipv4Addr, Ipv4Addr), quoted: Tuple, hops: u8) {
-        let payload = &mut self.bytes[self.header..];
+    /// For an ICMP error: gives it these addresses, and `quoted` as the ends of the packet that it is about.
+    pub fn readdress_error(&mut self, frame: &mut [u8], ends_of: (Address, Address), quoted: Tuple) {
+        let from = self.tuple;
+        (self.tuple.source, self.tuple.target) = ends_of;
+        write_ends(&mut frame[self.at..], &self.tuple, ends(&self.tuple) + negated(ends(&from)));
+        let payload = &mut frame[self.transport..self.end];
         let quote = &mut payload[8..];
-        let inner = usize::from(quote[0] & 15) * 4;
+        // What is quoted was read: it has a whole header, and ports.
+        let (Ok(header), Kind::Error(before)) = (Header::read(quote), self.kind) else { return };
+        let addresses = ends(&quoted) + negated(ends(&before));
+        write_ends(quote, &quoted, addresses);
+        let inner = &mut quote[header.length..];
+        let ports = u64::from(quoted.source_port)
+            + u64::from(quoted.target_port)
+            + u64::from(!before.source_port)
+            + u64::from(!before.target_port);
         // The quoted checksum was computed over more than is quoted: it can only be mended by difference.
-        let at = match quoted.protocol {
-            6 => Some(inner + 16),
-            17 => Some(inner + 6),
-            _ => None,
-        };
-        let before = words(&quote[12..20]).chain(words(&quote[inner..inner + 4])).collect::<Vec<_>>();
-        let ports = [quoted.source_port, quoted.target_port];
-        let addresses = [quoted.source.octets(), quoted.target.octets()].concat();
-        quote[12..20].copy_from_slice(&addresses);
-        if quoted.protocol == 1 {
-            let id = quoted.source_port | quoted.target_port;
-            quote[inner + 4..inner + 6].copy_from_slice(&id.to_be_bytes());
+        match quoted.protocol {
+            protocol::ICMP | protocol::ICMP_V6 => {
+                inner[4..6].copy_from_slice(&(quoted.source_port | quoted.target_port).to_be_bytes());
+                mend(inner, 2, if quoted.protocol == protocol::ICMP { ports } else { addresses + ports });
+            }
+            protocol::TCP => {
+                write_ports(inner, &quoted);
+                mend(inner, 16, addresses + ports);
+            }
+            protocol::UDP => {
+                write_ports(inner, &quoted);
+                if word(inner, 6) != Some(0) {
+                    mend(inner, 6, addresses + ports);
+                }
+            }
+            protocol::SCTP => write_ports(inner, &quoted),
+            _ => {}
+        }
+        sum_icmp(payload, &self.tuple);
+        self.kind = Kind::Error(quoted);
+    }
+
+    /// Takes a hop off.
+    pub fn take_hop(&mut self, frame: &mut [u8]) {
+        self.hops = self.hops.saturating_sub(1);
+        let header = &mut frame[self.at..];
+        if self.tuple.source.is_v4() {
+            let before = word(header, 8).unwrap_or_default();
+            header[8] = self.hops;
+            let after = word(header, 8).unwrap_or_default();
+            mend(header, 10, u64::from(after) + u64::from(!before));
         } else {
-            quote[inner..inner + 2].copy_from_slice(&ports[0].to_be_bytes());
-            quote[inner + 2..inner + 4].copy_from_slice(&ports[1].to_be_bytes());
+            header[7] = self.hops;
         }
-        let after = words(&quote[12..20]).chain(words(&quote[inner..inner + 4])).collect::<Vec<_>>();
-        if let Some(field) = at.and_then(|at| quote.get_mut(at..at + 2)) {
-            let old = u16::from_be_bytes([field[0], field[1]]);
-            if old != 0 {
-                field.copy_from_slice(&mended(old, &before, &after).to_be_bytes());
-            }
-        }
-        let mut header = MutableIpv4Packet::new(quote).expect("read saw a whole quoted header");
-        let sum = ipv4::checksum(&header.to_immutable());
-        header.set_checksum(sum);
-        sum_icmp(payload);
-        self.readdress(ends, hops);
-    }
-
-    /// The packet in a frame, given up.
-    pub fn into_frame(self, from: Mac, to: Mac) -> Vec<u8> {
-        framed(from, to, EtherType::IPV4, &[&self.bytes])
-    }
-
-    /// The packet in a tunnel from one node to another, given up.
-    pub fn into_tunnel(self, vni: u32, macs: [Mac; 2], ends: [Ipv4Addr; 2]) -> Vec<u8> {
-        let inner = framed(macs[0], macs[1], EtherType::IPV4, &[&self.bytes]);
-        let vxlan = [(0x0800_0000_u32).to_be_bytes(), (vni << 8).to_be_bytes()].concat();
-        // Flows take different paths, and one flow one path.
-        let mut spread = u32::from(self.tuple.protocol);
-        for word in [self.tuple.source.to_bits(), self.tuple.target.to_bits()] {
-            spread = (spread ^ word).wrapping_mul(0x9e37_79b1);
-        }
-        let ports = u32::from(self.tuple.source_port) << 16 | u32::from(self.tuple.target_port);
-        spread = (spread ^ ports).wrapping_mul(0x9e37_79b1) >> 18;
-        let length = UdpHeader::LEN + vxlan.len() + inner.len();
-        let udp = UdpHeader {
-            source_port: 0xc000 | spread as u16,
-            destination_port: VXLAN_PORT,
-            length: length as u16,
-            checksum: 0,
-        };
-        let [source, target] = ends.map(|end| end.octets());
-        let mut ip = Ipv4Header::new(length as u16, 64, IpNumber::UDP, source, target)
-            .expect("a frame of an interface's MTU fits an IPv4 packet");
-        ip.dont_fragment = true;
-        ip.header_checksum = ip.calc_header_checksum();
-        framed(macs[0], macs[1], EtherType::IPV4, &[&ip.to_bytes(), &udp.to_bytes(), &vxlan, &inner])
-    }
-
-    /// The ICMP error about this packet, from `source` to whoever sent it. None about errors (RFC 1122,
-    /// section 3.2.2).
-    pub fn refusal(&self, source: Ipv4Addr, why: Icmp) -> Option<Packet> {
-        if let Kind::Error(_) = self.kind {
-            return None;
-        }
-        let quote = &self.bytes[..self.bytes.len().min(self.header + QUOTED)];
-        let (kind, code, mtu) = match why {
-            Icmp::PortUnreachable => (3, 3, 0),
-            Icmp::TooBig(mtu) => (3, 4, mtu),
-            Icmp::TimeExceeded => (11, 0, 0),
-        };
-        let mut icmp = vec![kind, code, 0, 0, 0, 0];
-        icmp.extend_from_slice(&mtu.to_be_bytes());
-        icmp.extend_from_slice(quote);
-        sum_icmp(&mut icmp);
-        let target = self.tuple.source;
-        let mut ip = Ipv4Header::new(icmp.len() as u16, 64, IpNumber::ICMP, source.octets(), target.octets())
-            .expect("a quote is short");
-        ip.header_checksum = ip.calc_header_checksum();
-        let tuple = Tuple { protocol: 1, source, source_port: 0, target, target_port: 0 };
-        let bytes = [&ip.to_bytes()[..], &icmp].concat();
-        Some(Packet {
-            bytes,
-            header: Ipv4Header::MIN_LEN,
-            tuple,
-            kind: Kind::Error(self.tuple),
-            whole: false,
-        })
-    }
-
-    /// New addresses, fewer hops, and the header's checksum.
-    fn readdress(&mut self, (source, target): (Ipv4Addr, Ipv4Addr), hops: u8) {
-        let mut header = MutableIpv4Packet::new(&mut self.bytes).expect("read saw a whole IPv4 header");
-        header.set_source(source);
-        header.set_destination(target);
-        header.set_ttl(header.get_ttl().saturating_sub(hops));
-        let sum = ipv4::checksum(&header.to_immutable());
-        header.set_checksum(sum);
-        (self.tuple.source, self.tuple.target) = (source, target);
     }
 }
 
-/// What an ICMP error says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Icmp {
-    /// Nobody listens: how `REJECT` refuses.
-    PortUnreachable,
-    /// It would have to be cut to this many bytes, and must not be (RFC 1191).
-    TooBig(u16),
-    /// Its hops are used up.
-    TimeExceeded,
-}
-
-/// The answer to a pod that asks for a neighbour: `mac`, whatever address it asks for but its own. None to
-/// what is no such question.
-pub fn arp_answer(frame: &[u8], mac: Mac) -> Option<Vec<u8>> {
-    let question = ArpPacketSlice::from_slice(frame.get(ETHERNET..)?).ok()?.to_packet();
-    let question = question.try_eth_ipv4().ok()?;
-    let (asker, asked) = (question.sender_ipv4, question.target_ipv4);
-    if question.operation.0 != 1 || asker == asked || asker == [0; 4] {
-        return None;
-    }
-    let mut answer = question;
-    answer.operation.0 = 2;
-    (answer.sender_mac, answer.sender_ipv4) = (mac, asked);
-    (answer.target_mac, answer.target_ipv4) = (frame[6..12].try_into().ok()?, asker);
-    Some(framed(mac, answer.target_mac, EtherType::ARP, &[&answer.to_bytes()]))
-}
-
-/// The packet inside a VXLAN datagram's payload, if it is of this network.
-pub fn unwrapped(payload: &[u8], vni: u32) -> Result<&[u8], Unreadable> {
-    let (header, inner) = payload.split_at_checked(8).ok_or(Unreadable::Malformed)?;
-    let field = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if field(0) != 0x0800_0000 || field(4) >> 8 != vni {
-        return Err(Unreadable::Malformed);
-    }
-    match inner.get(12..ETHERNET) {
-        Some([8, 0]) => Ok(&inner[ETHERNET..]),
-        Some(_) => Err(Unreadable::EtherType),
-        None => Err(Unreadable::Malformed),
+/// Reads what follows the IP header.
+fn read_transport(header: &Header, payload: &[u8]) -> Option<(Tuple, Kind)> {
+    let ports = || Some(header.between(word(payload, 0)?, word(payload, 2)?));
+    match header.protocol {
+        protocol::TCP => {
+            let offset = usize::from(payload.get(12)? >> 4) * 4;
+            (offset >= 20 && offset <= payload.len()).then_some(())?;
+            let flags = payload[13];
+            let has = |bit: u8| flags & bit != 0;
+            Some((ports()?, Kind::Tcp { fin: has(1), syn: has(2), rst: has(4), ack: has(16) }))
+        }
+        protocol::UDP => {
+            let length = usize::from(word(payload, 4)?);
+            (payload.len() >= 8 && (8..=payload.len()).contains(&length)).then_some(())?;
+            Some((ports()?, Kind::Udp))
+        }
+        protocol::SCTP => Some((ports()?, Kind::Sctp { init: *payload.get(SCTP)? == 1 })),
+        protocol::ICMP if header.source.is_v4() => read_icmp(header, payload, ((8, 0), &[3, 4, 5, 11, 12])),
+        protocol::ICMP_V6 if !header.source.is_v4() => read_icmp(header, payload, ((128, 129), &[1, 2, 3, 4])),
+        _ => Some((header.between(0, 0), Kind::Other)),
     }
 }
 
-fn framed(from: Mac, to: Mac, ether_type: EtherType, parts: &[&[u8]]) -> Vec<u8> {
-    let header = Ethernet2Header { source: from, destination: to, ether_type };
-    let mut frame = header.to_bytes().to_vec();
-    for part in parts {
-        frame.extend_from_slice(part);
+/// Reads an ICMP message, of which these types are an echo's request and answer, and these are errors.
+fn read_icmp(
+    header: &Header,
+    message: &[u8],
+    ((request, answer), errors): ((u8, u8), &[u8]),
+) -> Option<(Tuple, Kind)> {
+    let (kind, id) = (*message.first()?, word(message.get(..8)?, 4)?);
+    if kind == request {
+        return Some((header.between(id, 0), Kind::Echo));
     }
-    frame
-}
-
-/// Reads what follows the IP header, and verifies its checksum.
-fn read_transport(
-    (source, target): (Ipv4Addr, Ipv4Addr),
-    protocol: IpNumber,
-    payload: &[u8],
-) -> Result<(Tuple, Kind), Unreadable> {
-    let between =
-        |source_port, target_port| Tuple { protocol: protocol.0, source, source_port, target, target_port };
-    match protocol {
-        IpNumber::TCP => {
-            let segment = TcpSlice::from_slice(payload).map_err(|_| Unreadable::Malformed)?;
-            let sum = segment.calc_checksum_ipv4(source.octets(), target.octets());
-            if sum != Ok(segment.checksum()) {
-                return Err(Unreadable::Checksum);
-            }
-            let (syn, ack, fin, rst) = (segment.syn(), segment.ack(), segment.fin(), segment.rst());
-            let tuple = between(segment.source_port(), segment.destination_port());
-            Ok((tuple, Kind::Tcp { syn, ack, fin, rst }))
-        }
-        IpNumber::UDP => {
-            let datagram = UdpSlice::from_slice(payload).map_err(|_| Unreadable::Malformed)?;
-            let header = datagram.to_header();
-            let sum = header.calc_checksum_ipv4_raw(source.octets(), target.octets(), datagram.payload());
-            if header.checksum != 0 && sum != Ok(header.checksum) {
-                return Err(Unreadable::Checksum);
-            }
-            Ok((between(header.source_port, header.destination_port), Kind::Udp))
-        }
-        IpNumber::SCTP => {
-            let (header, chunks) = payload.split_at_checked(SCTP).ok_or(Unreadable::Malformed)?;
-            let first = chunks.first().ok_or(Unreadable::Malformed)?;
-            if header[8..] != sctp_checksum(payload) {
-                return Err(Unreadable::Checksum);
-            }
-            let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-            Ok((between(port(0), port(2)), Kind::Sctp { init: *first == 1 }))
-        }
-        IpNumber::ICMP => {
-            let message = Icmpv4Slice::from_slice(payload).map_err(|_| Unreadable::Malformed)?;
-            if pnet::packet::util::checksum(payload, 1) != message.checksum() {
-                return Err(Unreadable::Checksum);
-            }
-            let [high, low, ..] = message.bytes5to8();
-            let id = u16::from_be_bytes([high, low]);
-            match message.type_u8() {
-                8 => Ok((between(id, 0), Kind::Echo)),
-                0 => Ok((between(0, id), Kind::Echo)),
-                3 | 4 | 11 | 12 => Ok((between(0, 0), Kind::Error(quoted(message.payload())?))),
-                _ => Err(Unreadable::Protocol),
-            }
-        }
-        _ => Err(Unreadable::Protocol),
+    if kind == answer {
+        return Some((header.between(0, id), Kind::Echo));
     }
+    let about = errors.contains(&kind).then(|| quoted(&message[8..])).flatten();
+    Some((header.between(0, 0), about.map_or(Kind::Message, Kind::Error)))
 }
 
 /// The tuple of the packet that an ICMP error quotes.
-fn quoted(quote: &[u8]) -> Result<Tuple, Unreadable> {
-    let header = Ipv4HeaderSlice::from_slice(quote).map_err(|_| Unreadable::Malformed)?;
-    let rest = &quote[header.slice().len()..];
-    let word = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
-    if rest.len() < QUOTED {
-        return Err(Unreadable::Malformed);
+fn quoted(quote: &[u8]) -> Option<Tuple> {
+    let header = Header::read(quote).ok()?;
+    let rest = quote.get(header.length..).filter(|rest| rest.len() >= QUOTED)?;
+    let both = || Some(header.between(word(rest, 0)?, word(rest, 2)?));
+    match (header.protocol, rest[0]) {
+        (protocol::TCP | protocol::UDP | protocol::SCTP, _) => both(),
+        (protocol::ICMP, 8) | (protocol::ICMP_V6, 128) => Some(header.between(word(rest, 4)?, 0)),
+        (protocol::ICMP, 0) | (protocol::ICMP_V6, 129) => Some(header.between(0, word(rest, 4)?)),
+        _ => None,
     }
-    let (source_port, target_port) = match (header.protocol(), rest[0]) {
-        (IpNumber::TCP | IpNumber::UDP | IpNumber::SCTP, _) => (word(0), word(2)),
-        (IpNumber::ICMP, 8) => (word(4), 0),
-        (IpNumber::ICMP, 0) => (0, word(4)),
-        _ => return Err(Unreadable::Protocol),
+}
+
+/// Writes addresses into an IP header, whose checksum differs by so much then, if it has one.
+fn write_ends(header: &mut [u8], to: &Tuple, difference: u64) {
+    if to.source.is_v4() {
+        header[12..16].copy_from_slice(&to.source.low().to_be_bytes());
+        header[16..20].copy_from_slice(&to.target.low().to_be_bytes());
+        mend(header, 10, difference);
+    } else {
+        header[8..24].copy_from_slice(&to.source.bits().to_be_bytes());
+        header[24..40].copy_from_slice(&to.target.bits().to_be_bytes());
+    }
+}
+
+fn write_ports(payload: &mut [u8], to: &Tuple) {
+    payload[..2].copy_from_slice(&to.source_port.to_be_bytes());
+    payload[2..4].copy_from_slice(&to.target_port.to_be_bytes());
+}
+
+/// The sum of the words of both addresses.
+fn ends(tuple: &Tuple) -> u64 {
+    let words = |address: Address| -> u64 {
+        if address.is_v4() {
+            u64::from(address.low() >> 16) + u64::from(address.low() & 0xffff)
+        } else {
+            (0..8).map(|at| (address.bits() >> (16 * at)) as u64 & 0xffff).sum()
+        }
     };
-    let (source, target) = (header.source_addr(), header.destination_addr());
-    Ok(Tuple { protocol: header.protocol().0, source, source_port, target, target_port })
+    words(tuple.source) + words(tuple.target)
+}
+
+/// The one's complement of a sum, so that it can be taken off by adding.
+fn negated(sum: u64) -> u64 {
+    u64::from(!folded(sum))
+}
+
+fn folded(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Mends the checksum at this place, if it is there, by the difference of the words under it (RFC 1624, equation 3).
+fn mend(bytes: &mut [u8], at: usize, difference: u64) {
+    if let Some(field) = bytes.get_mut(at..at + 2) {
+        let old = u16::from_be_bytes([field[0], field[1]]);
+        let new = !folded(u64::from(!old) + difference);
+        field.copy_from_slice(&new.to_be_bytes());
+    }
+}
+
+fn raw_sum(bytes: &[u8]) -> u64 {
+    let pairs = bytes.chunks_exact(2);
+    let last = pairs.remainder().first().map_or(0, |last| u64::from(*last) << 8);
+    pairs.map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u64>() + last
+}
+
+/// The Internet checksum (RFC 1071); 0 over what holds the right one.
+pub(super) fn sum(bytes: &[u8]) -> u16 {
+    !folded(raw_sum(bytes))
+}
+
+/// Writes an ICMP message's checksum, which for IPv6 is about its ends as well.
+pub(super) fn sum_icmp(message: &mut [u8], ends_of: &Tuple) {
+    message[2..4].fill(0);
+    let pseudo = if ends_of.source.is_v4() {
+        0
+    } else {
+        ends(ends_of) + message.len() as u64 + u64::from(protocol::ICMP_V6)
+    };
+    let sum = !folded(raw_sum(message) + pseudo);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Writes a TCP segment's checksum.
+pub(super) fn sum_tcp(segment: &mut [u8], ends_of: &Tuple) {
+    segment[16..18].fill(0);
+    let pseudo = ends(ends_of) + segment.len() as u64 + u64::from(protocol::TCP);
+    let sum = !folded(raw_sum(segment) + pseudo);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// SCTP's checksum as it stands in the header: CRC32c of the whole packet, with zeros in the checksum's place. It does
@@ -450,32 +601,45 @@ pub(super) fn sctp_checksum(packet: &[u8]) -> [u8; 4] {
     crc32c(bytes.map(|(at, byte)| if (8..SCTP).contains(&at) { 0 } else { *byte })).to_le_bytes()
 }
 
-/// Bit by bit, the lowest first (Castagnoli's polynomial, mirrored).
-fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
-    !bytes.fold(!0_u32, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| sum >> 1 ^ (0x82f6_3b78 & (sum & 1).wrapping_neg()))
-    })
-}
-
-fn sum_icmp(message: &mut [u8]) {
-    let mut message = MutableIcmpPacket::new(message).expect("read saw a whole ICMP header");
-    let sum = icmp::checksum(&message.to_immutable());
-    message.set_checksum(sum);
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
-}
-
-/// A checksum after some of the words below it changed (RFC 1624, equation 3).
-fn mended(sum: u16, before: &[u16], after: &[u16]) -> u16 {
-    let mut total = u32::from(!sum);
-    total += before.iter().map(|word| u32::from(!word)).sum::<u32>();
-    total += after.iter().map(|word| u32::from(*word)).sum::<u32>();
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
+/// What is left of each byte (Castagnoli's polynomial, mirrored).
+const REMAINDERS: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut left = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            left = left >> 1 ^ (0x82f6_3b78 & (left & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte] = left;
+        byte += 1;
     }
-    !(total as u16)
+    table
+};
+
+fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
+    !bytes.fold(!0_u32, |sum, byte| REMAINDERS[usize::from(sum as u8 ^ byte)] ^ sum >> 8)
+}
+
+/// The answer to a pod that asks for a neighbour (ARP, RFC 826): `mac`, whatever address it asks for but its own.
+/// None to what is no such question.
+pub fn arp_answer(frame: &[u8], mac: Mac) -> Option<[u8; 42]> {
+    let question: &[u8; 28] = frame.get(ETHERNET..ETHERNET + 28)?.try_into().ok()?;
+    let (asker, asked) = (&question[14..18], &question[24..28]);
+    let asks = question[..8] == [0, 1, 8, 0, 6, 4, 0, 1];
+    if !asks || asker == asked || asker == [0; 4] {
+        return None;
+    }
+    let mut answer = [0; 42];
+    answer[..6].copy_from_slice(&frame[6..12]);
+    answer[6..12].copy_from_slice(&mac);
+    answer[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    answer[22..28].copy_from_slice(&mac);
+    answer[28..32].copy_from_slice(asked);
+    answer[32..38].copy_from_slice(&frame[6..12]);
+    answer[38..42].copy_from_slice(asker);
+    Some(answer)
 }
 
 #[cfg(test)]
@@ -489,24 +653,23 @@ mod tests {
     }
 
     #[test]
-    fn an_association_is_read_and_rewritten_and_a_broken_one_refused() {
-        let (source, target) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+    fn an_association_is_read_and_readdressed_and_a_broken_one_is_not_sound() {
         let mut init = [&[0x13, 0x88, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 4]].concat();
-        let sum = sctp_checksum(&init);
-        init[8..SCTP].copy_from_slice(&sum);
-        let bytes = |chunks: &[u8]| {
-            let mut ip =
-                Ipv4Header::new(chunks.len() as u16, 64, IpNumber::SCTP, source.octets(), target.octets())
-                    .expect("it is short");
-            ip.header_checksum = ip.calc_header_checksum();
-            [&ip.to_bytes()[..], chunks].concat()
-        };
-        let mut packet = Packet::read(&bytes(&init)).expect("it is sound");
+        let sum_of = sctp_checksum(&init);
+        init[8..SCTP].copy_from_slice(&sum_of);
+        let mut bytes = [&[0x45, 0, 0, 36, 0, 0, 0x40, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2][..], &init].concat();
+        let header = sum(&bytes[..20]);
+        bytes[10..12].copy_from_slice(&header.to_be_bytes());
+        let mut packet = Packet::read(&bytes, 0).expect("it is sound");
         assert_eq!(packet.kind, Kind::Sctp { init: true });
         assert_eq!((packet.tuple.source_port, packet.tuple.target_port), (5000, 80));
-        packet.rewrite(Tuple { target_port: 8080, ..packet.tuple }, 1);
-        assert_eq!(Packet::read(&packet.bytes).expect("it is sound").tuple, packet.tuple);
-        init[3] = 81;
-        assert_eq!(Packet::read(&bytes(&init)).err(), Some(Unreadable::Checksum));
+        assert!(packet.is_sound(&bytes));
+        let tuple = packet.tuple;
+        packet.readdress(&mut bytes, Tuple { target_port: 8080, target: Address::v4(0x0a00_0003), ..tuple });
+        let read = Packet::read(&bytes, 0).expect("its header is right");
+        assert_eq!(read.tuple, packet.tuple);
+        assert!(read.is_sound(&bytes));
+        bytes[23] = 81;
+        assert!(!Packet::read(&bytes, 0).expect("its header is right").is_sound(&bytes));
     }
 }

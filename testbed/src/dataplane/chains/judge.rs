@@ -1,16 +1,17 @@
 //! `chains` as a prober, in memory: a request and its answer for every flow, over all nodes of a cluster.
 //! It needs no root, and what it says owes nothing to the path it judges.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use etherparse::{IpNumber, PacketBuilder};
 use userspace::model::{Cluster, Who};
 
-use super::frame::{ETHERNET, Kind, Packet, Tuple, sctp_checksum};
-use super::rules::Link;
+use super::frame::{ETHERNET, Kind, Packet, sctp_checksum};
+use super::node::{ITSELF, Link};
 use super::{Error, Network, Sent, Stop};
-use crate::probe::{Flow, Measured, Prober, Verdict};
+use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 
 /// The seed of the endpoints that Services choose.
 const SEED: u64 = 1;
@@ -23,43 +24,81 @@ const FIRST_PORT: u16 = 20_000;
 pub struct Judge<'a> {
     cluster: &'a Cluster,
     network: Network,
+    /// Addresses that a node's own packets reach by way of its path.
+    caught: HashSet<IpAddr>,
     asked: u32,
 }
 
 /// Somebody who sends and receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Pod(Ipv4Addr),
-    Node(Ipv4Addr),
-    World(Ipv4Addr),
+    /// By its first address.
+    Pod(IpAddr),
+    /// The same.
+    Node(IpAddr),
+    World(IpAddr),
+}
+
+/// Both ends of what is asked, and how.
+#[derive(Clone, Copy, Debug)]
+struct Asks {
+    protocol: u8,
+    source: SocketAddr,
+    target: SocketAddr,
+}
+
+impl Asks {
+    fn answer(self) -> Self {
+        Self { source: self.target, target: self.source, ..self }
+    }
+
+    fn of(packet: &Packet) -> Self {
+        let tuple = packet.tuple;
+        let end = |address, port| SocketAddr::new(IpAddr::from(address), port);
+        Self {
+            protocol: tuple.protocol,
+            source: end(tuple.source, tuple.source_port),
+            target: end(tuple.target, tuple.target_port),
+        }
+    }
 }
 
 impl<'a> Judge<'a> {
     /// The cluster, before any packet.
     ///
     /// # Errors
-    /// Something that is not IPv4.
+    /// It asks for something that rules cannot do.
     pub fn new(cluster: &'a Cluster) -> Result<Self, Error> {
-        Ok(Self { cluster, network: Network::new(cluster, SEED)?, asked: 0 })
+        let pods = cluster.pods.iter().filter(|pod| !pod.host_network).flat_map(|pod| &pod.addresses);
+        let services = cluster.services.iter().flat_map(|service| &service.addresses);
+        let mut caught: HashSet<IpAddr> = pods.chain(services).copied().collect();
+        caught.extend(cluster.ways_in().into_keys().chain(ITSELF));
+        Ok(Self { cluster, network: Network::new(cluster, SEED)?, caught, asked: 0 })
     }
 
     fn ask(&mut self, flow: &Flow) -> anyhow::Result<Verdict> {
-        let (from, target) = (self.place(&flow.from)?, self.address(&flow.to)?);
-        if from.address() == target {
+        let (from, to) = (self.cluster.find(&flow.from)?, self.cluster.find(&flow.to)?);
+        let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
+        let target =
+            to.addresses().iter().find(over).copied().unwrap_or_else(|| to.address_from(from.addresses()));
+        let Some(source) = from.addresses().iter().copied().find(|own| own.is_ipv4() == target.is_ipv4()) else {
+            // Its own stack has no way there.
+            return Ok(Verdict::Reject);
+        };
+        let from = self.place(&flow.from, from.addresses());
+        if source == target && matches!(from, Place::Pod(_)) {
             // Itself: no packet ever leaves it.
             return Ok(if self.listens(flow) { Verdict::Allow } else { Verdict::Reject });
         }
         self.asked += 1;
         // An hour between two flows: none meets what is left of another.
         let now = Duration::from_secs(3600 * u64::from(self.asked));
-        let asks = Tuple {
+        let asks = Asks {
             protocol: flow.protocol.number(),
-            source: from.address(),
-            source_port: FIRST_PORT + (self.asked % 10_000) as u16,
-            target,
-            target_port: flow.port,
+            source: SocketAddr::new(source, FIRST_PORT + (self.asked % 10_000) as u16),
+            target: SocketAddr::new(target, flow.port),
         };
-        let sent = self.send(from, &asks, Way::There, now);
+        let sent = self.send(from, asks, Way::There, now);
         let Some((place, arrived)) = self.arrival(&sent) else { return Ok(Verdict::Deny) };
         if let Kind::Error(_) = arrived.kind {
             return Ok(Verdict::Reject);
@@ -67,10 +106,11 @@ impl<'a> Judge<'a> {
         if !self.listens(flow) {
             return Ok(Verdict::Reject);
         }
-        let sent = self.send(place, &arrived.tuple.inverse(), Way::Back, now);
-        let back = self
-            .arrival(&sent)
-            .is_some_and(|(place, answer)| place == from && answer.tuple == asks.inverse());
+        let sent = self.send(place, Asks::of(&arrived).answer(), Way::Back, now);
+        let back = self.arrival(&sent).is_some_and(|(place, answer)| {
+            let answer = Asks::of(&answer);
+            place == from && (answer.source, answer.target) == (asks.target, asks.source)
+        });
         Ok(if back { Verdict::Allow } else { Verdict::Deny })
     }
 
@@ -86,56 +126,41 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn address(&self, who: &Who) -> anyhow::Result<Ipv4Addr> {
-        match self.cluster.find(who)?.address() {
-            IpAddr::V4(address) => Ok(address),
-            IpAddr::V6(address) => {
-                anyhow::bail!("cannot ask {who}: {address} is not IPv4, and chains knows only that")
-            }
+    fn place(&self, who: &Who, addresses: &[IpAddr]) -> Place {
+        let node = self.cluster.nodes.iter().find(|node| addresses.iter().any(|own| node.addresses.contains(own)));
+        match (who, node) {
+            (Who::External(_), _) => Place::World(addresses[0]),
+            // A pod on the host's network is its node.
+            (_, Some(node)) => Place::Node(node.address()),
+            (_, None) => Place::Pod(addresses[0]),
         }
     }
 
-    fn place(&self, who: &Who) -> anyhow::Result<Place> {
-        let address = self.address(who)?;
-        Ok(match who {
-            Who::External(_) => Place::World(address),
-            // A pod on the host's network is its node.
-            _ if self.network.node(address).is_some() => Place::Node(address),
-            _ => Place::Pod(address),
-        })
-    }
-
     /// Lets somebody send a packet, and follows it to its end.
-    fn send(&mut self, from: Place, tuple: &Tuple, way: Way, now: Duration) -> Sent {
-        let frame = frame(tuple, way);
-        let settings = &self.cluster.settings;
-        let caught = [settings.pod_cidrs[0], settings.service_cidrs[0]];
+    fn send(&mut self, from: Place, asks: Asks, way: Way, now: Duration) -> Sent {
+        let (frame, target) = (frame(asks, way), asks.target.ip());
         match from {
             Place::Pod(address) => match self.node_of(address) {
                 Some(node) => self.network.send(node, Link::Pod(address), frame, now),
                 None => Sent::default(),
             },
-            Place::Node(node) if caught.iter().any(|range| range.contains(&IpAddr::V4(tuple.target))) => {
+            Place::Node(node) if self.caught.contains(&target) || self.is_of(node, target) => {
                 self.network.send(node, Link::Host, frame, now)
             }
-            Place::Node(_) | Place::World(_) => self.fabric(tuple.target, frame, now),
+            Place::Node(_) | Place::World(_) => self.network.send_outside(target, frame, now),
         }
     }
 
-    /// What the fabric does with a packet: to a node, to a pod by way of its node, or outside.
-    fn fabric(&mut self, target: Ipv4Addr, frame: Vec<u8>, now: Duration) -> Sent {
-        let node = if self.network.node(target).is_some() { Some(target) } else { self.node_of(target) };
-        match node {
-            Some(node) => self.network.send(node, Link::Uplink, frame, now),
-            None => Sent { arrived: vec![(Stop::Outside, frame)], refused: None },
-        }
+    /// Whether the address is the node's, whose first this is.
+    fn is_of(&self, node: IpAddr, address: IpAddr) -> bool {
+        self.cluster.nodes.iter().any(|one| one.address() == node && one.addresses.contains(&address))
     }
 
     /// Where a packet came to its end, and how it looks there.
     fn arrival(&self, sent: &Sent) -> Option<(Place, Packet)> {
         let (stop, frame) = sent.arrived.first()?;
-        let packet = Packet::read(&frame[ETHERNET..]).ok()?;
-        let target = packet.tuple.target;
+        let packet = Packet::read(frame, ETHERNET).ok()?;
+        let target = IpAddr::from(packet.tuple.target);
         let place = match stop {
             Stop::Pod(address) => Place::Pod(*address),
             Stop::Host(address) => Place::Node(*address),
@@ -147,21 +172,10 @@ impl<'a> Judge<'a> {
         Some((place, packet))
     }
 
-    /// The address of the node that the pod with this address runs on.
-    fn node_of(&self, pod: Ipv4Addr) -> Option<Ipv4Addr> {
+    /// The first address of the node that the pod with this address runs on.
+    fn node_of(&self, pod: IpAddr) -> Option<IpAddr> {
         let pod = self.cluster.pods.iter().find(|one| one.address() == pod && !one.host_network)?;
-        match self.cluster.nodes.iter().find(|node| node.name == pod.node)?.address() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        }
-    }
-}
-
-impl Place {
-    fn address(self) -> Ipv4Addr {
-        match self {
-            Self::Pod(address) | Self::Node(address) | Self::World(address) => address,
-        }
+        Some(self.cluster.node(&pod.node)?.address())
     }
 }
 
@@ -182,28 +196,40 @@ enum Way {
     Back,
 }
 
-/// A datagram, or what opens a connection or an association, or its answer. Nothing that is read, if it is none of
-/// them: the path refuses what it does not know.
-fn frame(tuple: &Tuple, way: Way) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2([0; 6], [0; 6]).ipv4(tuple.source.octets(), tuple.target.octets(), 64);
+/// A datagram, or what opens a connection or an association, or its answer; of another protocol nothing but its
+/// header.
+fn frame(asks: Asks, way: Way) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([0; 6], [0; 6]);
+    let ip = match (asks.source.ip(), asks.target.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => ethernet.ipv4(source.octets(), target.octets(), 64),
+        (source, target) => ethernet.ipv6(as_v6(source), as_v6(target), 64),
+    };
+    let (from, to) = (asks.source.port(), asks.target.port());
     let mut frame = Vec::new();
-    let written = match tuple.protocol {
+    let written = match asks.protocol {
         6 => {
-            let segment = ip.tcp(tuple.source_port, tuple.target_port, 1, 65_535).syn();
+            let segment = ip.tcp(from, to, 1, 65_535).syn();
             let segment = if way == Way::Back { segment.ack(2) } else { segment };
             segment.write(&mut frame, &[])
         }
-        17 => ip.udp(tuple.source_port, tuple.target_port).write(&mut frame, b"?"),
-        132 => ip.write(&mut frame, IpNumber::SCTP, &association(tuple, way)),
+        17 => ip.udp(from, to).write(&mut frame, b"?"),
+        132 => ip.write(&mut frame, IpNumber::SCTP, &association(from, to, way)),
         other => ip.write(&mut frame, IpNumber(other), &[]),
     };
     written.expect("a vector takes all");
     frame
 }
 
+fn as_v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
 /// An INIT, or an INIT ACK, as short as can be (RFC 9260, section 3.3.2).
-fn association(tuple: &Tuple, way: Way) -> Vec<u8> {
-    let ports = [tuple.source_port.to_be_bytes(), tuple.target_port.to_be_bytes()].concat();
+fn association(from: u16, to: u16, way: Way) -> Vec<u8> {
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
     let (kind, tag) = if way == Way::There { (1, 0) } else { (2, 1) };
     let header = [&ports[..], &[0, 0, 0, tag], &[0; 4]].concat();
     let chunk = [kind, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];

@@ -1,22 +1,22 @@
 //! All nodes of a cluster and the fabric between them, in memory: what a frame comes to in the end.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use userspace::model::Cluster;
 
-use super::node::{Node, Refused};
-use super::plan::{Error, mac, v4};
-use super::rules::Link;
+use super::frame::{ETHERNET, Packet};
+use super::node::{Link, Node, Refused};
+use super::plan::{Error, mac};
 
 /// Where a frame leaves the nodes' hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stop {
-    /// The pod with this address.
-    Pod(Ipv4Addr),
-    /// The stack of the node with this address.
-    Host(Ipv4Addr),
+    /// The pod with this first address.
+    Pod(IpAddr),
+    /// The stack of the node with this first address.
+    Host(IpAddr),
     /// The fabric, which takes what is for no node.
     Outside,
 }
@@ -30,35 +30,52 @@ pub struct Sent {
     pub refused: Option<(String, Refused)>,
 }
 
-/// The nodes of a cluster.
+/// The nodes of a cluster, by their first addresses.
 #[derive(Clone, Debug)]
 pub struct Network {
-    nodes: BTreeMap<Ipv4Addr, (String, Node)>,
+    nodes: BTreeMap<IpAddr, (String, Node)>,
+    /// The node that the fabric brings an address to.
+    ways: HashMap<IpAddr, IpAddr>,
 }
 
 impl Network {
     /// All nodes of the cluster, before any packet.
     ///
     /// # Errors
-    /// Something that is not IPv4.
+    /// The cluster asks for something that rules cannot do.
     pub fn new(cluster: &Cluster, seed: u64) -> Result<Self, Error> {
         let mut nodes = BTreeMap::new();
+        let mut ways: HashMap<IpAddr, IpAddr> =
+            cluster.ways_in().into_iter().map(|(address, node)| (address, node.address())).collect();
         for node in &cluster.nodes {
-            let address = v4(node.address(), || format!("node {}", node.name))?;
-            nodes.insert(address, (node.name.clone(), Node::new(cluster, &node.name, seed)?));
+            nodes.insert(node.address(), (node.name.clone(), Node::new(cluster, &node.name, seed)?));
+            let pods = cluster.pods_on(&node.name).filter(|pod| !pod.host_network);
+            let own = pods.flat_map(|pod| &pod.addresses).chain(&node.addresses);
+            ways.extend(own.map(|address| (*address, node.address())));
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, ways })
     }
 
-    /// The node with this address.
-    pub fn node(&self, address: Ipv4Addr) -> Option<&Node> {
-        self.nodes.get(&address).map(|(_, node)| node)
+    /// The node with this first address.
+    pub fn node(&self, address: impl Into<IpAddr>) -> Option<&Node> {
+        self.nodes.get(&address.into()).map(|(_, node)| node)
     }
 
-    /// A frame arrives at a link of the node with this address, and goes as far as it goes.
-    pub fn send(&mut self, node: Ipv4Addr, link: Link, frame: Vec<u8>, now: Duration) -> Sent {
+    /// A frame arrives at a link of the node with this first address, and goes as far as it goes.
+    pub fn send(&mut self, node: impl Into<IpAddr>, link: Link, frame: Vec<u8>, now: Duration) -> Sent {
+        self.follow(VecDeque::from([(node.into(), link, frame)]), now)
+    }
+
+    /// A frame for this address is handed to the fabric, and goes as far as it goes.
+    pub fn send_outside(&mut self, target: IpAddr, frame: Vec<u8>, now: Duration) -> Sent {
+        match self.ways.get(&target).copied() {
+            Some(node) => self.send(node, Link::Uplink, frame, now),
+            None => Sent { arrived: vec![(Stop::Outside, frame)], refused: None },
+        }
+    }
+
+    fn follow(&mut self, mut waiting: VecDeque<(IpAddr, Link, Vec<u8>)>, now: Duration) -> Sent {
         let mut sent = Sent::default();
-        let mut waiting = VecDeque::from([(node, link, frame)]);
         while let Some((address, link, frame)) = waiting.pop_front() {
             let Some((name, node)) = self.nodes.get_mut(&address) else { continue };
             let pushed = node.push(link, &frame, now);
@@ -77,8 +94,12 @@ impl Network {
         sent
     }
 
-    /// The node that a frame on the fabric is for.
-    fn neighbour(&self, frame: &[u8]) -> Option<Ipv4Addr> {
-        self.nodes.keys().copied().find(|address| frame.starts_with(&mac(*address)))
+    /// The node that a frame on the fabric is for: its neighbour's, or the gateway brings it there.
+    fn neighbour(&self, frame: &[u8]) -> Option<IpAddr> {
+        let to = self.nodes.keys().copied().find(|address| frame.starts_with(&mac(*address)));
+        to.or_else(|| {
+            let packet = Packet::read(frame, ETHERNET).ok()?;
+            self.ways.get(&packet.tuple.target.into()).copied()
+        })
     }
 }

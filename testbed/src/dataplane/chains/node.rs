@@ -1,29 +1,52 @@
-//! One node's packet path, without any input or output: a frame in, frames out.
+//! One node's packet path, without any input or output: a frame in, a frame out.
 //!
 //! ```text
-//! raw -> conntrack -> nat PREROUTING -> route -> filter FORWARD -> nat POSTROUTING -> confirm
-//!                     (OUTPUT)                   (INPUT, OUTPUT)
+//! raw -> conntrack -> mangle -> nat PREROUTING -> route -> mangle, filter FORWARD -> nat POSTROUTING -> confirm
+//!                               (OUTPUT)                   (INPUT, OUTPUT)
 //! ```
-//! The nat table sees the first packet of a connection only; the others are translated as that one was.
+//! The nat table sees the first packet of a connection only; the others are translated as that one was. A frame is
+//! copied once, into the one that leaves, and rewritten there. The tunnel is below all this: rules see what is inside.
+//!
+//! The node's own stack is another one's: what it sends to pods and Services comes by [`Link::Host`], but its other
+//! packets go by. So what comes from outside for the node itself, and is no Service's, leaves no connection here.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use userspace::model::Cluster;
 
+use super::answer::Answer;
 use super::conntrack::{Connection, Conntrack, Direction, NotKept, State, Tracked};
-use super::frame::{self, ETHERNET, Icmp, Kind, Mac, Packet, Unreadable, VXLAN_PORT};
-use super::plan::{Error, Hop, Plan, mac};
-use super::rules::{Dice, Link, Place, Seen, Walked};
-
-/// The tunnel's network identifier.
-const VNI: u32 = 1;
+use super::frame::{self, Address, ETHERNET, Kind, Mac, Packet, Tuple, Unreadable};
+use super::plan::{BETWEEN, Error, Ground, Hop, OUT};
+use super::ruleset::{SourcePorts, States, TableName};
+use super::walk::{Bits, Dice, Hook, Interface, Place, Program, Seen, Walked, World};
+use super::{Family, Ruleset, tunnel};
 
 /// Connections that a node keeps (nf_conntrack_max on a small machine).
 const CONNECTIONS: usize = 131_072;
 
 /// The hardware address of every pod's gateway.
 const GATEWAY: Mac = [0x0a, 0x58, 169, 254, 1, 1];
+
+/// Whom a node sees that reaches itself through a Service: its own address would not come back by the path.
+pub(super) const ITSELF: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0x2a01)),
+];
+
+/// Where a packet enters or leaves a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Link {
+    /// To the fabric.
+    Uplink,
+    /// To the node's own stack.
+    Host,
+    /// To other nodes' pods. Frames leave inside the uplink's; what is pushed here has been taken out of one.
+    Tunnel,
+    /// To the pod with this first address.
+    Pod(IpAddr),
+}
 
 /// Why a packet goes nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,46 +65,37 @@ pub enum Refused {
     NotKept(#[from] NotKept),
     /// An address of the cluster that nobody has.
     #[error("nobody has the address {0}")]
-    Nowhere(Ipv4Addr),
-    /// It came through the tunnel or the uplink, for somewhere else.
-    #[error("{0} is not on this node")]
-    NotHere(Ipv4Addr),
+    Nowhere(Address),
     /// Its hops are used up.
     #[error("time to live ran out")]
     TimeExceeded,
-    /// It does not fit a pod's link.
+    /// It does not fit the next link.
     #[error("longer than the link's MTU")]
     TooBig,
     /// Encapsulated by who is no node.
     #[error("{0} is no node of the cluster")]
-    TunnelSource(Ipv4Addr),
+    TunnelSource(Address),
     /// A question about an address that nobody answers for.
     #[error("a question without an answer")]
     Question,
+    /// The node has no such link.
+    #[error("no pod with the address {0} is on this node")]
+    NoLink(IpAddr),
 }
 
 /// What became of a frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
-    /// Frames to send, and where.
+    /// Frames to send, and where: one at most.
     pub frames: Vec<(Link, Vec<u8>)>,
     /// Why it is not among them, if it is not; an error for its sender may be.
     pub refused: Option<Refused>,
 }
 
-impl From<Result<(Link, Vec<u8>), Refused>> for Pushed {
-    fn from(one: Result<(Link, Vec<u8>), Refused>) -> Self {
-        match one {
-            Ok(sent) => Self { frames: vec![sent], refused: None },
-            Err(why) => Self { frames: Vec::new(), refused: Some(why) },
-        }
-    }
-}
-
 /// A refusal, and what the sender is told of it.
 struct Refusal {
     why: Refused,
-    answer: Option<Icmp>,
+    answer: Option<Answer>,
 }
 
 impl<T: Into<Refused>> From<T> for Refusal {
@@ -90,10 +104,25 @@ impl<T: Into<Refused>> From<T> for Refusal {
     }
 }
 
+/// How a packet leaves: where to, and as which part of which connection.
+struct Way {
+    hop: Hop,
+    tracked: Tracked,
+    takes_hop: bool,
+}
+
 /// A node's rules and connections.
 #[derive(Clone, Debug)]
 pub struct Node {
-    plan: Plan,
+    v4: Program<u32>,
+    v6: Program<u128>,
+    state: Memory,
+}
+
+/// All but the rules.
+#[derive(Clone, Debug)]
+struct Memory {
+    ground: Ground,
     conntrack: Conntrack,
     dice: Dice,
 }
@@ -103,214 +132,324 @@ impl Node {
     /// same packets.
     ///
     /// # Errors
-    /// The cluster has no such node, or something that is not IPv4.
+    /// The cluster has no such node, or asks for something that rules cannot do.
     pub fn new(cluster: &Cluster, node: &str, seed: u64) -> Result<Self, Error> {
-        let plan = Plan::new(cluster, node)?;
-        Ok(Self { plan, conntrack: Conntrack::new(CONNECTIONS), dice: Dice::new(seed) })
+        let planned = [Family::V4, Family::V6].map(|family| Ruleset::plan(cluster, node, family));
+        let [v4, v6] = planned;
+        Self::with_rules(cluster, node, [&v4?, &v6?], seed)
     }
 
-    /// Writes the rules anew for a cluster that has changed; connections go on.
+    /// The same with rules of somebody else: of IPv4, and of IPv6.
+    ///
+    /// # Errors
+    /// The cluster has no such node, or the rules cannot be walked.
+    pub fn with_rules(
+        cluster: &Cluster,
+        node: &str,
+        [v4, v6]: [&Ruleset; 2],
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let ground = Ground::new(cluster, node)?;
+        let (v4, v6) = (Program::new(v4, &ground.interfaces)?, Program::new(v6, &ground.interfaces)?);
+        let state = Memory { ground, conntrack: Conntrack::new(CONNECTIONS), dice: Dice::new(seed) };
+        Ok(Self { v4, v6, state })
+    }
+
+    /// Writes the rules anew for a cluster that has changed; connections and clients' choices go on.
     ///
     /// # Errors
     /// As [`Self::new`]; the old rules stay then.
     pub fn apply(&mut self, cluster: &Cluster, node: &str) -> Result<(), Error> {
-        self.plan = Plan::new(cluster, node)?;
+        let mut after = Self::new(cluster, node, 0)?;
+        after.v4.remember(&self.v4);
+        after.v6.remember(&self.v6);
+        (self.v4, self.v6, self.state.ground) = (after.v4, after.v6, after.state.ground);
         Ok(())
-    }
-
-    /// What the node knows.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
     }
 
     /// The connections that were let through.
     pub fn connections(&self) -> Vec<Connection> {
-        self.conntrack.connections()
+        self.state.conntrack.connections().copied().collect()
     }
 
-    /// A frame arrives at `from`; the clock shows `now`, from any start. Frames for the node's own stack
-    /// leave at [`Link::Host`], and what it sends to pods arrives there.
+    /// A frame arrives at `from`, as [`Self::pass`] takes it; frames in memory of their own.
     pub fn push(&mut self, from: Link, frame: &[u8], now: Duration) -> Pushed {
-        match frame.get(12..ETHERNET) {
-            Some([8, 0]) => self.ip(from, &frame[ETHERNET..], now.as_secs()),
-            Some([8, 6]) => Pushed::from(arp(from, frame).ok_or(Refused::Question)),
-            Some(_) => Pushed::from(Err(Unreadable::EtherType.into())),
-            None => Pushed::from(Err(Unreadable::Malformed.into())),
-        }
+        let mut out = Vec::new();
+        let (to, refused) = self.pass(from, frame, now, &mut out);
+        Pushed { frames: to.map(|to| (to, out)).into_iter().collect(), refused }
     }
 
-    fn ip(&mut self, from: Link, bytes: &[u8], now_s: u64) -> Pushed {
-        let (from, packet) = match self.read(from, bytes) {
+    /// A frame arrives at `from`; the clock shows `now`, from any start. The frame to send is written into `out`, and
+    /// the link that it leaves by is returned; and why the frame is refused, if it is, in which case what leaves is
+    /// an error for its sender. Frames for the node's own stack leave at [`Link::Host`], and what it sends to pods
+    /// arrives there.
+    pub fn pass(
+        &mut self,
+        from: Link,
+        frame: &[u8],
+        now: Duration,
+        out: &mut Vec<u8>,
+    ) -> (Option<Link>, Option<Refused>) {
+        let read = match frame.get(12..ETHERNET) {
+            Some([8, 0] | [0x86, 0xdd]) => self.read(from, frame),
+            Some([8, 6]) => return arp(from, frame, out),
+            Some(_) => Err(Unreadable::EtherType.into()),
+            None => Err(Unreadable::Malformed.into()),
+        };
+        let (from, packet) = match read {
             Ok(read) => read,
-            Err(why) => return Pushed::from(Err(why)),
+            Err(why) => return (None, Some(why)),
         };
-        match self.forward(from, &packet, now_s) {
-            Ok(sent) => Pushed::from(Ok(sent)),
+        let state = &mut self.state;
+        let way = match packet.tuple.source.is_v4() {
+            true => forward(&mut self.v4, state, from, (&packet, frame), now.as_secs()),
+            false => forward(&mut self.v6, state, from, (&packet, frame), now.as_secs()),
+        };
+        let (to, refused) = match way {
+            Ok(way) => match state.send(&way, packet, frame, out) {
+                Ok(to) => (Some(to), None),
+                Err(why) => (None, Some(why)),
+            },
             Err(Refusal { why, answer }) => {
-                let answer = answer.and_then(|answer| self.answer(&packet, answer));
-                Pushed { frames: answer.into_iter().collect(), refused: Some(why) }
+                let to = answer.and_then(|answer| state.answer(answer, &packet, frame, out));
+                (to, Some(why))
             }
-        }
-    }
-
-    /// The packet, out of the tunnel if it came by it.
-    fn read(&self, from: Link, bytes: &[u8]) -> Result<(Link, Packet), Refused> {
-        let packet = Packet::read(bytes)?;
-        if from != Link::Uplink || !self.is_tunnelled(&packet) {
-            return Ok((from, packet));
-        }
-        if !self.plan.nodes.contains(&packet.tuple.source) {
-            return Err(Refused::TunnelSource(packet.tuple.source));
-        }
-        let inner = frame::unwrapped(packet.udp_payload(), VNI)?;
-        Ok((Link::Tunnel, Packet::read(inner)?))
-    }
-
-    fn is_tunnelled(&self, packet: &Packet) -> bool {
-        let tuple = packet.tuple;
-        packet.kind == Kind::Udp && tuple.target == self.plan.address && tuple.target_port == VXLAN_PORT
-    }
-
-    /// The whole way of a packet, from one link to another.
-    fn forward(&mut self, from: Link, packet: &Packet, now_s: u64) -> Result<(Link, Vec<u8>), Refusal> {
-        let mut seen = Seen { tuple: packet.tuple, from, to: None, state: State::New, reply: false, mark: 0 };
-        if let Walked::Drop(place) = self.plan.raw.walk("PREROUTING", &mut seen, &mut self.dice) {
-            return Err(Refused::Dropped(place).into());
-        }
-        let mut tracked = self.conntrack.track(packet, now_s);
-        seen.state = tracked.state;
-        seen.reply = tracked.direction == Direction::Reply;
-        if from == Link::Uplink && packet.tuple.target == self.plan.address {
-            let known = matches!(tracked.state, State::Established | State::Related);
-            if !known {
-                // The node's own affair: its own stack keeps track of it.
-                return Ok(self.sent(Hop::Host, packet.clone())?);
-            }
-        }
-        if tracked.state == State::New {
-            let hook = if from == Link::Host { "OUTPUT" } else { "PREROUTING" };
-            if let Walked::Dnat(address, port) = self.plan.nat.walk(hook, &mut seen, &mut self.dice) {
-                Conntrack::set_target(&mut tracked.connection, address, port);
-            }
-        }
-        let leaving = self.leaving(packet, &tracked);
-        (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
-        let hop = self.plan.hop(leaving.target);
-        self.check_hop(packet, from, hop, leaving.target)?;
-        seen.to = link(hop);
-        self.filter(&mut seen)?;
-        if tracked.state == State::New {
-            self.translate_source(&mut seen, &mut tracked)?;
-            self.conntrack.confirm(tracked.connection, packet.kind, now_s)?;
-        }
-        let hops = u8::from(hop != Hop::Host);
-        let mut packet = packet.clone();
-        match (packet.kind, tracked.state) {
-            (Kind::Error(_), State::Related) => {
-                let (source, target, quoted) =
-                    tracked.connection.leaving_error(tracked.direction, packet.tuple);
-                packet.rewrite_error((source, target), quoted, hops);
-            }
-            _ => packet.rewrite(self.leaving(&packet, &tracked), hops),
-        }
-        Ok(self.sent(hop, packet)?)
-    }
-
-    /// The tuple that the packet leaves with, as far as it is known.
-    fn leaving(&self, packet: &Packet, tracked: &Tracked) -> frame::Tuple {
-        match tracked.state {
-            State::Invalid => packet.tuple,
-            State::Related => {
-                let (source, target, _) = tracked.connection.leaving_error(tracked.direction, packet.tuple);
-                frame::Tuple { source, target, ..packet.tuple }
-            }
-            State::New | State::Established => tracked.connection.leaving(tracked.direction),
-        }
-    }
-
-    fn check_hop(&self, packet: &Packet, from: Link, hop: Hop, target: Ipv4Addr) -> Result<(), Refusal> {
-        let own = matches!(hop, Hop::Pod(_) | Hop::Host);
-        if matches!(from, Link::Tunnel | Link::Uplink) && !own {
-            return Err(Refused::NotHere(target).into());
-        }
-        if hop == Hop::Host {
-            return Ok(());
-        }
-        if packet.ttl() <= 1 {
-            return Err(Refusal { why: Refused::TimeExceeded, answer: Some(Icmp::TimeExceeded) });
-        }
-        if packet.length() > u32::from(self.plan.mtu) {
-            let answer = packet.whole.then_some(Icmp::TooBig(self.plan.mtu));
-            return Err(Refusal { why: Refused::TooBig, answer });
-        }
-        Ok(())
-    }
-
-    fn filter(&mut self, seen: &mut Seen) -> Result<(), Refusal> {
-        let hook = match (seen.from, seen.to) {
-            (Link::Host, _) => "OUTPUT",
-            (_, Some(Link::Host)) => "INPUT",
-            _ => "FORWARD",
         };
-        match self.plan.filter.walk(hook, seen, &mut self.dice) {
-            Walked::Drop(place) => Err(Refused::Dropped(place).into()),
-            Walked::Reject(place) => {
-                Err(Refusal { why: Refused::Rejected(place), answer: Some(Icmp::PortUnreachable) })
-            }
-            // A Service without endpoints was rejected; what is left has no home at all.
-            _ if seen.to.is_none() => Err(Refused::Nowhere(seen.tuple.target).into()),
-            _ => Ok(()),
-        }
+        (to, refused)
     }
 
-    fn translate_source(&mut self, seen: &mut Seen, tracked: &mut Tracked) -> Result<(), Refusal> {
+    /// The packet, out of the tunnel if it came by it, and the interface that it came in by.
+    fn read(&self, from: Link, frame: &[u8]) -> Result<(Interface, Packet), Refused> {
+        let packet = Packet::read(frame, ETHERNET)?;
+        let ground = &self.state.ground;
+        let from = match from {
+            Link::Host => Interface::NONE,
+            Link::Tunnel => Interface::at(BETWEEN),
+            Link::Pod(address) => {
+                let place = ground.pod(address).ok_or(Refused::NoLink(address))?;
+                Ground::interface(Hop::Pod(place))
+            }
+            Link::Uplink => match ground.tunnel {
+                Some(tunnel) if packet.kind == Kind::Udp && packet.tuple.target_port == tunnel.port
+                    && ground.is_own(packet.tuple.target) =>
+                {
+                    if !ground.is_node(packet.tuple.source) {
+                        return Err(Refused::TunnelSource(packet.tuple.source));
+                    }
+                    let inner = tunnel::unwrap(tunnel, frame, &packet)?;
+                    return Ok((Interface::at(BETWEEN), Packet::read(frame, inner)?));
+                }
+                _ => Interface::at(OUT),
+            },
+        };
+        Ok((from, packet))
+    }
+}
+
+/// The whole way of a packet, from one link to another.
+fn forward<A: Bits>(
+    rules: &mut Program<A>,
+    state: &mut Memory,
+    from: Interface,
+    (packet, frame): (&Packet, &[u8]),
+    now_s: u64,
+) -> Result<Way, Refusal> {
+    let Memory { ground, conntrack, dice } = state;
+    let mut world = World { own: &ground.own, now_s, dice };
+    let states = States::INVALID.0;
+    let mut seen =
+        Seen { tuple: packet.tuple, from, to: Interface::NONE, states, reply: false, mark: 0 };
+    let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
+    ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
+    let mut tracked = conntrack.track(packet, frame, now_s);
+    (seen.states, seen.reply) = (tracked.states(), tracked.direction == Direction::Reply);
+    let for_itself = from == Interface::at(OUT) && !tracked.kept && ground.is_own(packet.tuple.target);
+    if for_itself && tracked.state == State::Invalid {
+        // The node's own affair: its own stack keeps track of it.
+        return Ok(Way { hop: Hop::Host, tracked, takes_hop: false });
+    }
+    ask(rules, TableName::Mangle, first, &mut seen, &mut world)?;
+    let opens = tracked.state == State::New && !tracked.kept;
+    if opens && let Walked::Dnat(number) = rules.walk(TableName::Nat, first, &mut seen, &mut world) {
+        let target = rules.target(number);
+        Conntrack::set_target(&mut tracked.connection, target.address, target.port);
+        seen.states = tracked.states();
+    }
+    let leaving = leaving(packet, &tracked);
+    (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
+    let hop = ground.hop(leaving.target);
+    let takes_hop = hop != Hop::Host && from != Interface::NONE;
+    fits(ground, packet, hop, takes_hop)?;
+    seen.to = Ground::interface(hop);
+    let second = match (first, hop) {
+        (Hook::Output, _) => Hook::Output,
+        (_, Hop::Host) => Hook::Input,
+        _ => Hook::Forward,
+    };
+    if second != first {
+        ask(rules, TableName::Mangle, second, &mut seen, &mut world)?;
+    }
+    ask(rules, TableName::Filter, second, &mut seen, &mut world)?;
+    if hop == Hop::Nowhere {
+        // A Service without endpoints was rejected; what is left has no home at all.
+        return Err(Refused::Nowhere(leaving.target).into());
+    }
+    let last = if hop == Hop::Host { Hook::Input } else { Hook::Postrouting };
+    if last == Hook::Postrouting {
+        ask(rules, TableName::Mangle, last, &mut seen, &mut world)?;
+    }
+    if opens && !(for_itself && hop == Hop::Host) {
         let draft = &mut tracked.connection;
-        let all = 1..=u16::MAX;
-        let (address, ports) = match self.plan.nat.walk("POSTROUTING", seen, &mut self.dice) {
-            Walked::Masquerade(ports) => (self.plan.address, ports),
-            Walked::Snat(address) => (address, all),
-            _ => return Ok(()),
+        let walked = rules.walk(TableName::Nat, last, &mut seen, &mut world);
+        let kept = SourcePorts::default();
+        let (address, ports) = match walked {
+            Walked::Snat(number) => {
+                let source = rules.source(number);
+                (source.address.or(ground.own_like(draft.reply.target)), &source.ports)
+            }
+            _ if from == Interface::NONE && hop == Hop::Host => {
+                (Some(ITSELF[usize::from(!draft.reply.target.is_v4())].into()), &kept)
+            }
+            // Whoever is not translated must be told apart all the same.
+            _ => (Some(draft.reply.target), &kept),
         };
-        let start = self.dice.roll();
-        Ok(self.conntrack.set_source(draft, address, &ports, start)?)
+        let address = address.unwrap_or(draft.reply.target);
+        conntrack.set_source(draft, address, ports, || world.dice.roll())?;
+        conntrack.confirm(*draft, packet.kind, now_s)?;
+    }
+    Ok(Way { hop, tracked, takes_hop })
+}
+
+/// Asks a table's rules that do not translate.
+fn ask<A: Bits>(
+    rules: &mut Program<A>,
+    table: TableName,
+    hook: Hook,
+    seen: &mut Seen,
+    world: &mut World<'_>,
+) -> Result<(), Refusal> {
+    match rules.walk(table, hook, seen, world) {
+        Walked::Drop(line) => Err(Refused::Dropped(rules.place(line)).into()),
+        Walked::Reject(line, with) => {
+            let answer = Some(Answer::Reject(with));
+            Err(Refusal { why: Refused::Rejected(rules.place(line)), answer })
+        }
+        Walked::Accept | Walked::Dnat(_) | Walked::Snat(_) => Ok(()),
+    }
+}
+
+/// The tuple that the packet leaves with, as far as it is known.
+fn leaving(packet: &Packet, tracked: &Tracked) -> Tuple {
+    match tracked.state {
+        State::Invalid | State::Untracked => packet.tuple,
+        State::Related => {
+            let (source, target, _) = tracked.connection.leaving_error(tracked.direction, packet.tuple);
+            Tuple { source, target, ..packet.tuple }
+        }
+        State::New | State::Established => tracked.connection.leaving(tracked.direction),
+    }
+}
+
+/// Whether a packet may take another hop, and fits the link there.
+fn fits(ground: &Ground, packet: &Packet, hop: Hop, takes_hop: bool) -> Result<(), Refusal> {
+    if hop == Hop::Host {
+        return Ok(());
+    }
+    if takes_hop && packet.hops <= 1 {
+        return Err(Refusal { why: Refused::TimeExceeded, answer: Some(Answer::TimeExceeded) });
+    }
+    let mtu = ground.mtu[usize::from(hop == Hop::Outside)];
+    if packet.length() > mtu {
+        let answer = packet.whole.then_some(Answer::TooBig(mtu));
+        return Err(Refusal { why: Refused::TooBig, answer });
+    }
+    Ok(())
+}
+
+impl Memory {
+    /// Writes a packet into the frame that leaves, as its connection has it.
+    fn send(&self, way: &Way, packet: Packet, frame: &[u8], out: &mut Vec<u8>) -> Result<Link, Refused> {
+        let at = self.begin(way.hop, out);
+        out.extend_from_slice(packet.bytes(frame));
+        let mut packet = packet.moved(at);
+        let Tracked { state, direction, connection, .. } = &way.tracked;
+        match (packet.kind, state) {
+            (_, State::Invalid | State::Untracked) => {}
+            (Kind::Error(_), State::Related) => {
+                let (source, target, quoted) = connection.leaving_error(*direction, packet.tuple);
+                packet.readdress_error(out, (source, target), quoted);
+            }
+            _ => packet.readdress(out, connection.leaving(*direction)),
+        }
+        if way.takes_hop {
+            packet.take_hop(out);
+        }
+        self.address(way.hop, &packet.tuple, out)
+    }
+
+    /// Makes room for the headers of a hop; where the packet's own begins then.
+    fn begin(&self, hop: Hop, out: &mut Vec<u8>) -> usize {
+        let wrapped = match (hop, self.ground.own.first()) {
+            (Hop::Node(_), Some(own)) => tunnel::before(own.is_v4()),
+            _ => 0,
+        };
+        out.clear();
+        out.resize(wrapped + ETHERNET, 0);
+        wrapped + ETHERNET
+    }
+
+    /// Writes the headers of a hop before the packet.
+    fn address(&self, hop: Hop, inner: &Tuple, out: &mut [u8]) -> Result<Link, Refused> {
+        let Ground { mac, gateway, tunnel, nodes, pods, own, .. } = &self.ground;
+        let v4 = inner.source.is_v4();
+        Ok(match (hop, tunnel, own.first()) {
+            (Hop::Pod(place), ..) => {
+                tunnel::write_ethernet(out, [GATEWAY, pods[place].mac], v4);
+                Link::Pod(pods[place].address)
+            }
+            (Hop::Host, ..) => {
+                tunnel::write_ethernet(out, [GATEWAY, *mac], v4);
+                Link::Host
+            }
+            (Hop::Node(place), Some(tunnel), Some(own)) => {
+                let node = nodes[place];
+                let macs = [*mac, node.mac];
+                let target = Address::from(node.address);
+                let outer = Tuple { source: *own, target, source_port: 0, target_port: 0, protocol: 17 };
+                tunnel::write_ethernet(&mut out[tunnel::before(own.is_v4())..], macs, v4);
+                tunnel::wrap(*tunnel, out, &outer, inner, macs);
+                Link::Uplink
+            }
+            (Hop::Nowhere, ..) => return Err(Refused::Nowhere(inner.target)),
+            (Hop::Outside | Hop::Node(_), ..) => {
+                tunnel::write_ethernet(out, [*mac, *gateway], v4);
+                Link::Uplink
+            }
+        })
     }
 
     /// An error for the sender of a refused packet, on its way.
-    fn answer(&self, packet: &Packet, what: Icmp) -> Option<(Link, Vec<u8>)> {
-        let answer = packet.refusal(self.plan.address, what)?;
+    fn answer(&self, what: Answer, packet: &Packet, frame: &[u8], out: &mut Vec<u8>) -> Option<Link> {
+        let target = packet.tuple.target;
+        let own = if self.ground.is_own(target) { Some(target) } else { self.ground.own_like(target) };
+        let (answer, bytes) = what.write(own?, packet, frame)?;
+        let hop = self.ground.hop(answer.tuple.target);
+        self.begin(hop, out);
+        out.extend_from_slice(answer.bytes(&bytes));
         // Who has no way to an address cannot answer it either.
-        self.sent(self.plan.hop(answer.tuple.target), answer).ok()
-    }
-
-    /// The frame that carries a packet over its next hop, and where it leaves.
-    fn sent(&self, hop: Hop, packet: Packet) -> Result<(Link, Vec<u8>), Refused> {
-        let (own, address) = (mac(self.plan.address), self.plan.address);
-        Ok(match hop {
-            Hop::Pod(pod) => (Link::Pod(pod), packet.into_frame(GATEWAY, mac(pod))),
-            Hop::Host => (Link::Host, packet.into_frame(GATEWAY, own)),
-            Hop::Outside => (Link::Uplink, packet.into_frame(own, self.plan.gateway)),
-            Hop::Node(node) => (Link::Uplink, packet.into_tunnel(VNI, [own, mac(node)], [address, node])),
-            Hop::Nowhere => return Err(Refused::Nowhere(packet.tuple.target)),
-        })
+        self.address(hop, &answer.tuple, out).ok()
     }
 }
 
 /// The answer to a pod's question for a neighbour. The fabric knows nodes without asking, and the host has
 /// no neighbour.
-fn arp(from: Link, frame: &[u8]) -> Option<(Link, Vec<u8>)> {
-    matches!(from, Link::Pod(_))
-        .then(|| frame::arp_answer(frame, GATEWAY))
-        .flatten()
-        .map(|answer| (from, answer))
-}
-
-/// Where packets of this hop leave, as rules see it.
-fn link(hop: Hop) -> Option<Link> {
-    match hop {
-        Hop::Pod(address) => Some(Link::Pod(address)),
-        Hop::Node(_) => Some(Link::Tunnel),
-        Hop::Host => Some(Link::Host),
-        Hop::Outside => Some(Link::Uplink),
-        Hop::Nowhere => None,
+fn arp(from: Link, frame: &[u8], out: &mut Vec<u8>) -> (Option<Link>, Option<Refused>) {
+    match frame::arp_answer(frame, GATEWAY) {
+        Some(answer) if matches!(from, Link::Pod(_)) => {
+            out.clear();
+            out.extend_from_slice(&answer);
+            (Some(from), None)
+        }
+        _ => (None, Some(Refused::Question)),
     }
 }

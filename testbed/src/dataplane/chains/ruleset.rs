@@ -298,6 +298,16 @@ pub enum Error {
         /// Of the chain.
         chain: String,
     },
+    /// Chains lead into one another too often.
+    #[error("cannot use table {table}: from chain {chain} more than {deepest} chains lead into one another; have fewer")]
+    Deep {
+        /// Of the table.
+        table: TableName,
+        /// Of the chain.
+        chain: String,
+        /// So many may.
+        deepest: usize,
+    },
     /// A rule leads nowhere.
     #[error(
         "cannot use table {table}: chain {chain} leads to {to}, which it does not have; declare it with `:{to} - [0:0]`"

@@ -7,10 +7,10 @@ use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSli
 use userspace::model::{self, Cluster};
 
 use super::conntrack::{Conntrack, State};
-use super::frame::{Packet, Tuple};
-use super::node::{Node, Refused};
-use super::rules::{Dice, Link, Match, Rule, Seen, Table, Target, Walked};
-use super::{Network, Sent, Stop};
+use super::frame::{Address, ETHERNET, Packet, Tuple};
+use super::ruleset::{RejectWith, Rule, TableName};
+use super::walk::{Dice, Hook, Interface, Program, Seen, Walked, World};
+use super::{Family, Link, Network, Node, Refused, Ruleset, Sent, Stop};
 
 const CLUSTER: &str = r#"
 apiVersion: podpath.dev/v1alpha1
@@ -145,7 +145,7 @@ fn only(sent: Sent) -> (Stop, Vec<u8>) {
 #[track_caller]
 fn from_pod(network: &mut Network, pod: Ipv4Addr, frame: Vec<u8>) -> Sent {
     let node = if pod == WEB { N1 } else { N2 };
-    network.send(node, Link::Pod(pod), frame, NOW)
+    network.send(node, Link::Pod(pod.into()), frame, NOW)
 }
 
 #[track_caller]
@@ -157,7 +157,7 @@ fn refusal(sent: &Sent) -> String {
 fn a_pod_reaches_a_pod_on_another_node_with_its_own_address() {
     let mut network = network();
     let (stop, frame) = only(from_pod(&mut network, WEB, tcp((WEB, 40_000), (API, 8080), "S")));
-    assert_eq!(stop, Stop::Pod(API));
+    assert_eq!(stop, Stop::Pod(API.into()));
     assert_eq!(ends(&frame), ((WEB, 40_000), (API, 8080)));
     assert_eq!(frame[14 + 8], 62, "two nodes took a hop each");
     assert_eq!(&frame[..6], [0x0a, 0x58, 10, 244, 2, 7], "the pod's hardware address");
@@ -166,7 +166,7 @@ fn a_pod_reaches_a_pod_on_another_node_with_its_own_address() {
 #[test]
 fn between_nodes_a_packet_travels_in_vxlan() {
     let mut node = Node::new(&cluster(), "n1", 1).unwrap_or_else(|error| panic!("{error}"));
-    let pushed = node.push(Link::Pod(WEB), &udp((WEB, 5000), (API, 53)), NOW);
+    let pushed = node.push(Link::Pod(WEB.into()), &udp((WEB, 5000), (API, 53)), NOW);
     let [(Link::Uplink, frame)] = &pushed.frames[..] else { panic!("one frame on the uplink: {pushed:?}") };
     let ((source, source_port), target) = ends(frame);
     assert_eq!((source, target), (N1, (N2, 8472)));
@@ -179,20 +179,20 @@ fn between_nodes_a_packet_travels_in_vxlan() {
 fn a_service_is_translated_there_and_back() {
     let mut network = network();
     let (stop, frame) = only(from_pod(&mut network, WEB, tcp((WEB, 40_000), (SERVICE, 80), "S")));
-    assert_eq!((stop, ends(&frame)), (Stop::Pod(API), ((WEB, 40_000), (API, 8080))));
+    assert_eq!((stop, ends(&frame)), (Stop::Pod(API.into()), ((WEB, 40_000), (API, 8080))));
     let (stop, frame) = only(from_pod(&mut network, API, tcp((API, 8080), (WEB, 40_000), "SA")));
-    assert_eq!((stop, ends(&frame)), (Stop::Pod(WEB), ((SERVICE, 80), (WEB, 40_000))));
+    assert_eq!((stop, ends(&frame)), (Stop::Pod(WEB.into()), ((SERVICE, 80), (WEB, 40_000))));
     let (stop, frame) = only(from_pod(&mut network, WEB, tcp((WEB, 40_000), (SERVICE, 80), "A")));
-    assert_eq!((stop, ends(&frame)), (Stop::Pod(API), ((WEB, 40_000), (API, 8080))));
+    assert_eq!((stop, ends(&frame)), (Stop::Pod(API.into()), ((WEB, 40_000), (API, 8080))));
 }
 
 #[test]
 fn a_pod_that_reaches_itself_through_its_service_sees_its_nodes_address() {
     let mut network = network();
     let (stop, frame) = only(from_pod(&mut network, API, tcp((API, 40_000), (SERVICE, 80), "S")));
-    assert_eq!((stop, ends(&frame)), (Stop::Pod(API), ((N2, 40_000), (API, 8080))));
+    assert_eq!((stop, ends(&frame)), (Stop::Pod(API.into()), ((N2, 40_000), (API, 8080))));
     let (stop, frame) = only(from_pod(&mut network, API, tcp((API, 8080), (N2, 40_000), "SA")));
-    assert_eq!((stop, ends(&frame)), (Stop::Pod(API), ((SERVICE, 80), (API, 40_000))));
+    assert_eq!((stop, ends(&frame)), (Stop::Pod(API.into()), ((SERVICE, 80), (API, 40_000))));
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_service_without_endpoints_is_rejected_with_an_icmp_error() {
     let sent = from_pod(&mut network, WEB, tcp((WEB, 40_000), (NOBODY, 80), "S"));
     assert!(refusal(&sent).starts_with("n1: rejected by filter KUBE-SERVICES"), "{}", refusal(&sent));
     let (stop, frame) = only(sent);
-    assert_eq!(stop, Stop::Pod(WEB));
+    assert_eq!(stop, Stop::Pod(WEB.into()));
     let sliced = SlicedPacket::from_ethernet(&frame).expect("a whole frame");
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     assert_eq!((icmp.type_u8(), icmp.code_u8()), (3, 3));
@@ -217,7 +217,7 @@ fn what_leaves_the_cluster_has_the_nodes_address_and_its_reply_returns_to_the_po
         assert_eq!((stop, source.0, target.0), (Stop::Outside, N1, WORLD));
         let answer = if target.1 == 80 { tcp(target, source, "SA") } else { udp(target, source) };
         let (stop, frame) = only(network.send(N1, Link::Uplink, answer, NOW));
-        assert_eq!((stop, ends(&frame)), (Stop::Pod(WEB), (target, (WEB, 40_000))));
+        assert_eq!((stop, ends(&frame)), (Stop::Pod(WEB.into()), (target, (WEB, 40_000))));
     }
 }
 
@@ -232,7 +232,7 @@ fn two_pods_with_the_same_port_to_the_same_host_outside_are_told_apart() {
     assert_ne!(sources[0].1, sources[1].1);
     for (pod, source) in sources {
         let (stop, frame) = only(network.send(N2, Link::Uplink, udp((WORLD, 53), source), NOW));
-        assert_eq!((stop, ends(&frame).1), (Stop::Pod(pod), (pod, 40_000)));
+        assert_eq!((stop, ends(&frame).1), (Stop::Pod(pod.into()), (pod, 40_000)));
     }
 }
 
@@ -240,7 +240,7 @@ fn two_pods_with_the_same_port_to_the_same_host_outside_are_told_apart() {
 fn what_arrives_for_the_node_itself_goes_to_its_stack_and_leaves_no_connection() {
     let mut network = network();
     let (stop, _) = only(network.send(N1, Link::Uplink, tcp((WORLD, 5000), (N1, 22), "S"), NOW));
-    assert_eq!(stop, Stop::Host(N1));
+    assert_eq!(stop, Stop::Host(N1.into()));
     assert!(network.node(N1).is_some_and(|node| node.connections().is_empty()));
 }
 
@@ -248,7 +248,7 @@ fn what_arrives_for_the_node_itself_goes_to_its_stack_and_leaves_no_connection()
 fn a_policy_refuses_what_it_does_not_allow_and_names_the_pod() {
     let mut network = network();
     let allowed = from_pod(&mut network, API, tcp((API, 40_000), (DB, 5432), "S"));
-    assert_eq!(only(allowed).0, Stop::Pod(DB));
+    assert_eq!(only(allowed).0, Stop::Pod(DB.into()));
     let other_port = from_pod(&mut network, API, tcp((API, 40_000), (DB, 5433), "S"));
     let other_pod = from_pod(&mut network, WEB, tcp((WEB, 40_000), (DB, 5432), "S"));
     for sent in [other_port, other_pod] {
@@ -283,7 +283,7 @@ fn an_admin_refuses_what_a_network_policy_allows_and_the_rule_is_named() {
     assert!(refusal(&sent).contains("ClusterNetworkPolicy closed rule 0"), "{}", refusal(&sent));
     let passes = DENY.replace("Deny", "Pass");
     let sent = from_pod(&mut with(&passes), API, tcp((API, 40_000), (DB, 5432), "S"));
-    assert_eq!(only(sent).0, Stop::Pod(DB));
+    assert_eq!(only(sent).0, Stop::Pod(DB.into()));
 }
 
 #[test]
@@ -297,7 +297,7 @@ metadata: {name: default, annotations: {podpath.dev/audit: \"true\"}}
         let mut network = with(&more);
         for port in [5432, 5433] {
             let sent = from_pod(&mut network, API, tcp((API, 40_000), (DB, port), "S"));
-            assert_eq!(only(sent).0, Stop::Pod(DB), "port {port}");
+            assert_eq!(only(sent).0, Stop::Pod(DB.into()), "port {port}");
         }
     }
 }
@@ -313,7 +313,7 @@ fn a_revoked_connection_goes_on_or_ends_as_the_testbed_says() {
         let (before, after) = (load(&text), load(&format!("{text}{DENY}")));
         let mut node = Node::new(&before, "n2", 1).unwrap_or_else(|error| panic!("{error}"));
         let arrived = |node: &mut Node, from: Ipv4Addr, frame: Vec<u8>| {
-            !node.push(Link::Pod(from), &frame, NOW).frames.is_empty()
+            !node.push(Link::Pod(from.into()), &frame, NOW).frames.is_empty()
         };
         assert!(arrived(&mut node, API, tcp((API, 40_000), (DB, 5432), "S")));
         assert!(arrived(&mut node, DB, tcp((DB, 5432), (API, 40_000), "SA")));
@@ -327,16 +327,16 @@ fn a_revoked_connection_goes_on_or_ends_as_the_testbed_says() {
 fn an_isolated_pod_may_answer_whom_it_dialled() {
     let mut network = network();
     let (stop, _) = only(from_pod(&mut network, DB, udp((DB, 999), (WEB, 53))));
-    assert_eq!(stop, Stop::Pod(WEB));
+    assert_eq!(stop, Stop::Pod(WEB.into()));
     let (stop, _) = only(from_pod(&mut network, WEB, udp((WEB, 53), (DB, 999))));
-    assert_eq!(stop, Stop::Pod(DB));
+    assert_eq!(stop, Stop::Pod(DB.into()));
 }
 
 #[test]
 fn a_node_reaches_its_own_isolated_pod_but_not_another_nodes() {
     let mut network = network();
     let (stop, _) = only(network.send(N2, Link::Host, tcp((N2, 2000), (DB, 1), "S"), NOW));
-    assert_eq!(stop, Stop::Pod(DB));
+    assert_eq!(stop, Stop::Pod(DB.into()));
     assert!(network.send(N1, Link::Host, tcp((N1, 2000), (DB, 1), "S"), NOW).arrived.is_empty());
 }
 
@@ -350,20 +350,20 @@ fn a_pod_cannot_send_under_anothers_address() {
 fn an_address_that_nobody_has_is_refused() {
     let nobody = Ipv4Addr::new(10, 244, 9, 9);
     let sent = from_pod(&mut network(), WEB, udp((WEB, 1), (nobody, 2)));
-    assert_eq!(sent.refused.map(|(_, why)| why), Some(Refused::Nowhere(nobody)));
+    assert_eq!(sent.refused.map(|(_, why)| why), Some(Refused::Nowhere(nobody.into())));
 }
 
 #[test]
 fn whoever_is_no_node_cannot_use_the_tunnel() {
     let mut node = Node::new(&cluster(), "n1", 1).unwrap_or_else(|error| panic!("{error}"));
-    let pushed = node.push(Link::Pod(WEB), &udp((WEB, 5000), (API, 53)), NOW);
+    let pushed = node.push(Link::Pod(WEB.into()), &udp((WEB, 5000), (API, 53)), NOW);
     let mut frame = pushed.frames[0].1.clone();
     frame[26..30].copy_from_slice(&WORLD.octets());
     frame[24..26].fill(0);
     let sum = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).expect("a header").to_header();
     frame[24..26].copy_from_slice(&sum.calc_header_checksum().to_be_bytes());
     let sent = network().send(N2, Link::Uplink, frame, NOW);
-    assert_eq!(sent.refused.map(|(_, why)| why), Some(Refused::TunnelSource(WORLD)));
+    assert_eq!(sent.refused.map(|(_, why)| why), Some(Refused::TunnelSource(WORLD.into())));
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_packet_whose_hops_are_used_up_comes_back_as_an_error() {
     let sent = from_pod(&mut network(), WEB, frame);
     assert_eq!(sent.refused.clone().map(|(_, why)| why), Some(Refused::TimeExceeded));
     let (stop, frame) = only(sent);
-    assert_eq!((stop, frame[34]), (Stop::Pod(WEB), 11));
+    assert_eq!((stop, frame[34]), (Stop::Pod(WEB.into()), 11));
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn an_error_about_a_translated_packet_reaches_the_client_as_if_about_what_it_sen
         .write(&mut error, &arrived[14..42])
         .expect("a vector takes all");
     let (stop, frame) = only(from_pod(&mut network, API, error));
-    assert_eq!(stop, Stop::Pod(WEB));
+    assert_eq!(stop, Stop::Pod(WEB.into()));
     let sliced = SlicedPacket::from_ethernet(&frame).expect("a whole frame");
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     let quote = icmp.payload();
@@ -411,7 +411,7 @@ fn ping_passes_and_is_masqueraded_by_its_identifier() {
     assert_eq!((stop, &out[26..30]), (Stop::Outside, &N1.octets()[..]));
     let (stop, back) =
         only(network.send(N1, Link::Uplink, echo(WORLD, N1, Icmpv4Type::EchoReply(header(id))), NOW));
-    assert_eq!((stop, &back[38..40]), (Stop::Pod(WEB), &77_u16.to_be_bytes()[..]));
+    assert_eq!((stop, &back[38..40]), (Stop::Pod(WEB.into()), &77_u16.to_be_bytes()[..]));
 }
 
 #[test]
@@ -424,12 +424,13 @@ fn a_pod_that_asks_for_its_gateway_is_answered_but_not_about_itself() {
         frame.extend_from_slice(&asked);
         frame
     };
-    let pushed = node.push(Link::Pod(WEB), &question([169, 254, 1, 1]), NOW);
-    let [(Link::Pod(WEB), answer)] = &pushed.frames[..] else { panic!("an answer: {pushed:?}") };
+    let pushed = node.push(Link::Pod(WEB.into()), &question([169, 254, 1, 1]), NOW);
+    let [(Link::Pod(to), answer)] = &pushed.frames[..] else { panic!("an answer: {pushed:?}") };
+    assert_eq!(*to, WEB);
     assert_eq!(&answer[6..12], [0x0a, 0x58, 169, 254, 1, 1]);
     assert_eq!(&answer[20..22], [0, 2]);
     assert_eq!(&answer[28..32], [169, 254, 1, 1]);
-    assert_eq!(node.push(Link::Pod(WEB), &question(WEB.octets()), NOW).refused, Some(Refused::Question));
+    assert_eq!(node.push(Link::Pod(WEB.into()), &question(WEB.octets()), NOW).refused, Some(Refused::Question));
 }
 
 #[test]
@@ -449,65 +450,140 @@ fn bytes_that_are_cut_off_anywhere_are_refused_and_never_panic() {
 // Rules.
 
 fn seen(target_port: u16) -> Seen {
-    let tuple = Tuple { protocol: 6, source: WEB, source_port: 1, target: API, target_port };
-    Seen { tuple, from: Link::Pod(WEB), to: None, state: State::New, reply: false, mark: 0 }
+    let (source, target) = (Address::from(WEB), Address::from(API));
+    let tuple = Tuple { protocol: 6, source, source_port: 1, target, target_port };
+    Seen { tuple, from: Interface::at(0), to: Interface::NONE, states: 2, reply: false, mark: 0 }
+}
+
+/// A program of these rules of the filter table, on a node with two interfaces.
+fn program(rules: &str) -> Program<u32> {
+    let text = format!("*filter\n:SIDE - [0:0]\n:OTHER - [0:0]\n{rules}\nCOMMIT\n");
+    let rules = Ruleset::read("unit", &text, Family::V4).unwrap_or_else(|error| panic!("{error}"));
+    let interfaces = ["eth0", "ppabc"].map(str::to_owned);
+    Program::new(&rules, &interfaces).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn walk(program: &mut Program<u32>, seen: &mut Seen, dice: &mut Dice) -> Walked {
+    walk_at(program, seen, dice, 0)
+}
+
+fn walk_at(program: &mut Program<u32>, seen: &mut Seen, dice: &mut Dice, now_s: u64) -> Walked {
+    let own = [Address::from(N1)];
+    program.walk(TableName::Filter, Hook::Forward, seen, &mut World { own: &own, now_s, dice })
+}
+
+/// Whether a packet is dropped by the one rule, which does that.
+fn applies(rule: &str, seen: Seen) -> bool {
+    let mut program = program(&format!("-A FORWARD {rule} -j DROP"));
+    walk(&mut program, &mut seen.clone(), &mut Dice::new(1)) != Walked::Accept
 }
 
 #[test]
-fn the_first_rule_that_applies_decides() {
-    let mut table = Table::new("filter");
-    let chain = table.chain("FORWARD");
-    table.append(chain, Rule::new([Match::TargetPort(80..=80)], Target::Accept));
-    table.append(chain, Rule::new([], Target::Drop));
+fn the_first_rule_that_applies_decides_and_is_named() {
+    let mut program = program("-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\n-A FORWARD -m comment --comment why -j DROP");
     let dice = &mut Dice::new(1);
-    assert_eq!(table.walk("FORWARD", &mut seen(80), dice), Walked::Accept);
-    assert!(matches!(table.walk("FORWARD", &mut seen(81), dice), Walked::Drop(place) if place.line == 2));
+    assert_eq!(walk(&mut program, &mut seen(80), dice), Walked::Accept);
+    let Walked::Drop(line) = walk(&mut program, &mut seen(81), dice) else { panic!("it is dropped") };
+    assert_eq!(program.place(line).to_string(), "filter FORWARD rule 2 (why)");
 }
 
 #[test]
-fn a_chain_that_ends_or_returns_goes_on_after_the_jump() {
-    let mut table = Table::new("filter");
-    let (hook, side) = (table.chain("FORWARD"), table.chain("SIDE"));
-    table.append(hook, Rule::new([], Target::Jump(side)));
-    table.append(hook, Rule::new([Match::Mark { value: 1, mask: 1 }], Target::Drop));
-    table.append(side, Rule::new([Match::TargetPort(80..=80)], Target::Return));
-    table.append(side, Rule::new([], Target::Mark { value: 1, mask: 1 }));
+fn a_chain_that_ends_or_returns_goes_on_after_the_jump_and_after_a_goto_where_that_was() {
+    let mut program = program(
+        "-A FORWARD -j SIDE\n-A FORWARD -m mark --mark 0x1/0x1 -j DROP\n-A FORWARD -p tcp -m tcp --dport 82 -j REJECT\n\
+         -A SIDE -p tcp -m tcp --dport 80 -j RETURN\n-A SIDE -p tcp -m tcp --dport 82 -g OTHER\n-A SIDE -j MARK --set-xmark 0x1/0x1",
+    );
     let dice = &mut Dice::new(1);
-    assert_eq!(table.walk("FORWARD", &mut seen(80), dice), Walked::Accept);
-    assert!(matches!(table.walk("FORWARD", &mut seen(81), dice), Walked::Drop(_)));
+    assert_eq!(walk(&mut program, &mut seen(80), dice), Walked::Accept);
+    assert!(matches!(walk(&mut program, &mut seen(81), dice), Walked::Drop(_)));
+    assert!(matches!(walk(&mut program, &mut seen(82), dice), Walked::Reject(_, RejectWith::PortUnreachable)));
 }
 
 #[test]
-fn chains_that_lead_back_to_themselves_are_refused() {
-    let mut table = Table::new("filter");
-    let (one, other) = (table.chain("ONE"), table.chain("OTHER"));
-    table.append(one, Rule::new([], Target::Jump(other)));
-    assert!(table.check().is_ok());
-    table.append(other, Rule::new([], Target::Jump(one)));
-    assert!(table.check().is_err());
+fn a_built_in_chain_that_ends_gives_its_policy() {
+    let mut program = program(":FORWARD DROP [0:0]\n-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT");
+    let dice = &mut Dice::new(1);
+    assert_eq!(walk(&mut program, &mut seen(80), dice), Walked::Accept);
+    let Walked::Drop(line) = walk(&mut program, &mut seen(81), dice) else { panic!("it is dropped") };
+    assert_eq!(program.place(line).to_string(), "filter FORWARD policy");
+}
+
+#[test]
+fn every_condition_and_its_contrary_say_the_opposite() {
+    let from = |interface, to| Seen { from: interface, to, ..seen(80) };
+    let (uplink, pod, host) = (Interface::at(0), Interface::at(1), Interface::NONE);
+    let marked = Seen { mark: 0x4001, ..seen(80) };
+    for (rule, packet, holds) in [
+        ("{} -s 10.244.1.0/24", seen(80), true),
+        ("{} -s 10.244.2.0/24", seen(80), false),
+        ("{} -d 10.244.2.7/32", seen(80), true),
+        ("{} -i eth0", from(uplink, host), true),
+        ("{} -i eth0", from(pod, host), false),
+        ("{} -i eth1", from(uplink, host), false),
+        ("{} -i pp+", from(pod, host), true),
+        ("{} -i pp+", from(uplink, host), false),
+        ("{} -i pp+", from(host, uplink), false),
+        ("{} -o pp+", from(uplink, pod), true),
+        ("{} -o eth0", from(pod, host), false),
+        ("{} -p tcp", seen(80), true),
+        ("{} -p udp", seen(80), false),
+        ("-p tcp -m tcp {} --dport 70:90", seen(80), true),
+        ("-p tcp -m tcp {} --dport 81:90", seen(80), false),
+        ("-p tcp -m tcp {} --sport 1", seen(80), true),
+        ("-p tcp -m multiport {} --dports 1,79:81", seen(80), true),
+        ("-p tcp -m multiport {} --sports 2,80", seen(80), false),
+        ("-p tcp -m multiport {} --ports 2,80", seen(80), true),
+        ("-m conntrack {} --ctstate INVALID,NEW", seen(80), true),
+        ("-m conntrack {} --ctstate ESTABLISHED", seen(80), false),
+        ("-m mark {} --mark 0x4000/0x4000", marked, true),
+        ("-m mark {} --mark 0x4000", marked, false),
+        ("-m addrtype {} --dst-type LOCAL", seen(80), false),
+        ("-m addrtype {} --src-type LOCAL", Seen { tuple: Tuple { source: N1.into(), ..seen(80).tuple }, ..seen(80) }, true),
+    ] {
+        assert_eq!(applies(&rule.replace("{} ", ""), packet), holds, "{rule}");
+        assert_eq!(applies(&rule.replace("{}", "!"), packet), !holds, "! {rule}");
+    }
+    assert!(applies("-m conntrack --ctdir ORIGINAL", seen(80)));
+    assert!(applies("-m conntrack --ctdir REPLY", Seen { reply: true, ..seen(80) }));
+}
+
+#[test]
+fn chains_that_lead_back_to_themselves_or_too_deep_are_refused() {
+    let mut rules = Ruleset::new(Family::V4);
+    let filter = rules.table(TableName::Filter);
+    filter.append("ONE", Rule::jump("OTHER"));
+    filter.declare("OTHER");
+    let compiled = |rules: &Ruleset| Program::<u32>::new(rules, &[]).map(drop).map_err(|error| error.to_string());
+    assert_eq!(compiled(&rules), Ok(()));
+    let mut round = rules.clone();
+    round.table(TableName::Filter).append("OTHER", Rule::jump("ONE"));
+    assert!(compiled(&round).is_err_and(|error| error.contains("leads back to itself")));
+    let mut nowhere = rules.clone();
+    nowhere.table(TableName::Filter).append("OTHER", Rule::jump("NOWHERE"));
+    assert!(compiled(&nowhere).is_err_and(|error| error.contains("leads to NOWHERE")));
+    for depth in 0..17 {
+        rules.table(TableName::Filter).append(&format!("D{depth}"), Rule::jump(&format!("D{}", depth + 1)));
+    }
+    rules.table(TableName::Filter).declare("D17");
+    assert!(compiled(&rules).is_err_and(|error| error.contains("more than 16 chains")));
 }
 
 #[test]
 fn one_in_three_takes_every_third_packet() {
-    let mut table = Table::new("filter");
-    let chain = table.chain("FORWARD");
-    let third = Match::Nth { every: 3, packet: 0, seen: Default::default() };
-    table.append(chain, Rule::new([third], Target::Drop));
-    let dice = &mut Dice::new(1);
-    let walked: Vec<bool> =
-        (0..6).map(|_| table.walk("FORWARD", &mut seen(80), dice) == Walked::Accept).collect();
-    assert_eq!(walked, [false, true, true, false, true, true]);
+    for packet in 0..3 {
+        let rule = format!("-A FORWARD -m statistic --mode nth --every 3 --packet {packet} -j DROP");
+        let (mut program, dice) = (program(&rule), &mut Dice::new(1));
+        let walked: Vec<bool> = (0..6).map(|_| walk(&mut program, &mut seen(80), dice) == Walked::Accept).collect();
+        let expected: Vec<bool> = (0..6).map(|number| number % 3 != packet).collect();
+        assert_eq!(walked, expected);
+    }
 }
 
 #[test]
 fn chance_is_fair_and_the_same_for_the_same_seed() {
-    let mut table = Table::new("nat");
-    let chain = table.chain("KUBE-SVC");
-    table.append(chain, Rule::new([Match::Random(0.25)], Target::Dnat(API, 1)));
     let run = |seed| {
-        let mut dice = Dice::new(seed);
-        let walk = |_| table.walk("KUBE-SVC", &mut seen(80), &mut dice) != Walked::Accept;
-        (0..4000).map(walk).collect::<Vec<bool>>()
+        let (mut program, mut dice) = (program("-A FORWARD -m statistic --mode random --probability 0.25 -j DROP"), Dice::new(seed));
+        (0..4000).map(|_| walk(&mut program, &mut seen(80), &mut dice) != Walked::Accept).collect::<Vec<bool>>()
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
@@ -516,30 +592,69 @@ fn chance_is_fair_and_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn rules_print_as_iptables_save_writes_them() {
-    let node = Node::new(&cluster(), "n2", 1).unwrap_or_else(|error| panic!("{error}"));
-    let nat = node.plan().nat.to_string();
-    let service = nat.lines().find(|line| line.starts_with("-A KUBE-SERVICES")).unwrap_or_default();
-    assert!(
-        service.starts_with(
-            "-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -m comment --comment \"default/api:80/TCP\" -j KUBE-SVC-"
-        ),
-        "{service}"
+fn a_source_that_was_noted_is_known_for_so_many_seconds() {
+    let mut program = program(
+        "-A FORWARD -m recent --rcheck --seconds 10 --reap --name X --rsource -j DROP\n\
+         -A FORWARD -p tcp -m tcp --dport 80 -m recent --set --name X --rsource -j ACCEPT",
     );
-    assert!(nat.contains("-j DNAT --to-destination 10.244.2.7:8080"), "{nat}");
+    let mut at = |now_s, port| walk_at(&mut program, &mut seen(port), &mut Dice::new(1), now_s) == Walked::Accept;
+    assert!(at(5, 81), "nobody noted it");
+    assert!(at(5, 80), "it is noted");
+    assert!(!at(15, 81), "it is known");
+    assert!(at(16, 81), "it is too long ago");
+}
+
+#[test]
+fn a_list_of_sources_forgets_the_one_noted_first_for_the_hundred_and_first() {
+    let mut program = program(
+        "-A FORWARD -p tcp -m tcp --dport 80 -m recent --set --name X --rsource -j ACCEPT\n\
+         -A FORWARD -m recent --rcheck --name X --rsource -j DROP",
+    );
+    let mut from = |source: u32, port| {
+        let mut seen = seen(port);
+        seen.tuple.source = Address::v4(source);
+        walk_at(&mut program, &mut seen, &mut Dice::new(1), u64::from(source)) == Walked::Accept
+    };
+    for source in 1..=101 {
+        assert!(from(source, 80));
+    }
+    assert!(from(1, 81), "it made room");
+    assert!(!from(2, 81) && !from(101, 81));
+}
+
+#[test]
+fn planned_rules_are_written_as_iptables_save_writes_them_and_read_as_the_same() {
+    for family in [Family::V4, Family::V6] {
+        let rules = Ruleset::plan(&cluster(), "n2", family).unwrap_or_else(|error| panic!("{error}"));
+        let text = rules.to_string();
+        assert_eq!(Ruleset::read("planned", &text, family), Ok(rules));
+    }
+    let rules = Ruleset::plan(&cluster(), "n2", Family::V4).unwrap_or_else(|error| panic!("{error}"));
+    let text = rules.to_string();
+    for line in [
+        "-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m comment --comment \"default/api:80/TCP cluster IP\" -m tcp --dport 80 -j KUBE-SVC-",
+        "-j DNAT --to-destination 10.244.2.7:8080",
+        "-A KUBE-SERVICES -d 10.96.0.11/32 -p tcp -m comment --comment \"default/nobody:80/TCP has no endpoints\" -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
 }
 
 // Connections.
 
-fn packet(frame: &[u8]) -> Packet {
-    Packet::read(&frame[14..]).unwrap_or_else(|error| panic!("{error}"))
+fn tracked(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> (Packet, super::conntrack::Tracked) {
+    let packet = Packet::read(frame, ETHERNET).unwrap_or_else(|error| panic!("{error}"));
+    (packet, conntrack.track(&packet, frame, now_s))
+}
+
+fn state(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> State {
+    tracked(conntrack, frame, now_s).1.state
 }
 
 /// The first packet of a connection passes.
 fn opened(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) {
-    let packet = packet(frame);
-    let tracked = conntrack.track(&packet, now_s);
-    assert_eq!(tracked.state, State::New);
+    let (packet, tracked) = tracked(conntrack, frame, now_s);
+    assert_eq!((tracked.state, tracked.kept), (State::New, false));
     conntrack.confirm(tracked.connection, packet.kind, now_s).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -547,11 +662,13 @@ fn opened(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) {
 fn a_connection_is_kept_only_once_its_first_packet_passed() {
     let mut conntrack = Conntrack::new(8);
     let syn = tcp((WEB, 1), (API, 2), "S");
-    assert_eq!(conntrack.track(&packet(&syn), 0).state, State::New);
-    assert_eq!(conntrack.track(&packet(&syn), 0).state, State::New);
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New);
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New);
     opened(&mut conntrack, &syn, 0);
-    assert_eq!(conntrack.track(&packet(&syn), 0).state, State::Established);
-    assert_eq!(conntrack.track(&packet(&tcp((API, 2), (WEB, 1), "SA")), 0).state, State::Established);
+    assert!(tracked(&mut conntrack, &syn, 0).1.kept);
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New, "nobody has answered");
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "SA"), 0), State::Established);
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 0), State::Established);
 }
 
 #[test]
@@ -559,28 +676,30 @@ fn a_silent_connection_ends_and_an_answered_one_later() {
     let mut conntrack = Conntrack::new(8);
     let (there, back) = (udp((WEB, 1), (API, 2)), udp((API, 2), (WEB, 1)));
     opened(&mut conntrack, &there, 0);
-    assert_eq!(conntrack.track(&packet(&there), 31).state, State::New);
+    assert_eq!(state(&mut conntrack, &there, 31), State::New);
     opened(&mut conntrack, &there, 40);
-    assert_eq!(conntrack.track(&packet(&back), 50).state, State::Established);
-    assert_eq!(conntrack.track(&packet(&there), 160).state, State::Established);
+    assert_eq!(state(&mut conntrack, &back, 50), State::Established);
+    assert_eq!(state(&mut conntrack, &there, 160), State::Established);
 }
 
 #[test]
-fn the_same_ports_open_a_new_connection_once_the_old_one_is_closing() {
+fn the_same_ports_open_a_new_connection_once_both_sides_have_finished_the_old_one() {
     let mut conntrack = Conntrack::new(8);
     let syn = tcp((WEB, 1), (API, 2), "S");
     opened(&mut conntrack, &syn, 0);
-    assert_eq!(conntrack.track(&packet(&syn), 1).state, State::Established, "a SYN sent again");
-    conntrack.track(&packet(&tcp((API, 2), (WEB, 1), "FA")), 2);
-    assert_eq!(conntrack.track(&packet(&syn), 3).state, State::New);
+    assert!(tracked(&mut conntrack, &syn, 1).1.kept, "a SYN sent again");
+    state(&mut conntrack, &tcp((API, 2), (WEB, 1), "FA"), 2);
+    assert!(tracked(&mut conntrack, &syn, 3).1.kept, "one side has not");
+    state(&mut conntrack, &tcp((WEB, 1), (API, 2), "FA"), 4);
+    assert!(!tracked(&mut conntrack, &syn, 5).1.kept);
 }
 
 #[test]
 fn a_full_table_takes_no_more_until_connections_end() {
     let mut conntrack = Conntrack::new(1);
     opened(&mut conntrack, &udp((WEB, 1), (API, 2)), 0);
-    let second = packet(&udp((WEB, 3), (API, 2)));
-    let draft = conntrack.track(&second, 1).connection;
+    let (second, tracked) = tracked(&mut conntrack, &udp((WEB, 3), (API, 2)), 1);
+    let draft = tracked.connection;
     assert!(conntrack.confirm(draft, second.kind, 1).is_err());
     assert!(conntrack.confirm(draft, second.kind, 100).is_ok());
 }
@@ -588,10 +707,16 @@ fn a_full_table_takes_no_more_until_connections_end() {
 #[test]
 fn an_error_or_an_answer_about_nothing_is_invalid() {
     let mut conntrack = Conntrack::new(8);
-    assert_eq!(conntrack.track(&packet(&tcp((WEB, 1), (API, 2), "R")), 0).state, State::Invalid);
+    for flags in ["R", "SA", "FA", "SR"] {
+        assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), flags), 0), State::Invalid, "{flags}");
+    }
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 0), State::New, "it is under way");
+    let mut broken = udp((WEB, 1), (API, 2));
+    broken[14 + 20 + 8] ^= 1;
+    assert_eq!(state(&mut conntrack, &broken, 0), State::Invalid, "its checksum is wrong");
     let quoted = udp((API, 1), (WEB, 2));
     let mut frame = Vec::new();
     let unreachable = Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
     builder(WEB, API, 64).icmpv4(unreachable).write(&mut frame, &quoted[14..42]).expect("a vector takes all");
-    assert_eq!(conntrack.track(&packet(&frame), 0).state, State::Invalid);
+    assert_eq!(state(&mut conntrack, &frame, 0), State::Invalid);
 }

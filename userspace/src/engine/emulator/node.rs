@@ -316,10 +316,12 @@ impl Clock for Emulator {
 }
 
 impl Machine for Emulator {
+    #[inline]
     fn node(&self) -> Node {
         self.node
     }
 
+    #[inline]
     fn now_s(&self) -> u32 {
         self.clock_s
     }
@@ -331,6 +333,7 @@ impl Machine for Emulator {
         number
     }
 
+    #[inline]
     fn tracing(&self) -> bool {
         self.tracing
     }
@@ -343,16 +346,19 @@ impl Machine for Emulator {
         }
     }
 
+    #[inline]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         let count = &mut self.counts[verdict.counter() as usize];
         count.packets += 1;
         count.bytes += u64::from(bytes);
     }
 
+    #[inline]
     fn count_turn(&mut self, turn: Turn) {
         self.counts[turn.counter() as usize].packets += 1;
     }
 
+    #[inline]
     fn count_audited(&mut self) {
         self.counts[AUDITED as usize].packets += 1;
     }
@@ -404,6 +410,7 @@ macro_rules! writes {
 macro_rules! platform {
     ($($family:ident: $address:ty;)+) => { $(
         impl Platform<$address> for Emulator {
+            #[inline]
             fn address(&self) -> $address {
                 self.$family.address
             }

@@ -202,7 +202,7 @@ mod tests {
     fn ranges_say_of_every_address_and_port_what_the_first_clause_that_matches_says() {
         use Action::{Allow, Deny, Pass};
         use Stage::{Admin, Baseline, Namespaced};
-        let mut dice = crate::dataplane::chains::rules::Dice::new(7);
+        let mut dice = crate::dataplane::chains::walk::Dice::new(7);
         for _ in 0..400 {
             let mut clauses: Vec<Clause> = (0..dice.roll() % 7)
                 .map(|_| {

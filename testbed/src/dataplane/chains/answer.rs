@@ -1,0 +1,121 @@
+//! What the sender of a refused packet is told: an ICMP error, or a reset.
+
+use super::frame::{Address, ETHERNET, HEADERS, Kind, Packet, Tuple, protocol, sum, sum_icmp, sum_tcp, word};
+use super::ruleset::RejectWith;
+
+/// What an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// How `REJECT` refuses.
+    Reject(RejectWith),
+    /// It would have to be cut to this many bytes, and must not be (RFC 1191, RFC 8201).
+    TooBig(usize),
+    /// Its hops are used up.
+    TimeExceeded,
+}
+
+/// The longest ICMP error, in bytes of IP (RFC 1812, section 4.3.2.3; RFC 4443, section 2.4).
+const LONGEST: [usize; 2] = [576, 1280];
+
+impl Answer {
+    /// Type and code, of ICMP and ICMPv6.
+    fn icmp(self) -> [(u8, u8); 2] {
+        match self {
+            Self::Reject(RejectWith::PortUnreachable | RejectWith::TcpReset) => [(3, 3), (1, 4)],
+            Self::Reject(RejectWith::HostUnreachable) => [(3, 1), (1, 3)],
+            Self::Reject(RejectWith::NetUnreachable) => [(3, 0), (1, 0)],
+            Self::Reject(RejectWith::ProtoUnreachable) => [(3, 2), (1, 4)],
+            Self::Reject(RejectWith::AdminProhibited) => [(3, 13), (1, 1)],
+            Self::Reject(RejectWith::HostProhibited) => [(3, 10), (1, 1)],
+            Self::TooBig(_) => [(3, 4), (2, 0)],
+            Self::TimeExceeded => [(11, 0), (3, 0)],
+        }
+    }
+
+    /// Writes the answer from `source` to whoever sent a packet, as a frame without addresses yet. None about what
+    /// must not be answered: errors (RFC 1122, section 3.2.2), and resets.
+    pub(super) fn write(self, source: Address, packet: &Packet, frame: &[u8]) -> Option<(Packet, Vec<u8>)> {
+        let body = match (self, packet.kind) {
+            (_, Kind::Error(_)) => return None,
+            (Self::Reject(RejectWith::TcpReset), Kind::Tcp { .. }) => reset(packet, frame)?,
+            _ => self.error(packet, frame),
+        };
+        let is_reset = matches!((self, packet.kind), (Self::Reject(RejectWith::TcpReset), Kind::Tcp { .. }));
+        let v4 = source.is_v4();
+        let number = match (is_reset, v4) {
+            (true, _) => protocol::TCP,
+            (false, true) => protocol::ICMP,
+            (false, false) => protocol::ICMP_V6,
+        };
+        // A reset comes from whom the packet was for.
+        let source = if is_reset { packet.tuple.target } else { source };
+        let target = packet.tuple.source;
+        let tuple = Tuple { source, target, source_port: 0, target_port: 0, protocol: number };
+        let mut answer = vec![0; ETHERNET];
+        answer.extend_from_slice(&header(&tuple, body.len()));
+        let transport = answer.len();
+        answer.extend_from_slice(&body);
+        if is_reset {
+            sum_tcp(&mut answer[transport..], &tuple);
+        } else {
+            sum_icmp(&mut answer[transport..], &tuple);
+        }
+        let packet = Packet::read(&answer, ETHERNET).ok()?;
+        Some((packet, answer))
+    }
+
+    fn error(self, packet: &Packet, frame: &[u8]) -> Vec<u8> {
+        let family = usize::from(!packet.tuple.source.is_v4());
+        let (kind, code) = self.icmp()[family];
+        let mtu = if let Self::TooBig(mtu) = self { mtu as u32 } else { 0 };
+        let quote = packet.bytes(frame);
+        let room = LONGEST[family] - HEADERS[family] - 8;
+        let mut error = vec![kind, code, 0, 0];
+        error.extend_from_slice(&mtu.to_be_bytes());
+        error.extend_from_slice(&quote[..quote.len().min(room)]);
+        error
+    }
+}
+
+/// An IP header before so many bytes. Errors say that they are network control (RFC 1812, section 4.3.2.5).
+fn header(tuple: &Tuple, length: usize) -> Vec<u8> {
+    let (source, target) = (tuple.source, tuple.target);
+    if !source.is_v4() {
+        let mut header = vec![0x60, 0, 0, 0];
+        header.extend_from_slice(&(length as u16).to_be_bytes());
+        header.extend_from_slice(&[tuple.protocol, 64]);
+        header.extend_from_slice(&source.bits().to_be_bytes());
+        header.extend_from_slice(&target.bits().to_be_bytes());
+        return header;
+    }
+    let service = if tuple.protocol == protocol::ICMP { 0xc0 } else { 0 };
+    let mut header = vec![0x45, service];
+    header.extend_from_slice(&((HEADERS[0] + length) as u16).to_be_bytes());
+    header.extend_from_slice(&[0, 0, 0, 0, 64, tuple.protocol, 0, 0]);
+    header.extend_from_slice(&source.low().to_be_bytes());
+    header.extend_from_slice(&target.low().to_be_bytes());
+    let checksum = sum(&header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    header
+}
+
+/// The segment that ends a connection (RFC 9293, section 3.10.7.1). None for what is one itself.
+fn reset(packet: &Packet, frame: &[u8]) -> Option<Vec<u8>> {
+    let Kind::Tcp { syn, ack, fin, rst } = packet.kind else { return None };
+    if rst {
+        return None;
+    }
+    let segment = packet.transport(frame);
+    let number = |at: usize| Some(u32::from(word(segment, at)?) << 16 | u32::from(word(segment, at + 2)?));
+    let taken = segment.len() - usize::from(segment.get(12)? >> 4) * 4 + usize::from(syn) + usize::from(fin);
+    let (seq, acked, flags) = match ack {
+        true => (number(8)?, 0, 4),
+        false => (0, number(4)?.wrapping_add(taken as u32), 4 | 16),
+    };
+    let Tuple { source_port, target_port, .. } = packet.tuple;
+    let mut reset = [target_port.to_be_bytes(), source_port.to_be_bytes()].concat();
+    reset.extend_from_slice(&seq.to_be_bytes());
+    reset.extend_from_slice(&acked.to_be_bytes());
+    reset.extend_from_slice(&[5 << 4, flags, 0, 0, 0, 0, 0, 0]);
+    Some(reset)
+}
