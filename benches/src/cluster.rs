@@ -12,6 +12,13 @@ const CLUSTER: &str = include_str!("cluster.yaml");
 /// The port that servers listen on.
 pub(crate) const PORT: u16 = 8080;
 
+/// Who dials, and the node it is on.
+pub(crate) const CLIENT: &str = "default/client";
+pub(crate) const NODE: &str = "n1";
+/// Who answers: on the other node, and on the client's own.
+pub(crate) const SERVER: &str = "default/server";
+pub(crate) const NEIGHBOUR: &str = "default/neighbour";
+
 /// Endpoints of each Service that is only there.
 pub(crate) const ENDPOINTS: u32 = 3;
 

@@ -12,7 +12,7 @@ use benches::journal::{Head, Journal};
 use benches::matrix::Suite;
 use benches::report::{self, Command, Output};
 use benches::services::Rounds;
-use benches::{changes, grid, machine, masquerade, measure, micro, path, policies, services};
+use benches::{changes, grid, machine, masquerade, measure, memory, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -62,6 +62,8 @@ enum Which {
     Micro,
     /// What the path's programs cost for a packet, as root.
     Path,
+    /// How many frames a second go through the packet paths of this process: in memory, and as root on links.
+    Memory,
     /// What it takes to say who may reach whom among 10,000 pods.
     Grid,
     /// What it takes to program many Services, to change one and to reach one among them; as root.
@@ -97,6 +99,10 @@ fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn measured(options: &Options) -> anyhow::Result<()> {
+    let has_page = matches!(options.suite, Which::Quick | Which::Standard | Which::Scale);
+    if options.output == Output::Html && !has_page {
+        anyhow::bail!("this suite has no page: print it with -o table, json or csv");
+    }
     let suite = match options.suite {
         Which::Quick => Suite::quick(),
         Which::Standard => Suite::standard(),
@@ -104,6 +110,7 @@ fn measured(options: &Options) -> anyhow::Result<()> {
         Which::Masquerade => return fill(options),
         Which::Micro => return balance(options),
         Which::Path => return walk(options),
+        Which::Memory => return forward(options),
         Which::Grid => return reach(options),
         Which::Services => return program(options),
         Which::Policies => return plan(options),
@@ -195,6 +202,19 @@ fn walk(options: &Options) -> anyhow::Result<()> {
     tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), "")
 }
 
+/// Pushes frames through the packet paths of this process.
+fn forward(options: &Options) -> anyhow::Result<()> {
+    listen_for_signals().context("cannot listen for signals")?;
+    let suite = Suite::standard();
+    let rounds = (options.rounds.map_or(suite.rounds, usize::from), options.seconds.unwrap_or(suite.time));
+    let root = nix::unistd::geteuid().is_root();
+    let results = memory::measure(rounds, root, &STOP, |what| eprintln!("{what}"))?;
+    if let Some(path) = &options.out {
+        results.write(path)?;
+    }
+    report::tell(&results, options.output)
+}
+
 /// Judges each pod of a large cluster with each.
 fn reach(options: &Options) -> anyhow::Result<()> {
     let rows = grid::measure(|what| eprintln!("{what}"))?;
@@ -243,6 +263,7 @@ fn print_as(output: Output, json: &str, table: &dyn std::fmt::Display, csv: &str
         Output::Table => print!("{table}"),
         Output::Json => println!("{json}"),
         Output::Csv => print!("{csv}"),
+        Output::Html => unreachable!("such a suite is refused before it measures"),
     }
 }
 

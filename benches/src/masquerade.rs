@@ -127,6 +127,9 @@ impl Machine for Counting {
     fn random(&mut self) -> u32 {
         Machine::random(&mut self.node)
     }
+    fn generation(&self) -> u32 {
+        0
+    }
     fn tracing(&self) -> bool {
         false
     }

@@ -18,25 +18,33 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Every variant: all dataplanes as they are, then those of userspace with pnet's sockets.
+    /// Every variant: all dataplanes as they are, the bare loop, and those of userspace with pnet's sockets.
     pub fn all() -> Vec<Self> {
-        let plain = [Name::Emulator, Name::Chains].map(|dataplane| Self { dataplane, io: Io::Plain });
-        Name::ALL.into_iter().map(Self::from).chain(plain).collect()
+        let plain = [Name::Emulator, Name::Chains, Name::Bare];
+        let plain = plain.map(|dataplane| Self { dataplane, io: Io::Plain });
+        Name::ALL.into_iter().chain([Name::Bare]).map(Self::from).chain(plain).collect()
     }
 
     /// Why it cannot be asked this; none if it can.
     pub fn lacks(self, run: &Run) -> Option<&'static str> {
-        let translated = matches!(run.way, Way::Service | Way::NodePort);
+        use Workload::{Boot, Forward, Memory, Program, Update};
+        let in_process = matches!(self.dataplane, Name::Emulator | Name::Chains | Name::Bare);
         match (self.dataplane, run.workload) {
-            (Name::Routed | Name::Wire, Workload::Program | Workload::Update | Workload::Memory) => {
-                Some("it has no rules")
+            (_, Boot) => None,
+            (_, Forward) if !in_process => Some("its input and output are the kernel's"),
+            (Name::Bare, Forward) if run.way == Way::Memory => Some("it has no path"),
+            (Name::Routed | Name::Wire | Name::Bare, Program | Update | Memory) => Some("it has no rules"),
+            (_, Forward | Program | Update | Memory)
+                if run.way == Way::Memory && self.io != Io::default() =>
+            {
+                Some("no frames are read or sent, so it is the same as without")
             }
-            (Name::Routed, _) if translated => Some("it knows no Services"),
-            (Name::Wire, _) if run.way != Way::OtherNode && run.workload != Workload::Boot => {
-                Some("it is one link between two pods")
+            (Name::Routed, _) if matches!(run.way, Way::Service | Way::NodePort) => {
+                Some("it knows no Services")
             }
-            (_, Workload::Program | Workload::Update | Workload::Memory) if self.io != Io::default() => {
-                Some("its rules are the same whatever brings the frames")
+            (Name::Wire, _) if run.way != Way::OtherNode => Some("it is one link between two pods"),
+            (Name::Bare, _) if !matches!(run.way, Way::SameNode | Way::OtherNode | Way::Memory) => {
+                Some("it knows pods and nodes only")
             }
             _ => None,
         }
@@ -81,6 +89,8 @@ pub enum Workload {
     UdpStream,
     /// A datagram from a new port, and its answer.
     FirstPacket,
+    /// Frames of UDP that no socket makes or reads, as many as go.
+    Forward,
     /// Everything, into an empty node.
     Program,
     /// One endpoint of one Service.
@@ -93,23 +103,19 @@ pub enum Workload {
 
 impl Workload {
     /// Every kind, in the order of reports.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TcpRr,
         Self::UdpRr,
         Self::TcpCrr,
         Self::TcpStream,
         Self::UdpStream,
         Self::FirstPacket,
+        Self::Forward,
         Self::Program,
         Self::Update,
         Self::Memory,
         Self::Boot,
     ];
-
-    /// Packets pass; else something is done to the variant itself, apart from a cluster that is up.
-    pub const fn is_traffic(self) -> bool {
-        !matches!(self, Self::Program | Self::Update | Self::Memory | Self::Boot)
-    }
 }
 
 impl fmt::Display for Workload {
@@ -121,6 +127,7 @@ impl fmt::Display for Workload {
             Self::TcpStream => "TCP_STREAM",
             Self::UdpStream => "UDP_STREAM",
             Self::FirstPacket => "FIRST_PACKET",
+            Self::Forward => "FORWARD",
             Self::Program => "PROGRAM",
             Self::Update => "UPDATE",
             Self::Memory => "MEMORY",
@@ -223,7 +230,7 @@ impl Run {
     pub const fn new(workload: Workload, way: Way) -> Self {
         let size_bytes = match workload {
             Workload::TcpRr | Workload::UdpRr | Workload::TcpCrr | Workload::FirstPacket => 1,
-            Workload::UdpStream => 64,
+            Workload::UdpStream | Workload::Forward => 64,
             Workload::TcpStream => 0,
             Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => 0,
         };
@@ -242,6 +249,11 @@ impl Run {
         Self { sizes, ..self }
     }
 
+    /// It passes links of a cluster that is up.
+    pub const fn is_traffic(&self) -> bool {
+        !matches!(self.way, Way::Memory)
+    }
+
     /// Client and server have a CPU each, and whatever carries packets either. Otherwise all of them share one:
     /// across CPUs a round trip is mostly the time to wake the other one up, and what a packet costs is hidden by it.
     pub const fn spreads(&self) -> bool {
@@ -251,7 +263,7 @@ impl Run {
     /// How often it is measured, where the suite says `rounds`.
     pub const fn rounds(&self, rounds: usize) -> usize {
         const OF_RULES: usize = 3;
-        if self.workload.is_traffic() || rounds < OF_RULES { rounds } else { OF_RULES }
+        if self.is_traffic() || rounds < OF_RULES { rounds } else { OF_RULES }
     }
 
     /// As results name it.
@@ -356,18 +368,20 @@ impl Suite {
             Run::new(UdpRr, OtherNode).connections(32),
             Run::new(TcpCrr, OtherNode),
             Run::new(TcpCrr, Service),
+            Run::new(TcpCrr, Service).sizes(among(1000)),
             Run::new(TcpCrr, Service).sizes(among(5000)),
             Run::new(TcpCrr, NodePort),
             Run::new(TcpStream, OtherNode),
             Run::new(TcpStream, OtherNode).connections(8),
             Run::new(UdpStream, OtherNode),
             Run::new(UdpStream, OtherNode).size_bytes(1400),
-            Run::new(UdpStream, Service).sizes(among(1000)),
             Run::new(FirstPacket, OtherNode),
             Run::new(FirstPacket, Service),
         ];
         runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
-        runs.push(Run::new(Boot, Way::Memory));
+        // Its frames are for the Service, which only the bare loop does not know.
+        runs.extend([Run::new(Forward, OtherNode), Run::new(Forward, OtherNode).sizes(among(1000))]);
+        runs.extend([Run::new(Forward, Way::Memory), Run::new(Boot, Way::Memory)]);
         Self {
             name: "standard",
             variants: Variant::all(),
@@ -459,7 +473,7 @@ mod tests {
 
     /// How long the traffic of a suite takes at least.
     fn shortest(suite: &Suite) -> Duration {
-        let traffic = suite.runs().filter(|run| run.workload.is_traffic());
+        let traffic = suite.runs().filter(|run| run.is_traffic());
         let samples: usize = traffic
             .map(|run| suite.variants.iter().filter(|it| it.lacks(run).is_none()).count() * suite.rounds)
             .sum();
@@ -504,7 +518,7 @@ mod tests {
         let names: Vec<_> = suite.variants.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["routed", "chains/plain"]);
         let left: Vec<_> = suite.runs().map(|run| (run.workload, run.way, run.sizes.services)).collect();
-        assert_eq!(left, [(Workload::TcpCrr, Way::Service, 1), (Workload::TcpCrr, Way::Service, 5000)]);
+        assert_eq!(left, [1, 1000, 5000].map(|services| (Workload::TcpCrr, Way::Service, services)));
     }
 
     #[test]

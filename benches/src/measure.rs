@@ -23,6 +23,7 @@ use userspace::model;
 use crate::affinity::{self, Held};
 use crate::journal::{self, Journal};
 use crate::matrix::{Run, Sizes, Suite, Variant};
+use crate::report::words::title;
 use crate::results::{Absent, Results, Sample, VERSION};
 use crate::{cluster, machine, noise, rules, sample};
 
@@ -182,8 +183,7 @@ impl<'a> Session<'a> {
         let mut lacks: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for run in self.suite.runs() {
             if let Some(why) = variant.lacks(run) {
-                let what =
-                    if run.workload.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
+                let what = if run.is_traffic() { run.way.to_string() } else { run.workload.to_string() };
                 lacks.entry(why).or_default().insert(what);
             }
         }
@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
     /// A cluster for each variant and each size, of those that have something to measure.
     fn build(&mut self, block: &[Run]) -> Result<Vec<Stand>, Error> {
         let mut wanted = BTreeSet::new();
-        for run in block.iter().filter(|run| run.workload.is_traffic()) {
+        for run in block.iter().filter(|run| run.is_traffic()) {
             wanted.extend(self.missing(run).map(|(variant, _)| (run.sizes, variant)));
         }
         let mut stands = Vec::new();
@@ -248,7 +248,8 @@ impl<'a> Session<'a> {
                     if variant.lacks(run).is_some() || failed.contains(&(variant, at)) {
                         continue;
                     }
-                    let stand = stands.iter_mut().find(|it| it.variant == variant && it.sizes == run.sizes);
+                    let own = |it: &&mut Stand| it.variant == variant && it.sizes == run.sizes;
+                    let stand = stands.iter_mut().filter(|_| run.is_traffic()).find(own);
                     if !self.one(run, round, variant, stand)? {
                         failed.insert((variant, at));
                     }
@@ -271,13 +272,13 @@ impl<'a> Session<'a> {
             self.samples.push(sample.clone());
             return Ok(true);
         }
-        if run.workload.is_traffic() && stand.is_none() {
+        if run.is_traffic() && stand.is_none() {
             // It could not be built, which was said then.
             return Ok(false);
         }
         let (rounds, time_left) = (run.rounds(self.suite.rounds), self.time_left());
-        let Run { workload, way, .. } = run;
-        (self.said)(&format!("round {} of {rounds}: {workload} {way} on {variant}{time_left}", round + 1));
+        let what = title(&point);
+        (self.said)(&format!("round {} of {rounds}: {what} on {variant}{time_left}", round + 1));
         self.held.to(if run.spreads() { None } else { Some(0) })?;
         let begin = Instant::now();
         let measured = match stand {
@@ -290,7 +291,7 @@ impl<'a> Session<'a> {
         let measured = match measured {
             Ok(measured) => measured,
             Err(why) => {
-                self.leave_out(variant, format!("{workload} {way}: {why}"));
+                self.leave_out(variant, format!("{what}: {why}"));
                 return Ok(false);
             }
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use testbed::dataplane::Name;
 
 use crate::figure;
+use crate::report::words::title;
 use crate::results::{Results, Sample, Spread};
 
 /// The figure of a sample that says what of the machine's CPU time was stolen while it was taken.
@@ -70,21 +71,7 @@ fn yardsticks(results: &Results) -> BTreeMap<String, Vec<f64>> {
     let own = results.samples.iter().filter(|it| it.variant == yardstick && it.figures.contains_key(STEAL));
     for sample in own {
         let telling = figure::ALL.iter().find_map(|figure| sample.figures.get(figure.name));
-        let point = &sample.point;
-        let mut what = format!("{} {}", point.workload, point.way);
-        for (count, unit) in [
-            (point.size_bytes, "B"),
-            (point.connections, "connections"),
-            (point.services, "services"),
-            (point.policies, "policies"),
-            (point.flows, "flows"),
-            (point.rate_per_s as usize, "a second"),
-        ] {
-            if count > 1 {
-                what += &format!(", {count} {unit}");
-            }
-        }
-        all.entry(what).or_default().extend(telling);
+        all.entry(title(&sample.point)).or_default().extend(telling);
     }
     all
 }
@@ -118,7 +105,8 @@ mod tests {
         let noise = of(&with_steal(0.0));
         assert_eq!(noise.len(), 1, "{noise:?}");
         assert!(
-            noise[0].contains("at 1 of 1 points") && noise[0].contains("at most 83 % (TCP_RR other-node)"),
+            noise[0].contains("at 1 of 1 points")
+                && noise[0].contains("at most 83 % (TCP_RR, other node, 1 B)"),
             "{noise:?}"
         );
     }

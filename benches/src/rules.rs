@@ -1,5 +1,5 @@
 //! What is done to a variant itself: all rules into an empty node, one endpoint changed among them, what they take of
-//! the memory, and a whole cluster until packets pass.
+//! the memory, and a whole cluster until packets pass. And frames pushed through it without links.
 //!
 //! A node's rules are taken from the cluster's description as the node's agent has it in memory: to plan them is part
 //! of it, to bring the description there is not. `ebpf` and `emulator` plan and write one Service when one changes; the
@@ -18,13 +18,11 @@ use userspace::engine::kernel::{Kernel, Options};
 use userspace::model::Cluster;
 use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 
+use crate::cluster::{self, NODE};
 use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, TOOK};
 use crate::matrix::{Run, Variant, Workload};
 use crate::sample::Measured;
-use crate::{cluster, machine};
-
-/// The node whose rules they are.
-const NODE: &str = "n1";
+use crate::{machine, memory};
 
 /// Changes that are made one after the other: at least so many, then until their time is over, and at most.
 const FEWEST_CHANGES: usize = 20;
@@ -54,6 +52,9 @@ pub enum Error {
     /// The kernel's packet filter.
     #[error(transparent)]
     Netfilter(#[from] netfilter::Error),
+    /// Frames.
+    #[error(transparent)]
+    Forward(#[from] memory::Error),
     /// There are no Services.
     #[error("no endpoint can change: the cluster has no Services")]
     NoEndpoint,
@@ -83,6 +84,12 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
         return boot(variant);
     }
     let cluster = cluster::of("bench-rules", run.sizes)?;
+    if run.workload == Workload::Forward {
+        return Ok(Measured {
+            figures: memory::once(variant.dataplane, &cluster, run.sizes.flows)?,
+            ..Measured::default()
+        });
+    }
     let heap = (heap(), kernel());
     let mut rules = empty(variant.dataplane, &cluster)?;
     let begin = Instant::now();
@@ -172,11 +179,11 @@ impl<E: Engine> Rules for Planned<E> {
 }
 
 /// Rule chains in this process.
-struct Chains(Option<chains::Node>);
+struct Chains(Option<chains::Live>);
 
 impl Rules for Chains {
     fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
-        self.0 = Some(<chains::Node as Path>::new(cluster, NODE)?);
+        self.0 = Some(<chains::Live as Path>::new(cluster, NODE)?);
         Ok(())
     }
 
@@ -298,13 +305,11 @@ mod tests {
     }
 
     #[test]
-    fn rules_in_this_process_are_programmed_changed_and_weighed() {
+    fn rules_in_this_process_are_programmed_and_changed() {
         for dataplane in [Name::Emulator, Name::Chains] {
             assert!(measured(dataplane, Workload::Program, 50).figures[TOOK] > 0.0);
             let update = measured(dataplane, Workload::Update, 50).figures;
             assert!(update[LATENCY_P99] >= update[LATENCY_P50] && update[LATENCY_P50] > 0.0, "{update:?}");
-            let [few, many] = [1, 400].map(|services| measured(dataplane, Workload::Memory, services));
-            assert!(few.figures[MEMORY] < many.figures[MEMORY], "{dataplane}: {few:?} {many:?}");
         }
     }
 

@@ -8,11 +8,11 @@ use testbed::dataplane::Up;
 use testbed::traffic::{self, End, Ends, Limits, Requests, RoundTrips, Ticks, Transport};
 use userspace::model::{Cluster, Service};
 
-use crate::cluster::PORT;
+use crate::cluster::{CLIENT, NEIGHBOUR, NODE, PORT, SERVER};
 use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TRANSACTIONS};
-use crate::machine;
 use crate::matrix::{Run, Way, Workload};
 use crate::noise::STEAL;
+use crate::{machine, memory};
 
 /// The CPU of all that a packet needs, if it is one.
 const CPU: usize = 0;
@@ -89,6 +89,10 @@ pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measur
             let received = packets.received as f64;
             Measured::of(&figures).cpu("cpu_ns_per_packet", packets.ticks, (received, 1e9))
         }
+        Workload::Forward => {
+            let figures = memory::forwarded(up.name(), up, time)?;
+            Measured { figures, ..Measured::default() }
+        }
         Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => {
             unreachable!("whoever measures sends only traffic here")
         }
@@ -142,42 +146,43 @@ pub fn open_flows(up: &Up, count: usize) -> Result<usize, traffic::Error> {
 pub(crate) fn ends(up: &Up, run: &Run) -> Ends {
     let topology = up.topology();
     let cluster = topology.cluster();
-    let pod = |name: &str| cluster.pod(&format!("default/{name}")).expect("the built-in cluster has it");
-    let (client, server) =
-        (pod("client"), pod(if run.way == Way::SameNode { "neighbour" } else { "server" }));
-    let (mut from, mut to) = (topology.pod(client), topology.pod(server));
-    let outside = &cluster.externals.first().expect("the built-in cluster has one").address;
-    let dialled = match run.way {
-        Way::SameNode | Way::OtherNode | Way::Memory => at(server.address(), PORT),
-        Way::Service => at(service(cluster).address(), service(cluster).ports[0].port),
-        Way::NodePort => {
-            from = topology.world();
-            let node = cluster.node(&client.node).expect("the client's node is in the cluster");
-            let port = service(cluster).ports[0].node_port.expect("the built-in Service has one");
-            at(node.address(), port)
-        }
-        Way::World => {
-            to = topology.world();
-            at(*outside, PORT)
-        }
+    let pod = |id: &str| topology.pod(cluster.pod(id).expect("the built-in cluster has it"));
+    let from = if run.way == Way::NodePort { topology.world() } else { pod(CLIENT) };
+    let to = match run.way {
+        Way::World => topology.world(),
+        Way::SameNode => pod(NEIGHBOUR),
+        Way::OtherNode | Way::Service | Way::NodePort | Way::Memory => pod(SERVER),
     };
     let other = if machine::cpus() > 1 { CPU + 1 } else { CPU };
     Ends {
         client: End { netns: from, cpu: Some(CPU) },
         server: End { netns: to, cpu: Some(if run.spreads() { other } else { CPU }) },
-        dialled,
+        dialled: dialled(cluster, run.way),
         listening: PORT,
     }
+}
+
+/// What leads to the server by this way.
+pub(crate) fn dialled(cluster: &Cluster, way: Way) -> SocketAddrV4 {
+    let pod = |id: &str| cluster.pod(id).expect("the built-in cluster has it").address();
+    let (address, port) = match way {
+        Way::SameNode => (pod(NEIGHBOUR), PORT),
+        Way::OtherNode | Way::Memory => (pod(SERVER), PORT),
+        Way::Service => (service(cluster).address(), service(cluster).ports[0].port),
+        Way::NodePort => {
+            let node = cluster.node(NODE).expect("the client's node is in the cluster");
+            let port = service(cluster).ports[0].node_port;
+            (node.address(), port.expect("the built-in Service has one"))
+        }
+        Way::World => (cluster.externals.first().expect("the built-in cluster has one").address, PORT),
+    };
+    let IpAddr::V4(address) = address else { unreachable!("the built-in cluster is IPv4") };
+    SocketAddrV4::new(address, port)
 }
 
 /// The one that is dialled.
 fn service(cluster: &Cluster) -> &Service {
     cluster.services.last().expect("who goes by a Service has one")
-}
-
-fn at(address: IpAddr, port: u16) -> SocketAddrV4 {
-    let IpAddr::V4(address) = address else { unreachable!("the built-in cluster is IPv4") };
-    SocketAddrV4::new(address, port)
 }
 
 #[cfg(test)]

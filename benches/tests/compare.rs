@@ -41,6 +41,7 @@ fn figures(run: &Run) -> &'static [&'static str] {
         Workload::FirstPacket => &["latency_us_p50", "latency_us_p99", "lost"],
         Workload::TcpStream => &["throughput_gbit_per_s", "retransmits", "cpu_ms_per_gbit"],
         Workload::UdpStream => &["received_kpps", "sent_kpps", "cpu_ns_per_packet"],
+        Workload::Forward => &["received_kpps"],
         Workload::Program | Workload::Boot => &["took_ms"],
         Workload::Update => &["latency_us_p50", "latency_us_p99"],
         Workload::Memory => &["memory_bytes"],
@@ -54,7 +55,7 @@ fn has_its_figures(sample: &Sample, run: &Run) {
         let may_be_none = ["lost", "retransmits", "cpu_"].iter().any(|it| name.starts_with(it));
         assert!(*value > 0.0 || may_be_none, "{name} of {sample:?}");
     }
-    let is_latency = run.workload.is_traffic() && sample.figures.contains_key("latency_us_p50");
+    let is_latency = run.is_traffic() && sample.figures.contains_key("latency_us_p50");
     assert_eq!(!sample.latencies_us.is_empty(), is_latency, "{sample:?}");
 }
 

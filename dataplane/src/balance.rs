@@ -149,6 +149,7 @@ fn uncommon<A: Address, K: Packet>(packet: &mut K, ends: &mut Ends<A>) -> Result
         protocol: flow.protocol,
         flags: if flow.error { 0 } else { flow.flags },
         class: header::class::<A>(packet, ethernet::LENGTH).ok_or(Miss::Unreadable)?,
+        hops: flow.hops,
         error: flow.error,
         transport: flow.transport,
     };

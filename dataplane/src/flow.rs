@@ -21,7 +21,7 @@
 
 mod glance;
 
-pub use glance::{Ends, glance};
+pub use glance::{Ends, glance, glance_behind};
 
 use crate::Reason;
 use crate::platform::Packet;
@@ -33,7 +33,7 @@ use crate::wire::{Address, Be16, Be32, Family, Mac, Port, V6, ethernet, icmp, ip
 
 /// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
 /// that the path looks into.
-const HEADERS: u32 = (ethernet::LENGTH + 60 + tcp::LENGTH) as u32;
+pub(crate) const HEADERS: usize = ethernet::LENGTH + 60 + tcp::LENGTH;
 
 /// How many extension headers of IPv6 are walked over.
 pub const EXTENSIONS: u32 = 4;
@@ -132,10 +132,7 @@ impl<A: Address> Flow<A> {
     /// Source: the multiply-and-shift finisher of Appleby's MurmurHash3 (`fmix32`).
     #[inline(always)]
     pub fn hash(&self, seed: u32) -> u32 {
-        let ports = (self.source_port.host() as u32) << 16 | self.target_port.host() as u32;
-        let mut hash = mix(seed ^ self.source.fold32());
-        hash = mix(hash ^ self.target.fold32().rotate_left(16));
-        mix(hash ^ ports ^ self.protocol as u32)
+        hash((&self.source, self.source_port), (&self.target, self.target_port), self.protocol as u32, seed)
     }
 
     /// A record of it, for [`crate::trace`].
@@ -166,6 +163,15 @@ pub fn ends<A: Address>(source: (&A, Port), target: (&A, Port), protocol: u8) ->
     (tuple, swapped)
 }
 
+/// See [`Flow::hash`].
+#[inline(always)]
+fn hash<A: Address>(source: (&A, Port), target: (&A, Port), protocol: u32, seed: u32) -> u32 {
+    let ports = (source.1.host() as u32) << 16 | target.1.host() as u32;
+    let mut hash = mix(seed ^ source.0.fold32());
+    hash = mix(hash ^ target.0.fold32().rotate_left(16));
+    mix(hash ^ ports ^ protocol)
+}
+
 /// A number in which every bit depends on all of the given ones.
 #[inline(always)]
 pub fn mix(mut hash: u32) -> u32 {
@@ -188,7 +194,7 @@ pub fn spread(hash: u32, tried: u32, count: u16) -> u16 {
 /// `Truncated`.
 #[inline(always)]
 pub fn ethertype(packet: &mut impl Packet) -> Result<Be16, Reason> {
-    packet.pull(HEADERS);
+    packet.pull(HEADERS as u32);
     packet.read(ethernet::TYPE).ok_or(Reason::Truncated)
 }
 

@@ -27,25 +27,34 @@ pub fn write<A: Address>(packet: &mut impl Packet, header: &Header<A>) -> Option
     const START: usize = ethernet::LENGTH;
     packet.write(ethernet::TYPE, A::ETHERTYPE)?;
     if A::VERSION == 4 {
-        let version_class = Be16([ip::VERSION_4_PLAIN, header.class]);
-        let total = Be16::new(header.length.wrapping_add(ip::LENGTH as u16));
-        let ttl_protocol = Be16([ip::DEFAULT_TTL, header.protocol]);
-        let words = [version_class, total, ip::DONT_FRAGMENT, ttl_protocol];
-        let sum = checksum::of(words, header.source.sum() + header.target.sum());
-        packet.write(START + ip::VERSION_LENGTH, version_class)?;
-        packet.write(START + ip::TOTAL_LENGTH, total)?;
-        packet.write(START + ip::IDENTIFICATION, Be16::new(0))?;
-        packet.write(START + ip::FRAGMENT, ip::DONT_FRAGMENT)?;
-        packet.write(START + ip::TTL, ttl_protocol)?;
-        packet.write(START + ip::CHECKSUM, sum)?;
+        let total_length = Be16::new(header.length.wrapping_add(ip::LENGTH as u16));
+        let words = [
+            Be16([ip::VERSION_4_PLAIN, header.class]),
+            total_length,
+            ip::DONT_FRAGMENT,
+            Be16([ip::DEFAULT_TTL, header.protocol]),
+        ];
+        let start = ip::Start {
+            version_length: ip::VERSION_4_PLAIN,
+            class: header.class,
+            total_length,
+            identification: Be16::new(0),
+            fragment: ip::DONT_FRAGMENT,
+            ttl: ip::DEFAULT_TTL,
+            protocol: header.protocol,
+            checksum: checksum::of(words, header.source.sum() + header.target.sum()),
+        };
+        packet.write(START, start)?;
     } else {
-        let version_class_label = Be32::new(6 << 28 | (header.class as u32) << 20);
-        packet.write(START + ip::v6::VERSION_CLASS_LABEL, version_class_label)?;
-        packet.write(START + ip::v6::PAYLOAD_LENGTH, Be16::new(header.length))?;
-        packet.write(START + ip::v6::NEXT_HEADER, Be16([header.protocol, ip::DEFAULT_TTL]))?;
+        let start = ip::v6::Start {
+            version_class_label: Be32::new(6 << 28 | (header.class as u32) << 20),
+            payload_length: Be16::new(header.length),
+            next_header: header.protocol,
+            hop_limit: ip::DEFAULT_TTL,
+        };
+        packet.write(START, start)?;
     }
-    packet.write(START + A::SOURCE, header.source)?;
-    packet.write(START + A::TARGET, header.target)
+    packet.write(START + A::SOURCE, ip::Addresses { source: header.source, target: header.target })
 }
 
 /// The byte of differentiated services (RFC 2474) and ECN (RFC 3168) in the header at `offset`; `None` if the

@@ -31,7 +31,7 @@
 //! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 and RFC 9260 appendix A (checksums).
 
 use crate::Reason;
-use crate::flow::{Flow, spread};
+use crate::flow::{Ends, Flow, spread};
 use crate::platform::{Mend, Packet, Platform};
 use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
@@ -307,8 +307,42 @@ fn reverse<A: Address>(flow: &Flow<A>, port: Port) -> Masquerade<A> {
     }
 }
 
+/// Replaces an end of a whole packet of TCP or UDP, in the frame and in `ends`: its target, or its source.
+///
+/// # Errors
+/// `Truncated`, `WriteFailed`.
 #[inline(always)]
-fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, change: Change, to: (A, Port)) {
+pub fn replace<A: Address>(
+    packet: &mut impl Packet,
+    ends: &mut Ends<A>,
+    target: bool,
+    (address, port): (A, Port),
+) -> Result<(), Reason> {
+    let side = if target { Side::Target } else { Side::Source };
+    let (old, old_port) =
+        if target { (ends.target, ends.target_port) } else { (ends.source, ends.source_port) };
+    replace_address(packet, ethernet::LENGTH, side, (old, address))?;
+    let (at, optional) = (checksum_offset(ends.protocol), ends.protocol == ip::protocol::UDP);
+    let mend = Mend { delta: checksum::address_delta(old, address), pseudo: true, optional };
+    packet.mend(ends.transport + at, mend).ok_or(Reason::WriteFailed)?;
+    if old_port != port {
+        let mend = Mend { delta: checksum::word_delta(old_port, port), pseudo: false, optional };
+        packet.mend(ends.transport + at, mend).ok_or(Reason::WriteFailed)?;
+        packet
+            .write(ends.transport + port_offset::<A>(ends.protocol, side), port)
+            .ok_or(Reason::Truncated)?;
+    }
+    if target {
+        (ends.target, ends.target_port) = (address, port);
+    } else {
+        (ends.source, ends.source_port) = (address, port);
+    }
+    Ok(())
+}
+
+/// Notes what takes the place of an end.
+#[inline(always)]
+pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, change: Change, to: (A, Port)) {
     let (from, from_port) = match change {
         Change::Restore | Change::OwnPort => (flow.target, flow.target_port),
         Change::Frontend | Change::Masquerade | Change::StandIn => (flow.source, flow.source_port),

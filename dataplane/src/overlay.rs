@@ -25,13 +25,13 @@
 //! Source: RFC 7348 sections 4.3 and 5; RFC 8926 sections 3.3 to 3.5 and 4; RFC 6040 section 4 (normal mode).
 
 use crate::Reason;
-use crate::flow::{Datagram, Flow};
+use crate::flow::{self, Datagram, Ends, Flow};
 use crate::header::{self, Header};
 use crate::platform::{Machine, Packet};
 use crate::tables::{Connection, Identity, Node, Nodes, Route, Table};
 use crate::trace::{self, Record, Stage};
 use crate::wire::ip::ecn;
-use crate::wire::transport::{self, udp};
+use crate::wire::transport::udp;
 use crate::wire::tunnel::{geneve, option, vxlan};
 use crate::wire::{Address, Be16, Be32, Family, Mac, Plain, Port, V4, V6, ethernet, ip, tunnel};
 
@@ -116,56 +116,103 @@ pub fn wrap<A: Address>(
     identity: Identity,
 ) -> Result<(), Reason> {
     let node = platform.node();
-    let outer = node.underlay.family();
     let options = options::<A>(flow.direct != 0);
-    let around = (tunnel::overhead(outer.header()) - ethernet::LENGTH) as u32 + options;
+    // 5.
+    let class = header::class::<A>(packet, ethernet::LENGTH).ok_or(Reason::Truncated)?;
+    let port = port(flow.hash(node.seed));
+    let outer = Outer { node: route.node, mac: route.mac, port, class, identity };
+    put_around::<A>(platform, packet, &outer, options)?;
+    // 7.
+    if flow.direct != 0 {
+        let start = OUTER_IP + node.underlay.family().header() + udp::LENGTH;
+        let flags = geneve::PLAIN.host() | geneve::CRITICAL | (options / 4) << geneve::OPTIONS_SHIFT;
+        put(packet, start + tunnel::FLAGS, Be32::new(flags))?;
+        dialled(platform, packet, flow, start + tunnel::LENGTH)?;
+    }
+    note(platform, flow, &outer);
+    Ok(())
+}
+
+/// What an outer header says that is not the same for all of a node's packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// Whose end of the tunnel it is for.
+    pub node: V6,
+    /// The neighbour that takes it.
+    pub mac: Mac,
+    /// The source port.
+    pub port: Port,
+    /// The inner packet's differentiated services and ECN.
+    pub class: u8,
+    /// What the sender is to policies.
+    pub identity: Identity,
+}
+
+/// The source port of a flow with this hash.
+#[inline(always)]
+pub fn port(hash: u32) -> Port {
+    // 4.
+    Port::new(0xc000 | (hash & 0x3fff) as u16)
+}
+
+/// Puts the tunnel's headers around a packet, with room for options that is not written. Headers are written whole,
+/// because every write is checked.
+///
+/// # Errors
+/// As [`wrap`].
+#[inline(always)]
+pub fn put_around<A: Address>(
+    platform: &impl Machine,
+    packet: &mut impl Packet,
+    outer: &Outer,
+    options: u32,
+) -> Result<(), Reason> {
+    let family = platform.node().underlay.family();
+    let around = (tunnel::overhead(family.header()) - ethernet::LENGTH) as u32 + options;
     let total = packet.length().wrapping_add(around);
     if total > u16::MAX as u32 {
         return Err(Reason::TooBig);
     }
-    // 5.
-    let class = header::class::<A>(packet, ethernet::LENGTH).ok_or(Reason::Truncated)?;
-    packet.open_tunnel(outer, options).ok_or(Reason::WriteFailed)?;
-    let datagram = OUTER_IP + outer.header();
+    packet.open_tunnel(family, options).ok_or(Reason::WriteFailed)?;
+    let datagram = OUTER_IP + family.header();
     let inner = datagram + udp::LENGTH + tunnel::LENGTH + options as usize;
     packet.pull((inner + ethernet::LENGTH) as u32);
-    // 4.
-    let port = Port::new(0xc000 | (flow.hash(node.seed) & 0x3fff) as u16);
-    let length = (total as u16).wrapping_sub(outer.header() as u16);
-    put(packet, ethernet::TARGET, route.mac)?;
-    put(packet, ethernet::SOURCE, node.mac)?;
-    match outer {
-        Family::V4 => around_it::<V4>(packet, &node, route, class, length)?,
-        Family::V6 => around_it::<V6>(packet, &node, route, class, length)?,
+    let length = (total as u16).wrapping_sub(family.header() as u16);
+    match family {
+        Family::V4 => around_it::<V4>(platform, packet, outer, length)?,
+        Family::V6 => around_it::<V6>(platform, packet, outer, length)?,
     }
-    put(packet, datagram + transport::SOURCE_PORT, port)?;
-    put(packet, datagram + transport::TARGET_PORT, node.tunnel_port)?;
-    put(packet, datagram + udp::TOTAL_LENGTH, Be16::new(length))?;
-    put(packet, datagram + udp::CHECKSUM, Be16::new(0))?;
-    let start = datagram + udp::LENGTH;
-    let mut flags = if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI };
-    // 7.
-    if flow.direct != 0 {
-        flags = Be32::new(flags.host() | geneve::CRITICAL | (options / 4) << geneve::OPTIONS_SHIFT);
-        dialled(platform, packet, flow, start + tunnel::LENGTH)?;
-    }
-    put(packet, start + tunnel::FLAGS, flags)?;
-    // 3.
-    put(packet, start + tunnel::VNI, Be32::new(identity.0 << 8))?;
-    put(packet, inner + ethernet::TARGET, route.mac)?;
-    put(packet, inner + ethernet::SOURCE, Mac::GATEWAY)?;
-    put(packet, inner + ethernet::TYPE, A::ETHERTYPE)?;
+    let node = platform.node();
+    let header = tunnel::Header {
+        datagram: udp::Header {
+            source_port: outer.port,
+            target_port: node.tunnel_port,
+            total_length: Be16::new(length),
+            checksum: Be16::new(0),
+        },
+        flags: if node.encapsulation == Node::GENEVE { geneve::PLAIN } else { vxlan::VALID_VNI },
+        // 3.
+        vni: Be32::new(outer.identity.0 << 8),
+    };
+    put(packet, datagram, header)?;
+    let link = ethernet::Header { target: outer.mac, source: Mac::GATEWAY, ethertype: A::ETHERTYPE };
+    put(packet, inner, link)
+}
+
+/// Notes that a packet was put into the tunnel.
+#[inline(always)]
+pub fn note<A: Address>(platform: &mut impl Machine, flow: &Flow<A>, outer: &Outer) {
+    let node = platform.node();
     trace::step(platform, || Record {
         detail: WRAPPED,
         flags: node.encapsulation,
-        number: identity.0,
+        number: outer.identity.0,
         source: node.underlay,
-        source_port: port,
-        target: route.node,
+        source_port: outer.port,
+        target: outer.node,
         target_port: node.tunnel_port,
         ..flow.record(Stage::Overlay)
     });
-    Ok(())
 }
 
 /// Writes the option that says what the client dialled.
@@ -189,17 +236,19 @@ fn dialled<A: Address>(
     Ok(())
 }
 
-/// Writes the outer IP header, of the family `O`; `length` is of what follows it.
+/// Writes the outer headers up to IP's, of the family `O`; `length` is of what follows that.
 #[inline(always)]
 fn around_it<O: Address>(
+    platform: &impl Machine,
     packet: &mut impl Packet,
-    node: &Node,
-    route: &Route,
-    class: u8,
+    outer: &Outer,
     length: u16,
 ) -> Result<(), Reason> {
-    let (source, target) = (O::from_v6(node.underlay), O::from_v6(route.node));
-    let header = Header { source, target, protocol: ip::protocol::UDP, class, length };
+    let node = platform.node();
+    put(packet, ethernet::TARGET, outer.mac)?;
+    put(packet, ethernet::SOURCE, node.mac)?;
+    let (source, target) = (O::from_v6(node.underlay), O::from_v6(outer.node));
+    let header = Header { source, target, protocol: ip::protocol::UDP, class: outer.class, length };
     header::write(packet, &header).ok_or(Reason::Truncated)
 }
 
@@ -209,6 +258,64 @@ pub fn is_tunnel(node: &Node, outer: &Datagram) -> bool {
     node.encapsulation != Node::PLAIN
         && outer.target_port == node.tunnel_port
         && outer.target == node.underlay
+}
+
+/// Bytes that a tunnel over IPv4 takes whose headers have no options.
+pub const PLAIN_V4: usize = tunnel::overhead(ip::LENGTH);
+
+/// The family of the packet inside, if the frame is in a tunnel over IPv4 in the usual way.
+#[inline(always)]
+pub fn inside(packet: &mut impl Packet) -> Family {
+    packet.pull((PLAIN_V4 + flow::HEADERS) as u32);
+    let Some(inside) = packet.read::<Be16>(PLAIN_V4 + ethernet::TYPE) else {
+        return Family::V4;
+    };
+    if inside == ethernet::IPV6 { Family::V6 } else { Family::V4 }
+}
+
+/// Whether a frame is in the node's tunnel over IPv4 in the usual way: without options, without a mark of congestion,
+/// and with an identity. Others are [`unwrap`]'s to judge. Leaves in `outer` who sent it.
+#[inline(always)]
+pub fn glance(node: &Node, packet: &impl Packet, outer: &mut Ends<V4>) -> bool {
+    if node.encapsulation == Node::PLAIN || !flow::glance(packet, outer) {
+        return false;
+    }
+    if outer.protocol != ip::protocol::UDP
+        || outer.target_port != node.tunnel_port
+        || outer.target.to_v6() != node.underlay
+        || outer.class & ecn::CAPABLE_1 != 0
+    {
+        return false;
+    }
+    let Some(header) = packet.read::<tunnel::Header>(OUTER_IP + ip::LENGTH) else {
+        return false;
+    };
+    let plain = if node.encapsulation == Node::GENEVE {
+        header.flags == geneve::PLAIN
+    } else {
+        header.flags.host() & vxlan::VALID_VNI.host() != 0
+    };
+    plain && header.vni.host() >> 8 != 0
+}
+
+/// Takes off what [`glance`] has found to be as usual; the Ethernet header that is left is the outer one.
+///
+/// # Errors
+/// `WriteFailed`.
+#[inline(always)]
+pub fn take_off(packet: &mut impl Packet) -> Result<(), Reason> {
+    packet.close_tunnel(Family::V4, 0).ok_or(Reason::WriteFailed)
+}
+
+/// Notes that a packet is taken out of the tunnel, before it is.
+#[inline(always)]
+pub fn note_off(platform: &mut impl Machine, packet: &impl Packet, outer: &Datagram) {
+    let vni: Be32 = packet.read(outer.transport + udp::LENGTH + tunnel::VNI).unwrap_or_default();
+    trace::step(platform, || Record {
+        detail: UNWRAPPED,
+        number: vni.host() >> 8,
+        ..outer.record(Stage::Overlay)
+    });
 }
 
 /// Takes a packet out of the tunnel that it is in, and leaves in `carried` what it brings along.

@@ -1,5 +1,5 @@
-//! The walk of a packet, whole: every branch of the path is on this page, or on that of its tails ([`tails`]), or where policies
-//! are asked ([`judge`]).
+//! The walk of a packet, whole: every branch of the path is on this page, or on that of its tails ([`tails`]), where policies
+//! are asked ([`judge`]), or of the short way ([`known`]).
 //!
 //! ```text
 //!  from_pod --+                                        +-- to_pod       (ingress policy, hand over)
@@ -11,6 +11,7 @@
 //! the one place that makes a drop of it.
 
 mod judge;
+mod known;
 mod tails;
 
 use crate::conntrack::{self, Tracked};
@@ -18,7 +19,7 @@ use crate::flow::{self, Flow};
 use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::service::Choice;
-use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route};
+use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route, Way};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
 use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, route, service};
@@ -82,6 +83,12 @@ pub struct Walk<A> {
     exit: Exit,
     /// The pod it is for, if that is where.
     pod: Endpoint,
+    /// The pod it is from, if it is from one.
+    owner: Endpoint,
+    /// Which way it takes, for those of its flow that follow.
+    way: Way,
+    /// What the agent had written when it came.
+    generation: u32,
     /// It leaves with the node's address, and this port if it is of a flow's first direction; else 0.
     lends: bool,
     port: Port,
@@ -114,8 +121,13 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Verdict {
-    let bytes = start(packet, walk, From::Pod);
-    let mut part = pod_enter(platform, packet, walk);
+    let bytes = packet.length();
+    walk.verdict = None;
+    let mut part = known::from_pod(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        start(platform, packet, walk, From::Pod);
+        part = pod_enter(platform, packet, walk);
+    }
     if part.is_ok() && walk.verdict.is_none() {
         part = meet(platform, packet, walk);
     }
@@ -145,6 +157,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
     walk.carried.identity = pod.identity;
+    walk.owner = pod;
     enter(platform, walk)
 }
 
@@ -155,7 +168,7 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Verdict {
-    let bytes = start(packet, walk, From::Host);
+    let bytes = start(platform, packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
         part = meet(platform, packet, walk);
@@ -176,6 +189,25 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, walk)
+}
+
+/// What came through the tunnel for a flow that is known, with a packet of the family `A` inside: the short way.
+/// Whether it leads to an end, which is left in `verdict`; [`from_tunnel`] is for the others.
+#[inline(always)]
+pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    verdict: &mut Verdict,
+) -> bool {
+    let bytes = packet.length();
+    walk.verdict = None;
+    let part = known::from_tunnel(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        return false;
+    }
+    *verdict = close(platform, packet, walk, (bytes, part));
+    true
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
@@ -244,7 +276,7 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
     carried: &Carried,
 ) -> Verdict {
-    let mut bytes = start(packet, walk, From::World);
+    let mut bytes = start(platform, packet, walk, From::World);
     walk.carried = *carried;
     if carried.is_some() {
         bytes = carried.length;
@@ -466,7 +498,7 @@ fn serve<A: Address, P: Platform<A>, K: Packet>(
     }
     // Who has a row of the flow needs none to be opened, but the other one.
     if !walk.tracked.is_new() && !walk.choice.kept {
-        conntrack::dial(platform, &walk.flow)?;
+        conntrack::dial(platform, &walk.flow, &Way::default())?;
     }
     Ok(())
 }
@@ -531,8 +563,9 @@ fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &
 
 /// Begins a walk of which nothing is known but where it begins. The length the frame arrives with.
 #[inline(always)]
-fn start<A: Address>(packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u32 {
+fn start<A: Address, P: Machine>(platform: &P, packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u32 {
     let bytes = packet.length();
+    walk.generation = platform.generation();
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
     walk.choice = Choice::default();

@@ -71,6 +71,8 @@ pub trait Machine: Holds<Nodes> {
     fn now_s(&self) -> u32;
     /// A number that nobody can foretell, except where runs are to be repeated.
     fn random(&mut self) -> u32;
+    /// A number that is another after every change of the tables that the agent writes; 0 while they change.
+    fn generation(&self) -> u32;
     /// Whether every stage reports, or only what must be known of any packet.
     fn tracing(&self) -> bool;
     /// Takes a report. What can't be taken is counted by the engine.

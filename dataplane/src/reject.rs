@@ -47,21 +47,22 @@ pub const fn longest<A: Address>() -> usize {
     if A::VERSION == 4 { 576 } else { 1280 }
 }
 
-/// Whether an IP packet of at most `room` bytes may take this frame's.
+/// Whether an IP packet of at most `room` bytes may take this frame's, whose transport header of that protocol stands
+/// there.
 ///
 /// # Errors
 /// `Truncated`.
 #[inline(always)]
-pub fn fits<A: Address>(packet: &impl Packet, flow: &Flow<A>, room: u32) -> Result<bool, Reason> {
+pub fn fits(packet: &impl Packet, (transport, protocol): (usize, u8), room: u32) -> Result<bool, Reason> {
     // 1.
     let segment = packet.segment();
     if segment == 0 {
         return Ok(packet.length() <= room + ethernet::LENGTH as u32);
     }
-    let mut headers = flow.transport + udp::LENGTH;
-    if flow.protocol == ip::protocol::TCP {
-        let length: u8 = packet.read(flow.transport + tcp::DATA_OFFSET).ok_or(Reason::Truncated)?;
-        headers = flow.transport + (length >> 4) as usize * 4;
+    let mut headers = transport + udp::LENGTH;
+    if protocol == ip::protocol::TCP {
+        let length: u8 = packet.read(transport + tcp::DATA_OFFSET).ok_or(Reason::Truncated)?;
+        headers = transport + (length >> 4) as usize * 4;
     }
     Ok(headers as u32 + segment <= room + ethernet::LENGTH as u32)
 }

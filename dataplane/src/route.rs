@@ -139,24 +139,34 @@ pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> 
     Ok(route)
 }
 
-/// Takes a hop off the packet and addresses its frame to the next neighbour.
+/// Takes a hop off a packet that has so many left and is of this protocol, and addresses its frame to the next
+/// neighbour.
 ///
 /// # Errors
 /// `Truncated`.
 #[inline(always)]
 pub fn pass_on<A: Address>(
     packet: &mut impl Packet,
-    flow: &Flow<A>,
+    (hops, protocol): (u8, u8),
     source: Mac,
     target: Mac,
 ) -> Result<(), Reason> {
-    packet.write(ethernet::TARGET, target).ok_or(Reason::Truncated)?;
-    packet.write(ethernet::SOURCE, source).ok_or(Reason::Truncated)?;
-    let hops = flow.hops.wrapping_sub(1);
+    let link = ethernet::Header { target, source, ethertype: A::ETHERTYPE };
+    packet.write(ethernet::TARGET, link).ok_or(Reason::Truncated)?;
+    take_hop::<A>(packet, hops, protocol)
+}
+
+/// Takes a hop off a packet that has so many left and is of this protocol.
+///
+/// # Errors
+/// `Truncated`.
+#[inline(always)]
+pub fn take_hop<A: Address>(packet: &mut impl Packet, had: u8, protocol: u8) -> Result<(), Reason> {
+    let hops = had.wrapping_sub(1);
     packet.write(ethernet::LENGTH + A::HOPS, hops).ok_or(Reason::Truncated)?;
     if let Some(offset) = A::CHECKSUM {
         let sum: Be16 = packet.read(ethernet::LENGTH + offset).ok_or(Reason::Truncated)?;
-        let delta = checksum::word_delta(Be16([flow.hops, flow.protocol]), Be16([hops, flow.protocol]));
+        let delta = checksum::word_delta(Be16([had, protocol]), Be16([hops, protocol]));
         packet.write(ethernet::LENGTH + offset, checksum::mended(sum, delta)).ok_or(Reason::Truncated)?;
     }
     Ok(())

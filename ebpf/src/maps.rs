@@ -6,7 +6,7 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::overlay::Carried;
 use dataplane::path::Walk;
 use dataplane::tables::{
@@ -42,6 +42,9 @@ const _: () = assert!(bits::<Policy<V4>>() == PolicyKey::BITS && bits::<Routes<V
 /// Packets and bytes by [`Verdict::counter`], for each CPU.
 #[map(name = "counts")]
 static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(Verdict::COUNTERS, 0);
+/// What the agent has written, as a number: see `Machine::generation`.
+#[map(name = "generation")]
+static GENERATION: maps::Array<u32> = maps::Array::with_max_entries(1, 0);
 /// Reports on their way to the agent.
 #[map(name = "records")]
 static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -53,6 +56,16 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[inline(always)]
 pub(crate) fn count(verdict: Verdict, bytes: u32) {
     Count::add(&COUNTS, verdict.counter(), bytes);
+}
+
+/// What the agent has written.
+#[inline(always)]
+pub(crate) fn generation() -> u32 {
+    match GENERATION.get_ptr(0) {
+        // SAFETY: a word, which the agent writes at once.
+        Some(row) => unsafe { row.read_volatile() },
+        None => 0,
+    }
 }
 
 /// Adds a packet that passed though policies deny it.

@@ -254,6 +254,11 @@ impl Machine for Kernel {
     }
 
     #[inline(always)]
+    fn generation(&self) -> u32 {
+        maps::generation()
+    }
+
+    #[inline(always)]
     fn tracing(&self) -> bool {
         TRACE.load() != 0
     }

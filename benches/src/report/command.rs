@@ -8,7 +8,7 @@ use anyhow::Context;
 use testbed::output::{self, Paint};
 
 use super::compare::{Verdict, compare};
-use super::{Table, csv, replaced};
+use super::{Table, csv, page, replaced};
 use crate::results::Results;
 
 /// What can be done with files of results.
@@ -49,6 +49,8 @@ pub enum Output {
     Json,
     /// The raw figures.
     Csv,
+    /// A page for a browser, which needs nothing else.
+    Html,
 }
 
 impl Command {
@@ -82,6 +84,7 @@ pub fn tell(results: &Results, output: Output) -> anyhow::Result<()> {
         Output::Table => Table { results, paint: Paint::stdout() }.to_string(),
         Output::Json => serde_json::to_string_pretty(results)? + "\n",
         Output::Csv => csv(results),
+        Output::Html => page(results),
     };
     Ok(output::print(&text)?)
 }

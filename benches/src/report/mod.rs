@@ -1,4 +1,4 @@
-//! How results are told: tables for people, JSON with everything, CSV with the raw figures; how
+//! How results are told: tables for people, a page with drawings, JSON with everything, CSV with the raw figures; how
 //! two of them differ; and the README's part of them.
 
 mod command;
@@ -6,13 +6,15 @@ mod compare;
 mod csv;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod page;
 mod readme;
 mod table;
-mod words;
+pub(crate) mod words;
 
 pub use command::{Command, Output, tell};
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use csv::csv;
+pub use page::page;
 pub use readme::{block, replaced};
 pub use table::Table;
 

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 
 use super::table::{measured_as, target};
 use super::to_routed;
-use super::words::{day, facts, spread, variants};
+use super::words::{day, facts, spread, variants, variants_at};
 use crate::figure::{LATENCY_P50, RECEIVED, THROUGHPUT, TRANSACTIONS};
-use crate::results::{Point, Results};
+use crate::results::{Point, Results, Spread};
 use crate::targets::{self, Outcome};
 
 /// Where it begins and ends in the README.
@@ -44,7 +44,7 @@ pub fn replaced(readme: &str, results: &Results) -> Result<String, NoPlace> {
 /// What stands between the marks.
 pub fn block(results: &Results) -> String {
     let mut lines = vec![validity(results), String::new()];
-    lines.extend(beside(results));
+    lines.extend(side_by_side(results));
     lines.extend(must_hold(results));
     lines.push(format!(
         "Medians of {} rounds of {} s, [lowest..highest], as ratio to `routed` in the same round. {}; measured on {}.",
@@ -66,26 +66,41 @@ fn validity(results: &Results) -> String {
 }
 
 /// The dataplanes beside each other.
-fn beside(results: &Results) -> Vec<String> {
-    let columns: Vec<(Column, &Point)> =
-        COLUMNS.into_iter().filter_map(|column| Some((column, usual(results, column.1)?))).collect();
-    if columns.is_empty() {
-        return Vec::new();
+fn side_by_side(results: &Results) -> Vec<String> {
+    let Some(Beside { heads, rows }) = beside(results) else { return Vec::new() };
+    let line = |first: &str, cells: Vec<String>| format!("| {first} | {} |", cells.join(" | "));
+    let mut lines = vec![line("÷ `routed`", heads.iter().map(|head| (*head).to_owned()).collect())];
+    lines.push(line("---", vec!["---".to_owned(); heads.len()]));
+    for (variant, cells) in rows {
+        let cells = cells.into_iter().map(|cell| cell.map_or("-".to_owned(), spread));
+        lines.push(line(&format!("`{variant}`"), cells.collect()));
     }
-    let heads = columns.iter().map(|((head, ..), _)| format!(" {head} |"));
-    let mut lines = vec![format!("| ÷ `routed` |{}", heads.collect::<String>())];
-    lines.push(format!("| --- |{}", " --- |".repeat(columns.len())));
-    for variant in results.variants() {
-        let cells = columns.iter().map(|((.., figure), point)| to_routed(results, variant, point, figure));
-        let cells: Vec<_> = cells.collect();
-        if cells.iter().any(Option::is_some) {
-            let cells = cells.into_iter().map(|cell| format!(" {} |", cell.map_or("-".to_owned(), spread)));
-            lines.push(format!("| `{variant}` |{}", cells.collect::<String>()));
-        }
-    }
-    lines.extend(results.absent.iter().map(|absent| format!("\nNot measured: `{}`.", absent.variant)));
+    let measured = variants(results);
+    let absent = results.absent.iter().filter(|absent| !measured.contains(&absent.variant.as_str()));
+    lines.extend(absent.map(|absent| format!("\nNot measured: `{}`: {}.", absent.variant, absent.why)));
     lines.push(String::new());
     lines
+}
+
+/// The variants beside each other: a ratio to `routed` for each head, where there is one.
+pub(super) struct Beside<'a> {
+    /// Of what.
+    pub heads: Vec<&'static str>,
+    /// Each variant that has at least one.
+    pub rows: Vec<(&'a str, Vec<Option<Spread>>)>,
+}
+
+/// The few figures that tell most; none, if none of them was measured.
+pub(super) fn beside(results: &Results) -> Option<Beside<'_>> {
+    let columns: Vec<(Column, &Point)> =
+        COLUMNS.into_iter().filter_map(|column| Some((column, usual(results, column.1)?))).collect();
+    let rows = variants(results).into_iter().map(|variant| {
+        let cells = columns.iter().map(|((.., figure), point)| to_routed(results, variant, point, figure));
+        (variant, cells.collect::<Vec<_>>())
+    });
+    let rows: Vec<_> = rows.filter(|(_, cells)| cells.iter().any(Option::is_some)).collect();
+    let heads = columns.iter().map(|((head, ..), _)| *head).collect();
+    (!rows.is_empty()).then_some(Beside { heads, rows })
 }
 
 /// Where most variants were measured, with as little beside the traffic as can be.
@@ -97,7 +112,7 @@ fn usual<'a>(results: &'a Results, traffic: (&str, &str, Option<usize>)) -> Opti
     });
     points.min_by_key(|point| {
         let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
-        let many = Reverse(variants(results, point).len());
+        let many = Reverse(variants_at(results, point).len());
         (many, rate_per_s, connections, services, policies, flows, size_bytes)
     })
 }

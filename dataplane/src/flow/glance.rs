@@ -1,10 +1,10 @@
 //! The ends of a frame that is as almost all are, at the least cost.
 
 use crate::platform::Packet;
-use crate::wire::transport::tcp;
+use crate::wire::transport::{tcp, udp};
 use crate::wire::{Address, Be16, Port, ethernet, ip};
 
-/// The two ends of a packet, and no more than the load balancer wants to know of it.
+/// The two ends of a packet, and no more than the load balancer and the path's short way want to know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends<A> {
     /// As [`super::Flow::source`].
@@ -21,56 +21,82 @@ pub struct Ends<A> {
     pub flags: u8,
     /// Differentiated services and ECN, as [`crate::header::class`] reads them.
     pub class: u8,
+    /// As [`super::Flow::hops`].
+    pub hops: u8,
     /// As [`super::Flow::error`].
     pub error: bool,
     /// As [`super::Flow::transport`].
     pub transport: usize,
 }
 
+impl<A: Address> Ends<A> {
+    /// As [`super::Flow::hash`].
+    #[inline(always)]
+    pub fn hash(&self, seed: u32) -> u32 {
+        let target = (&self.target, self.target_port);
+        super::hash((&self.source, self.source_port), target, self.protocol as u32, seed)
+    }
+}
+
 /// Reads the ends of a frame that is as almost all are: a whole packet of TCP or UDP, right behind an IP header
 /// without options. Whether it is; others, and broken ones, are for [`super::read`].
 #[inline(always)]
-pub fn glance<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool {
-    usual(packet, ends).unwrap_or(false)
+pub fn glance<A: Address>(packet: &impl Packet, ends: &mut Ends<A>) -> bool {
+    glance_behind(packet, 0, ends)
+}
+
+/// The same of a frame that begins at `start`.
+#[inline(always)]
+pub fn glance_behind<A: Address>(packet: &impl Packet, start: usize, ends: &mut Ends<A>) -> bool {
+    usual(packet, start, ends).unwrap_or(false)
 }
 
 /// Each header is read at once, because every read is checked.
 #[inline(always)]
-fn usual<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> Option<bool> {
-    const START: usize = ethernet::LENGTH;
-    if packet.read::<Be16>(ethernet::TYPE)? != A::ETHERTYPE {
+fn usual<A: Address>(packet: &impl Packet, start: usize, ends: &mut Ends<A>) -> Option<bool> {
+    if packet.read::<Be16>(start + ethernet::TYPE)? != A::ETHERTYPE {
         return Some(false);
     }
+    let network = start + ethernet::LENGTH;
     let (plain, length);
     if A::VERSION == 4 {
-        let header: ip::Start = packet.read(START)?;
+        let header: ip::Start = packet.read(network)?;
         let whole = header.fragment.host() & (ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET) == 0;
         plain = header.version_length == ip::VERSION_4_PLAIN && whole;
         length = header.total_length.host() as usize;
         ends.class = header.class;
         ends.protocol = header.protocol;
+        ends.hops = header.ttl;
     } else {
-        let header: ip::v6::Start = packet.read(START)?;
+        let header: ip::v6::Start = packet.read(network)?;
         plain = header.version_class_label.host() >> 28 == 6;
         length = header.payload_length.host() as usize + A::HEADER;
         ends.class = (header.version_class_label.host() >> 20) as u8;
         ends.protocol = header.next_header;
+        ends.hops = header.hop_limit;
     }
     let connection = ends.protocol == ip::protocol::TCP;
     if !plain || (!connection && ends.protocol != ip::protocol::UDP) {
         return Some(false);
     }
-    if START + length > packet.length() as usize || length < A::HEADER + tcp::LENGTH {
+    let least = A::HEADER + if connection { tcp::LENGTH } else { udp::LENGTH };
+    if network + length > packet.length() as usize || length < least {
         return Some(false);
     }
-    let addresses: ip::Addresses<A> = packet.read(START + A::SOURCE)?;
-    // Of a short datagram not all of this is there.
-    let transport: tcp::Header = packet.read(START + A::HEADER)?;
+    let addresses: ip::Addresses<A> = packet.read(network + A::SOURCE)?;
     ends.source = addresses.source;
     ends.target = addresses.target;
-    ends.source_port = transport.source_port;
-    ends.target_port = transport.target_port;
-    ends.flags = if connection { transport.flags } else { 0 };
-    ends.transport = START + A::HEADER;
+    ends.transport = network + A::HEADER;
+    if connection {
+        let transport: tcp::Header = packet.read(network + A::HEADER)?;
+        ends.source_port = transport.source_port;
+        ends.target_port = transport.target_port;
+        ends.flags = transport.flags;
+    } else {
+        let transport: udp::Header = packet.read(network + A::HEADER)?;
+        ends.source_port = transport.source_port;
+        ends.target_port = transport.target_port;
+        ends.flags = 0;
+    }
     Some(true)
 }

@@ -2,10 +2,11 @@
 
 use super::{Exit, From, Part, Walk, judge};
 use crate::conntrack::{State, Tracked};
+use crate::flow::Flow;
 use crate::platform::{Machine, Packet, Platform};
-use crate::tables::{Connection, Route};
+use crate::tables::{Connection, Route, Way};
 use crate::trace::{self, Record, Stage};
-use crate::wire::{Address, Mac, Port};
+use crate::wire::{Address, Mac, Port, ip};
 use crate::{Reason, Verdict, conntrack, mss, nat, overlay, policy, reject, route};
 
 /// What it goes through last: route, then the tail that the route names.
@@ -27,6 +28,8 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     }
     if walk.tracked.is_new() || walk.claimed {
         open(platform, walk)?;
+    } else if walk.way.generation != 0 {
+        conntrack::learn(platform, &walk.flow, &walk.way);
     }
     if walk.port != Port::default() {
         borrow(platform, packet, walk)?;
@@ -61,10 +64,10 @@ fn open<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
     let mut part = Ok(());
     // Who was told by another node what was dialled has no use for the first: nobody dials that here.
     if walk.flow.frontend != A::default() && walk.flow.direct != Connection::<A>::HERE {
-        part = conntrack::dial(platform, &walk.flow);
+        part = conntrack::dial(platform, &walk.flow, &walk.way);
     }
     if part.is_ok() {
-        part = conntrack::open(platform, &walk.flow, walk.port);
+        part = conntrack::open(platform, &walk.flow, walk.port, &walk.way);
     }
     if part.is_err() {
         take_back(platform, walk);
@@ -119,9 +122,11 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     (walk.lends, walk.port, walk.claimed) = (false, Port::default(), false);
-    let Walk { flow, tracked, choice, from, exit, pod: place, room, lends, route: way, .. } = walk;
+    walk.way = Way::default();
+    let Walk { flow, tracked, choice, from, exit, pod: place, room, lends, route: next, .. } = &mut *walk;
     if let Some(pod) = route::local(platform, flow)? {
         (*exit, *place) = (Exit::Pod, pod);
+        note_way(walk);
         return Ok(());
     }
     let route = route::next_hop(platform, flow)?;
@@ -137,14 +142,38 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
         return Err(Reason::NotLocal);
     }
     let most = overlay::room::<A>(&platform.node(), route.kind, flow.direct != 0);
-    if !reject::fits(packet, flow, most)? {
+    if !reject::fits(packet, (flow.transport, flow.protocol), most)? {
         *room = most;
         return Ok(());
     }
     // Replies leave as they are: to whoever reached a pod from outside, or a Service.
     *lends = tracked.original && (serves || route.kind == Route::WORLD);
-    (*exit, *way) = (Exit::Elsewhere, route);
+    (*exit, *next) = (Exit::Elsewhere, route);
+    note_way(walk);
     Ok(())
+}
+
+/// Which way it goes, if that is between a pod of this node and another node, for those of its flow that follow.
+/// What is not as usual in other ways has no use for it, but does no harm: see [`conntrack::recall`].
+#[inline(always)]
+fn note_way<A: Address>(walk: &mut Walk<A>) {
+    let Walk { flow, from, exit, owner, pod, route, carried, way, generation, .. } = walk;
+    let usual = flow.protocol == ip::protocol::TCP || flow.protocol == ip::protocol::UDP;
+    if !usual || flow.error || flow.direct != 0 || !flow.piece.is_whole() {
+        return;
+    }
+    let sent = *from as u8 == From::Pod as u8 && *exit as u8 == Exit::Elsewhere as u8;
+    let received = *from as u8 == From::Tunnel as u8 && *exit as u8 == Exit::Pod as u8;
+    if sent && route.kind == Route::REMOTE {
+        (way.node, way.mac, way.high) = (route.node, route.mac, 0);
+        (way.interface, way.identity, way.pod_mac) = (owner.interface, owner.identity, owner.mac);
+        way.generation = *generation;
+    }
+    if received {
+        (way.node, way.high) = (carried.node, 1);
+        (way.interface, way.identity, way.pod_mac) = (pod.interface, pod.identity, pod.mac);
+        way.generation = *generation;
+    }
 }
 
 /// A port of the node's address for what only the node may say.
@@ -187,10 +216,16 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let Walk { flow, pod, .. } = &mut *walk;
-    route::pass_on(packet, flow, Mac::GATEWAY, pod.mac)?;
+    route::pass_on::<A>(packet, hop(flow), Mac::GATEWAY, pod.mac)?;
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
     let interface = pod.interface;
     walk.end(Verdict::Deliver(interface))
+}
+
+/// What a packet has of hops to lose one of them.
+#[inline(always)]
+fn hop<A>(flow: &Flow<A>) -> (u8, u8) {
+    (flow.hops, flow.protocol)
 }
 
 /// To whom the underlay knows the way: [`Route::WORLD`], [`Route::ROUTED`], [`Route::NATIVE`].
@@ -200,7 +235,7 @@ fn to_neighbour<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    route::pass_on(packet, &walk.flow, platform.node().mac, walk.route.mac)?;
+    route::pass_on::<A>(packet, hop(&walk.flow), platform.node().mac, walk.route.mac)?;
     to_underlay(platform, walk)
 }
 
@@ -212,7 +247,7 @@ fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let Walk { flow, route, carried, .. } = walk;
-    route::pass_on(packet, flow, Mac::GATEWAY, route.mac)?;
+    route::take_hop::<A>(packet, flow.hops, flow.protocol)?;
     overlay::wrap(platform, packet, flow, route, carried.identity)?;
     to_underlay(platform, walk)
 }

@@ -332,6 +332,33 @@ pub struct Connection<A> {
     pub flags: u8,
     /// Where its client dialled one node and is answered straight from the backend's, one of the constants; else 0.
     pub direct: u8,
+    /// Where its packets went last.
+    pub way: Way,
+}
+
+/// In a row of [`Connections`]: which way the flow's packets took between a pod of this node and another node, for
+/// those that follow. It holds as long as the agent has written nothing since ([`Machine::generation`]).
+///
+/// [`Machine::generation`]: crate::platform::Machine::generation
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Way {
+    /// What the agent had written when it was found; 0: nothing is known.
+    pub generation: u32,
+    /// The host side of the pod's veth.
+    pub interface: IfIndex,
+    /// What policies can tell apart about the pod.
+    pub identity: Identity,
+    /// The other node's end of the tunnel ([`Address::to_v6`]).
+    pub node: V6,
+    /// The neighbour on the underlay that takes frames for that node; zero as long as none was sent.
+    pub mac: Mac,
+    /// The pod side of its veth.
+    pub pod_mac: Mac,
+    /// 1 where the pod is at the higher end of the row's key; else 0.
+    pub high: u8,
+    /// Zero.
+    pub pad: [u8; 3],
 }
 
 impl<A> Connection<A> {
@@ -554,13 +581,13 @@ pub struct Timeouts {
     pub fragment_s: u32,
 }
 
-plain!(Endpoint, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts);
+plain!(Endpoint, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts, Way);
 plain!(<A> Tuple, Connection, Masquerade, Masqueraded, Fragment);
 
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 8);
 const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
-const _: () = assert!(size_of::<Connection<V4>>() == 20 && size_of::<Connection<V6>>() == 32);
+const _: () = assert!(size_of::<Connection<V4>>() == 64 && size_of::<Connection<V6>>() == 76);
 const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);
 const _: () = assert!(size_of::<Masqueraded<V4>>() == 8 && size_of::<Masqueraded<V6>>() == 20);
 const _: () = assert!(size_of::<Route>() == 28 && size_of::<Fragmented>() == 8);

@@ -1,6 +1,24 @@
 //! Ethernet II (IEEE 802.3, clause 3) and ARP over it (RFC 826).
 
-use super::Be16;
+use core::mem::size_of;
+
+use super::{Be16, Mac, plain};
+
+/// A header, as it lies in a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// At [`TARGET`].
+    pub target: Mac,
+    /// At [`SOURCE`].
+    pub source: Mac,
+    /// At [`TYPE`].
+    pub ethertype: Be16,
+}
+
+plain!(Header);
+
+const _: () = assert!(size_of::<Header>() == LENGTH);
 
 /// Offset of the target's hardware address.
 pub const TARGET: usize = 0;

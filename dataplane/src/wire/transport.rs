@@ -82,6 +82,28 @@ pub mod tcp {
 
 /// UDP.
 pub mod udp {
+    use core::mem::size_of;
+
+    use crate::wire::{Be16, Port, plain};
+
+    /// A header, as it lies in a frame.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[repr(C)]
+    pub struct Header {
+        /// At [`super::SOURCE_PORT`].
+        pub source_port: Port,
+        /// At [`super::TARGET_PORT`].
+        pub target_port: Port,
+        /// At [`TOTAL_LENGTH`].
+        pub total_length: Be16,
+        /// At [`CHECKSUM`].
+        pub checksum: Be16,
+    }
+
+    plain!(Header);
+
+    const _: () = assert!(size_of::<Header>() == LENGTH);
+
     /// Offset of the length of header and payload.
     pub const TOTAL_LENGTH: usize = 4;
     /// Offset of the checksum; 0 over IPv4 means that there is none.

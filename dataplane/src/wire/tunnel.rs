@@ -1,7 +1,25 @@
 //! VXLAN (RFC 7348) and Geneve (RFC 8926): a whole Ethernet frame inside UDP. Offsets count from the start of the
 //! tunnel's header.
 
-use super::{Address, Be32, V4, V6, ethernet, ip, transport::udp};
+use core::mem::size_of;
+
+use super::{Address, Be32, V4, V6, ethernet, ip, plain, transport::udp};
+
+/// A header, in Geneve without its options, and that of UDP before it, as they lie in a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// Before it.
+    pub datagram: udp::Header,
+    /// At [`FLAGS`].
+    pub flags: Be32,
+    /// At [`VNI`].
+    pub vni: Be32,
+}
+
+plain!(Header);
+
+const _: () = assert!(size_of::<Header>() == udp::LENGTH + LENGTH);
 
 /// Offset of the first word: flags, and in Geneve what follows.
 pub const FLAGS: usize = 0;

@@ -8,6 +8,7 @@
 //! | `TCP_CRR` | [`connect_request_close`] | a histogram of whole connections |
 //! | `TCP_STREAM` | [`stream`] | bytes received, and what was sent twice |
 //! | `UDP_STREAM` | [`packet_rate`] | packets sent and received |
+//! | | [`forward`] | frames sent and received, by no socket's doing |
 //! | | [`first_packets`] | a histogram of round trips, each the first of its flow |
 //!
 //! Client and server are threads of this process, each inside its own network namespace and pinned to a
@@ -18,6 +19,7 @@ mod cpu;
 mod exchange;
 mod flood;
 mod flows;
+mod frames;
 mod trips;
 
 use std::fmt;
@@ -40,6 +42,7 @@ pub use cpu::Ticks;
 pub use exchange::{connect_request_close, request_response};
 pub use flood::{packet_rate, stream};
 pub use flows::{first_packets, open_flows};
+pub use frames::forward;
 pub use trips::RoundTrips;
 
 /// How long a socket call waits before it looks whether the run is over.
@@ -179,6 +182,14 @@ pub enum Error {
     /// A namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] netns::Error),
+    /// Frames cannot be sent or counted.
+    #[error("cannot open a packet socket on eth0 in {netns}: {source}")]
+    Frames {
+        /// The namespace.
+        netns: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The server has no socket.
     #[error("cannot listen on {transport} port {port} in {netns}: {source}")]
     Listen {

@@ -69,7 +69,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// All that `chains` knows.
+    /// One family in the default model.
     pub(crate) const PLAIN: Self =
         Self { families: Families::Four, model: "overlay", encapsulation: "vxlan" };
 
@@ -109,7 +109,7 @@ impl Drawn {
         Self::of(&mut lot, kind)
     }
 
-    /// Of the kind that `chains` knows.
+    /// Of the plainest kind.
     pub(crate) fn plain(seed: u64) -> Self {
         Self::of(&mut Lot::of(seed), Kind::PLAIN)
     }

@@ -75,6 +75,12 @@ pub type Pieces<A> = Vec<(Fragment<A>, Fragmented)>;
 /// Rows of [`dataplane::tables::Affinities`].
 pub type Clients<A> = Vec<(Affinity<A>, Affine)>;
 
+/// The number that follows on the one by which the path knows whether the agent has written
+/// ([`dataplane::Machine::generation`]): never 0.
+fn after(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(1)
+}
+
 /// One node's packet path, running somewhere.
 pub trait Engine: Tracks<V4> + Tracks<V6> {
     /// The changes that bring the tables the agent writes to exactly these rows: only what differs, in an order in

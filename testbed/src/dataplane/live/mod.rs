@@ -6,6 +6,7 @@
 //! the sockets hear (`deaf`). What is lost between links and path is counted ([`Tally`]).
 
 pub mod bare;
+pub(crate) mod burst;
 mod deaf;
 pub mod emulator;
 mod io;
@@ -14,7 +15,7 @@ mod plain;
 mod polling;
 mod ring;
 pub(crate) mod socket;
-mod tally;
+pub(crate) mod tally;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

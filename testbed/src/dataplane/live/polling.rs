@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use nix::net::if_::if_nametoindex;
 use userspace::model::Cluster;
 
+use super::burst::Burst;
 use super::deaf::Deaf;
-use super::ring::{Arrived, Burst, Ring};
+use super::ring::{Arrived, Ring};
 use super::socket;
 use super::tally::{Counts, Loss, Tally};
 use super::{Error, Out, Path, Refusal, Station, Wire, lock};

@@ -23,16 +23,15 @@
 //! Source: `linux/if_packet.h`; Documentation/networking/packet_mmap.rst.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::socket::{packet_socket, set_option};
-use super::tally::{Counts, Loss};
+use super::burst::Burst;
+use super::socket::{bind, packet_socket, set_option};
+use super::tally::Counts;
 
 /// Bytes before a frame in its slot: the slot's head, the sender's address and what aligns the IP header.
 const HEAD: usize = 96;
@@ -42,9 +41,6 @@ const SLOT: usize = 2048;
 
 /// The kernel allocates a ring in pieces of this size, or of one slot.
 const BLOCK: usize = 64 << 10;
-
-/// How long a link that takes no more is waited for.
-const PATIENCE: Duration = Duration::from_millis(10);
 
 /// One link: what arrives at it, and what is sent over it.
 #[derive(Debug)]
@@ -106,7 +102,7 @@ impl Ring {
         let map = Map::new(&socket, length)?;
         // With less room a burst waits for its end.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
-        bind(&socket, index)?;
+        bind(&socket, index, libc::ETH_P_ALL)?;
         Ok(Self { map, slot, slots, next: 0, socket })
     }
 
@@ -138,28 +134,7 @@ impl Ring {
 
     /// Sends frames, and counts what became of each.
     pub(super) fn send(&self, burst: &mut Burst<'_>, counts: &Counts) {
-        let (mut sent, mut waited) = (0, false);
-        let headers = burst.headers();
-        let mut rest = &mut headers[..];
-        while !rest.is_empty() {
-            match send(&self.socket, rest) {
-                Ok(taken) => {
-                    sent += taken as u64;
-                    rest = &mut rest[taken..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
-                    waited = true;
-                    wait_for_room(&self.socket);
-                }
-                Err(error) => {
-                    // It is about the first of them.
-                    counts.lost(Loss::of(&error), 1);
-                    rest = &mut rest[1..];
-                }
-            }
-        }
-        counts.sent(sent);
+        burst.send(&self.socket, counts);
     }
 
     /// What is wrong with the link, if something has happened to it since the last time.
@@ -186,70 +161,4 @@ impl Map {
             _ => Err(io::Error::last_os_error()),
         }
     }
-}
-
-/// Frames that leave with one system call.
-#[derive(Default)]
-pub(super) struct Burst<'a> {
-    parts: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-    frames: std::marker::PhantomData<&'a [u8]>,
-}
-
-impl<'a> Burst<'a> {
-    /// Adds a frame.
-    #[inline]
-    pub(super) fn push(&mut self, frame: &'a [u8]) {
-        // The kernel only reads what is sent.
-        self.parts.push(libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() });
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.parts.len()
-    }
-
-    /// The same memory for other frames.
-    pub(super) fn again<'b>(mut self) -> Burst<'b> {
-        self.parts.clear();
-        Burst { parts: self.parts, headers: self.headers, frames: std::marker::PhantomData }
-    }
-
-    fn headers(&mut self) -> &mut [libc::mmsghdr] {
-        // SAFETY: all-zero bytes are a valid mmsghdr: no name, no parts, no control data.
-        self.headers.resize_with(self.parts.len(), || unsafe { std::mem::zeroed() });
-        for (header, part) in self.headers.iter_mut().zip(&mut self.parts) {
-            header.msg_hdr.msg_iov = part;
-            header.msg_hdr.msg_iovlen = 1;
-        }
-        &mut self.headers
-    }
-}
-
-/// How many of the first messages the kernel took; the error is about the first.
-fn send(socket: &OwnedFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
-    let (fd, count) = (socket.as_raw_fd(), messages.len() as libc::c_uint);
-    // SAFETY: the headers are valid, and each points to a part that points to a frame; all outlive the call.
-    let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
-/// Waits until the link takes more, but no longer than [`PATIENCE`].
-fn wait_for_room(socket: &OwnedFd) {
-    let mut room = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one entry, which outlives the call. Whatever it says, sending is tried again.
-    unsafe { libc::poll(&raw mut room, 1, PATIENCE.as_millis() as libc::c_int) };
-}
-
-/// From here on frames arrive.
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid address.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = index as libc::c_int;
-    let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the kernel reads `size` bytes of an address that outlives the call.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
-    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -108,7 +108,7 @@ pub(crate) fn open(interface: &str, index: u32) -> io::Result<(Sender, Receiver)
 }
 
 /// A packet socket that hears nothing yet, and never what it sends itself.
-pub(super) fn packet_socket() -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     // Protocol 0 hears nothing: the rest is set before the first frame.
     // SAFETY: a system call without pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -133,6 +133,11 @@ pub(super) fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) ->
 
 /// Frames that found no room at a packet socket since the last time that somebody asked.
 pub(super) fn overrun(socket: &impl AsFd) -> io::Result<u64> {
+    statistics(socket).map(|statistics| statistics.tp_drops.into())
+}
+
+/// Frames that reached a packet socket, and those that found no room, since the last time that somebody asked.
+pub(crate) fn statistics(socket: &impl AsFd) -> io::Result<libc::tpacket_stats> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut size = size_of::<libc::tpacket_stats>() as libc::socklen_t;
     let (fd, option) = (socket.as_fd().as_raw_fd(), libc::PACKET_STATISTICS);
@@ -140,7 +145,20 @@ pub(super) fn overrun(socket: &impl AsFd) -> io::Result<u64> {
     let read = unsafe {
         libc::getsockopt(fd, libc::SOL_PACKET, option, (&raw mut statistics).cast(), &raw mut size)
     };
-    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops.into()) }
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics) }
+}
+
+/// Binds a packet socket to the link of this number: frames of a protocol arrive from here on, none for 0.
+pub(crate) fn bind(socket: &OwnedFd, index: u32, protocol: libc::c_int) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid address.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = (protocol as u16).to_be();
+    address.sll_ifindex = index as libc::c_int;
+    let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes of an address that outlives the call.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The MTU of the link of that name in the calling thread's namespace.

@@ -73,7 +73,7 @@ impl Tally {
 
 /// A [`Tally`] that threads count in.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     received: AtomicU64,
     kept: AtomicU64,
     sent: AtomicU64,
@@ -95,7 +95,7 @@ impl Counts {
         self.lost[why as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
-    pub(super) fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let lost = Loss::ALL.into_iter().map(|why| (why, read(&self.lost[why as usize])));
         Tally {

@@ -32,7 +32,7 @@ impl Frame {
 
     /// Becomes a copy of other bytes, that came in by `interface`. Its memory is used again.
     pub fn refill(&mut self, bytes: &[u8], interface: IfIndex) {
-        self.buffer.clear();
+        // What is in the head room does not matter.
         self.buffer.resize(HEAD_ROOM, 0);
         self.buffer.extend_from_slice(bytes);
         (self.start, self.interface) = (HEAD_ROOM, interface);
@@ -60,34 +60,36 @@ impl Frame {
         self.buffer[self.start + ethernet::LENGTH..from + ethernet::LENGTH].fill(0);
         Some(())
     }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.start..]
-    }
 }
 
 impl Packet for Frame {
+    #[inline]
     fn interface(&self) -> IfIndex {
         self.interface
     }
 
+    #[inline]
     fn length(&self) -> u32 {
         u32::try_from(self.bytes().len()).unwrap_or(u32::MAX)
     }
 
+    #[inline]
     fn segment(&self) -> u32 {
         0
     }
 
+    #[inline]
     fn pull(&mut self, _length: u32) {}
 
+    #[inline]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
-        from_bytes(self.bytes().get(offset..)?)
+        from_bytes(self.buffer.get(self.start.checked_add(offset)?..)?)
     }
 
+    #[inline]
     fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
-        let end = offset.checked_add(size_of::<T>())?;
-        self.bytes_mut().get_mut(offset..end)?.copy_from_slice(bytes_of(&value));
+        let bytes = self.buffer.get_mut(self.start.checked_add(offset)?..)?;
+        bytes.get_mut(..size_of::<T>())?.copy_from_slice(bytes_of(&value));
         Some(())
     }
 
@@ -164,6 +166,7 @@ fn mended(checksum: u16, delta: u32) -> u16 {
 }
 
 /// The bytes of a value, as they lie in frames and tables.
+#[inline]
 pub(crate) fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `Plain` vouches that there is no padding, so every byte is initialised; the slice borrows
     // the value.
@@ -171,6 +174,7 @@ pub(crate) fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 }
 
 /// The value whose bytes these begin with; `None` if they are too few.
+#[inline]
 pub(crate) fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
     let bytes = bytes.get(..size_of::<T>())?;
     // SAFETY: the bytes are there, `Plain` vouches that every bit pattern is a value, and the read asks

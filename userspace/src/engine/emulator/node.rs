@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::flow::{self, Flow};
-use dataplane::overlay::Carried;
+use dataplane::overlay::{self, Carried};
 use dataplane::socket::{self, Call};
 use dataplane::tables::{
     Affine, Affinities, Affinity, Allowed, Backend, BackendId, Backends, Connection, Connections, Cookie,
@@ -21,7 +21,7 @@ use dataplane::{conntrack, fragment, service};
 use super::frame::Frame;
 use super::tables::{ArrayTable, HashTable, LongestTable};
 use crate::engine::{
-    Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
+    Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks, after,
 };
 use crate::error::Error;
 use crate::plan::{self, Change, Legs, NodeChange, NodePlan, NodeRows, Rows, diff};
@@ -43,6 +43,8 @@ pub struct Emulator {
     v4: Tables<V4>,
     v6: Tables<V6>,
     clock_s: u32,
+    /// How often the agent has written.
+    generation: u32,
     /// What chance gives next.
     random: u32,
     tracing: bool,
@@ -157,6 +159,7 @@ impl Emulator {
             v4: Tables::new(plan.addresses.0, capacities),
             v6: Tables::new(plan.addresses.1, capacities),
             clock_s: START_S,
+            generation: 0,
             random: plan.node.seed,
             tracing: true,
             records: Vec::new(),
@@ -164,6 +167,7 @@ impl Emulator {
             counts: vec![Count::default(); Verdict::COUNTERS as usize],
         };
         emulator.apply(&plan.rows)?;
+        emulator.generation = after(emulator.generation);
         Ok(emulator)
     }
 
@@ -185,6 +189,20 @@ impl Emulator {
                 Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
+                let mut verdict = Verdict::Stack;
+                let known = match overlay::inside(frame) {
+                    Family::V4 => {
+                        let walk = &mut path::Walk::default();
+                        path::from_tunnel_known::<V4, _, _>(self, frame, walk, &mut verdict)
+                    }
+                    Family::V6 => {
+                        let walk = &mut path::Walk::default();
+                        path::from_tunnel_known::<V6, _, _>(self, frame, walk, &mut verdict)
+                    }
+                };
+                if known {
+                    return verdict;
+                }
                 let mut carried = Carried::default();
                 if let Err(reason) = path::from_tunnel(self, frame, &mut carried) {
                     return Verdict::Drop(reason);
@@ -257,6 +275,7 @@ impl Engine for Emulator {
             }
             self.rows.make(*change);
         }
+        self.generation = after(self.generation);
         if remembers {
             self.v4.forget_clients(&self.rows.v4);
             self.v6.forget_clients(&self.rows.v6);
@@ -316,12 +335,18 @@ impl Clock for Emulator {
 }
 
 impl Machine for Emulator {
+    #[inline]
     fn node(&self) -> Node {
         self.node
     }
 
+    #[inline]
     fn now_s(&self) -> u32 {
         self.clock_s
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// A sequence that the node's seed starts.
@@ -331,6 +356,7 @@ impl Machine for Emulator {
         number
     }
 
+    #[inline]
     fn tracing(&self) -> bool {
         self.tracing
     }
@@ -343,16 +369,19 @@ impl Machine for Emulator {
         }
     }
 
+    #[inline]
     fn count(&mut self, verdict: Verdict, bytes: u32) {
         let count = &mut self.counts[verdict.counter() as usize];
         count.packets += 1;
         count.bytes += u64::from(bytes);
     }
 
+    #[inline]
     fn count_turn(&mut self, turn: Turn) {
         self.counts[turn.counter() as usize].packets += 1;
     }
 
+    #[inline]
     fn count_audited(&mut self) {
         self.counts[AUDITED as usize].packets += 1;
     }
@@ -404,6 +433,7 @@ macro_rules! writes {
 macro_rules! platform {
     ($($family:ident: $address:ty;)+) => { $(
         impl Platform<$address> for Emulator {
+            #[inline]
             fn address(&self) -> $address {
                 self.$family.address
             }

@@ -2,12 +2,12 @@
 //! their results that depends on the order of insertion or on the run.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use dataplane::tables::{NotAdded, Table};
 use dataplane::wire::Plain;
 
-use super::frame::{bytes_of, zeroed};
+use super::frame::{bytes_of, from_bytes, zeroed};
 use crate::plan::Prefix;
 
 /// Hashes the same bytes to the same number in every run: multiply and rotate, then finish so that the
@@ -17,12 +17,14 @@ use crate::plan::Prefix;
 pub(crate) struct Fixed(u64);
 
 impl Fixed {
+    #[inline]
     fn take(&mut self, word: u64) {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
 impl Hasher for Fixed {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         let mut words = bytes.chunks_exact(8);
         for word in &mut words {
@@ -47,13 +49,25 @@ impl Hasher for Fixed {
     fn write_usize(&mut self, value: usize) {
         self.take(value as u64);
     }
+    #[inline]
     fn finish(&self) -> u64 {
         let hash = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash ^ (hash >> 33)
     }
 }
 
-type Map<K, R> = HashMap<K, R, BuildHasherDefault<Fixed>>;
+/// A key that is hashed as the bytes it is made of, eight at a time, and not field by field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Whole<K>(K);
+
+impl<K: Plain> Hash for Whole<K> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(bytes_of(&self.0));
+    }
+}
+
+type Map<K, R> = HashMap<Whole<K>, R, BuildHasherDefault<Fixed>>;
 
 /// A table of [`dataplane::tables::Shape::Hash`].
 #[derive(Debug)]
@@ -67,44 +81,46 @@ impl<T: Table> HashTable<T> {
         Self { rows: Map::default(), capacity }
     }
 
+    #[inline]
     pub(crate) fn row(&self, key: &T::Key) -> Option<T::Row> {
-        self.rows.get(key).copied()
+        self.rows.get(&Whole(*key)).copied()
     }
 
+    #[inline]
     pub(crate) fn change<R>(&mut self, key: &T::Key, change: impl FnOnce(&mut T::Row) -> R) -> Option<R> {
-        self.rows.get_mut(key).map(change)
+        self.rows.get_mut(&Whole(*key)).map(change)
     }
 
     pub(crate) fn add(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
-        if self.rows.contains_key(key) {
+        if self.rows.contains_key(&Whole(*key)) {
             return Err(NotAdded::Taken);
         }
         self.put(key, row)
     }
 
     pub(crate) fn put(&mut self, key: &T::Key, row: &T::Row) -> Result<(), NotAdded> {
-        if let Some(old) = self.rows.get_mut(key) {
+        if let Some(old) = self.rows.get_mut(&Whole(*key)) {
             *old = *row;
             return Ok(());
         }
         if self.rows.len() >= self.capacity as usize {
             return Err(NotAdded::Full);
         }
-        self.rows.insert(*key, *row);
+        self.rows.insert(Whole(*key), *row);
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, key: &T::Key) {
-        self.rows.remove(key);
+        self.rows.remove(&Whole(*key));
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&T::Key, &T::Row) -> bool) {
-        self.rows.retain(|key, row| keep(key, row));
+        self.rows.retain(|key, row| keep(&key.0, row));
     }
 
     /// Every row, in the order of the keys' bytes.
     pub(crate) fn sorted(&self) -> Vec<(T::Key, T::Row)> {
-        let mut rows: Vec<_> = self.rows.iter().map(|(key, row)| (*key, *row)).collect();
+        let mut rows: Vec<_> = self.rows.iter().map(|(key, row)| (key.0, *row)).collect();
         rows.sort_unstable_by(|(left, _), (right, _)| bytes_of(left).cmp(bytes_of(right)));
         rows
     }
@@ -112,15 +128,15 @@ impl<T: Table> HashTable<T> {
     /// Writes or removes a row; the caller has asked whether it fits.
     pub(crate) fn set(&mut self, key: T::Key, row: Option<T::Row>) {
         match row {
-            Some(row) => _ = self.rows.insert(key, row),
-            None => _ = self.rows.remove(&key),
+            Some(row) => _ = self.rows.insert(Whole(key), row),
+            None => _ = self.rows.remove(&Whole(key)),
         }
     }
 
     /// Replaces every row; the caller has asked whether they fit.
     pub(crate) fn replace(&mut self, rows: impl Iterator<Item = (T::Key, T::Row)>) {
         self.rows.clear();
-        self.rows.extend(rows);
+        self.rows.extend(rows.map(|(key, row)| (Whole(key), row)));
     }
 }
 
@@ -128,21 +144,30 @@ impl<T: Table> HashTable<T> {
 /// looked through from the longest on.
 #[derive(Debug)]
 pub(crate) struct LongestTable<T: Table> {
-    lengths: Vec<(u32, Map<Bits, T::Row>)>,
+    lengths: Vec<Length<T>>,
     capacity: u32,
 }
 
+/// The rows of one length of prefix.
+#[derive(Debug)]
+struct Length<T: Table> {
+    bits: u32,
+    mask: Mask,
+    /// By keys of which no bit is set behind the prefix.
+    rows: Map<T::Key, T::Row>,
+}
+
 impl<T: Table> LongestTable<T> {
-    const KEY_FITS: () = assert!(size_of::<T::Key>() <= size_of::<Bits>());
+    const KEY_FITS: () = assert!(size_of::<T::Key>() <= size_of::<Mask>());
 
     pub(crate) fn new(capacity: u32) -> Self {
         let () = Self::KEY_FITS;
         Self { lengths: Vec::new(), capacity }
     }
 
+    #[inline]
     pub(crate) fn row(&self, key: &T::Key) -> Option<T::Row> {
-        let bits = leading(key);
-        self.lengths.iter().find_map(|(length, rows)| rows.get(&first(bits, *length)).copied())
+        self.lengths.iter().find_map(|length| length.rows.get(&Whole(masked(key, &length.mask))).copied())
     }
 
     /// Rows that it can hold.
@@ -152,17 +177,18 @@ impl<T: Table> LongestTable<T> {
 
     /// Writes or removes a row; the caller has asked whether it fits.
     pub(crate) fn set(&mut self, prefix: Prefix<T::Key>, row: Option<T::Row>) {
-        let key = first(leading(&prefix.key), prefix.bits);
-        let place = self.lengths.binary_search_by(|(length, _)| prefix.bits.cmp(length));
+        let mask = mask(prefix.bits);
+        let key = Whole(masked(&prefix.key, &mask));
+        let place = self.lengths.binary_search_by(|length| prefix.bits.cmp(&length.bits));
         match (place, row) {
-            (Ok(place), Some(row)) => _ = self.lengths[place].1.insert(key, row),
+            (Ok(place), Some(row)) => _ = self.lengths[place].rows.insert(key, row),
             (Err(place), Some(row)) => {
                 let rows = Map::from_iter([(key, row)]);
-                self.lengths.insert(place, (prefix.bits, rows));
+                self.lengths.insert(place, Length { bits: prefix.bits, mask, rows });
             }
             (Ok(place), None) => {
-                self.lengths[place].1.remove(&key);
-                if self.lengths[place].1.is_empty() {
+                self.lengths[place].rows.remove(&key);
+                if self.lengths[place].rows.is_empty() {
                     self.lengths.remove(place);
                 }
             }
@@ -171,20 +197,27 @@ impl<T: Table> LongestTable<T> {
     }
 }
 
-/// A key's bits, the first byte's foremost, from the first number's top on.
-type Bits = [u64; 3];
+/// The bits of a key that a prefix says, in words as they lie in memory.
+type Mask = [u64; 3];
 
-/// Those of a key; what it does not fill is zero.
-fn leading<K: Plain>(key: &K) -> Bits {
-    let mut bytes = [[0; 8]; 3];
-    bytes.as_flattened_mut()[..size_of::<K>()].copy_from_slice(bytes_of(key));
-    bytes.map(u64::from_be_bytes)
+/// The first `bits`, of each byte the highest first.
+fn mask(bits: u32) -> Mask {
+    let mut bytes = [[0_u8; 8]; 3];
+    for (place, byte) in (0..).step_by(8).zip(bytes.as_flattened_mut()) {
+        *byte = u8::MAX.checked_shl(8 - bits.saturating_sub(place).min(8)).unwrap_or(0);
+    }
+    bytes.map(u64::from_ne_bytes)
 }
 
-/// The first `length` of them, the others zero.
-fn first(bits: Bits, length: u32) -> Bits {
-    let ones = |before: u32| u64::MAX.checked_shl(64 - length.saturating_sub(before).min(64)).unwrap_or(0);
-    [bits[0] & ones(0), bits[1] & ones(64), bits[2] & ones(128)]
+/// A key without the bits behind a prefix.
+#[inline]
+fn masked<K: Plain>(key: &K, mask: &Mask) -> K {
+    let mut bytes = [[0; 8]; 3];
+    bytes.as_flattened_mut()[..size_of::<K>()].copy_from_slice(bytes_of(key));
+    for (word, mask) in bytes.iter_mut().zip(mask) {
+        *word = (u64::from_ne_bytes(*word) & mask).to_ne_bytes();
+    }
+    from_bytes(bytes.as_flattened()).expect("a key is no longer than a mask")
 }
 
 /// A table of [`dataplane::tables::Shape::Array`]: rows that were never written are zero.
@@ -229,6 +262,15 @@ mod tests {
     use dataplane::wire::{Address, V4};
 
     use super::*;
+
+    #[test]
+    fn a_mask_has_as_many_bits_as_its_prefix_and_they_are_the_first() {
+        let bytes = |bits| mask(bits).map(u64::to_ne_bytes).as_flattened().to_vec();
+        assert_eq!(bytes(0), [0; 24]);
+        assert_eq!(bytes(12)[..3], [0xff, 0xf0, 0]);
+        assert_eq!(bytes(96)[11..13], [0xff, 0]);
+        assert_eq!(bytes(192), [0xff; 24]);
+    }
 
     const ONE: V4 = V4([10, 0, 0, 1]);
     const TWO: V4 = V4([10, 0, 0, 2]);

@@ -17,6 +17,7 @@ mod driver;
 mod error;
 mod events;
 mod family;
+mod generation;
 mod held;
 mod hook;
 mod measure;
@@ -30,6 +31,7 @@ mod spare;
 mod sweep;
 mod table;
 mod uplink;
+mod verified;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -39,7 +41,7 @@ use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::{EbpfLogger, Level};
 use dataplane::Verdict;
 use dataplane::tables::{
@@ -55,12 +57,14 @@ pub use measure::{Frames, Tested};
 pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
 pub use sweep::{Sweeper, Swept};
+pub use verified::{Verified, verified};
 
 use crate::engine::{Capacities, Claims, Clients, Count, Engine, Flows, Hook, Outcome, Pieces, Tracks};
 use crate::plan::{Legs, NodeChange, NodePlan, NodeRows, diff};
 use error::sentence;
 use events::Events;
 use family::{Family, Tables};
+use generation::Generation;
 use hook::Hooked;
 use netns::Netns;
 use pin::Layout;
@@ -137,6 +141,7 @@ pub struct Kernel {
     v6: Tables<V6>,
     counts: PerCpuArray<MapData, [u64; 2]>,
     clock: Array<MapData, u32>,
+    generation: Generation,
     events: Events,
     /// Says what the programs have logged.
     flush_log: Option<Box<dyn FnMut() + Send>>,
@@ -175,7 +180,7 @@ impl Kernel {
             }
         }
         let peer = inside(netns.as_ref(), || uplink::has_peer(plan.node.uplink))?;
-        let mut ebpf = object(plan, (&options, peer), &capacities)?;
+        let mut ebpf = object(plan, (&options, peer), &capacities, VerifierLogLevel::default())?;
         let flush_log = program_log(&mut ebpf);
         for hook in Hook::ALL {
             load_program(&mut ebpf, hook.program())?;
@@ -195,6 +200,7 @@ impl Kernel {
             v6: Tables::new(&mut ebpf)?,
             counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
             clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
+            generation: Generation::new(&mut ebpf, options.fixed_clock)?,
             events: Events::new(take(&mut ebpf, RECORDS)?, take(&mut ebpf, LOST)?)?,
             ebpf,
             netns,
@@ -211,6 +217,7 @@ impl Kernel {
         };
         kernel.set_clock(START_S)?;
         kernel.apply(&plan.rows)?;
+        kernel.generation.next()?;
         Ok(kernel)
     }
 
@@ -382,6 +389,7 @@ impl Engine for Kernel {
             self.spare = None;
         }
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
+        self.generation.suspend()?;
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
             match alike[0] {
                 NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
@@ -394,6 +402,7 @@ impl Engine for Kernel {
             }
         }
         changes.iter().for_each(|change| self.rows.make(*change));
+        self.generation.next()?;
         if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 
@@ -508,6 +517,7 @@ fn object(
     plan: &NodePlan,
     (options, peer): (&Options, bool),
     capacities: &Capacities,
+    verifier_says: VerifierLogLevel,
 ) -> Result<Ebpf, Error> {
     let bytes = object::OBJECT.map_err(Error::NotBuilt)?;
     let (node, v4, v6) = (Row(plan.node), Row(plan.addresses.0), Row(plan.addresses.1));
@@ -518,6 +528,7 @@ fn object(
     let mut loader = EbpfLoader::new();
     // Nothing in the object depends on the kernel's own types: not to read them saves most of the time.
     loader.btf(None);
+    loader.verifier_log_level(verifier_says);
     loader.override_global("NODE", &node, true);
     loader.override_global("ADDRESS_V4", &v4, true);
     loader.override_global("ADDRESS_V6", &v6, true);
@@ -576,11 +587,16 @@ fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
 
 /// The clock that the programs ask: the kernel's coarse monotonic one.
 fn coarse_clock_s() -> u32 {
+    (coarse_clock_ns() / 1_000_000_000) as u32
+}
+
+/// As [`coarse_clock_s`], in nanoseconds.
+fn coarse_clock_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec, which is there.
     let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     assert_eq!(code, 0, "every Linux has this clock");
-    now.tv_sec as u32
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Runs `work` in the namespace, or here if there is none.

@@ -1,0 +1,206 @@
+//! The short way: for a packet of a flow that is known, between a pod of this node and one of another, about which it
+//! says nothing new.
+//!
+//! Such a packet changes no row ([`conntrack::recall`]), and where it goes follows from rows that the agent writes:
+//! as long as those are as they were, it goes where the flow's last packet went by the long way, and nobody has to
+//! look for it again. All that a walk does with it is done here, with one look-up. Whatever is not as usual goes the
+//! long way, and nothing is refused here that would not be there: both come to the same, and report the same.
+//!
+//! Where flows are cut every packet is judged, so there is no short way.
+
+use super::{Part, Walk, head, tell};
+use crate::conntrack::{self, Pod, Tracked};
+use crate::flow::{self, Ends, Flow};
+use crate::overlay::{self, Outer};
+use crate::platform::{Machine, Packet, Platform};
+use crate::service::{self, Choice};
+use crate::tables::{Node, Route};
+use crate::trace::{self, Record, Stage};
+use crate::wire::{Address, Mac, V4};
+use crate::{Verdict, nat, reject, route};
+
+/// A packet that a pod sent into the tunnel. It has come to no end where it must go the long way.
+#[inline(never)]
+pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let mut ends = Ends::default();
+    if platform.node().established == Node::CUT || !flow::glance(packet, &mut ends) || ends.hops <= 1 {
+        return Ok(());
+    }
+    if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Sends) {
+        return Ok(());
+    }
+    let way = &walk.tracked.connection.way;
+    if way.interface != packet.interface() || way.mac == Mac::default() {
+        return Ok(());
+    }
+    let room = overlay::room::<A>(&platform.node(), Route::REMOTE, false);
+    if !reject::fits(packet, (ends.transport, ends.protocol), room)? {
+        return Ok(());
+    }
+    if platform.tracing() {
+        remember(walk, &ends, packet.length());
+        tell_sent(platform, packet, walk)?;
+    }
+    turn(packet, &mut ends, &walk.tracked)?;
+    route::take_hop::<A>(packet, ends.hops, ends.protocol)?;
+    let port = overlay::port(ends.hash(platform.node().seed));
+    let way = &walk.tracked.connection.way;
+    let outer = Outer { node: way.node, mac: way.mac, port, class: ends.class, identity: way.identity };
+    overlay::put_around::<A>(platform, packet, &outer, 0)?;
+    walk.end(Verdict::Forward(platform.node().uplink))
+}
+
+/// A packet that came through a tunnel over IPv4 for a pod. It has come to no end where it must go the long way.
+#[inline(never)]
+pub(super) fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    let mut outer = Ends::<V4>::default();
+    if platform.node().established == Node::CUT || !overlay::glance(&platform.node(), packet, &mut outer) {
+        return Ok(());
+    }
+    let mut ends = Ends::default();
+    if !flow::glance_behind(packet, overlay::PLAIN_V4, &mut ends) || ends.hops <= 1 {
+        return Ok(());
+    }
+    if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Receives) {
+        return Ok(());
+    }
+    let row = &walk.tracked.connection;
+    // The row under what was dialled is for packets of this node's own.
+    let dialled = walk.tracked.original && row.frontend != A::default();
+    if dialled || row.way.node != outer.source.to_v6() {
+        return Ok(());
+    }
+    if platform.tracing() {
+        remember(walk, &ends, packet.length().wrapping_sub(overlay::PLAIN_V4 as u32));
+        tell_received(platform, packet, walk)?;
+    }
+    ends.transport = ends.transport.wrapping_sub(overlay::PLAIN_V4);
+    overlay::take_off(packet)?;
+    turn(packet, &mut ends, &walk.tracked)?;
+    let way = &walk.tracked.connection.way;
+    route::pass_on::<A>(packet, (ends.hops, ends.protocol), Mac::GATEWAY, way.pod_mac)?;
+    let interface = way.interface;
+    walk.end(Verdict::Deliver(interface))
+}
+
+/// To the backend that the client was given before; or, of an answer, from what the client dialled.
+#[inline(always)]
+fn turn<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>, tracked: &Tracked<A>) -> Part {
+    let row = &tracked.connection;
+    if row.frontend == A::default() {
+        return Ok(());
+    }
+    nat::replace(packet, ends, tracked.original, (row.frontend, row.frontend_port))
+}
+
+/// Leaves in the walk what else the long way would have found out, for those who are told.
+#[inline(always)]
+fn remember<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
+    walk.flow = Flow {
+        sender: ends.source,
+        source: ends.source,
+        target: ends.target,
+        source_port: ends.source_port,
+        target_port: ends.target_port,
+        protocol: ends.protocol,
+        flags: ends.flags,
+        hops: ends.hops,
+        transport: ends.transport,
+        length,
+        ..Flow::default()
+    };
+    let row = &walk.tracked.connection;
+    walk.choice = Choice::default();
+    if walk.tracked.original {
+        walk.choice.address = row.frontend;
+        walk.choice.port = row.frontend_port;
+        walk.choice.kept = true;
+    }
+}
+
+/// What the long way reports of such a packet.
+#[inline(never)]
+fn tell_sent<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    tell_head(platform, packet, walk);
+    tell_turn(platform, walk);
+    tell_next_hop(platform, walk)?;
+    tell_outer(platform, walk);
+    Ok(())
+}
+
+/// The same of one that came through the tunnel.
+#[inline(never)]
+fn tell_received<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    tell_tunnel(platform, packet);
+    tell_turn(platform, walk);
+    tell_pod(platform, walk)
+}
+
+#[inline(never)]
+fn tell_tunnel<P: Machine, K: Packet>(platform: &mut P, packet: &mut K) {
+    let Some(outer) = flow::datagram::<V4>(packet) else {
+        return;
+    };
+    let number = packet.interface().0;
+    trace::step(platform, || Record { number, ..outer.record(Stage::FromUnderlay) });
+    overlay::note_off(platform, packet, &outer);
+}
+
+#[inline(never)]
+fn tell_pod<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    route::local(platform, &walk.flow)?;
+    let number = walk.tracked.connection.way.interface.0;
+    trace::step(platform, || Record { number, ..walk.flow.record(Stage::ToPod) });
+    Ok(())
+}
+
+#[inline(never)]
+fn tell_head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) {
+    head(platform, packet, &walk.flow, Stage::FromPod);
+}
+
+/// Other ends take the place of the packet's in the walk as well.
+#[inline(never)]
+fn tell_turn<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
+    if walk.choice.is_some() {
+        service::note(platform, &walk.flow, &walk.choice);
+        (walk.flow.target, walk.flow.target_port) = (walk.choice.address, walk.choice.port);
+    }
+    tell(platform, walk);
+    let row = &walk.tracked.connection;
+    if !walk.tracked.original && row.frontend != A::default() {
+        nat::note(platform, &walk.flow, nat::Change::Frontend, (row.frontend, row.frontend_port));
+        (walk.flow.source, walk.flow.source_port) = (row.frontend, row.frontend_port);
+    }
+}
+
+#[inline(never)]
+fn tell_next_hop<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    walk.route = route::next_hop(platform, &walk.flow)?;
+    Ok(())
+}
+
+#[inline(never)]
+fn tell_outer<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
+    let way = walk.tracked.connection.way;
+    let port = overlay::port(walk.flow.hash(platform.node().seed));
+    let outer = Outer { node: way.node, mac: way.mac, port, class: 0, identity: way.identity };
+    overlay::note(platform, &walk.flow, &outer);
+    trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
+}

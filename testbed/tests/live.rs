@@ -1,0 +1,223 @@
+//! Packet paths in this process on real links, with each way of input and output.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+use testbed::dataplane::live::{Io, Live, Loss, Out, Path, Refusal, Tally, Wire};
+use testbed::dataplane::{Name, Up};
+use testbed::netns::Netns;
+use testbed::topology::{Layout, Topology};
+use testbed::traffic::{self, End, Ends, Limits, Transport};
+use userspace::model::{self, Cluster};
+
+const CLUSTER: &str = r#"
+apiVersion: podpath.dev/v1alpha1
+kind: Testbed
+metadata: {name: NAME}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDR: 10.244.1.0/24}
+status: {addresses: [{type: InternalIP, address: 10.240.0.4}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+spec: {podCIDR: 10.244.2.0/24}
+status: {addresses: [{type: InternalIP, address: 10.240.0.5}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: default}
+spec: {nodeName: n1, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.244.1.5, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: default}
+spec: {nodeName: n2, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.244.2.7, conditions: [{type: Ready, status: "True"}]}
+"#;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 7);
+
+/// Longer than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn cluster(name: &str) -> Cluster {
+    let text = CLUSTER.replace("NAME", &format!("test-{}-{name}", std::process::id()));
+    model::load_text("live.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn ends(topology: &Topology) -> Ends {
+    let pod = |at: usize| End { netns: topology.pod(&topology.cluster().pods[at]), cpu: None };
+    Ends { client: pod(0), server: pod(1), dialled: SocketAddrV4::new(SERVER, 8080), listening: 8080 }
+}
+
+/// Waits until `tally` says what `is_right` wants to hear.
+fn until(tally: impl Fn() -> Tally, is_right: impl Fn(&Tally) -> bool) -> Tally {
+    let begin = Instant::now();
+    loop {
+        let now = tally();
+        if is_right(&now) || begin.elapsed() > PATIENCE {
+            assert!(is_right(&now), "{now:?}");
+            return now;
+        }
+        thread::yield_now();
+    }
+}
+
+/// Every frame that was read was kept, sent, or lost with a reason.
+fn adds_up(tally: &Tally) -> bool {
+    let lost: u64 = tally.lost.iter().filter(|(why, _)| **why != Loss::Overrun).map(|(_, lost)| lost).sum();
+    tally.received == tally.kept + tally.sent + lost
+}
+
+/// Sends so many bytes there and back, every one another than those around it.
+fn exchange(client: &Netns, server: &Netns, length: usize) {
+    let bytes: Vec<u8> = (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect();
+    let listener = server.run(|| TcpListener::bind("0.0.0.0:8080")).expect("it runs").expect("it is free");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().expect("the client comes");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+            let mut all = vec![0; length];
+            stream.read_exact(&mut all).expect("all arrives");
+            stream.write_all(&all).expect("the client reads it");
+        });
+        let returned = client.run(|| {
+            let mut stream = TcpStream::connect((SERVER, 8080)).expect("the server listens");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+            stream.write_all(&bytes).expect("the server reads it");
+            let mut all = vec![0; length];
+            stream.read_exact(&mut all).expect("all comes back");
+            all
+        });
+        assert!(returned.expect("it runs") == bytes, "what came back is not what was sent");
+    });
+}
+
+/// Whether an echo request is answered.
+fn ping(client: &Netns) -> bool {
+    // Type 8, its checksum, identifier 7, number 1.
+    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xf7, 0, 7, 0, 1];
+    let answered = client.run(|| {
+        let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs() as i64, 0))?;
+        let to = SockaddrIn::from(SocketAddrV4::new(SERVER, 0));
+        sendto(socket.as_raw_fd(), &REQUEST, &to, MsgFlags::empty())?;
+        let mut answer = [0; 64];
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        // Behind an IP header: type 0, and what was asked.
+        Ok::<_, nix::Error>(answer[20] == 0 && answer[24..length] == REQUEST[4..])
+    });
+    answered.expect("it runs").unwrap_or(false)
+}
+
+fn passes_traffic_and_loses_none(name: Name, io: Io) {
+    let up =
+        Up::with_io(&cluster(&format!("{name}-{io}")), name, io).unwrap_or_else(|error| panic!("{error}"));
+    let ends = ends(up.topology());
+    exchange(&ends.client.netns, &ends.server.netns, 2 << 20);
+    assert!(ping(&ends.client.netns));
+    let before = up.tally();
+    let limits = Limits { warm_up: Duration::ZERO, time: PATIENCE, count: 2000 };
+    let trips = traffic::request_response(&ends, Transport::Udp, traffic::Requests::of(64), limits);
+    let trips = trips.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((trips.histogram.len(), trips.lost), (2000, 0));
+    // Each crosses both nodes, there and back.
+    let after = until(|| up.tally(), |tally| tally.sent >= before.sent + 4 * 2000 && adds_up(tally));
+    assert_eq!(after.lost, before.lost, "nothing is lost at a rate that can be kept up with");
+    up.down().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn traffic_passes_the_emulator_by_rings_and_none_is_lost() {
+    passes_traffic_and_loses_none(Name::Emulator, Io::Ring);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn traffic_passes_the_emulator_by_plain_sockets_and_none_is_lost() {
+    passes_traffic_and_loses_none(Name::Emulator, Io::Plain);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn traffic_passes_chains_by_rings_and_none_is_lost() {
+    passes_traffic_and_loses_none(Name::Chains, Io::Ring);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn traffic_passes_chains_by_plain_sockets_and_none_is_lost() {
+    passes_traffic_and_loses_none(Name::Chains, Io::Plain);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn traffic_passes_the_bare_loop_and_none_is_lost() {
+    Io::ALL.into_iter().for_each(|io| passes_traffic_and_loses_none(Name::Bare, io));
+}
+
+/// Whether [`Stuck`] goes on.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// A path that takes a frame only when it is let.
+struct Stuck;
+
+impl Path for Stuck {
+    fn new(_: &Cluster, _: &str) -> Result<Self, Refusal> {
+        Ok(Self)
+    }
+    fn apply(&mut self, _: &Cluster, _: &str) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn pass(&mut self, at: Wire, frame: &[u8], _: Duration, out: &mut Out) {
+        while !OPEN.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        if matches!(at, Wire::Pod(_)) && frame.get(12..14) == Some(&[8, 0]) {
+            // There is no such pod.
+            out.send(Wire::Pod(Ipv4Addr::UNSPECIFIED.into()), frame);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_a_busy_path_has_no_room_for_is_counted_and_so_is_what_has_no_link() {
+    const FRAMES: u64 = 16_000;
+    for io in Io::ALL {
+        OPEN.store(false, Ordering::Release);
+        let cluster = cluster(&format!("stuck-{io}"));
+        let topology = Topology::build(&cluster, Layout::USERSPACE).unwrap_or_else(|error| panic!("{error}"));
+        let live = Live::<Stuck>::start(&topology, io).unwrap_or_else(|error| panic!("{error}"));
+        let ends = ends(&topology);
+        // As long as they come: room is counted in bytes.
+        let mut frame = vec![0; 1400];
+        frame[12] = 8;
+        let limits = Limits { warm_up: Duration::ZERO, time: PATIENCE, count: FRAMES };
+        let flooded = traffic::forward(&ends, &[frame], limits);
+        assert!(flooded.is_err(), "{io}: {flooded:?}");
+        OPEN.store(true, Ordering::Release);
+        let count = |tally: &Tally, why| tally.lost.get(&why).copied().unwrap_or(0);
+        let all = |tally: &Tally| count(tally, Loss::NoLink) + count(tally, Loss::Overrun);
+        let tally = until(|| live.tally(), |tally| all(tally) >= FRAMES && adds_up(tally));
+        assert_eq!(all(&tally), FRAMES, "{io}: {tally:?}");
+        assert!(count(&tally, Loss::Overrun) > 0 && count(&tally, Loss::NoLink) > 0, "{io}: {tally:?}");
+        drop(live);
+        topology.delete().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
