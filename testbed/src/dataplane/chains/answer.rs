@@ -91,7 +91,9 @@ fn header(tuple: &Tuple, length: usize) -> Vec<u8> {
     let service = if tuple.protocol == protocol::ICMP { 0xc0 } else { 0 };
     let mut header = vec![0x45, service];
     header.extend_from_slice(&((HEADERS[0] + length) as u16).to_be_bytes());
-    header.extend_from_slice(&[0, 0, 0, 0, 64, tuple.protocol, 0, 0]);
+    // Nobody is to cut a reset: it is short, and without an identification.
+    let whole = if tuple.protocol == protocol::TCP { 0x40 } else { 0 };
+    header.extend_from_slice(&[0, 0, whole, 0, 64, tuple.protocol, 0, 0]);
     header.extend_from_slice(&source.low().to_be_bytes());
     header.extend_from_slice(&target.low().to_be_bytes());
     let checksum = sum(&header);

@@ -10,6 +10,7 @@
 //! The node's own stack is another one's: what it sends to pods and Services comes by [`Link::Host`], but its other
 //! packets go by. So what comes from outside for the node itself, and is no Service's, leaves no connection here.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -96,11 +97,15 @@ pub struct Pushed {
 struct Refusal {
     why: Refused,
     answer: Option<Answer>,
+    /// It was on its way already: the packet that an error quotes has one hop less.
+    forwarded: bool,
+    /// Its target was another than its sender dialled: who was dialled answers.
+    translated: bool,
 }
 
 impl<T: Into<Refused>> From<T> for Refusal {
     fn from(why: T) -> Self {
-        Self { why: why.into(), answer: None }
+        Self { why: why.into(), answer: None, forwarded: false, translated: false }
     }
 }
 
@@ -210,8 +215,12 @@ impl Node {
                 Ok(to) => (Some(to), None),
                 Err(why) => (None, Some(why)),
             },
-            Err(Refusal { why, answer }) => {
-                let to = answer.and_then(|answer| state.answer(answer, &packet, frame, out));
+            Err(Refusal { why, answer, forwarded, translated }) => {
+                let (mut packet, mut frame) = (packet, Cow::Borrowed(frame));
+                if forwarded && answer.is_some() {
+                    packet.take_hop(frame.to_mut());
+                }
+                let to = answer.and_then(|answer| state.answer((answer, translated), &packet, &frame, out));
                 (to, Some(why))
             }
         };
@@ -280,7 +289,9 @@ fn forward<A: Bits>(
     (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
     let hop = ground.hop(leaving.target);
     let takes_hop = hop != Hop::Host && from != Interface::NONE;
-    fits(ground, packet, hop, takes_hop)?;
+    let translated =
+        leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
+    fits(ground, packet, hop, takes_hop).map_err(|refusal| Refusal { translated, ..refusal })?;
     seen.to = Ground::interface(hop);
     let second = match (first, hop) {
         (Hook::Output, _) => Hook::Output,
@@ -290,7 +301,8 @@ fn forward<A: Bits>(
     if second != first {
         ask(rules, TableName::Mangle, second, &mut seen, &mut world)?;
     }
-    ask(rules, TableName::Filter, second, &mut seen, &mut world)?;
+    ask(rules, TableName::Filter, second, &mut seen, &mut world)
+        .map_err(|refusal| Refusal { forwarded: takes_hop, translated, ..refusal })?;
     if hop == Hop::Nowhere {
         // A Service without endpoints was rejected; what is left has no home at all.
         return Err(Refused::Nowhere(leaving.target).into());
@@ -334,7 +346,7 @@ fn ask<A: Bits>(
         Walked::Drop(line) => Err(Refused::Dropped(rules.place(line)).into()),
         Walked::Reject(line, with) => {
             let answer = Some(Answer::Reject(with));
-            Err(Refusal { why: Refused::Rejected(rules.place(line)), answer })
+            Err(Refusal { why: Refused::Rejected(rules.place(line)), answer, forwarded: false, translated: false })
         }
         Walked::Accept | Walked::Dnat(_) | Walked::Snat(_) => Ok(()),
     }
@@ -358,12 +370,17 @@ fn fits(ground: &Ground, packet: &Packet, hop: Hop, takes_hop: bool) -> Result<(
         return Ok(());
     }
     if takes_hop && packet.hops <= 1 {
-        return Err(Refusal { why: Refused::TimeExceeded, answer: Some(Answer::TimeExceeded) });
+        return Err(Refusal {
+            why: Refused::TimeExceeded,
+            answer: Some(Answer::TimeExceeded),
+            forwarded: false,
+            translated: false,
+        });
     }
     let mtu = ground.mtu[usize::from(hop == Hop::Outside)];
     if packet.length() > mtu {
         let answer = packet.whole.then_some(Answer::TooBig(mtu));
-        return Err(Refusal { why: Refused::TooBig, answer });
+        return Err(Refusal { why: Refused::TooBig, answer, forwarded: false, translated: false });
     }
     Ok(())
 }
@@ -431,9 +448,15 @@ impl Memory {
     }
 
     /// An error for the sender of a refused packet, on its way.
-    fn answer(&self, what: Answer, packet: &Packet, frame: &[u8], out: &mut Vec<u8>) -> Option<Link> {
+    fn answer(
+        &self,
+        (what, translated): (Answer, bool),
+        packet: &Packet,
+        frame: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<Link> {
         let target = packet.tuple.target;
-        let own = if self.ground.is_own(target) { Some(target) } else { self.ground.own_like(target) };
+        let own = if translated || self.ground.is_own(target) { Some(target) } else { self.ground.own_like(target) };
         let (answer, bytes) = what.write(own?, packet, frame)?;
         let hop = self.ground.hop(answer.tuple.target);
         self.begin(hop, out);

@@ -23,8 +23,11 @@ use ipnet::IpNet;
 
 use super::frame::{Address, Tuple};
 use super::ruleset::{
-    End, Error, Match, RejectWith, Rule, Ruleset, Sign, SourcePorts, Table, TableName, Then,
+    End, Error, Match, RejectWith, Rule, Ruleset, Sign, SourcePorts, States, Table, TableName, Then,
 };
+
+/// The states of packets that are of no connection.
+const NO_CONNECTION: u8 = States::INVALID.or(States::UNTRACKED).0;
 
 /// The number of an interface of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -634,7 +637,8 @@ impl Condition {
                 found != not
             }
             Self::State(not, states) => (seen.states & states != 0) != not,
-            Self::Reply(reply) => seen.reply == reply,
+            // What is of no connection goes no way of one.
+            Self::Reply(reply) => seen.states & NO_CONNECTION == 0 && seen.reply == reply,
             Self::Mark(not, (value, mask)) => (seen.mark & mask == value) != not,
             Self::Random(not, chance) => (((world.dice.roll() >> 33) as u32) < chance) != not,
             Self::Nth(not, (every, counter)) => {
