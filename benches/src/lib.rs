@@ -9,7 +9,6 @@ pub mod journal;
 pub mod machine;
 pub mod masquerade;
 pub mod matrix;
-pub mod memory;
 pub mod measure;
 pub mod memory;
 pub mod micro;
