@@ -46,13 +46,13 @@ const HIGHER: Option<Better> = Some(Better::Higher);
 /// Every figure, in the order of columns: of those that a sample has, the first is the telling one.
 pub const ALL: [Figure; 18] = [
     figure(THROUGHPUT, "GBIT/S", "throughput, Gbit/s", HIGHER),
-    figure(RECEIVED, "KPPS", "received, thousand packets/s", HIGHER),
+    figure(RECEIVED, "KPPS", "rate of packets, thousand/s", HIGHER),
     figure(LATENCY_P50, "P50 us", "latency p50, µs", LOWER),
     figure("latency_us_p90", "P90 us", "latency p90, µs", LOWER),
     figure(LATENCY_P99, "P99 us", "latency p99, µs", LOWER),
     figure("latency_us_p999", "P99.9 us", "latency p99.9, µs", LOWER),
     figure("latency_us_p9999", "P99.99 us", "latency p99.99, µs", LOWER),
-    figure(TRANSACTIONS, "PER SECOND", "transactions/s", HIGHER),
+    figure(TRANSACTIONS, "PER SECOND", "rate of transactions, 1/s", HIGHER),
     figure(TOOK, "TOOK ms", "time, ms", LOWER),
     figure(MEMORY, "BYTES", "memory, bytes", LOWER),
     figure("cpu_us_per_transaction", "CPU us EACH", "CPU time of a transaction, µs", LOWER),
@@ -60,7 +60,7 @@ pub const ALL: [Figure; 18] = [
     figure("cpu_ns_per_packet", "CPU ns EACH", "CPU time of a packet, ns", LOWER),
     figure("retransmits", "RETRANSMITS", "segments sent again", None),
     figure("lost", "LOST", "requests without an answer", None),
-    figure("sent_kpps", "KPPS SENT", "sent, thousand packets/s", None),
+    figure("sent_kpps", "KPPS SENT", "rate of packets sent, thousand/s", None),
     figure("rows", "ROWS", "rows in tables", None),
     figure("rules", "RULES", "rules", None),
 ];

@@ -10,7 +10,8 @@ use crate::results::Program;
 /// The object is not built, or the kernel refuses a program.
 pub fn measure() -> Result<Vec<Program>, userspace::error::Error> {
     let program = |verified: Verified| {
-        let Verified { instructions, verified: followed, peak_states, total_states, stack_bytes, .. } = verified;
+        let Verified { instructions, verified: followed, peak_states, total_states, stack_bytes, .. } =
+            verified;
         Program {
             name: verified.name.to_owned(),
             instructions,

@@ -83,6 +83,9 @@ impl<F: FnOnce(&mut Emulator)> Machine for HeldUp<F> {
     fn random(&mut self) -> u32 {
         self.node.random()
     }
+    fn generation(&self) -> u32 {
+        self.node.generation()
+    }
     fn tracing(&self) -> bool {
         false
     }

@@ -6,7 +6,7 @@ mod drawings;
 
 use super::readme::{Beside, beside};
 use super::table::{columns, measured_as, target};
-use super::words::{day, number, sentence, spread, title};
+use super::words::{day, number, sentence, spread, title, variants};
 use crate::results::{Cost, Program, Results};
 use crate::targets::{self, Outcome};
 
@@ -66,7 +66,7 @@ fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String 
 /// What hides a variant whose mark in the key is taken away, without a script.
 fn hidden(results: &Results) -> String {
     let rule = |at| format!("body:has(#k{at}:not(:checked)) .v{at} {{ display: none; }}\n");
-    (0..results.variants().len()).map(rule).collect()
+    (0..variants(results).len()).map(rule).collect()
 }
 
 fn subtitle(results: &Results) -> String {
@@ -74,7 +74,7 @@ fn subtitle(results: &Results) -> String {
     let text = format!(
         "Suite {suite}: {} points, {} variants, {rounds} rounds of {time_s} s; begun on {}.",
         results.points().len(),
-        results.variants().len(),
+        variants(results).len(),
         day(machine.began_s)
     );
     escaped(&text)
@@ -132,7 +132,7 @@ fn must_hold(results: &Results) -> String {
 }
 
 fn key(results: &Results) -> String {
-    let variants = results.variants();
+    let variants = variants(results);
     let entry = |(at, variant): (usize, &&str)| {
         // Its own class would hide the entry with the curves.
         let classes = chart::classes(&variants, variant);
@@ -197,7 +197,7 @@ fn machine(results: &Results) -> String {
 
 fn raw(results: &Results) -> String {
     let points = results.points().into_iter().map(|point| {
-        let columns = columns(results, point);
+        let columns = columns(results, point, |_, _| (true, true));
         let heads: Vec<&str> = columns.iter().map(|column| column[0].as_str()).collect();
         let rows =
             (1..columns[0].len()).map(|row| columns.iter().map(|column| column[row].clone()).collect());

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::table::{measured_as, target};
 use super::to_routed;
-use super::words::{day, facts, spread, variants};
+use super::words::{day, facts, spread, variants, variants_at};
 use crate::figure::{LATENCY_P50, RECEIVED, THROUGHPUT, TRANSACTIONS};
 use crate::results::{Point, Results, Spread};
 use crate::targets::{self, Outcome};
@@ -75,7 +75,9 @@ fn side_by_side(results: &Results) -> Vec<String> {
         let cells = cells.into_iter().map(|cell| cell.map_or("-".to_owned(), spread));
         lines.push(line(&format!("`{variant}`"), cells.collect()));
     }
-    lines.extend(results.absent.iter().map(|absent| format!("\nNot measured: `{}`.", absent.variant)));
+    let measured = variants(results);
+    let absent = results.absent.iter().filter(|absent| !measured.contains(&absent.variant.as_str()));
+    lines.extend(absent.map(|absent| format!("\nNot measured: `{}`: {}.", absent.variant, absent.why)));
     lines.push(String::new());
     lines
 }
@@ -92,7 +94,7 @@ pub(super) struct Beside<'a> {
 pub(super) fn beside(results: &Results) -> Option<Beside<'_>> {
     let columns: Vec<(Column, &Point)> =
         COLUMNS.into_iter().filter_map(|column| Some((column, usual(results, column.1)?))).collect();
-    let rows = results.variants().into_iter().map(|variant| {
+    let rows = variants(results).into_iter().map(|variant| {
         let cells = columns.iter().map(|((.., figure), point)| to_routed(results, variant, point, figure));
         (variant, cells.collect::<Vec<_>>())
     });
@@ -110,7 +112,7 @@ fn usual<'a>(results: &'a Results, traffic: (&str, &str, Option<usize>)) -> Opti
     });
     points.min_by_key(|point| {
         let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
-        let many = Reverse(variants(results, point).len());
+        let many = Reverse(variants_at(results, point).len());
         (many, rate_per_s, connections, services, policies, flows, size_bytes)
     })
 }

@@ -4,8 +4,9 @@ use std::fmt;
 
 use testbed::output::Paint;
 
-use super::words::{circumstances, figures, number, sentence, spread, title, variants};
+use super::words::{circumstances, figures, number, sentence, spread, title, variants_at};
 use super::{YARDSTICK, to_routed, yardstick};
+use crate::figure::{Figure, LATENCY_P50, LATENCY_P99, MEMORY, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
 use crate::results::{Point, Results};
 use crate::targets::{self, Judged, Outcome};
 
@@ -23,7 +24,7 @@ impl fmt::Display for Table<'_> {
         let Results { absent, noise, .. } = self.results;
         for point in self.results.points() {
             writeln!(f, "{}: {}", title(point), sentence(&point.workload))?;
-            write_columns(f, &columns(self.results, point))?;
+            write_columns(f, &columns(self.results, point, is_brief))?;
             match yardstick(self.results, point) {
                 Some(other) if other != point => {
                     writeln!(f, "/ {YARDSTICK}: what {YARDSTICK} does at {}", title(other))?;
@@ -140,19 +141,36 @@ pub(super) fn measured_as(judged: &Judged) -> String {
     }
 }
 
-/// Head and cells of each column of a point.
-pub(super) fn columns(results: &Results, point: &Point) -> Vec<Vec<String>> {
-    let measured = variants(results, point);
+/// Whether a terminal has room for a figure, and for its ratio.
+fn is_brief(figure: &Figure, point: &Point) -> (bool, bool) {
+    let told = !["latency_us_p90", "latency_us_p999", "latency_us_p9999"].contains(&figure.name);
+    let compared = match figure.name {
+        TRANSACTIONS => point.workload == "TCP_CRR",
+        name => [LATENCY_P50, LATENCY_P99, THROUGHPUT, RECEIVED, TOOK, MEMORY].contains(&name),
+    };
+    (told, compared)
+}
+
+/// Head and cells of each column of a point, of the figures, and their ratios, that are to be told.
+pub(super) fn columns(
+    results: &Results,
+    point: &Point,
+    is_told: impl Fn(&Figure, &Point) -> (bool, bool),
+) -> Vec<Vec<String>> {
+    let measured = variants_at(results, point);
     let column = |head: &str, cell: &dyn Fn(&str) -> Option<String>| {
         let cells = measured.iter().map(|variant| cell(variant).unwrap_or_else(|| "-".to_owned()));
         [head.to_owned()].into_iter().chain(cells).collect::<Vec<_>>()
     };
     let mut columns = vec![column("VARIANT", &|variant| Some(variant.to_owned()))];
     for figure in figures(results, point) {
-        let name = figure.name;
+        let (name, (told, compared)) = (figure.name, is_told(figure, point));
+        if !told {
+            continue;
+        }
         columns.push(column(figure.head, &|variant| results.spread(variant, point, name).map(spread)));
         let ratio = |variant: &str| to_routed(results, variant, point, name).map(spread);
-        if figure.better.is_some() && measured.iter().any(|variant| ratio(variant).is_some()) {
+        if compared && figure.better.is_some() && measured.iter().any(|variant| ratio(variant).is_some()) {
             columns.push(column(&format!("/ {YARDSTICK}"), &ratio));
         }
     }
@@ -222,6 +240,7 @@ mod tests {
         assert!(table.ends_with("/ routed: what routed does at TCP_CRR, other node, 1 B"), "{table}");
         let ebpf = table.lines().find(|line| line.starts_with("ebpf")).unwrap_or_default();
         assert!(ebpf.contains("0.88 ["), "{table}");
+        assert!(!table.contains("P99.9"), "a terminal has no room for it: {table}");
     }
 
     #[test]

@@ -3,6 +3,10 @@
 use crate::figure::{self, Figure};
 use crate::results::{Machine, Point, Results, Spread};
 
+/// The dataplanes in the order of reports.
+pub(super) const KNOWN: [&str; 8] =
+    ["ebpf", "emulator", "chains", "iptables", "nftables", "routed", "wire", "bare"];
+
 /// What is measured, in a sentence without its full stop.
 pub(super) fn sentence(workload: &str) -> &'static str {
     match workload {
@@ -23,7 +27,7 @@ pub(super) fn sentence(workload: &str) -> &'static str {
 
 /// The point's name: `TCP_RR, other node, 1 B, 32 connections`. What there is one of is left out.
 pub(crate) fn title(point: &Point) -> String {
-    let mut parts = vec![point.workload.clone(), point.way.replace('-', " ")];
+    let mut parts = vec![traffic(point)];
     if point.size_bytes > 0 {
         parts.push(format!("{} B", thousands(point.size_bytes)));
     }
@@ -44,6 +48,15 @@ pub(crate) fn title(point: &Point) -> String {
         parts.push(format!("{} offered/s", thousands(point.rate_per_s as usize)));
     }
     parts.join(", ")
+}
+
+/// The traffic and its way: `TCP_RR, other node`. What is done to a variant itself goes no way.
+pub(super) fn traffic(point: &Point) -> String {
+    let Point { workload, way, .. } = point;
+    if way == "memory" && workload != "FORWARD" {
+        return workload.clone();
+    }
+    format!("{workload}, {}", way.replace('-', " "))
 }
 
 /// `10,000`.
@@ -90,12 +103,27 @@ pub(super) fn figures<'a>(
     })
 }
 
-/// The variants that were measured at a point, in the order they were first taken.
-pub(super) fn variants<'a>(results: &'a Results, point: &Point) -> Vec<&'a str> {
+/// Every variant, in the order of reports: our own first, the limits last, and a dataplane's with other IO behind it.
+pub(super) fn variants(results: &Results) -> Vec<&str> {
+    let mut variants = results.variants();
+    variants.sort_by_key(|variant| {
+        let (family, rest) = variant.split_once('/').unwrap_or((variant, ""));
+        (place(family), rest)
+    });
+    variants
+}
+
+/// The place of a dataplane in [`KNOWN`], or the one behind.
+pub(super) fn place(dataplane: &str) -> usize {
+    KNOWN.iter().position(|known| *known == dataplane).unwrap_or(KNOWN.len())
+}
+
+/// The variants that were measured at a point, in the order of reports.
+pub(super) fn variants_at<'a>(results: &'a Results, point: &Point) -> Vec<&'a str> {
     let here = |variant: &&str| {
         results.samples.iter().any(|sample| sample.variant == **variant && sample.point == *point)
     };
-    results.variants().into_iter().filter(here).collect()
+    variants(results).into_iter().filter(here).collect()
 }
 
 /// How it was measured, and on what.
@@ -148,7 +176,21 @@ mod tests {
         assert_eq!(title(&point()), "TCP_RR, other node, 1 B");
         let many = Point { connections: 32, services: 10_000, size_bytes: 0, ..point() };
         assert_eq!(title(&many), "TCP_RR, other node, 32 connections, 10,000 services");
+        let (workload, way) = ("UPDATE".to_owned(), "memory".to_owned());
+        assert_eq!(title(&Point { workload, way, size_bytes: 0, ..point() }), "UPDATE");
         assert_eq!(title(&Point { policies: 0, ..point() }), "TCP_RR, other node, 1 B, no policies");
+    }
+
+    #[test]
+    fn variants_are_told_in_one_order_whatever_the_order_they_were_taken_in() {
+        let mut results = crate::results::tests::results();
+        for (sample, variant) in
+            results.samples.iter_mut().zip(["wire", "chains/plain", "new", "chains", "ebpf"])
+        {
+            sample.variant = variant.to_owned();
+        }
+        results.samples.truncate(5);
+        assert_eq!(variants(&results), ["ebpf", "chains", "chains/plain", "wire", "new"]);
     }
 
     #[test]

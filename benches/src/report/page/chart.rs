@@ -4,10 +4,8 @@ use std::fmt::Write;
 
 use super::axis::{Axis, short};
 use super::escaped;
+use crate::report::words::place;
 use crate::results::Spread;
-
-/// The dataplanes that have a colour and a dash of their own; others share the last.
-const KNOWN: [&str; 8] = ["ebpf", "emulator", "chains", "iptables", "nftables", "routed", "wire", "bare"];
 
 /// Where the drawing is: left, top, width and height of what the axes enclose, and the whole.
 const LEFT: f64 = 66.0;
@@ -22,10 +20,10 @@ const NAMES: f64 = 118.0;
 /// About what a letter takes.
 const LETTER: f64 = 7.0;
 
-/// The classes of a variant: its colour, its dash, and its own, by which it is hidden.
+/// The classes of a variant: its colour and dash, which strangers share, and its own, by which it is hidden.
 pub(super) fn classes(variants: &[&str], variant: &str) -> String {
     let (family, rest) = variant.split_once('/').map_or((variant, ""), |(family, rest)| (family, rest));
-    let colour = KNOWN.iter().position(|known| *known == family).unwrap_or(KNOWN.len());
+    let colour = place(family);
     let thin = if rest.is_empty() { "" } else { " thin" };
     let own = variants.iter().position(|other| *other == variant).unwrap_or(variants.len());
     format!("c{colour}{thin} v{own}")

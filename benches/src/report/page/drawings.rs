@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::axis::Axis;
 use super::chart::{self, Bar, Line, classes};
 use super::escaped;
-use crate::figure::{Better, Figure, MEMORY, TRANSACTIONS};
-use crate::report::words::{figures, sentence, thousands, title, variants};
+use crate::figure::{Better, Figure, TRANSACTIONS};
+use crate::report::words::{self, figures, sentence, thousands, title, variants, variants_at};
 use crate::results::{Point, Results, Spread};
 
 /// Parts of the requests at which a distribution is drawn.
@@ -84,8 +84,8 @@ fn rates(results: &Results, point: &Point) -> Option<String> {
     let connects = point.workload == "TCP_CRR";
     let told = if connects { figures.find(|figure| figure.name == TRANSACTIONS) } else { figures.next() };
     let told = told.filter(|figure| figure.better == Some(Better::Higher))?;
-    let all = results.variants();
-    let bars = variants(results, point).into_iter().filter_map(|variant| {
+    let all = variants(results);
+    let bars = variants_at(results, point).into_iter().filter_map(|variant| {
         let spread = results.spread(variant, point, told.name)?;
         Some(Bar { name: variant.to_owned(), classes: classes(&all, variant), spread })
     });
@@ -97,9 +97,9 @@ fn rates(results: &Results, point: &Point) -> Option<String> {
 
 /// Which part of the requests took at most so long, if distributions were kept.
 fn distribution(results: &Results, point: &Point) -> Option<String> {
-    let all = results.variants();
+    let all = variants(results);
     let mut lines = Vec::new();
-    for variant in variants(results, point) {
+    for variant in variants_at(results, point) {
         let rounds: Vec<&[(f64, f64)]> = results
             .samples
             .iter()
@@ -128,7 +128,8 @@ fn same(value: f64) -> Spread {
     Spread { median: value, min: value, max: value }
 }
 
-/// The time that a part of the requests stayed within, between the two parts that are known; none beyond them.
+/// The time that a part of the requests stayed within; none beyond the parts that are known. Between two of them it is
+/// straight as it is drawn: by how few are left.
 fn within(latencies: &[(f64, f64)], part: f64) -> Option<f64> {
     let after = latencies.partition_point(|(known, _)| *known < part);
     let (high, high_us) = *latencies.get(after)?;
@@ -136,6 +137,7 @@ fn within(latencies: &[(f64, f64)], part: f64) -> Option<f64> {
         return Some(high_us);
     }
     let (low, low_us) = *latencies.get(after.checked_sub(1)?)?;
+    let [low, part, high] = [low, part, high].map(|part| -(1.0 - part).max(1e-9).ln());
     Some(low_us + (high_us - low_us) * (part - low) / (high - low))
 }
 
@@ -183,7 +185,7 @@ fn curve(
     places: &BTreeMap<usize, &Point>,
     told: &Figure,
 ) -> Option<String> {
-    let all = results.variants();
+    let all = variants(results);
     let lines = all.iter().filter_map(|variant| {
         let at = |(count, point): (&usize, &&Point)| {
             Some((*count as f64, results.spread(variant, point, told.name)?))
@@ -200,11 +202,9 @@ fn curve(
     let spans = least > 0.0 && most / least > 12.0;
     let y = if spans { Axis::logarithmic(told.axis, least, most) } else { Axis::linear(told.axis, most) };
     let x = Axis::counts(&format!("number of {what}"), counts);
-    let of = places.values().next()?;
-    let last = thousands(*counts.last()?);
-    let does = if told.name == MEMORY { "takes" } else { "does" };
-    let caption =
-        format!("What {}, {}, {does} with up to {last} {what}: {}.", of.workload, of.way, told.axis);
+    let of = words::traffic(places.values().next()?);
+    let (last, noun) = (thousands(*counts.last()?), told.axis.split(',').next().unwrap_or_default());
+    let caption = format!("How the {noun} of {of} goes with up to {last} {what}.");
     Some(figure(&caption, &chart::lines(&caption, (&x, &y), &lines, true)))
 }
 
@@ -250,16 +250,22 @@ mod tests {
     fn between_two_known_parts_a_distribution_is_straight_and_beyond_them_unknown() {
         let known = [(0.5, 10.0), (0.9, 20.0), (0.99, 110.0)];
         assert_eq!(within(&known, 0.9), Some(20.0));
-        assert!(within(&known, 0.7).is_some_and(|us| (us - 15.0).abs() < 1e-9));
+        // As far from 0.9 to this as from this to 0.99.
+        let between = 1.0 - 0.1f64.powf(1.5);
+        assert!(within(&known, between).is_some_and(|us| (us - 65.0).abs() < 1e-6));
         assert_eq!((within(&known, 0.3), within(&known, 0.999)), (None, None));
     }
 
     #[test]
     fn a_curve_is_drawn_for_what_was_measured_at_two_counts_and_only_then() {
         let services = scaling(&rich(), "services", |point| point.services);
-        let captions = services.join("\n");
-        assert!(captions.contains("What TCP_CRR, service, does with up to 10,000 services"), "{captions}");
-        assert!(captions.contains("What MEMORY, memory, takes with up to 10,000 services"), "{captions}");
+        let caption = |drawn: &String| drawn.split("</figcaption>").next().unwrap_or_default().to_owned();
+        let captions = services.iter().map(caption).collect::<Vec<_>>().join("\n");
+        assert!(
+            captions.contains("How the latency p50 of TCP_CRR, service goes with up to 10,000 services."),
+            "{captions}"
+        );
+        assert!(captions.contains("How the memory of MEMORY goes with up to 10,000 services."), "{captions}");
         assert!(scaling(&rich(), "flows", |point| point.flows).is_empty());
     }
 
@@ -270,6 +276,6 @@ mod tests {
             results.points().into_iter().find(|point| point.workload == "TCP_RR" && point.way == "service");
         let drawn = distribution(&results, point.expect("it was measured")).expect("latencies were kept");
         // Neither wire nor routed knows Services.
-        assert_eq!(drawn.matches("<polyline").count(), 7, "{drawn}");
+        assert_eq!(drawn.matches("<polyline").count(), 7);
     }
 }

@@ -15,10 +15,9 @@
 //! kernel's `Documentation/networking/nf_conntrack-sysctl.rst`; the choice of ports from `nf_nat_core.c`.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::RangeInclusive;
 
-use super::frame::{Address, Kind, Packet, Tuple, protocol};
+use super::frame::{Address, Fast, Kind, Packet, Tuple, protocol};
 use super::ruleset::{SourcePorts, States};
 
 /// How a packet stands to its connection (`--ctstate`).
@@ -177,38 +176,13 @@ pub enum NotKept {
     Ports,
 }
 
-/// Multiplies what it is given (Knuth, volume 3, section 6.4): nobody who could choose tuples to collide sends here.
-#[derive(Clone, Copy, Default)]
-struct Fast(u64);
-
-impl Hasher for Fast {
-    fn finish(&self) -> u64 {
-        // The upper bits are the good ones, and the table looks at both ends.
-        self.0 ^ self.0 >> 32
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_u128(&mut self, words: u128) {
-        self.write_u64((words >> 64) as u64 ^ (words as u64).rotate_left(17));
-    }
-}
-
 /// All connections of a node.
 #[derive(Clone, Debug)]
 pub struct Conntrack {
     /// By number; those that are over leave room.
     connections: Vec<Option<Connection>>,
     free: Vec<u32>,
-    tuples: HashMap<Tuple, (u32, Direction), BuildHasherDefault<Fast>>,
+    tuples: HashMap<Tuple, (u32, Direction), Fast>,
     capacity: usize,
     swept_s: u64,
 }
@@ -351,7 +325,8 @@ impl Conntrack {
     fn related(&mut self, packet: &Packet, about: Tuple, now_s: u64) -> Tracked {
         let found = self.live(&about.inverse(), now_s);
         let draft = Connection::draft(packet.tuple);
-        let none = Tracked { state: State::Invalid, direction: Direction::Original, connection: draft, kept: false };
+        let none =
+            Tracked { state: State::Invalid, direction: Direction::Original, connection: draft, kept: false };
         found.map_or(none, |(id, direction)| {
             let connection = self.connections[id as usize].unwrap_or(draft);
             Tracked { state: State::Related, direction, connection, kept: true }

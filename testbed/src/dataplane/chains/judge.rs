@@ -81,7 +81,8 @@ impl<'a> Judge<'a> {
         let over = |address: &&IpAddr| flow.over == Some(family_of(**address));
         let target =
             to.addresses().iter().find(over).copied().unwrap_or_else(|| to.address_from(from.addresses()));
-        let Some(source) = from.addresses().iter().copied().find(|own| own.is_ipv4() == target.is_ipv4()) else {
+        let Some(source) = from.addresses().iter().copied().find(|own| own.is_ipv4() == target.is_ipv4())
+        else {
             // Its own stack has no way there.
             return Ok(Verdict::Reject);
         };
@@ -127,7 +128,8 @@ impl<'a> Judge<'a> {
     }
 
     fn place(&self, who: &Who, addresses: &[IpAddr]) -> Place {
-        let node = self.cluster.nodes.iter().find(|node| addresses.iter().any(|own| node.addresses.contains(own)));
+        let node =
+            self.cluster.nodes.iter().find(|node| addresses.iter().any(|own| node.addresses.contains(own)));
         match (who, node) {
             (Who::External(_), _) => Place::World(addresses[0]),
             // A pod on the host's network is its node.

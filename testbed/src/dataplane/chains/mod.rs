@@ -12,7 +12,7 @@
 //!
 //! | step | price |
 //! | --- | --- |
-//! | raw | one rule for each pod of the node, every packet |
+//! | raw | of a pod's packets, every one: half the node's pods on average, a rule each; of others two or three rules |
 //! | conntrack | one look-up in a hash table; a new connection three more, and two rows |
 //! | nat | every address and port of every Service before the one that is dialled, then its endpoints, half of them on average: a connection's first packet |
 //! | filter | two rules for an answered connection; for a new one the pods of the node, both ways, then every peer of every policy that is about the two |

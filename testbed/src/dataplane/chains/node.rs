@@ -230,8 +230,10 @@ impl Node {
                 Ground::interface(Hop::Pod(place))
             }
             Link::Uplink => match ground.tunnel {
-                Some(tunnel) if packet.kind == Kind::Udp && packet.tuple.target_port == tunnel.port
-                    && ground.is_own(packet.tuple.target) =>
+                Some(tunnel)
+                    if packet.kind == Kind::Udp
+                        && packet.tuple.target_port == tunnel.port
+                        && ground.is_own(packet.tuple.target) =>
                 {
                     if !ground.is_node(packet.tuple.source) {
                         return Err(Refused::TunnelSource(packet.tuple.source));
@@ -257,15 +259,14 @@ fn forward<A: Bits>(
     let Memory { ground, conntrack, dice } = state;
     let mut world = World { own: &ground.own, now_s, dice };
     let states = States::INVALID.0;
-    let mut seen =
-        Seen { tuple: packet.tuple, from, to: Interface::NONE, states, reply: false, mark: 0 };
+    let mut seen = Seen { tuple: packet.tuple, from, to: Interface::NONE, states, reply: false, mark: 0 };
     let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
     ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
     let mut tracked = conntrack.track(packet, frame, now_s);
     (seen.states, seen.reply) = (tracked.states(), tracked.direction == Direction::Reply);
-    let for_itself = from == Interface::at(OUT) && !tracked.kept && ground.is_own(packet.tuple.target);
-    if for_itself && tracked.state == State::Invalid {
-        // The node's own affair: its own stack keeps track of it.
+    let from_outside = [OUT, BETWEEN].map(Interface::at).contains(&from);
+    if from_outside && tracked.state == State::Invalid && ground.is_own(packet.tuple.target) {
+        // An answer to what the node's own stack sent past us: that keeps track of it.
         return Ok(Way { hop: Hop::Host, tracked, takes_hop: false });
     }
     ask(rules, TableName::Mangle, first, &mut seen, &mut world)?;
@@ -298,7 +299,8 @@ fn forward<A: Bits>(
     if last == Hook::Postrouting {
         ask(rules, TableName::Mangle, last, &mut seen, &mut world)?;
     }
-    if opens && !(for_itself && hop == Hop::Host) {
+    // What the node's own stack answers past us is not kept.
+    if opens && (from != Interface::at(OUT) || hop != Hop::Host) {
         let draft = &mut tracked.connection;
         let walked = rules.walk(TableName::Nat, last, &mut seen, &mut world);
         let kept = SourcePorts::default();

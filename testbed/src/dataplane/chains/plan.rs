@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use userspace::model::{Cluster, Encapsulation, Forward, Model, Node, Settings};
 
-use super::frame::{Address, HEADERS, Mac};
+use super::frame::{Address, Fast, HEADERS, Mac};
 use super::walk::Interface;
 use super::{Family, Ruleset, policies, ruleset, services};
 use crate::topology::{TUNNEL, UPLINK, host_side};
@@ -122,7 +122,7 @@ pub(super) struct Ground {
     pub(super) pods: Vec<Neighbour>,
     /// What rules call the links: the uplink, the tunnel, those of the pods.
     pub(super) interfaces: Vec<String>,
-    hops: HashMap<Address, Hop>,
+    hops: HashMap<Address, Hop, Fast>,
     /// Ranges whose addresses have a hop of their own, or nobody.
     inside: Vec<IpNet>,
 }
@@ -220,12 +220,12 @@ fn overhead(settings: &Settings, outer: IpAddr) -> usize {
     }
 }
 
-fn hops(cluster: &Cluster, own: &Node, others: &[&Node]) -> HashMap<Address, Hop> {
+fn hops(cluster: &Cluster, own: &Node, others: &[&Node]) -> HashMap<Address, Hop, Fast> {
     let tunnelled = cluster.settings.model == Model::Overlay;
     let between = |place: usize| if tunnelled { Hop::Node(place) } else { Hop::Outside };
     let places: HashMap<&str, usize> =
         others.iter().enumerate().map(|(place, node)| (node.name.as_str(), place)).collect();
-    let mut hops = HashMap::new();
+    let mut hops = HashMap::default();
     let mut here = 0;
     for pod in cluster.pods.iter().filter(|pod| !pod.host_network) {
         let hop = match places.get(pod.node.as_str()) {

@@ -21,8 +21,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use userspace::model::{Cluster, Established, Model, Node, Pod, Protocol, Tier};
 
 use super::Family;
-use super::ruleset::{Match, Rule, Ruleset, States, Table, TableName, Then, is, not};
-use super::services::hashed;
+use super::ruleset::{Match, Rule, Ruleset, States, Table, TableName, Then, is};
+use super::services::{PODS, hashed};
 use crate::topology::{UPLINK, host_side};
 
 mod network_policy;
@@ -60,9 +60,12 @@ pub(super) fn write_first(rules: &mut Ruleset, cluster: &Cluster, node: &Node) {
 pub(super) fn write(rules: &mut Ruleset, cluster: &Cluster, node: &Node) {
     let family = rules.family;
     let filter = rules.table(TableName::Filter);
-    for (hook, chain) in [("INPUT", "POD-EGRESS"), ("FORWARD", "POD-EGRESS"), ("FORWARD", "POD-INGRESS")] {
+    for hook in ["INPUT", "FORWARD"] {
+        filter.append(hook, Rule::jump("POD-EGRESS").from(PODS));
+    }
+    filter.append("FORWARD", Rule::jump("POD-INGRESS").to(PODS));
+    for chain in ["POD-EGRESS", "POD-INGRESS"] {
         filter.declare(chain);
-        filter.append(hook, Rule::jump(chain));
     }
     for pod in cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network) {
         let link = host_side(pod);
@@ -220,24 +223,26 @@ fn has(wanted: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
 /// The raw table: packets that lie about where they come from.
 fn raw(raw: &mut Table, cluster: &Cluster, node: &Node, family: Family) {
     let drop = || Rule::then(Then::Drop);
-    for pod in cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network) {
-        let mut rule = drop().from(&host_side(pod)).comment(format!("not an address of {}", pod.id()));
-        rule.source = address(pod, family).map(|own| not(IpNet::from(own)));
-        raw.append("PREROUTING", rule);
+    raw.append("PREROUTING", Rule::jump("POD-SOURCES").from(PODS));
+    raw.declare("POD-SOURCES");
+    for pod in cluster.pods_on(&node.name).filter(|pod| !pod.host_network) {
+        if let Some(own) = address(pod, family) {
+            let rule = Rule::then(Then::Return).source(own).from(&host_side(pod));
+            raw.append("POD-SOURCES", rule.comment(format!("the address of {}", pod.id())));
+        }
     }
+    raw.append("POD-SOURCES", drop().comment("not an address of the pod"));
     if cluster.settings.model != Model::Overlay {
         return;
     }
-    let pods = || cluster.settings.pod_cidrs.iter().filter(|range| Family::of_range(**range) == family);
-    for range in pods() {
+    raw.declare("NODE-SOURCES");
+    for range in cluster.settings.pod_cidrs.iter().filter(|range| Family::of_range(**range) == family) {
         let rule = drop().from(UPLINK).source(*range);
         raw.append("PREROUTING", rule.comment("a pod outside the tunnel"));
+        raw.append("PREROUTING", Rule::jump("NODE-SOURCES").from(UPLINK).target(*range));
     }
     let nodes = cluster.nodes.iter().flat_map(|other| &other.addresses);
     for address in nodes.filter(|address| Family::of(**address) == family) {
-        for range in pods() {
-            let rule = drop().from(UPLINK).source(*address).target(*range);
-            raw.append("PREROUTING", rule.comment("a node outside the tunnel"));
-        }
+        raw.append("NODE-SOURCES", drop().source(*address).comment("a node outside the tunnel"));
     }
 }

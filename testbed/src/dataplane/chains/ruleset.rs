@@ -299,7 +299,9 @@ pub enum Error {
         chain: String,
     },
     /// Chains lead into one another too often.
-    #[error("cannot use table {table}: from chain {chain} more than {deepest} chains lead into one another; have fewer")]
+    #[error(
+        "cannot use table {table}: from chain {chain} more than {deepest} chains lead into one another; have fewer"
+    )]
     Deep {
         /// Of the table.
         table: TableName,

@@ -39,7 +39,7 @@ use crate::netns::fnv1a;
 use crate::topology::UPLINK;
 
 /// The names of pods' links, as [`crate::topology::host_side`] makes them.
-const PODS: &str = "pp+";
+pub(super) const PODS: &str = "pp+";
 
 /// What `KUBE-MARK-MASQ` marks packets with that must come back this way.
 const MASQUERADE: u32 = 0x4000;
@@ -253,7 +253,7 @@ impl<'a> Port<'a> {
             left = endpoints.len() as u64;
         }
         for backend in endpoints {
-            let own = if weighted { weight(&backend) } else { 1 };
+            let own = if weighted { weight(backend) } else { 1 };
             if own == 0 {
                 continue;
             }

@@ -254,7 +254,13 @@ enum Condition {
     Nth(bool, (u32, u32)),
     Local(End, bool),
     /// The list's number; whether sources are noted in it; how many seconds count.
-    Recent { not: bool, list: u32, set: bool, seconds: u32, reap: bool },
+    Recent {
+        not: bool,
+        list: u32,
+        set: bool,
+        seconds: u32,
+        reap: bool,
+    },
 }
 
 /// What rules remember between packets.
@@ -356,7 +362,8 @@ impl<A: Bits> Program<A> {
                 for rule in &chain.rules {
                     let line = program.line(rule, &starts, &mut names);
                     program.lines.push(line);
-                    let comment = if rule.comment.is_empty() { empty.clone() } else { rule.comment.as_str().into() };
+                    let comment =
+                        if rule.comment.is_empty() { empty.clone() } else { rule.comment.as_str().into() };
                     program.comments.push(comment);
                 }
                 program.lines.push(Line { then: Does::Return, ..Line::any() });
@@ -505,7 +512,12 @@ impl<A: Bits> Program<A> {
         let (start, table, chain) = &self.chains[at];
         let ends = self.lines[line as usize].then == Does::Return;
         let number = if ends { 0 } else { line - start + 1 };
-        Place { table: *table, chain: chain.clone(), line: number, comment: self.comments[line as usize].clone() }
+        Place {
+            table: *table,
+            chain: chain.clone(),
+            line: number,
+            comment: self.comments[line as usize].clone(),
+        }
     }
 
     /// Walks a table's built-in chain; what has none there is let through. Rules may change the packet's mark.
@@ -518,7 +530,9 @@ impl<A: Bits> Program<A> {
             let number = at;
             let line = &self.lines[number as usize];
             at += 1;
-            if !line.applies(ends, seen, &self.patterns) || line.conditions > 0 && !self.holds(number, seen, world) {
+            if !line.applies(ends, seen, &self.patterns)
+                || line.conditions > 0 && !self.holds(number, seen, world)
+            {
                 continue;
             }
             match self.lines[number as usize].then {
@@ -557,7 +571,9 @@ impl<A: Bits> Program<A> {
     fn holds(&mut self, number: u32, seen: &Seen, world: &mut World<'_>) -> bool {
         let Line { first, conditions, .. } = self.lines[number as usize];
         let own = first as usize..first as usize + usize::from(conditions);
-        self.conditions[own].iter().all(|condition| condition.holds(seen, &self.ports, &mut self.memory, world))
+        self.conditions[own]
+            .iter()
+            .all(|condition| condition.holds(seen, &self.ports, &mut self.memory, world))
     }
 }
 
@@ -608,7 +624,8 @@ impl Condition {
             Self::SourcePort(not, range) => within(source_port, range) != not,
             Self::TargetPort(not, range) => within(target_port, range) != not,
             Self::Multiport(end, not, (first, last)) => {
-                let any = |port| ports[first as usize..last as usize].iter().any(|range| within(port, *range));
+                let any =
+                    |port| ports[first as usize..last as usize].iter().any(|range| within(port, *range));
                 let found = match end {
                     End::Source => any(source_port),
                     End::Target => any(target_port),
@@ -629,7 +646,11 @@ impl Condition {
             Self::Local(end, not) => world.is_local(if end == End::Source { source } else { target }) != not,
             Self::Recent { not, list, set, seconds, reap } => {
                 let list = &mut memory.lists[list as usize];
-                let found = if set { list.note(source, world.now_s) } else { list.has(source, seconds, reap, world.now_s) };
+                let found = if set {
+                    list.note(source, world.now_s)
+                } else {
+                    list.has(source, seconds, reap, world.now_s)
+                };
                 found != not
             }
         }
