@@ -297,6 +297,8 @@ pub struct Suite {
     pub time: Duration,
     /// What chance in it follows from: the order in which variants take turns.
     pub seed: u64,
+    /// What packets cost in the kernel's test run, and what the verifier says of the programs, are part of it.
+    pub programs: bool,
 }
 
 /// Why `--only` selects nothing.
@@ -349,6 +351,7 @@ impl Suite {
             rounds: 5,
             time: Duration::from_millis(120),
             seed: 1,
+            programs: false,
         }
     }
 
@@ -389,6 +392,7 @@ impl Suite {
             rounds: 7,
             time: Duration::from_millis(500),
             seed: 1,
+            programs: true,
         }
     }
 
@@ -427,7 +431,8 @@ impl Suite {
             blocks.push(traffic.filter(|run| flows > 1 || run.workload == UdpRr).collect());
         }
         let variants = Name::ALL.into_iter().map(Variant::from).collect();
-        Self { name: "scale", variants, blocks, rounds: 5, time: Duration::from_millis(500), seed: 1 }
+        let time = Duration::from_millis(500);
+        Self { name: "scale", variants, blocks, rounds: 5, time, seed: 1, programs: false }
     }
 
     /// Every run, in the order of the blocks.
@@ -454,6 +459,8 @@ impl Suite {
             }
         }
         self.variants.retain(|variant| variants.is_empty() || variants.contains(variant));
+        self.programs &=
+            workloads.is_empty() && ways.is_empty() && self.variants.contains(&Name::Ebpf.into());
         for block in &mut self.blocks {
             block.retain(|run| workloads.is_empty() || workloads.contains(&run.workload));
             block.retain(|run| ways.is_empty() || ways.contains(&run.way));

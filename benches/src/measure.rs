@@ -24,8 +24,8 @@ use crate::affinity::{self, Held};
 use crate::journal::{self, Journal};
 use crate::matrix::{Run, Sizes, Suite, Variant};
 use crate::report::words::title;
-use crate::results::{Absent, Results, Sample, VERSION};
-use crate::{cluster, machine, noise, rules, sample};
+use crate::results::{Absent, Cost, Program, Results, Sample, VERSION};
+use crate::{cluster, machine, noise, path, programs, rules, sample};
 
 /// After this, flows that are only open are used once, so that nobody forgets them: less than the shortest time that a
 /// kernel's connection tracking remembers a datagram for (30 s).
@@ -97,6 +97,7 @@ pub fn compare(
     for block in &suite.blocks {
         session.block(block)?;
     }
+    let (costs, programs) = session.programs()?;
     let Session { samples, absent, .. } = session;
     if samples.is_empty() {
         return Err(Error::None(absent));
@@ -112,6 +113,8 @@ pub fn compare(
         machine: facts,
         absent,
         samples,
+        costs,
+        programs,
         ..Results::default()
     };
     results.noise = noise::of(&results);
@@ -227,6 +230,27 @@ impl<'a> Session<'a> {
             }
         }
         Ok(stands)
+    }
+
+    /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for.
+    fn programs(&mut self) -> Result<(Vec<Cost>, Vec<Program>), Error> {
+        if !self.suite.programs {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        check(self.stop)?;
+        (self.said)("having the verifier look at the programs");
+        self.held.to(Some(0))?;
+        let programs = programs::measure().unwrap_or_else(|error| {
+            self.leave_out(Name::Ebpf.into(), format!("its programs: {error}"));
+            Vec::new()
+        });
+        check(self.stop)?;
+        let said = &mut *self.said;
+        let costs = path::measure(|what| said(&format!("timing a packet: {what}"))).unwrap_or_else(|error| {
+            self.leave_out(Name::Ebpf.into(), format!("the cost of a packet: {error}"));
+            Vec::new()
+        });
+        Ok((costs, programs))
     }
 
     fn leave_out(&mut self, variant: Variant, why: String) {

@@ -11,6 +11,12 @@ use crate::results::{Results, Sample, Spread};
 /// The figure of a sample that says what of the machine's CPU time was stolen while it was taken.
 pub const STEAL: &str = "steal_percent";
 
+/// The figure of a sample that keeps to one CPU which says how busy the others were: with something else.
+pub const ELSEWHERE: &str = "elsewhere_percent";
+
+/// How busy they may be, in percent. Whoever runs there runs on the one CPU as well.
+const MOST_ELSEWHERE: f64 = 10.0;
+
 /// CPU time that the machine's host may take while one sample is taken, in percent, before it is taken again.
 pub const MOST_STEAL_OF_ONE: f64 = 5.0;
 
@@ -25,7 +31,11 @@ const FEWEST_ROUNDS: usize = 3;
 
 /// What of the CPU time was stolen, over all samples that say so, in percent.
 pub fn steal(samples: &[Sample]) -> Option<f64> {
-    let all: Vec<f64> = samples.iter().filter_map(|sample| sample.figures.get(STEAL).copied()).collect();
+    mean(samples, STEAL)
+}
+
+fn mean(samples: &[Sample], figure: &str) -> Option<f64> {
+    let all: Vec<f64> = samples.iter().filter_map(|sample| sample.figures.get(figure).copied()).collect();
     (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
@@ -39,9 +49,11 @@ pub fn of(results: &Results) -> Vec<String> {
             "the machine's host took away {stolen:.1} % of the CPU time, more than {MOST_STEAL} %"
         ));
     }
-    if machine.load > machine.cpus as f64 {
-        let (load, cpus) = (machine.load, machine.cpus);
-        noise.push(format!("{load} threads wanted the {cpus} CPUs in the minute before it began"));
+    if let Some(percent) = mean(&results.samples, ELSEWHERE).filter(|percent| *percent > MOST_ELSEWHERE) {
+        noise.push(format!(
+            "CPUs that were to stay idle were busy for {percent:.0} % of the time, more than {MOST_ELSEWHERE} %: \
+             something else was running"
+        ));
     }
     let wide = too_wide(results);
     if let Some((what, percent)) = wide.iter().max_by(|one, other| one.1.total_cmp(&other.1)) {

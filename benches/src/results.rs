@@ -238,16 +238,24 @@ impl Results {
         serde_json::from_str(&text).map_err(wrong)
     }
 
-    /// Writes a file whole, or leaves the one that is there.
+    /// Writes a file whole, or leaves the one that is there: each sample on a line of its own.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::Io { tried: "write", path: path.to_owned(), source };
-        let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
+        let text = self.text().map_err(|error| failed(error.into()))?;
         let beside = path.with_extension("part");
-        fs::write(&beside, text + "\n").map_err(failed)?;
+        fs::write(&beside, text).map_err(failed)?;
         fs::rename(&beside, path).map_err(failed)
+    }
+
+    fn text(&self) -> serde_json::Result<String> {
+        let samples = self.samples.iter().map(|sample| Ok(format!("    {}", serde_json::to_string(sample)?)));
+        let samples = samples.collect::<serde_json::Result<Vec<_>>>()?.join(",\n");
+        let rest = serde_json::to_string_pretty(&Self { samples: Vec::new(), ..self.clone() })?;
+        let lines = if samples.is_empty() { "[]".to_owned() } else { format!("[\n{samples}\n  ]") };
+        Ok(rest.replacen("\n  \"samples\": [],", &format!("\n  \"samples\": {lines},"), 1) + "\n")
     }
 
     /// Every point, in the order they were first taken.
@@ -372,6 +380,9 @@ pub(crate) mod tests {
         let mut results = results();
         results.write(&path).expect("a folder of our own");
         assert_eq!(Results::read(&path).expect("what was written"), results);
+        let text = fs::read_to_string(&path).expect("as before");
+        let samples = text.lines().filter(|line| line.starts_with("    {\"variant\"")).count();
+        assert_eq!(samples, results.samples.len(), "{text}");
         results.version = 7;
         results.write(&path).expect("as before");
         let error = Results::read(&path).expect_err("there is no such version");

@@ -11,7 +11,7 @@ use userspace::model::{Cluster, Service};
 use crate::cluster::{CLIENT, NEIGHBOUR, NODE, PORT, SERVER};
 use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TRANSACTIONS};
 use crate::matrix::{Run, Way, Workload};
-use crate::noise::STEAL;
+use crate::noise::{ELSEWHERE, STEAL};
 use crate::{machine, memory};
 
 /// The CPU of all that a packet needs, if it is one.
@@ -46,11 +46,14 @@ impl Measured {
     }
 
     /// Adds what the CPUs did: for each of `count`, in units of which a second has `units`.
-    fn cpu(mut self, name: &str, ticks: Ticks, (count, units): (f64, f64)) -> Self {
+    fn cpu(mut self, run: &Run, (name, ticks): (&str, Ticks), (count, units): (f64, f64)) -> Self {
         if count > 0.0 {
             self.figures.insert(name.to_owned(), ticks.busy_s() * units / count);
         }
         self.figures.insert(STEAL.to_owned(), ticks.steal_percent());
+        if !run.spreads() && machine::cpus() > 1 {
+            self.figures.insert(ELSEWHERE.to_owned(), ticks.elsewhere_percent());
+        }
         self
     }
 }
@@ -80,14 +83,14 @@ pub fn measure(up: &Up, run: &Run, turn: usize, time: Duration) -> Result<Measur
             let gbit = streamed.bytes as f64 * 8.0 / 1e9;
             let figures =
                 [(THROUGHPUT, streamed.rate_bits() / 1e9), ("retransmits", streamed.retransmits as f64)];
-            Measured::of(&figures).cpu("cpu_ms_per_gbit", streamed.ticks, (gbit, 1e3))
+            Measured::of(&figures).cpu(run, ("cpu_ms_per_gbit", streamed.ticks), (gbit, 1e3))
         }
         Workload::UdpStream => {
             let packets = traffic::packet_rate(&ends, size, limits)?;
             let sent = packets.sent as f64 / packets.elapsed.as_secs_f64();
             let figures = [(RECEIVED, packets.rate() / 1e3), ("sent_kpps", sent / 1e3)];
             let received = packets.received as f64;
-            Measured::of(&figures).cpu("cpu_ns_per_packet", packets.ticks, (received, 1e9))
+            Measured::of(&figures).cpu(run, ("cpu_ns_per_packet", packets.ticks), (received, 1e9))
         }
         Workload::Forward => {
             let figures = memory::forwarded(up.name(), up, time)?;
@@ -120,7 +123,7 @@ fn exchanged(run: &Run, trips: &RoundTrips) -> Measured {
     // Who waits for a request to be due keeps the CPU busy.
     let counts = run.workload != Workload::FirstPacket && run.rate_per_s == 0;
     let transactions = if counts { trips.histogram.len() as f64 } else { 0.0 };
-    measured.cpu("cpu_us_per_transaction", trips.ticks, (transactions, 1e6))
+    measured.cpu(run, ("cpu_us_per_transaction", trips.ticks), (transactions, 1e6))
 }
 
 /// From the shortest to the longest, four digits exact; parts that so few round trips do not tell apart are left out.

@@ -19,7 +19,8 @@ fn left() -> Vec<Netns> {
 
 /// Everything that suites ask for, in the smallest cluster.
 fn tiny() -> Suite {
-    let mut suite = Suite { rounds: 1, time: Duration::from_millis(50), ..Suite::standard() };
+    let mut suite =
+        Suite { rounds: 1, time: Duration::from_millis(50), programs: false, ..Suite::standard() };
     suite.blocks.iter_mut().for_each(|block| block.retain(|run| run.sizes.services == 1));
     suite
 }

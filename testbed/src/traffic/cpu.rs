@@ -1,7 +1,6 @@
 //! What the CPUs did meanwhile.
 
 use std::fs;
-use std::ops::AddAssign;
 
 /// What all CPUs of the machine have done since it started, in ticks (proc_stat(5)).
 ///
@@ -15,6 +14,9 @@ pub struct Ticks {
     pub idle: u64,
     /// Something had to, and the machine's host ran something else.
     pub stolen: u64,
+    /// What of `busy` was on CPUs other than the first, and how long these were there in all: where whatever is
+    /// measured keeps to the first, that is somebody else's.
+    pub elsewhere: (u64, u64),
 }
 
 impl Ticks {
@@ -24,11 +26,19 @@ impl Ticks {
     }
 
     fn read(text: &str) -> Self {
-        let line = text.lines().next().unwrap_or_default();
-        let times: Vec<u64> = line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
-        let of = |places: &[usize]| places.iter().filter_map(|place| times.get(*place)).sum();
-        // Guests' time, the last two, is in the first two already.
-        Self { busy: of(&[0, 1, 2, 5, 6]), idle: of(&[3, 4]), stolen: of(&[7]) }
+        let mut lines = text.lines().map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next().unwrap_or_default();
+            let times: Vec<u64> = words.filter_map(|time| time.parse().ok()).collect();
+            let of = |places: &[usize]| places.iter().filter_map(|place| times.get(*place)).sum();
+            // Guests' time, the last two, is in the first two already.
+            (name, of(&[0, 1, 2, 5, 6]), of(&[3, 4]), of(&[7]))
+        });
+        let (_, busy, idle, stolen) = lines.next().unwrap_or_default();
+        let others = lines.filter(|(name, ..)| name.starts_with("cpu") && *name != "cpu0");
+        let elsewhere = others
+            .fold((0, 0), |(busy, all), (_, more, idle, stolen)| (busy + more, all + more + idle + stolen));
+        Self { busy, idle, stolen, elsewhere }
     }
 
     /// What has been added since.
@@ -37,6 +47,10 @@ impl Ticks {
             busy: self.busy.saturating_sub(before.busy),
             idle: self.idle.saturating_sub(before.idle),
             stolen: self.stolen.saturating_sub(before.stolen),
+            elsewhere: (
+                self.elsewhere.0.saturating_sub(before.elsewhere.0),
+                self.elsewhere.1.saturating_sub(before.elsewhere.1),
+            ),
         }
     }
 
@@ -46,17 +60,15 @@ impl Ticks {
         if all > 0 { 100.0 * self.stolen as f64 / all as f64 } else { 0.0 }
     }
 
+    /// How busy CPUs other than the first were, in percent; nothing where there is one only.
+    pub fn elsewhere_percent(self) -> f64 {
+        let (busy, all) = self.elsewhere;
+        if all > 0 { 100.0 * busy as f64 / all as f64 } else { 0.0 }
+    }
+
     /// How long CPUs were busy, in seconds: two that were for a second come to two.
     pub fn busy_s(self) -> f64 {
         self.busy as f64 / per_second()
-    }
-}
-
-impl AddAssign for Ticks {
-    fn add_assign(&mut self, other: Self) {
-        self.busy += other.busy;
-        self.idle += other.idle;
-        self.stolen += other.stolen;
     }
 }
 
@@ -73,10 +85,18 @@ mod tests {
     #[test]
     fn what_the_host_took_is_a_part_of_all_cpu_time() {
         let before = Ticks::read("cpu  100 5 40 900 10 1 2 50 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
-        assert_eq!(before, Ticks { busy: 148, idle: 910, stolen: 50 });
+        assert_eq!(before, Ticks { busy: 148, idle: 910, stolen: 50, elsewhere: (0, 0) });
         let passed = Ticks::read("cpu  160 5 40 920 10 1 2 70 67 7").since(before);
-        assert_eq!(passed, Ticks { busy: 60, idle: 20, stolen: 20 });
+        assert_eq!(passed, Ticks { busy: 60, idle: 20, stolen: 20, elsewhere: (0, 0) });
         assert_eq!(passed.steal_percent(), 20.0);
         assert_eq!(Ticks::default().steal_percent(), 0.0);
+    }
+
+    #[test]
+    fn what_other_cpus_did_is_told_apart() {
+        let text = "cpu  90 0 0 110 0\ncpu0 80 0 0 20 0 0 0 0\ncpu1 10 0 0 30 0 0 0 0\ncpu2 0 0 0 60 0\nintr 7 7 7 7\n";
+        let ticks = Ticks::read(text);
+        assert_eq!((ticks.busy, ticks.elsewhere), (90, (10, 100)));
+        assert_eq!(ticks.elsewhere_percent(), 10.0);
     }
 }
