@@ -143,7 +143,7 @@ mod tests {
         assert!((axis.place(100.0) - 0.5).abs() < 1e-9);
         assert_eq!(
             ticks(&Axis::logarithmic("us", 1.0, 1e6)),
-            ["1", "10", "100", "1000", "10 k", "100 k", "1 M"].map(|tick| tick)
+            ["1", "10", "100", "1000", "10 k", "100 k", "1 M"]
         );
     }
 
