@@ -1,7 +1,8 @@
-//! What the sender of a refused packet is told: an ICMP error, or a reset.
+//! What the sender of a refused packet is told: an ICMP error, or a reset. And who asks for a neighbour.
 
-use super::frame::{Address, ETHERNET, HEADERS, Kind, Packet, Tuple, protocol, sum, sum_icmp, sum_tcp, word};
+use super::frame::{Address, ETHERNET, HEADERS, Kind, Mac, Packet, Tuple, protocol, word};
 use super::ruleset::RejectWith;
+use super::sum::{sum, sum_icmp, sum_tcp};
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,4 +121,24 @@ fn reset(packet: &Packet, frame: &[u8]) -> Option<Vec<u8>> {
     reset.extend_from_slice(&acked.to_be_bytes());
     reset.extend_from_slice(&[5 << 4, flags, 0, 0, 0, 0, 0, 0]);
     Some(reset)
+}
+
+/// The answer to a pod that asks for a neighbour (ARP, RFC 826): `mac`, whatever address it asks for but its own.
+/// None to what is no such question.
+pub(super) fn arp(frame: &[u8], mac: Mac) -> Option<[u8; 42]> {
+    let question: &[u8; 28] = frame.get(ETHERNET..ETHERNET + 28)?.try_into().ok()?;
+    let (asker, asked) = (&question[14..18], &question[24..28]);
+    let asks = question[..8] == [0, 1, 8, 0, 6, 4, 0, 1];
+    if !asks || asker == asked || asker == [0; 4] {
+        return None;
+    }
+    let mut answer = [0; 42];
+    answer[..6].copy_from_slice(&frame[6..12]);
+    answer[6..12].copy_from_slice(&mac);
+    answer[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    answer[22..28].copy_from_slice(&mac);
+    answer[28..32].copy_from_slice(asked);
+    answer[32..38].copy_from_slice(&frame[6..12]);
+    answer[38..42].copy_from_slice(asker);
+    Some(answer)
 }

@@ -8,6 +8,8 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::sum::{ends, folded, mend, negated, raw_sum, sctp_checksum, sum, sum_icmp};
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
@@ -564,127 +566,9 @@ fn write_ports(payload: &mut [u8], to: &Tuple) {
     payload[2..4].copy_from_slice(&to.target_port.to_be_bytes());
 }
 
-/// The sum of the words of both addresses.
-fn ends(tuple: &Tuple) -> u64 {
-    let words = |address: Address| -> u64 {
-        if address.is_v4() {
-            u64::from(address.low() >> 16) + u64::from(address.low() & 0xffff)
-        } else {
-            (0..8).map(|at| (address.bits() >> (16 * at)) as u64 & 0xffff).sum()
-        }
-    };
-    words(tuple.source) + words(tuple.target)
-}
-
-/// The one's complement of a sum, so that it can be taken off by adding.
-fn negated(sum: u64) -> u64 {
-    u64::from(!folded(sum))
-}
-
-fn folded(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
-/// Mends the checksum at this place, if it is there, by the difference of the words under it (RFC 1624, equation 3).
-fn mend(bytes: &mut [u8], at: usize, difference: u64) {
-    if let Some(field) = bytes.get_mut(at..at + 2) {
-        let old = u16::from_be_bytes([field[0], field[1]]);
-        let new = !folded(u64::from(!old) + difference);
-        field.copy_from_slice(&new.to_be_bytes());
-    }
-}
-
-fn raw_sum(bytes: &[u8]) -> u64 {
-    let pairs = bytes.chunks_exact(2);
-    let last = pairs.remainder().first().map_or(0, |last| u64::from(*last) << 8);
-    pairs.map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u64>() + last
-}
-
-/// The Internet checksum (RFC 1071); 0 over what holds the right one.
-pub(super) fn sum(bytes: &[u8]) -> u16 {
-    !folded(raw_sum(bytes))
-}
-
-/// Writes an ICMP message's checksum, which for IPv6 is about its ends as well.
-pub(super) fn sum_icmp(message: &mut [u8], ends_of: &Tuple) {
-    message[2..4].fill(0);
-    let pseudo = if ends_of.source.is_v4() {
-        0
-    } else {
-        ends(ends_of) + message.len() as u64 + u64::from(protocol::ICMP_V6)
-    };
-    let sum = !folded(raw_sum(message) + pseudo);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Writes a TCP segment's checksum.
-pub(super) fn sum_tcp(segment: &mut [u8], ends_of: &Tuple) {
-    segment[16..18].fill(0);
-    let pseudo = ends(ends_of) + segment.len() as u64 + u64::from(protocol::TCP);
-    let sum = !folded(raw_sum(segment) + pseudo);
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// SCTP's checksum as it stands in the header: CRC32c of the whole packet, with zeros in the checksum's place. It does
-/// not cover addresses. Source: RFC 9260, appendix A.
-pub(super) fn sctp_checksum(packet: &[u8]) -> [u8; 4] {
-    let bytes = packet.iter().enumerate();
-    crc32c(bytes.map(|(at, byte)| if (8..SCTP).contains(&at) { 0 } else { *byte })).to_le_bytes()
-}
-
-/// What is left of each byte (Castagnoli's polynomial, mirrored).
-const REMAINDERS: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut left = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            left = left >> 1 ^ (0x82f6_3b78 & (left & 1).wrapping_neg());
-            bit += 1;
-        }
-        table[byte] = left;
-        byte += 1;
-    }
-    table
-};
-
-fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
-    !bytes.fold(!0_u32, |sum, byte| REMAINDERS[usize::from(sum as u8 ^ byte)] ^ sum >> 8)
-}
-
-/// The answer to a pod that asks for a neighbour (ARP, RFC 826): `mac`, whatever address it asks for but its own.
-/// None to what is no such question.
-pub fn arp_answer(frame: &[u8], mac: Mac) -> Option<[u8; 42]> {
-    let question: &[u8; 28] = frame.get(ETHERNET..ETHERNET + 28)?.try_into().ok()?;
-    let (asker, asked) = (&question[14..18], &question[24..28]);
-    let asks = question[..8] == [0, 1, 8, 0, 6, 4, 0, 1];
-    if !asks || asker == asked || asker == [0; 4] {
-        return None;
-    }
-    let mut answer = [0; 42];
-    answer[..6].copy_from_slice(&frame[6..12]);
-    answer[6..12].copy_from_slice(&mac);
-    answer[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
-    answer[22..28].copy_from_slice(&mac);
-    answer[28..32].copy_from_slice(asked);
-    answer[32..38].copy_from_slice(&frame[6..12]);
-    answer[38..42].copy_from_slice(asker);
-    Some(answer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_sum_of_castagnoli_is_that_of_its_catalogue() {
-        // The check value of CRC-32/ISCSI, which is the same sum.
-        assert_eq!(crc32c(b"123456789".iter().copied()), 0xe306_9283);
-    }
 
     #[test]
     fn an_association_is_read_and_readdressed_and_a_broken_one_is_not_sound() {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use etherparse::{IpNumber, PacketBuilder};
 use userspace::model::{Cluster, Who};
 
-use super::frame::{ETHERNET, Kind, Packet, sctp_checksum};
+use super::frame::{ETHERNET, Kind, Packet};
 use super::node::{ITSELF, Link};
+use super::sum::sctp_checksum;
 use super::{Error, Network, Sent, Stop};
 use crate::probe::{Flow, Measured, Prober, Verdict, family_of};
 

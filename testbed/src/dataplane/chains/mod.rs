@@ -33,6 +33,7 @@ mod plan;
 mod policies;
 pub mod ruleset;
 mod services;
+mod sum;
 mod tunnel;
 pub mod walk;
 

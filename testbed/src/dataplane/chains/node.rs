@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use userspace::model::Cluster;
 
-use super::answer::Answer;
+use super::answer::{self, Answer};
 use super::conntrack::{Connection, Conntrack, Direction, NotKept, State, Tracked};
-use super::frame::{self, Address, ETHERNET, Kind, Mac, Packet, Tuple, Unreadable};
+use super::frame::{Address, ETHERNET, Kind, Mac, Packet, Tuple, Unreadable};
 use super::plan::{BETWEEN, Error, Ground, Hop, OUT};
 use super::ruleset::{SourcePorts, States, TableName};
-use super::walk::{Bits, Dice, Hook, Interface, Place, Program, Seen, Walked, World};
+use super::walk::{Bits, Dice, Hook, Interface, NewSource, Place, Program, Seen, Walked, World};
 use super::{Family, Ruleset, tunnel};
 
 /// Connections that a node keeps (nf_conntrack_max on a small machine).
@@ -311,27 +311,29 @@ fn forward<A: Bits>(
     if last == Hook::Postrouting {
         ask(rules, TableName::Mangle, last, &mut seen, &mut world)?;
     }
-    // What the node's own stack answers past us is not kept.
-    if opens && (from != Interface::at(OUT) || hop != Hop::Host) {
+    // What the node's own stack would answer past us is not kept, unless it was translated: then it answers us.
+    let past_us = hop == Hop::Host && (from == Interface::NONE || from == Interface::at(OUT));
+    let translated = tracked.connection.translated() & States::DNAT.0 != 0;
+    if opens && (!past_us || translated || from == Interface::NONE) {
         let draft = &mut tracked.connection;
         let walked = rules.walk(TableName::Nat, last, &mut seen, &mut world);
-        let kept = SourcePorts::default();
-        let (address, ports) = match walked {
-            Walked::Snat(number) => {
-                let source = rules.source(number);
-                (source.address.or(ground.own_like(draft.reply.target)), &source.ports)
-            }
-            _ if from == Interface::NONE && hop == Hop::Host => {
-                (Some(ITSELF[usize::from(!draft.reply.target.is_v4())].into()), &kept)
-            }
-            // Whoever is not translated must be told apart all the same.
-            _ => (Some(draft.reply.target), &kept),
-        };
-        let address = address.unwrap_or(draft.reply.target);
-        conntrack.set_source(draft, address, ports, || world.dice.roll())?;
+        let asked = new_source(rules, walked, draft.reply.target, past_us);
+        let address = asked.address.or(ground.own_like(draft.reply.target)).unwrap_or(draft.reply.target);
+        conntrack.set_source(draft, address, &asked.ports, || world.dice.roll())?;
         conntrack.confirm(*draft, packet.kind, now_s)?;
     }
     Ok(Way { hop, tracked, takes_hop })
+}
+
+/// The source that a connection gets: what a rule says, or else its own. Whoever is not translated must be told apart
+/// all the same, and what is answered past us must come back.
+fn new_source<A: Bits>(rules: &Program<A>, walked: Walked, own: Address, past_us: bool) -> NewSource {
+    let address = match walked {
+        Walked::Snat(number) => return rules.source(number).clone(),
+        _ if past_us => ITSELF[usize::from(!own.is_v4())].into(),
+        _ => own,
+    };
+    NewSource { address: Some(address), ports: SourcePorts::default() }
 }
 
 /// Asks a table's rules that do not translate.
@@ -469,7 +471,7 @@ impl Memory {
 /// The answer to a pod's question for a neighbour. The fabric knows nodes without asking, and the host has
 /// no neighbour.
 fn arp(from: Link, frame: &[u8], out: &mut Vec<u8>) -> (Option<Link>, Option<Refused>) {
-    match frame::arp_answer(frame, GATEWAY) {
+    match answer::arp(frame, GATEWAY) {
         Some(answer) if matches!(from, Link::Pod(_)) => {
             out.clear();
             out.extend_from_slice(&answer);

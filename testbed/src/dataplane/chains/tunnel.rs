@@ -1,7 +1,8 @@
 //! Packets between nodes, wrapped in UDP. Source: RFC 7348 (VXLAN), RFC 8926 (Geneve).
 
-use super::frame::{ETHERNET, HEADERS, Mac, Packet, Tuple, Unreadable, sum};
+use super::frame::{ETHERNET, HEADERS, Mac, Packet, Tuple, Unreadable};
 use super::plan::Tunnel;
+use super::sum::sum;
 
 /// The tunnel's network identifier.
 const VNI: u32 = 1;
