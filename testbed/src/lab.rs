@@ -319,7 +319,8 @@ impl Lab {
             control: control(&cluster.name),
             most_connections: MOST_CONNECTIONS,
             listeners: standing(cluster).into_iter().collect(),
-            watch: (self.has_agents() || filter(&self.state.dataplane).is_some()).then(|| Watch::over(cluster)),
+            watch: (self.has_agents() || filter(&self.state.dataplane).is_some())
+                .then(|| Watch::over(cluster)),
         };
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
         command.arg("serve");

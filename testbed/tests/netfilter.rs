@@ -278,7 +278,8 @@ fn a_change_of_one_service_speaks_of_no_other() {
         let (before, after) = (changing("text", "one"), changing("text", "two"));
         let told = change(dataplane, Some(&before), &after, "n1").expect("the node is there");
         let text: String = told.into_iter().map(|(_, text)| text).collect();
-        let address = |pod: &str| after.pod(&format!("default/{pod}")).expect("it is there").address().to_string();
+        let address =
+            |pod: &str| after.pod(&format!("default/{pod}")).expect("it is there").address().to_string();
         assert!(text.contains(&address("two")) && !text.contains("10.96.0.11"), "{dataplane}: {text}");
         assert!(text.lines().count() < 16, "{dataplane}: {text}");
         assert_eq!(change(dataplane, Some(&after), &after, "n1").expect("it is there"), [], "{dataplane}");
@@ -304,7 +305,10 @@ fn a_cluster_that_is_up_changes_with_its_objects_and_its_rules_are_those_of_one_
         let stage = Stage::new(&format!("up-{dataplane}"));
         let text = services("overlay", false);
         let objects = stage.file("objects.yaml", &text);
-        let less = text.replace("type: NodePort, sessionAffinity: ClientIP, ", "").replace(", nodePort: 32080", "").replace("{name: one-egress}", "{name: x}");
+        let less = text
+            .replace("type: NodePort, sessionAffinity: ClientIP, ", "")
+            .replace(", nodePort: 32080", "")
+            .replace("{name: one-egress}", "{name: x}");
         let first = stage.file("less.yaml", &less);
         let path = |path: &std::path::Path| path.to_str().expect("a name of our own").to_owned();
         exits(&podpath(&["up", "-f", &path(&objects), "--dataplane", dataplane]), 0);

@@ -77,13 +77,8 @@ pub(crate) const ABLE: [Dataplane; 6] = [
     Dataplane::Routed,
 ];
 /// Those of them that know Services and policies.
-const COMPLETE: [Dataplane; 5] = [
-    Dataplane::Ebpf,
-    Dataplane::Emulator,
-    Dataplane::Chains,
-    Dataplane::Iptables,
-    Dataplane::Nftables,
-];
+const COMPLETE: [Dataplane; 5] =
+    [Dataplane::Ebpf, Dataplane::Emulator, Dataplane::Chains, Dataplane::Iptables, Dataplane::Nftables];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let subject = args.source.subject()?;
@@ -146,12 +141,8 @@ fn fitting(cluster: &Cluster) -> Dataplane {
 fn is_able(dataplane: Dataplane, cluster: &Cluster) -> bool {
     let checked = match dataplane {
         Dataplane::Chains => chains::check(cluster).map_err(|why| why.to_string()),
-        Dataplane::Iptables => {
-            netfilter::check(Name::Iptables, cluster).map_err(|why| why.to_string())
-        }
-        Dataplane::Nftables => {
-            netfilter::check(Name::Nftables, cluster).map_err(|why| why.to_string())
-        }
+        Dataplane::Iptables => netfilter::check(Name::Iptables, cluster).map_err(|why| why.to_string()),
+        Dataplane::Nftables => netfilter::check(Name::Nftables, cluster).map_err(|why| why.to_string()),
         _ => Ok(()),
     };
     if let Err(why) = &checked {

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use testbed::dataplane::chains::{Family, Ruleset};
 use testbed::dataplane::chains::ruleset::{
     End, Match, RejectWith, Rule, SourcePorts, States, TableName, Then, is, not,
 };
 use testbed::dataplane::chains::walk::Dice;
+use testbed::dataplane::chains::{Family, Ruleset};
 
 use super::ground::{LINKS, MARKER};
 

@@ -108,7 +108,11 @@ fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 
             Some((*link, arrived.each_ref().map(|packet| error(packet, routed.then_some(ROUTER))), false))
         }
         Step::Finish(_, ours) if tcp && at.answered && !at.over => {
-            if ours { ahead(Says::Fin) } else { answer(at, Says::Fin) }
+            if ours {
+                ahead(Says::Fin)
+            } else {
+                answer(at, Says::Fin)
+            }
         }
         Step::Reset(_, ours) if tcp && at.answered && !at.over => {
             at.over = true;
@@ -116,7 +120,10 @@ fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 
         }
         Step::Stray(_, reset) if tcp && !at.opened => ahead(if reset { Says::Reset } else { Says::SynAck }),
         Step::Stray(..) if flow.protocol == 1 && !at.opened => {
-            let packet = back(&there(&Flow { source: flow.target, target: flow.source, ..*flow }, Says::Ack), Says::Ack);
+            let packet = back(
+                &there(&Flow { source: flow.target, target: flow.source, ..*flow }, Says::Ack),
+                Says::Ack,
+            );
             Some((home, [packet.clone(), packet], false))
         }
         _ => None,
@@ -139,7 +146,8 @@ type Tally = BTreeMap<&'static str, usize>;
 /// The first that does not fare the same, and how.
 fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
     let none = Ruleset::new(Family::V6);
-    let mut node = Node::with_rules(&cluster(), "n1", [&scene.rules, &none], 1).map_err(|why| why.to_string())?;
+    let mut node =
+        Node::with_rules(&cluster(), "n1", [&scene.rules, &none], 1).map_err(|why| why.to_string())?;
     let mut ground = Ground::new(name, &scene.rules.to_string());
     let mut progress = vec![Progress::default(); scene.flows.len()];
     for (number, step) in scene.steps.iter().enumerate() {
@@ -156,7 +164,9 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
         };
         let chains: Vec<_> = pushed.frames.iter().map(|(link, frame)| (place(*link), frame)).collect();
         let why = pushed.refused.as_ref().map_or("it leaves".to_owned(), ToString::to_string);
-        let told = |what: String| Err(format!("step {number}, {step:?} of {flow:?} into link {link} ({why}): {what}"));
+        let told = |what: String| {
+            Err(format!("step {number}, {step:?} of {flow:?} into link {link} ({why}): {what}"))
+        };
         let made = pushed.refused.is_some();
         let word = match (made, kernel.is_empty()) {
             (true, false) => "refused and told",
@@ -207,8 +217,13 @@ fn shrunk(mut scene: Scene, name: &str) -> Scene {
     }
     let places = |scene: &Scene| -> Vec<_> {
         let tables = scene.rules.tables.iter();
-        let chains = tables.flat_map(|(table, of)| of.chains.iter().map(move |(name, chain)| (*table, name.clone(), chain)));
-        chains.flat_map(|(table, name, chain)| (0..chain.rules.len()).map(move |rule| (table, name.clone(), rule))).collect()
+        let chains = tables
+            .flat_map(|(table, of)| of.chains.iter().map(move |(name, chain)| (*table, name.clone(), chain)));
+        chains
+            .flat_map(|(table, name, chain)| {
+                (0..chain.rules.len()).map(move |rule| (table, name.clone(), rule))
+            })
+            .collect()
     };
     for (table, chain, rule) in places(&scene).into_iter().rev() {
         // What tells that all is through stays.
@@ -216,7 +231,8 @@ fn shrunk(mut scene: Scene, name: &str) -> Scene {
             continue;
         }
         let mut less = scene.clone();
-        if let Some(chain) = less.rules.tables.get_mut(&table).and_then(|table| table.chains.get_mut(&chain)) {
+        if let Some(chain) = less.rules.tables.get_mut(&table).and_then(|table| table.chains.get_mut(&chain))
+        {
             chain.rules.remove(rule);
         }
         if differs(&less) {

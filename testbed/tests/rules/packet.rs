@@ -30,7 +30,11 @@ fn ip(source: Ipv4Addr, target: Ipv4Addr) -> PacketBuilderStep<etherparse::IpHea
     PacketBuilder::ipv4(source.octets(), target.octets(), 61)
 }
 
-fn written<T>(step: PacketBuilderStep<T>, payload: &[u8], write: impl Fn(PacketBuilderStep<T>, &mut Vec<u8>, &[u8])) -> Vec<u8> {
+fn written<T>(
+    step: PacketBuilderStep<T>,
+    payload: &[u8],
+    write: impl Fn(PacketBuilderStep<T>, &mut Vec<u8>, &[u8]),
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(step, &mut bytes, payload);
     // One that is no zero shows whether it is kept.
@@ -163,7 +167,10 @@ pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: &[u8], made: bool) 
 
 /// Bytes, for people.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + " ").collect()
+    bytes
+        .chunks(2)
+        .map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + " ")
+        .collect()
 }
 
 fn clear_checksum(frame: &mut [u8]) {

@@ -214,6 +214,12 @@ impl Conntrack {
             && let Some(connection) = &mut self.connections[id as usize]
         {
             let opens = matches!(packet.kind, Kind::Tcp { syn: true, ack: false, .. });
+            // Whoever opened a connection does not take it up. (Two who open one at the same time may, which nobody does.)
+            let takes_up = matches!(packet.kind, Kind::Tcp { syn: true, ack: true, .. });
+            if takes_up && direction == Direction::Original {
+                let connection = Connection::draft(packet.tuple);
+                return Tracked { state: State::Invalid, direction, connection, kept: false };
+            }
             if opens && connection.progress.is_over() {
                 // The same ports again: a new connection takes the place of the one that is over.
                 self.remove(id);

@@ -289,8 +289,7 @@ fn forward<A: Bits>(
     (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
     let hop = ground.hop(leaving.target);
     let takes_hop = hop != Hop::Host && from != Interface::NONE;
-    let translated =
-        leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
+    let translated = leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
     fits(ground, packet, hop, takes_hop).map_err(|refusal| Refusal { translated, ..refusal })?;
     seen.to = Ground::interface(hop);
     let second = match (first, hop) {
@@ -301,8 +300,11 @@ fn forward<A: Bits>(
     if second != first {
         ask(rules, TableName::Mangle, second, &mut seen, &mut world)?;
     }
-    ask(rules, TableName::Filter, second, &mut seen, &mut world)
-        .map_err(|refusal| Refusal { forwarded: takes_hop, translated, ..refusal })?;
+    ask(rules, TableName::Filter, second, &mut seen, &mut world).map_err(|refusal| Refusal {
+        forwarded: takes_hop,
+        translated,
+        ..refusal
+    })?;
     if hop == Hop::Nowhere {
         // A Service without endpoints was rejected; what is left has no home at all.
         return Err(Refused::Nowhere(leaving.target).into());
@@ -348,7 +350,12 @@ fn ask<A: Bits>(
         Walked::Drop(line) => Err(Refused::Dropped(rules.place(line)).into()),
         Walked::Reject(line, with) => {
             let answer = Some(Answer::Reject(with));
-            Err(Refusal { why: Refused::Rejected(rules.place(line)), answer, forwarded: false, translated: false })
+            Err(Refusal {
+                why: Refused::Rejected(rules.place(line)),
+                answer,
+                forwarded: false,
+                translated: false,
+            })
         }
         Walked::Accept | Walked::Dnat(_) | Walked::Snat(_) => Ok(()),
     }
@@ -458,7 +465,11 @@ impl Memory {
         out: &mut Vec<u8>,
     ) -> Option<Link> {
         let target = packet.tuple.target;
-        let own = if translated || self.ground.is_own(target) { Some(target) } else { self.ground.own_like(target) };
+        let own = if translated || self.ground.is_own(target) {
+            Some(target)
+        } else {
+            self.ground.own_like(target)
+        };
         let (answer, bytes) = what.write(own?, packet, frame)?;
         let hop = self.ground.hop(answer.tuple.target);
         self.begin(hop, out);

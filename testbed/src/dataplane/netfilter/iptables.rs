@@ -96,7 +96,8 @@ impl Chains<'_> {
     fn differs_at_a_hook(&self, old: &Self) -> bool {
         let hooks = |of: &Self| -> Vec<(String, String)> {
             let own = of.declared.iter().filter(|(_, policy)| !policy.starts_with('-'));
-            own.map(|(chain, policy)| ((*chain).to_owned(), format!("{policy} {:?}", of.rules_of(chain)))).collect()
+            own.map(|(chain, policy)| ((*chain).to_owned(), format!("{policy} {:?}", of.rules_of(chain))))
+                .collect()
         };
         hooks(self) != hooks(old)
     }
@@ -162,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_chain_that_is_gone_is_emptied_and_deleted_after_those_that_led_to_it() {
-        let after = BEFORE.replace("-A A -j C\n", "").replace("-A C -j RETURN\n", "").replace(":C - [0:0]\n", "");
+        let after =
+            BEFORE.replace("-A A -j C\n", "").replace("-A C -j RETURN\n", "").replace(":C - [0:0]\n", "");
         assert_eq!(changed(&after), "*nat\n:C - [0:0]\n:A - [0:0]\n-A A -j B\n-X C\nCOMMIT\n");
     }
 

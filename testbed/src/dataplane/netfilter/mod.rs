@@ -27,7 +27,9 @@ pub use run::{Error, NFT, RESTORE, RESTORE_V6, Tool};
 
 /// What a cluster asks for that the kernel's packet filter does not do.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bring the cluster to {dataplane}: {what} asks for {why}; choose `--dataplane ebpf` or `emulator`")]
+#[error(
+    "cannot bring the cluster to {dataplane}: {what} asks for {why}; choose `--dataplane ebpf` or `emulator`"
+)]
 pub struct Unable {
     dataplane: Name,
     what: &'static str,

@@ -19,7 +19,9 @@ pub enum Error {
     #[error(transparent)]
     Plan(#[from] chains::Error),
     /// The tool is not there.
-    #[error("cannot run {program} in network namespace {netns}: it is not installed; apt-get install {package}, or make setup")]
+    #[error(
+        "cannot run {program} in network namespace {netns}: it is not installed; apt-get install {package}, or make setup"
+    )]
     Missing {
         /// Its name.
         program: &'static str,
@@ -39,7 +41,9 @@ pub enum Error {
         source: io::Error,
     },
     /// It, or the kernel, did not like the rules.
-    #[error("cannot load rules into network namespace {netns}: {program} says: {said}; `podpath doctor` says what this kernel lacks")]
+    #[error(
+        "cannot load rules into network namespace {netns}: {program} says: {said}; `podpath doctor` says what this kernel lacks"
+    )]
     Refused {
         /// Its name.
         program: &'static str,
@@ -88,7 +92,8 @@ impl Tool {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr);
-                let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(LINES).collect();
+                let lines: Vec<&str> =
+                    text.lines().filter(|line| !line.trim().is_empty()).take(LINES).collect();
                 Err(Error::Refused { program, netns: name(), said: lines.join("; ") })
             }
         }

@@ -10,7 +10,8 @@ use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use userspace::model::{
-    Action as TierAction, Cluster, IpBlocks, Labels, Pod, PodPeer, Protocol, Tier, TierPeer, TierPort, TierRule,
+    Action as TierAction, Cluster, IpBlocks, Labels, Pod, PodPeer, Protocol, Tier, TierPeer, TierPort,
+    TierRule,
 };
 
 use super::Family;
@@ -312,9 +313,7 @@ impl Family {
             (Self::Four, IpNet::V4(range)) => {
                 Some((range.network().to_bits().into(), range.broadcast().to_bits().into()))
             }
-            (Self::Six, IpNet::V6(range)) => {
-                Some((range.network().to_bits(), range.broadcast().to_bits()))
-            }
+            (Self::Six, IpNet::V6(range)) => Some((range.network().to_bits(), range.broadcast().to_bits())),
             _ => None,
         }
     }

@@ -38,7 +38,10 @@ pub(super) fn table(cluster: &Cluster, node: &Node, family: Family) -> Table {
     let judged: Vec<String> = match cluster.settings.policies.established {
         Established::Keep => vec!["ct state established,related accept".to_owned()],
         Established::Cut => {
-            vec!["ct state related accept".to_owned(), "ct state established ct direction reply accept".to_owned()]
+            vec![
+                "ct state related accept".to_owned(),
+                "ct state established ct direction reply accept".to_owned(),
+            ]
         }
     };
     let egress = ["ct state invalid drop".to_owned(), "iifname vmap @egress".to_owned()];
@@ -80,21 +83,30 @@ fn guard(cluster: &Cluster, node: &Node, family: Family) -> Vec<String> {
     for range in settings.pod_cidrs.iter().filter(|range| family.has(range.addr())) {
         rules.push(format!("iifname \"{UPLINK}\" {ip} saddr {range} drop"));
         if !others.is_empty() {
-            rules.push(format!("iifname \"{UPLINK}\" {ip} daddr {range} {ip} saddr {{ {} }} drop", others.join(", ")));
+            rules.push(format!(
+                "iifname \"{UPLINK}\" {ip} daddr {range} {ip} saddr {{ {} }} drop",
+                others.join(", ")
+            ));
         }
     }
     if family.has(node.address()) {
         let tunnel = format!("iifname \"{UPLINK}\" udp dport {}", settings.tunnel_port);
         rules.push(match others.is_empty() {
             true => format!("{tunnel} {ip} daddr {} drop", node.address()),
-            false => format!("{tunnel} {ip} daddr {} {ip} saddr != {{ {} }} drop", node.address(), others.join(", ")),
+            false => format!(
+                "{tunnel} {ip} daddr {} {ip} saddr != {{ {} }} drop",
+                node.address(),
+                others.join(", ")
+            ),
         });
     }
     rules
 }
 
 fn pod_chains(table: &mut Table, cluster: &Cluster, pod: &Pod, family: Family) {
-    for (direction, map, word) in [(Direction::Egress, "egress", "from"), (Direction::Ingress, "ingress", "to")] {
+    for (direction, map, word) in
+        [(Direction::Egress, "egress", "from"), (Direction::Ingress, "ingress", "to")]
+    {
         let side = Side { cluster, pod, direction, family };
         let Some((clauses, isolated)) = side.clauses() else { continue };
         let deny = if cluster.audits(&pod.namespace) { "goto audited" } else { "drop" };
@@ -115,7 +127,8 @@ fn rules(decided: &[(Range, Decision)], (direction, family): (Direction, Family)
     let (mut rules, mut by_port, mut by_address) = (Vec::new(), Vec::new(), Vec::new());
     if let [(_, Decision { other, ports })] = decided {
         // Everybody is meant.
-        let elements = ports.iter().map(|ports| format!("{} : {}", text_of_ports(ports), word(inverse(*other))));
+        let elements =
+            ports.iter().map(|ports| format!("{} : {}", text_of_ports(ports), word(inverse(*other))));
         push_map(&mut rules, "meta l4proto . th dport", elements.collect());
         rules.push(word(*other).to_owned());
         return rules;
@@ -123,7 +136,8 @@ fn rules(decided: &[(Range, Decision)], (direction, family): (Direction, Family)
     for (range, decision) in decided {
         let verdict = word(inverse(decision.other));
         let place = family.text(*range);
-        by_port.extend(decision.ports.iter().map(|it| format!("{place} . {} : {verdict}", text_of_ports(it))));
+        by_port
+            .extend(decision.ports.iter().map(|it| format!("{place} . {} : {verdict}", text_of_ports(it))));
         match by_address.last_mut() {
             Some(((_, last), other)) if *other == decision.other => *last = range.1,
             _ => by_address.push((*range, decision.other)),
@@ -133,7 +147,8 @@ fn rules(decided: &[(Range, Decision)], (direction, family): (Direction, Family)
     match by_address.as_slice() {
         [(_, other)] => rules.push(word(*other).to_owned()),
         several => {
-            let elements = several.iter().map(|(range, other)| format!("{} : {}", family.text(*range), word(*other)));
+            let elements =
+                several.iter().map(|(range, other)| format!("{} : {}", family.text(*range), word(*other)));
             push_map(&mut rules, &address, elements.collect());
         }
     }

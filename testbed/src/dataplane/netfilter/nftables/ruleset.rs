@@ -151,7 +151,8 @@ impl Table {
             }
         }
         let empty = BTreeMap::new();
-        let elements = |of: &Self, name: &str| of.sets.get(name).map_or(empty.clone(), |it| it.elements.clone());
+        let elements =
+            |of: &Self, name: &str| of.sets.get(name).map_or(empty.clone(), |it| it.elements.clone());
         for (name, set) in &self.sets {
             let gone = elements(old, name);
             let gone = gone.iter().filter(|(key, lead)| set.elements.get(*key) != Some(lead));
