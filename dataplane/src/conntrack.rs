@@ -49,13 +49,17 @@
 //! RFC 4787 and RFC 5508 (timeouts; ours are shorter for closed connections, as in other dataplanes, because the
 //! agent sweeps rows away in their time only).
 
+mod recall;
+
+pub use recall::{Pod, learn, recall};
+
 use crate::Reason;
-use crate::flow::{self, Ends, Flow, mix, spread};
+use crate::flow::{self, Flow, mix, spread};
 use crate::platform::Platform;
-use crate::tables::{Connection, Connections, NotAdded, Table, Timeouts, Tuple, Way, Writes};
+use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Way, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{sctp, tcp};
-use crate::wire::{Address, Mac, Port, V4, ip};
+use crate::wire::{Address, Port, V4, ip};
 
 /// How a packet stands to its flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,16 +107,6 @@ impl<A: Address> Tracked<A> {
     pub fn forget(&mut self) {
         *self = Self { state: State::New, original: true, connection: Connection::default() };
     }
-}
-
-/// What the pod that [`Way`] is about has to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Pod {
-    /// It sends it.
-    Sends = 1,
-    /// It is for that.
-    Receives = 2,
 }
 
 /// In [`Connection::flags`]: the higher end of the tuple opened the flow.
@@ -228,7 +222,7 @@ pub fn open<A: Address>(
 ) -> Result<(), Reason> {
     let (tuple, from_high) = flow.tuple();
     let mut row = first(platform, flow, from_high);
-    row.way = taken(way, from_high);
+    row.way = recall::taken(way, from_high);
     row.frontend = flow.frontend;
     row.frontend_port = flow.frontend_port;
     row.masquerade_port = masquerade_port;
@@ -250,7 +244,7 @@ pub fn open<A: Address>(
 pub fn dial<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &Way) -> Result<(), Reason> {
     let (tuple, from_high) = dialled_by(flow);
     let mut row = first(platform, flow, from_high);
-    row.way = taken(way, from_high);
+    row.way = recall::taken(way, from_high);
     row.flags |= Connection::<A>::DIALLED;
     row.frontend = flow.target;
     row.frontend_port = flow.target_port;
@@ -332,79 +326,6 @@ fn attempt<A: Address>(
             Err(NotAdded::Taken) => 0,
         },
     }
-}
-
-/// A way as a row has it of which the packet's source is the higher end, or not: see [`learn`].
-#[inline(always)]
-fn taken(way: &Way, from_high: bool) -> Way {
-    Way { high: way.high ^ u8::from(from_high), ..*way }
-}
-
-/// Notes which way a packet of a flow took that is known already, in the row that the next one of its direction
-/// meets first. In `way`, as in [`open`] and [`dial`], [`Way::high`] is 0 where the pod is at the packet's source,
-/// and 1 where it is at its target.
-#[inline(never)]
-pub fn learn<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &Way) {
-    let (tuple, from_high) = if flow.frontend != A::default() {
-        dialled_by(flow)
-    } else if flow.backend != A::default() {
-        flow::ends((&flow.backend, flow.backend_port), (&flow.target, flow.target_port), flow.protocol)
-    } else {
-        flow.tuple()
-    };
-    let way = taken(way, from_high);
-    Writes::<Connections<A>>::change(platform, &tuple, |row| {
-        let before = Way { mac: way.mac, ..row.way };
-        // What comes from a node does not say how to get there.
-        if way.mac != Mac::default() || before != way {
-            row.way = way;
-        }
-    });
-}
-
-/// Whether the row of a packet's flow says which way it goes, and the packet nothing that is new: then it changes no
-/// row, whatever it passes. Its place in the flow is left in `tracked`.
-///
-/// 12. Its flow goes on as it did (1. to 11.): it is the way of the flow's first packet, or another one's, which was
-///     answered before; no handshake, no end; no port stands for another.
-/// 13. It does not prolong it, because it comes in the same second as one before it.
-#[inline(always)]
-pub fn recall<A: Address>(
-    platform: &impl Platform<A>,
-    ends: &Ends<A>,
-    tracked: &mut Tracked<A>,
-) -> Option<Pod> {
-    let source = (&ends.source, ends.source_port);
-    let (tuple, from_high) = flow::ends(source, (&ends.target, ends.target_port), ends.protocol);
-    tracked.connection = Connections::get(platform, &tuple)?;
-    let row = &tracked.connection;
-    let generation = platform.generation();
-    if generation == 0 || row.way.generation != generation {
-        return None;
-    }
-    // 12.
-    if row.direct != 0 || row.client_port != Port::default() || row.masquerade_port != Port::default() {
-        return None;
-    }
-    tracked.original = is_original(row, from_high);
-    if is_dialled(row) != (tracked.original && row.frontend != A::default()) {
-        return None;
-    }
-    let connects = ends.protocol == ip::protocol::TCP;
-    let mut flags = if connects { SETTLED } else { 0 };
-    if !tracked.original || !(connects || is_dialled(row)) {
-        flags |= ANSWERED;
-    }
-    if row.flags & (flags | FINISHED | RESET) != flags || ends.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-        return None;
-    }
-    // 13.
-    let lasts_s = lifetime_s(row, ends.protocol, &platform.node().timeouts);
-    if row.expires_s != platform.now_s().wrapping_add(lasts_s) {
-        return None;
-    }
-    tracked.state = if tracked.original { State::Established } else { State::Reply };
-    Some(if (row.way.high != 0) == from_high { Pod::Sends } else { Pod::Receives })
 }
 
 /// Notes under what its client dialled what an answer says of the connection; `row` is the flow's own.

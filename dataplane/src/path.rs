@@ -23,6 +23,7 @@ use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route, Way};
 use crate::trace::{self, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
 use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, route, service};
+pub use known::from_tunnel_known;
 use tails::{fit_segments, give_up, go, to_host};
 
 /// Where a packet came from.
@@ -189,25 +190,6 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
     head(platform, packet, &walk.flow, Stage::FromHost);
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, walk)
-}
-
-/// What came through the tunnel for a flow that is known, with a packet of the family `A` inside: the short way.
-/// Whether it leads to an end, which is left in `verdict`; [`from_tunnel`] is for the others.
-#[inline(always)]
-pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-    verdict: &mut Verdict,
-) -> bool {
-    let bytes = packet.length();
-    walk.verdict = None;
-    let part = known::from_tunnel(platform, packet, walk);
-    if part.is_ok() && walk.verdict.is_none() {
-        return false;
-    }
-    *verdict = close(platform, packet, walk, (bytes, part));
-    true
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the

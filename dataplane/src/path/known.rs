@@ -8,7 +8,7 @@
 //!
 //! Where flows are cut every packet is judged, so there is no short way.
 
-use super::{Part, Walk, head, tell};
+use super::{Part, Walk, close, head, tell};
 use crate::conntrack::{self, Pod, Tracked};
 use crate::flow::{self, Ends, Flow};
 use crate::overlay::{self, Outer};
@@ -54,9 +54,28 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Forward(platform.node().uplink))
 }
 
+/// What came through the tunnel for a flow that is known, with a packet of the family `A` inside: the short way.
+/// Whether it leads to an end, which is left in `verdict`; [`super::from_tunnel`] is for the others.
+#[inline(always)]
+pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    verdict: &mut Verdict,
+) -> bool {
+    let bytes = packet.length();
+    walk.verdict = None;
+    let part = from_tunnel(platform, packet, walk);
+    if part.is_ok() && walk.verdict.is_none() {
+        return false;
+    }
+    *verdict = close(platform, packet, walk, (bytes, part));
+    true
+}
+
 /// A packet that came through a tunnel over IPv4 for a pod. It has come to no end where it must go the long way.
 #[inline(never)]
-pub(super) fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
+fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,

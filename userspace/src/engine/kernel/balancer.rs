@@ -13,11 +13,12 @@ use dataplane::tables::{Balancer as Constants, Pin, Pinned, Pins, Reals, Ring, T
 use dataplane::verdict::Fate;
 use dataplane::wire::{Address, V4, V6};
 
+use super::clock::coarse_clock_s;
 use super::error::{Error, sentence};
 use super::netns::Netns;
 use super::object;
 use super::table::{ArrayTable, HashTable, Row};
-use super::{coarse_clock_s, table_failed, take, typed, verifier};
+use super::{table_failed, take, typed, verifier};
 use crate::engine::Count;
 use crate::engine::balancer::{Carrier, FamilyRows, Keeps, Rows};
 

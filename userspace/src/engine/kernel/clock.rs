@@ -5,7 +5,7 @@ use dataplane::wire::{V4, V6};
 
 use super::error::Error;
 use super::family::Family;
-use super::{CLOCK, Kernel, RANDOM, Sweeper, coarse_clock_s, table_failed};
+use super::{CLOCK, Kernel, RANDOM, Sweeper, table_failed};
 use crate::engine::Clock;
 
 impl Kernel {
@@ -56,4 +56,18 @@ impl Clock for Kernel {
         sweeper.sweep(self)?;
         sweeper.sweep(self).map(|_| ())
     }
+}
+
+/// The clock that the programs ask: the kernel's coarse monotonic one.
+pub(super) fn coarse_clock_s() -> u32 {
+    (coarse_clock_ns() / 1_000_000_000) as u32
+}
+
+/// As [`coarse_clock_s`], in nanoseconds.
+pub(super) fn coarse_clock_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, which is there.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    assert_eq!(code, 0, "every Linux has this clock");
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

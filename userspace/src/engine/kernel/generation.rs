@@ -3,8 +3,9 @@
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 
+use super::clock::coarse_clock_ns;
 use super::error::Error;
-use super::{coarse_clock_ns, table_failed, take, typed};
+use super::{table_failed, take, typed};
 use crate::engine::after;
 
 const GENERATION: &str = "generation";

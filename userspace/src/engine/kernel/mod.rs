@@ -585,20 +585,6 @@ fn scheduled<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
     program.try_into().map_err(|why: ProgramError| Error::Program { program: name, why: sentence(&why) })
 }
 
-/// The clock that the programs ask: the kernel's coarse monotonic one.
-fn coarse_clock_s() -> u32 {
-    (coarse_clock_ns() / 1_000_000_000) as u32
-}
-
-/// As [`coarse_clock_s`], in nanoseconds.
-fn coarse_clock_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec, which is there.
-    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-    assert_eq!(code, 0, "every Linux has this clock");
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
 /// Runs `work` in the namespace, or here if there is none.
 fn inside<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, Error> {
     match netns {
