@@ -1,0 +1,83 @@
+//! Connections: what opens one, what belongs to it, when it is over.
+
+use super::*;
+use crate::dataplane::chains::conntrack::Tracked;
+
+fn tracked(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> (Packet, Tracked) {
+    let packet = Packet::read(frame, ETHERNET).unwrap_or_else(|error| panic!("{error}"));
+    (packet, conntrack.track(&packet, frame, now_s))
+}
+
+fn state(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> State {
+    tracked(conntrack, frame, now_s).1.state
+}
+
+/// The first packet of a connection passes.
+fn opened(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) {
+    let (packet, tracked) = tracked(conntrack, frame, now_s);
+    assert_eq!((tracked.state, tracked.kept), (State::New, false));
+    conntrack.confirm(tracked.connection, packet.kind, now_s).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_connection_is_kept_only_once_its_first_packet_passed() {
+    let mut conntrack = Conntrack::new(8);
+    let syn = tcp((WEB, 1), (API, 2), "S");
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New);
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New);
+    opened(&mut conntrack, &syn, 0);
+    assert!(tracked(&mut conntrack, &syn, 0).1.kept);
+    assert_eq!(state(&mut conntrack, &syn, 0), State::New, "nobody has answered");
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "SA"), 0), State::Established);
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 0), State::Established);
+}
+
+#[test]
+fn a_silent_connection_ends_and_an_answered_one_later() {
+    let mut conntrack = Conntrack::new(8);
+    let (there, back) = (udp((WEB, 1), (API, 2)), udp((API, 2), (WEB, 1)));
+    opened(&mut conntrack, &there, 0);
+    assert_eq!(state(&mut conntrack, &there, 31), State::New);
+    opened(&mut conntrack, &there, 40);
+    assert_eq!(state(&mut conntrack, &back, 50), State::Established);
+    assert_eq!(state(&mut conntrack, &there, 160), State::Established);
+}
+
+#[test]
+fn the_same_ports_open_a_new_connection_once_both_sides_have_finished_the_old_one() {
+    let mut conntrack = Conntrack::new(8);
+    let syn = tcp((WEB, 1), (API, 2), "S");
+    opened(&mut conntrack, &syn, 0);
+    assert!(tracked(&mut conntrack, &syn, 1).1.kept, "a SYN sent again");
+    state(&mut conntrack, &tcp((API, 2), (WEB, 1), "FA"), 2);
+    assert!(tracked(&mut conntrack, &syn, 3).1.kept, "one side has not");
+    state(&mut conntrack, &tcp((WEB, 1), (API, 2), "FA"), 4);
+    assert!(!tracked(&mut conntrack, &syn, 5).1.kept);
+}
+
+#[test]
+fn a_full_table_takes_no_more_until_connections_end() {
+    let mut conntrack = Conntrack::new(1);
+    opened(&mut conntrack, &udp((WEB, 1), (API, 2)), 0);
+    let (second, tracked) = tracked(&mut conntrack, &udp((WEB, 3), (API, 2)), 1);
+    let draft = tracked.connection;
+    assert!(conntrack.confirm(draft, second.kind, 1).is_err());
+    assert!(conntrack.confirm(draft, second.kind, 100).is_ok());
+}
+
+#[test]
+fn an_error_or_an_answer_about_nothing_is_invalid() {
+    let mut conntrack = Conntrack::new(8);
+    for flags in ["R", "SA", "FA", "SR"] {
+        assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), flags), 0), State::Invalid, "{flags}");
+    }
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 0), State::New, "it is under way");
+    let mut broken = udp((WEB, 1), (API, 2));
+    broken[14 + 20 + 8] ^= 1;
+    assert_eq!(state(&mut conntrack, &broken, 0), State::Invalid, "its checksum is wrong");
+    let quoted = udp((API, 1), (WEB, 2));
+    let mut frame = Vec::new();
+    let unreachable = Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+    builder(WEB, API, 64).icmpv4(unreachable).write(&mut frame, &quoted[14..42]).expect("a vector takes all");
+    assert_eq!(state(&mut conntrack, &frame, 0), State::Invalid);
+}
