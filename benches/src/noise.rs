@@ -139,16 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn stolen_time_and_a_load_before_it_are_named() {
+    fn stolen_time_and_somebody_else_who_runs_are_named() {
         let mut results = with_steal(9.7);
-        results.samples.clear();
-        results.machine.load = 3.5;
+        results.samples.truncate(1);
+        results.samples[0].figures.insert(ELSEWHERE.to_owned(), 35.0);
         let noise = of(&results);
         assert_eq!(noise.len(), 2, "{noise:?}");
-        assert!(
-            noise[0].contains("9.7 %") && noise[1].contains("3.5 threads wanted the 2 CPUs"),
-            "{noise:?}"
-        );
+        assert!(noise[0].contains("9.7 %") && noise[1].contains("busy for 35 %"), "{noise:?}");
     }
 
     #[test]
