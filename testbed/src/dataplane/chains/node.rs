@@ -292,15 +292,7 @@ fn forward<A: Bits>(
     let translated = leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
     fits(ground, packet, hop, takes_hop).map_err(|refusal| Refusal { translated, ..refusal })?;
     seen.to = Ground::interface(hop);
-    let second = match (first, hop) {
-        (Hook::Output, _) => Hook::Output,
-        (_, Hop::Host) => Hook::Input,
-        _ => Hook::Forward,
-    };
-    if second != first {
-        ask(rules, TableName::Mangle, second, &mut seen, &mut world)?;
-    }
-    ask(rules, TableName::Filter, second, &mut seen, &mut world).map_err(|refusal| Refusal {
+    judge(rules, (first, hop), &mut seen, &mut world).map_err(|refusal| Refusal {
         forwarded: takes_hop,
         translated,
         ..refusal
@@ -334,6 +326,24 @@ fn forward<A: Bits>(
         conntrack.confirm(*draft, packet.kind, now_s)?;
     }
     Ok(Way { hop, tracked, takes_hop })
+}
+
+/// Asks who lets a packet through that came by this hook and goes there.
+fn judge<A: Bits>(
+    rules: &mut Program<A>,
+    (first, hop): (Hook, Hop),
+    seen: &mut Seen,
+    world: &mut World<'_>,
+) -> Result<(), Refusal> {
+    let second = match (first, hop) {
+        (Hook::Output, _) => Hook::Output,
+        (_, Hop::Host) => Hook::Input,
+        _ => Hook::Forward,
+    };
+    if second != first {
+        ask(rules, TableName::Mangle, second, seen, world)?;
+    }
+    ask(rules, TableName::Filter, second, seen, world)
 }
 
 /// Asks a table's rules that do not translate.
