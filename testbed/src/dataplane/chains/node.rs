@@ -292,15 +292,7 @@ fn forward<A: Bits>(
     let translated = leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
     fits(ground, packet, hop, takes_hop).map_err(|refusal| Refusal { translated, ..refusal })?;
     seen.to = Ground::interface(hop);
-    let second = match (first, hop) {
-        (Hook::Output, _) => Hook::Output,
-        (_, Hop::Host) => Hook::Input,
-        _ => Hook::Forward,
-    };
-    if second != first {
-        ask(rules, TableName::Mangle, second, &mut seen, &mut world)?;
-    }
-    ask(rules, TableName::Filter, second, &mut seen, &mut world).map_err(|refusal| Refusal {
+    judge(rules, (first, hop), &mut seen, &mut world).map_err(|refusal| Refusal {
         forwarded: takes_hop,
         translated,
         ..refusal
@@ -336,6 +328,24 @@ fn new_source<A: Bits>(rules: &Program<A>, walked: Walked, own: Address, past_us
         _ => own,
     };
     NewSource { address: Some(address), ports: SourcePorts::default() }
+}
+
+/// Asks who lets a packet through that came by this hook and goes there.
+fn judge<A: Bits>(
+    rules: &mut Program<A>,
+    (first, hop): (Hook, Hop),
+    seen: &mut Seen,
+    world: &mut World<'_>,
+) -> Result<(), Refusal> {
+    let second = match (first, hop) {
+        (Hook::Output, _) => Hook::Output,
+        (_, Hop::Host) => Hook::Input,
+        _ => Hook::Forward,
+    };
+    if second != first {
+        ask(rules, TableName::Mangle, second, seen, world)?;
+    }
+    ask(rules, TableName::Filter, second, seen, world)
 }
 
 /// Asks a table's rules that do not translate.
