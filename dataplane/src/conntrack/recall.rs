@@ -1,5 +1,7 @@
 //! Flows of which the way is known, and packets that say nothing new of them: see [`Way`].
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::{
     ANSWERED, FINISHED, RESET, SETTLED, State, Tracked, dialled_by, is_dialled, is_original, lifetime_s,
 };
@@ -42,7 +44,12 @@ pub fn learn<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &
         let before = Way { mac: way.mac, ..row.way };
         // What comes from a node does not say how to get there.
         if way.mac != Mac::default() || before != way {
-            row.way = way;
+            // Another CPU may copy the row meanwhile: it finds no way in it, and never halves of two.
+            row.way.generation = 0;
+            compiler_fence(Ordering::Release);
+            row.way = Way { generation: 0, ..way };
+            compiler_fence(Ordering::Release);
+            row.way.generation = way.generation;
         }
     });
 }

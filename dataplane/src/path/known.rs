@@ -37,15 +37,30 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if way.interface != packet.interface() || way.mac == Mac::default() {
         return Ok(());
     }
+    let length = packet.length();
+    let part = send(platform, packet, walk, &mut ends);
+    if part.is_err() {
+        lose(walk, &ends, length);
+    }
+    part
+}
+
+#[inline(always)]
+fn send<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    ends: &mut Ends<A>,
+) -> Part {
     let room = overlay::room::<A>(&platform.node(), Route::REMOTE, false);
     if !reject::fits(packet, (ends.transport, ends.protocol), room)? {
         return Ok(());
     }
     if platform.tracing() {
-        remember(walk, &ends, packet.length());
+        remember(walk, ends, packet.length());
         tell_sent(platform, packet, walk)?;
     }
-    turn(packet, &mut ends, &walk.tracked)?;
+    turn(packet, ends, &walk.tracked)?;
     route::take_hop::<A>(packet, ends.hops, ends.protocol)?;
     let port = overlay::port(ends.hash(platform.node().seed));
     let way = &walk.tracked.connection.way;
@@ -97,13 +112,28 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     if dialled || row.way.node != outer.source.to_v6() {
         return Ok(());
     }
+    let length = packet.length().wrapping_sub(overlay::PLAIN_V4 as u32);
+    let part = receive(platform, packet, walk, (&mut ends, length));
+    if part.is_err() {
+        lose(walk, &ends, length);
+    }
+    part
+}
+
+#[inline(always)]
+fn receive<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+    (ends, length): (&mut Ends<A>, u32),
+) -> Part {
     if platform.tracing() {
-        remember(walk, &ends, packet.length().wrapping_sub(overlay::PLAIN_V4 as u32));
+        remember(walk, ends, length);
         tell_received(platform, packet, walk)?;
     }
     ends.transport = ends.transport.wrapping_sub(overlay::PLAIN_V4);
     overlay::take_off(packet)?;
-    turn(packet, &mut ends, &walk.tracked)?;
+    turn(packet, ends, &walk.tracked)?;
     let way = &walk.tracked.connection.way;
     route::pass_on::<A>(packet, (ends.hops, ends.protocol), Mac::GATEWAY, way.pod_mac)?;
     let interface = way.interface;
@@ -125,6 +155,12 @@ fn turn<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>, tracked: &Trac
         return Ok(());
     }
     nat::replace(packet, ends, tracked.original, (row.frontend, row.frontend_port))
+}
+
+/// It is lost on the way: what is reported of that is about this packet, and not about the one before it.
+#[inline(never)]
+fn lose<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
+    remember(walk, ends, length);
 }
 
 /// Leaves in the walk what else the long way would have found out, for those who are told.

@@ -266,6 +266,10 @@ impl Engine for Emulator {
 
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
         self.capacities.check_room(&self.rows, changes)?;
+        // What is known of flows stays known where nothing changes.
+        if changes.is_empty() {
+            return Ok(());
+        }
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
         for change in changes {
             match *change {

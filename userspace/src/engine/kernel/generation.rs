@@ -17,11 +17,17 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Rows of an earlier process have numbers too, so it starts anywhere; where runs are to be repeated, at 0. Nothing
+    /// Rows of an earlier process have numbers too, so it starts anywhere; where runs are to be repeated, and
+    /// there was none before, at 0. Nothing
     /// is known before the first [`Generation::next`].
     pub(super) fn new(ebpf: &mut Ebpf, repeated: bool) -> Result<Self, Error> {
         let number = if repeated { 0 } else { (coarse_clock_ns() >> 10) as u32 };
         Ok(Self { map: typed(take(ebpf, GENERATION)?, GENERATION)?, number })
+    }
+
+    /// What it is now.
+    pub(super) fn number(&self) -> u32 {
+        self.number
     }
 
     /// Nothing is known while tables change.

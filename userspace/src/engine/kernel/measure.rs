@@ -81,7 +81,8 @@ impl Kernel {
         let mut template =
             Array::try_from(map(&mut self.ebpf, TEMPLATE)?).map_err(table_failed("open", TEMPLATE))?;
         let before: [u32; WORDS] = template.get(&0, 0).map_err(table_failed("read", TEMPLATE))?;
-        let next = words(frames, before[1]).ok_or_else(|| failed("it has no headers of TCP".to_owned()))?;
+        let next = words(frames, before[1])
+            .ok_or_else(|| failed("it has no headers of TCP, or its flows are no power of two".to_owned()))?;
         template.set(0, next, 0).map_err(table_failed("write", TEMPLATE))?;
         let options = TestRunOptions { data_in: Some(frame), repeat, ..Default::default() };
         let result =
@@ -92,6 +93,9 @@ impl Kernel {
 
 /// The row of the template.
 fn words(frames: &Frames<'_>, next: u32) -> Option<[u32; WORDS]> {
+    if !frames.flows.is_power_of_two() {
+        return None;
+    }
     let mut bytes = [0; TUNNEL + SEGMENT];
     let start = if frames.tunnelled { 0 } else { TUNNEL };
     let headers = frames.first.get(..bytes.len() - start)?;

@@ -200,7 +200,7 @@ impl Kernel {
             v6: Tables::new(&mut ebpf)?,
             counts: typed(take(&mut ebpf, COUNTS)?, COUNTS)?,
             clock: typed(take(&mut ebpf, CLOCK)?, CLOCK)?,
-            generation: Generation::new(&mut ebpf, options.fixed_clock)?,
+            generation: Generation::new(&mut ebpf, options.fixed_clock && options.pins.is_none())?,
             events: Events::new(take(&mut ebpf, RECORDS)?, take(&mut ebpf, LOST)?)?,
             ebpf,
             netns,
@@ -339,6 +339,11 @@ impl Kernel {
         self.events.readable()
     }
 
+    /// The number by which the path knows whether the agent has written since.
+    pub fn generation(&self) -> u32 {
+        self.generation.number()
+    }
+
     /// The rows that its tables hold which the agent writes to.
     pub fn rows(&self) -> &NodeRows {
         &self.rows
@@ -385,9 +390,11 @@ impl Engine for Kernel {
     /// Those in a row that are of one table are written together.
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
         self.capacities.check_room(&self.rows, changes)?;
-        if !changes.is_empty() {
-            self.spare = None;
+        // What is known of flows stays known where nothing changes.
+        if changes.is_empty() {
+            return Ok(());
         }
+        self.spare = None;
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
         self.generation.suspend()?;
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
