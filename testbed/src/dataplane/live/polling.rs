@@ -170,7 +170,9 @@ impl<P: Path> Node<P> {
     fn run(&self) {
         let (mut out, mut burst, mut looks) = (Out::default(), Burst::default(), 0);
         while self.running.load(Ordering::Relaxed) {
-            match self.turn(&mut self.desk(), &mut out, &mut burst) {
+            // Not in the `match` itself: it would keep the desk until its end, and so while this thread sleeps.
+            let frames = self.turn(&mut self.desk(), &mut out, &mut burst);
+            match frames {
                 0 if looks == 0 => self.sleep(),
                 0 => {
                     looks -= 1;
