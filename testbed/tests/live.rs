@@ -259,3 +259,20 @@ fn a_link_of_an_idle_node_goes_down_and_away_and_nobody_waits_for_it() {
         tells.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{io}: {error}"));
     }
 }
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_link_that_was_down_is_read_again() {
+    for io in Io::ALL {
+        let cluster = cluster(&format!("again-{io}"));
+        let up = Up::with_io(&cluster, Name::Emulator, io).unwrap_or_else(|error| panic!("{error}"));
+        let (ends, node) = (ends(up.topology()), up.topology().node("n1"));
+        let link = host_side(&cluster.pods[0]);
+        assert!(ping(&ends.client.netns), "{io}");
+        set_up(&node, &link, false);
+        set_up(&node, &link, true);
+        Links::open(&node).and_then(|mut links| links.wait_up(&link)).expect("it comes up");
+        assert!(ping(&ends.client.netns), "{io}");
+        up.down().unwrap_or_else(|error| panic!("{error}"));
+    }
+}

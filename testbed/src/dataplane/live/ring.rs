@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::burst::Burst;
-use super::socket::{bind, packet_socket, set_option};
+use super::socket::{bind, packet_socket, set_option, wrong};
 use super::tally::Counts;
 
 /// Bytes before a frame in its slot: the slot's head, the sender's address and what aligns the IP header.
@@ -139,8 +139,7 @@ impl Ring {
 
     /// What is wrong with the link, if something has happened to it since the last time.
     pub(super) fn error(&self) -> Option<io::Error> {
-        let errno = nix::sys::socket::getsockopt(&self.socket, sockopt::SocketError).ok()?;
-        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
+        wrong(&self.socket)
     }
 }
 
