@@ -123,7 +123,8 @@ impl<P: Path> Station for Polling<P> {
     fn close(&mut self, wire: Wire) {
         let mut desk = self.node.desk();
         // Who waits for its socket waits for it no more when that is closed.
-        for link in desk.links.extract_if(.., |link| link.wire == wire) {
+        for mut link in desk.links.extract_if(.., |link| link.wire == wire) {
+            self.node.counts.lost(Loss::Down, link.ring.stop(link.index));
             self.node.count_overrun(&link);
         }
     }
