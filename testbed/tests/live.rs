@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use testbed::dataplane::live::{Io, Live, Loss, Out, Path, Refusal, Tally, Wire};
 use testbed::dataplane::{Name, Up};
+use testbed::link::Links;
 use testbed::netns::Netns;
-use testbed::topology::{Layout, Topology};
+use testbed::topology::{Layout, Topology, host_side};
 use testbed::traffic::{self, End, Ends, Limits, Transport};
 use userspace::model::{self, Cluster};
 
@@ -219,5 +221,58 @@ fn what_a_busy_path_has_no_room_for_is_counted_and_so_is_what_has_no_link() {
         assert!(count(&tally, Loss::Overrun) > 0 && count(&tally, Loss::NoLink) > 0, "{io}: {tally:?}");
         drop(live);
         topology.delete().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Takes a link up or down.
+fn set_up(netns: &Netns, link: &str, up: bool) {
+    let change = || {
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None)?;
+        // SAFETY: all-zero bytes are a valid request.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_name.iter_mut().zip(link.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+        request.ifr_ifru.ifru_flags = if up { libc::IFF_UP as libc::c_short } else { 0 };
+        // SAFETY: the kernel reads one request, which outlives the call.
+        let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+        nix::errno::Errno::result(set)
+    };
+    netns.run(change).expect("it runs").expect("the link is there");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_link_of_an_idle_node_goes_down_and_away_and_nobody_waits_for_it() {
+    for io in Io::ALL {
+        let cluster = cluster(&format!("away-{io}"));
+        let up = Up::with_io(&cluster, Name::Bare, io).unwrap_or_else(|error| panic!("{error}"));
+        let (node, link) = (up.topology().node("n1"), host_side(&cluster.pods[0]));
+        let (told, tells) = mpsc::channel();
+        // In a thread of its own: what waits for ever fails the test and does not hang it.
+        thread::spawn(move || {
+            set_up(&node, &link, false);
+            up.tally();
+            Links::open(&node).and_then(|mut links| links.delete(&link)).expect("it is there");
+            up.tally();
+            up.down().unwrap_or_else(|error| panic!("{error}"));
+            told.send(()).expect("somebody listens");
+        });
+        tells.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{io}: {error}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_link_that_was_down_is_read_again() {
+    for io in Io::ALL {
+        let cluster = cluster(&format!("again-{io}"));
+        let up = Up::with_io(&cluster, Name::Emulator, io).unwrap_or_else(|error| panic!("{error}"));
+        let (ends, node) = (ends(up.topology()), up.topology().node("n1"));
+        let link = host_side(&cluster.pods[0]);
+        assert!(ping(&ends.client.netns), "{io}");
+        set_up(&node, &link, false);
+        set_up(&node, &link, true);
+        Links::open(&node).and_then(|mut links| links.wait_up(&link)).expect("it comes up");
+        assert!(ping(&ends.client.netns), "{io}");
+        up.down().unwrap_or_else(|error| panic!("{error}"));
     }
 }

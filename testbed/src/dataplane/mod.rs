@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | `ebpf` | our tables, in the kernel | [`ebpf`] |
 //! | `emulator` | our tables, in this process, with hosts of its own | [`emulator`] |
-//! | `emulator` | the same tables, in userspace, on packet sockets | [`live::emulator`] |
-//! | `chains` | rule chains, in userspace, on packet sockets | [`chains`] |
+//! | `emulator` | the same tables, in userspace, on rings shared with the kernel | [`live::emulator`] |
+//! | `chains` | rule chains, in userspace, on the same rings | [`chains`] |
+//! | `bare` | a loop that only moves frames, on the same rings; only to measure against | [`live::bare`] |
 //! | `iptables` | the same rule chains, in the kernel | [`netfilter`] |
 //! | `nftables` | rules in maps, in the kernel | [`netfilter`] |
 //! | `routed` | the kernel's routing and nothing else: no encapsulation, no Services, no policies | [`routed`] |

@@ -65,10 +65,13 @@ impl<P: Path> Station for Plain<P> {
     }
 
     fn links(&self) -> Vec<(Wire, u32)> {
-        self.ports.iter().map(|(wire, port)| (*wire, port.index)).collect()
+        let reads = |port: &Port| port.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        self.ports.iter().filter(|(_, port)| reads(port)).map(|(wire, port)| (*wire, port.index)).collect()
     }
 
     fn open(&mut self, wire: Wire, interface: &str) -> Result<(), Error> {
+        // One that is no longer read.
+        self.close(wire);
         let failed = |tried| Error::socket(tried, interface, &self.netns);
         let (index, deaf, (sender, receiver)) = self.netns.run(|| {
             let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
@@ -140,15 +143,18 @@ impl<P> Shared<P> {
 }
 
 impl<P: Path> Shared<P> {
-    /// Takes every frame of a link through the path, until told to stop or the link is gone.
+    /// Takes every frame of a link through the path, until told to stop or the link cannot be read. One that is
+    /// down is waited for.
     fn read(&self, link: Wire, mut receiver: Receiver, running: &AtomicBool) {
         let mut out = Out::default();
         while running.load(Ordering::Relaxed) {
             let frame = match receiver.next() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => continue,
+                // A link that goes down says so once, and may come back; one that is gone is closed by its owner.
+                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => continue,
                 Err(error) => {
-                    tracing::debug!("{link:?} is no longer read: {error}");
+                    tracing::warn!("{link:?} is no longer read: {error}");
                     return;
                 }
             };

@@ -123,7 +123,8 @@ impl<P: Path> Station for Polling<P> {
     fn close(&mut self, wire: Wire) {
         let mut desk = self.node.desk();
         // Who waits for its socket waits for it no more when that is closed.
-        for link in desk.links.extract_if(.., |link| link.wire == wire) {
+        for mut link in desk.links.extract_if(.., |link| link.wire == wire) {
+            self.node.counts.lost(Loss::Down, link.ring.stop(link.index));
             self.node.count_overrun(&link);
         }
     }
@@ -170,7 +171,9 @@ impl<P: Path> Node<P> {
     fn run(&self) {
         let (mut out, mut burst, mut looks) = (Out::default(), Burst::default(), 0);
         while self.running.load(Ordering::Relaxed) {
-            match self.turn(&mut self.desk(), &mut out, &mut burst) {
+            // Not in the `match` itself: it would keep the desk until its end, and so while this thread sleeps.
+            let frames = self.turn(&mut self.desk(), &mut out, &mut burst);
+            match frames {
                 0 if looks == 0 => self.sleep(),
                 0 => {
                     looks -= 1;

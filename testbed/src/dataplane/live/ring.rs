@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::burst::Burst;
-use super::socket::{bind, packet_socket, set_option};
+use super::socket::{bind, packet_socket, set_option, wrong};
 use super::tally::Counts;
 
 /// Bytes before a frame in its slot: the slot's head, the sender's address and what aligns the IP header.
@@ -132,6 +132,17 @@ impl Ring {
         Some(taken)
     }
 
+    /// Hears nothing any more; how many frames have arrived that nobody has taken. `index` is the link's number.
+    pub(super) fn stop(&mut self, index: u32) -> u64 {
+        // It fails for a link that is gone, and nothing comes from there.
+        let _ = bind(&self.socket, index, 0);
+        let mut left = 0;
+        while left < self.slots as u64 && self.next(|_| ()).is_some() {
+            left += 1;
+        }
+        left
+    }
+
     /// Sends frames, and counts what became of each.
     pub(super) fn send(&self, burst: &mut Burst<'_>, counts: &Counts) {
         burst.send(&self.socket, counts);
@@ -139,8 +150,7 @@ impl Ring {
 
     /// What is wrong with the link, if something has happened to it since the last time.
     pub(super) fn error(&self) -> Option<io::Error> {
-        let errno = nix::sys::socket::getsockopt(&self.socket, sockopt::SocketError).ok()?;
-        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
+        wrong(&self.socket)
     }
 }
 
@@ -160,5 +170,39 @@ impl Map {
             Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { start, length }),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::socket::statistics;
+    use super::*;
+    use crate::link::Links;
+    use crate::netns::Netns;
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn what_nobody_has_taken_of_a_link_is_known_when_it_is_given_up() {
+        const FRAMES: usize = 10;
+        // What is sent over the loopback arrives there.
+        const LOOPBACK: u32 = 1;
+        let name = format!("podpath-test-{}-ring", std::process::id());
+        let netns = Netns::create(name).expect("the name is free").guarded();
+        Links::open(&netns).and_then(|mut links| links.up("lo")).expect("every namespace has one");
+        let open = || Ring::open(LOOPBACK, 1500, 64 << 10);
+        let mut ring = netns.run(open).expect("it runs").expect("there is memory");
+        let frame = [0; 60];
+        let mut burst = Burst::default();
+        (0..FRAMES).for_each(|_| burst.push(&frame));
+        ring.send(&mut burst, &Counts::default());
+        let (begin, mut arrived) = (Instant::now(), 0);
+        while arrived < FRAMES as u32 && begin.elapsed() < Duration::from_secs(20) {
+            arrived += statistics(&ring).expect("it is a packet socket").tp_packets;
+        }
+        assert_eq!(ring.next(|frame| frame == Arrived::Whole(&[0; 60])), Some(true));
+        assert_eq!(ring.stop(LOOPBACK), FRAMES as u64 - 1);
+        assert_eq!(ring.stop(LOOPBACK), 0, "what was counted is not counted again");
     }
 }

@@ -6,7 +6,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use pnet_datalink::{
     Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
 };
@@ -62,12 +62,13 @@ impl Receiver {
     /// The next frame; none if none came for a while, so that whoever waits can look whether he is to stop.
     ///
     /// # Errors
-    /// The link is gone.
+    /// The link went down (`ENETDOWN`, once), or the kernel's reason.
     pub(crate) fn next(&mut self) -> io::Result<Option<&[u8]>> {
         match self.channel.next() {
             Ok(frame) => Ok(Some(frame)),
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) => Ok(None),
-            Err(error) => Err(error),
+            // The channel does not say what is wrong with the socket, and waits for nothing before it has been asked.
+            Err(error) => Err(wrong(&self.socket).unwrap_or(error)),
         }
     }
 }
@@ -129,6 +130,12 @@ pub(super) fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) ->
     let set =
         unsafe { libc::setsockopt(fd, libc::SOL_PACKET, option, std::ptr::from_ref(value).cast(), size) };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What is wrong with a packet socket's link, if something has happened to it since the last time.
+pub(super) fn wrong(socket: &impl AsFd) -> Option<io::Error> {
+    let errno = getsockopt(socket, sockopt::SocketError).ok()?;
+    (errno != 0).then(|| io::Error::from_raw_os_error(errno))
 }
 
 /// Frames that found no room at a packet socket since the last time that somebody asked.

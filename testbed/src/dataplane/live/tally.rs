@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a frame was lost that the path did not refuse.
@@ -12,24 +13,31 @@ pub enum Loss {
     Overrun,
     /// It is longer than what a link may carry.
     TooLong,
-    /// The link it was sent over took no more, for as long as that was waited for.
+    /// The link it was sent over took no more, for as long as that was waited for; or the kernel had no memory for it,
+    /// which is not waited for.
     Full,
-    /// The link it was sent over is down, or gone.
+    /// The link it was sent over is down, or gone; or the one it came by was given up before it was read.
     Down,
     /// It was sent over a link that the node does not have.
     NoLink,
+    /// The link it was sent over did not take it, for any other reason of the kernel's.
+    Refused,
 }
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Self; 5] = [Self::Overrun, Self::TooLong, Self::Full, Self::Down, Self::NoLink];
+    pub const ALL: [Self; 6] =
+        [Self::Overrun, Self::TooLong, Self::Full, Self::Down, Self::NoLink, Self::Refused];
 
     /// Why a link did not take a frame.
-    pub(super) fn of(error: &std::io::Error) -> Self {
+    pub(super) fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) => Self::TooLong,
             Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Self::Down,
-            _ => Self::Full,
+            Some(libc::ENOBUFS) => Self::Full,
+            // Who waited in vain himself has no number of the kernel's.
+            _ if error.kind() == ErrorKind::WouldBlock => Self::Full,
+            _ => Self::Refused,
         }
     }
 }
@@ -42,6 +50,7 @@ impl fmt::Display for Loss {
             Self::Full => "the link took no more",
             Self::Down => "the link is down",
             Self::NoLink => "no such link",
+            Self::Refused => "the kernel refused it",
         })
     }
 }
@@ -104,5 +113,28 @@ impl Counts {
             sent: read(&self.sent),
             lost: lost.filter(|(_, frames)| *frames > 0).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_link_without_room_is_called_full() {
+        let of = |errno| Loss::of(&io::Error::from_raw_os_error(errno));
+        assert_eq!([libc::EAGAIN, libc::ENOBUFS].map(of), [Loss::Full; 2]);
+        assert_eq!(Loss::of(&ErrorKind::WouldBlock.into()), Loss::Full);
+        assert_eq!([libc::ENETDOWN, libc::ENXIO, libc::ENODEV].map(of), [Loss::Down; 3]);
+        assert_eq!(of(libc::EMSGSIZE), Loss::TooLong);
+        assert_eq!([libc::EINVAL, libc::EPERM].map(of), [Loss::Refused; 2]);
+    }
+
+    #[test]
+    fn every_loss_is_counted_at_its_own_place() {
+        let counts = Counts::default();
+        (1..).zip(Loss::ALL).for_each(|(frames, why)| counts.lost(why, frames));
+        let expected: BTreeMap<_, _> = Loss::ALL.into_iter().zip(1..).collect();
+        assert_eq!(counts.tally().lost, expected);
     }
 }
