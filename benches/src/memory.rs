@@ -397,15 +397,15 @@ pub(crate) fn forwarded(
     let after = up.tally();
     let lost = |tally: &dataplanes::Tally| tally.lost.values().sum::<u64>();
     let sent = packets.sent as f64 / packets.elapsed.as_secs_f64();
-    let cpu_ns = packets.ticks.busy_s() * 1e9 / packets.received as f64;
+    let cpu_ns = packets.ticks.first_busy_s() * 1e9 / packets.received as f64;
     let figures = [
         (RECEIVED, packets.rate() / 1e3),
         ("sent_kpps", sent / 1e3),
         ("cpu_ns_per_packet", cpu_ns),
         ("lost", (lost(&after) - lost(&before)) as f64),
-        (crate::noise::STEAL, packets.ticks.steal_percent()),
     ];
-    Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
+    let figures = figures.map(|(name, value)| (name.to_owned(), value));
+    Ok(figures.into_iter().chain(sample::disturbed(packets.ticks, false)).collect())
 }
 
 #[cfg(test)]

@@ -45,17 +45,28 @@ impl Measured {
         Self { figures, latencies_us: Vec::new() }
     }
 
-    /// Adds what the CPUs did: for each of `count`, in units of which a second has `units`.
+    /// Adds what the CPUs did: for each of `count`, in units of which a second has `units`. What keeps to one CPU is
+    /// charged with that one's time alone.
     fn cpu(mut self, run: &Run, (name, ticks): (&str, Ticks), (count, units): (f64, f64)) -> Self {
+        let busy_s = if run.spreads() { ticks.busy_s() } else { ticks.first_busy_s() };
         if count > 0.0 {
-            self.figures.insert(name.to_owned(), ticks.busy_s() * units / count);
+            self.figures.insert(name.to_owned(), busy_s * units / count);
         }
-        self.figures.insert(STEAL.to_owned(), ticks.steal_percent());
-        if !run.spreads() && machine::cpus() > 1 {
-            self.figures.insert(ELSEWHERE.to_owned(), ticks.elsewhere_percent());
-        }
+        self.figures.extend(disturbed(ticks, run.spreads()));
         self
     }
+}
+
+/// What somebody else did meanwhile: where all of a run keeps to one CPU, whatever the others do is somebody else's.
+pub(crate) fn disturbed(ticks: Ticks, spreads: bool) -> Vec<(String, f64)> {
+    if spreads {
+        return vec![(STEAL.to_owned(), ticks.steal_percent())];
+    }
+    let mut figures = vec![(STEAL.to_owned(), ticks.steal_percent_of_first())];
+    if ticks.elsewhere.1 > 0 {
+        figures.push((ELSEWHERE.to_owned(), ticks.elsewhere_percent()));
+    }
+    figures
 }
 
 /// Sends a run's traffic for a time, after a tenth of it to warm up. `turn` counts how often that was done before.
@@ -193,6 +204,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_keeps_to_one_cpu_is_not_charged_with_the_work_of_others_and_says_how_much_there_was() {
+        let ticks = Ticks { busy: 90, idle: 105, stolen: 5, elsewhere: (10, 100), stolen_elsewhere: 5 };
+        let measured = |connections| {
+            let run = Run { connections, ..Run::new(Workload::TcpStream, Way::OtherNode) };
+            Measured::default().cpu(&run, ("cpu", ticks), (1.0, 1.0)).figures
+        };
+        let (one, spread) = (measured(1), measured(8));
+        assert_eq!((one["cpu"], spread["cpu"]), (ticks.first_busy_s(), ticks.busy_s()));
+        assert_eq!((one[ELSEWHERE], spread.get(ELSEWHERE)), (10.0, None));
+        assert_eq!((one[STEAL], spread[STEAL]), (0.0, 2.5));
+    }
+
+    #[test]
     fn a_distribution_ascends_and_ends_where_so_few_tell_nothing_more() {
         let histogram = (1..=1000_u64).fold(
             hdrhistogram::Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).expect("sound bounds"),
@@ -201,8 +225,13 @@ mod tests {
                 all
             },
         );
-        let trips =
-            RoundTrips { histogram, lost: 3, elapsed: Duration::from_secs(1), ticks: Ticks::default() };
+        let trips = RoundTrips {
+            histogram,
+            answered: 1000,
+            lost: 3,
+            elapsed: Duration::from_secs(1),
+            ticks: Ticks::default(),
+        };
         let told = distribution(&trips);
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{told:?}");
         assert_eq!(told.iter().map(|it| it.0).find(|part| *part > 0.9991), Some(1.0));

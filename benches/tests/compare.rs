@@ -56,6 +56,9 @@ fn has_its_figures(sample: &Sample, run: &Run) {
         let may_be_none = ["lost", "retransmits", "cpu_"].iter().any(|it| name.starts_with(it));
         assert!(*value > 0.0 || may_be_none, "{name} of {sample:?}");
     }
+    let keeps = run.is_traffic() && !run.spreads();
+    let others = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    assert_eq!(sample.figures.contains_key("elsewhere_percent"), keeps && others, "{sample:?}");
     let is_latency = run.is_traffic() && sample.figures.contains_key("latency_us_p50");
     assert_eq!(!sample.latencies_us.is_empty(), is_latency, "{sample:?}");
 }
