@@ -133,7 +133,7 @@ fn exchanged(run: &Run, trips: &RoundTrips) -> Measured {
     }
     // Who waits for a request to be due keeps the CPU busy.
     let counts = run.workload != Workload::FirstPacket && run.rate_per_s == 0;
-    let transactions = if counts { trips.histogram.len() as f64 } else { 0.0 };
+    let transactions = if counts { trips.answered as f64 } else { 0.0 };
     measured.cpu(run, ("cpu_us_per_transaction", trips.ticks), (transactions, 1e6))
 }
 

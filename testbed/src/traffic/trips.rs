@@ -16,6 +16,8 @@ pub(super) const LONGEST_NS: u64 = 10_000_000_000;
 pub struct RoundTrips {
     /// Each one's time in nanoseconds, three digits exact.
     pub histogram: Histogram<u64>,
+    /// Requests that were sent and answered: those of the histogram, but for what was due and could not be sent.
+    pub answered: u64,
     /// Requests without an answer in half a second (UDP only); not in the histogram.
     pub lost: u64,
     /// From the first counted to the last.
@@ -28,7 +30,7 @@ impl RoundTrips {
     pub(super) fn new() -> Self {
         let histogram =
             Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < LONGEST_NS, and 3 digits are allowed");
-        Self { histogram, lost: 0, elapsed: Duration::ZERO, ticks: Ticks::default() }
+        Self { histogram, answered: 0, lost: 0, elapsed: Duration::ZERO, ticks: Ticks::default() }
     }
 
     /// The time below which this part (0 to 1) of the round trips stayed, in microseconds.
@@ -36,12 +38,19 @@ impl RoundTrips {
         self.histogram.value_at_quantile(part) as f64 / 1e3
     }
 
-    /// Round trips per second.
+    /// Round trips per second: answers, not what was offered.
     pub fn rate(&self) -> f64 {
-        per_second(self.histogram.len(), self.elapsed)
+        per_second(self.answered, self.elapsed)
     }
 
+    /// Counts an answer.
     pub(super) fn record(&mut self, taken: Duration) {
+        self.answered += 1;
+        self.wait(taken);
+    }
+
+    /// Counts a time without an answer at its end.
+    fn wait(&mut self, taken: Duration) {
         let taken = taken.as_nanos().min(LONGEST_NS.into()) as u64;
         self.histogram.saturating_record(taken.max(1));
     }
@@ -53,6 +62,7 @@ impl RoundTrips {
     /// Takes up those of another connection in the same time.
     fn add(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("both have the same bounds");
+        self.answered += other.answered;
         self.lost += other.lost;
         self.elapsed = self.elapsed.max(other.elapsed);
     }
@@ -145,7 +155,7 @@ fn offered(trip: &mut Trip<'_>, interval: Duration, limits: Limits) -> Result<Ro
     }
     trips.elapsed = now.duration_since(begin);
     while due < end && trips.counted() < limits.count {
-        trips.record(now.saturating_duration_since(due));
+        trips.wait(now.saturating_duration_since(due));
         due += interval;
     }
     Ok(trips)
@@ -195,6 +205,7 @@ mod tests {
         };
         let trips = repeat(vec![Box::new(trip)], 1000, limits()).expect("nothing fails here");
         assert_eq!(trips.histogram.len(), 50, "at 1000 a second, 50 are due in 50 ms");
+        assert!(trips.answered == 1 && trips.rate() <= 20.0, "one was answered, in 50 ms: {}", trips.rate());
         assert!(trips.quantile_us(0.5) > 20_000.0, "{}", trips.quantile_us(0.5));
     }
 
