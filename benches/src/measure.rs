@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testbed::dataplane::{self, Name, Up};
-use testbed::traffic;
 use userspace::model;
 
 use crate::affinity::{self, Held};
@@ -32,7 +31,7 @@ use crate::{cluster, machine, noise, path, programs, rules, sample};
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How often a measurement is done again, because too much CPU time was stolen meanwhile.
-const REPEATS: usize = 2;
+pub(crate) const REPEATS: usize = 2;
 
 /// Why there is no comparison.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +50,7 @@ pub enum Error {
         /// The workload.
         workload: crate::matrix::Workload,
         /// What went wrong.
-        source: traffic::Error,
+        source: sample::Error,
     },
     /// Namespaces that are still there.
     #[error("measured, but could not remove {dataplane}: {source}; try `podpath down --all`")]
@@ -143,6 +142,8 @@ struct Stand {
     up: Up,
     /// When the flows that are only open were last used.
     used: Option<Instant>,
+    /// Ports that first packets may still come from.
+    unused: sample::Unused,
 }
 
 impl<'a> Session<'a> {
@@ -225,7 +226,7 @@ impl<'a> Session<'a> {
             self.held.to(Some(0))?;
             let cluster = cluster::of(&cluster_name(variant, place), sizes)?;
             match Up::with_io(&cluster, variant.dataplane, variant.io) {
-                Ok(up) => stands.push(Stand { variant, sizes, up, used: None }),
+                Ok(up) => stands.push(Stand { variant, sizes, up, used: None, unused: Default::default() }),
                 Err(error) => self.leave_out(variant, error.to_string()),
             }
         }
@@ -306,7 +307,7 @@ impl<'a> Session<'a> {
         self.held.to(if run.spreads() { None } else { Some(0) })?;
         let begin = Instant::now();
         let measured = match stand {
-            Some(stand) => self.traffic(run, round, stand),
+            Some(stand) => self.traffic(run, stand),
             None => rules::measure(variant, run, self.suite.time).map_err(|error| error.to_string()),
         };
         self.left = self.left.saturating_sub(1);
@@ -316,6 +317,9 @@ impl<'a> Session<'a> {
             Ok(measured) => measured,
             Err(why) => {
                 self.leave_out(variant, format!("{what}: {why}"));
+                // Of some rounds there is no figure that could stand beside the others'.
+                let variant = variant.to_string();
+                self.samples.retain(|sample| sample.variant != variant || sample.point != point);
                 return Ok(false);
             }
         };
@@ -327,15 +331,16 @@ impl<'a> Session<'a> {
     }
 
     /// Sends traffic, again if too much CPU time was stolen meanwhile; what was least disturbed counts.
-    fn traffic(&self, run: &Run, round: usize, stand: &mut Stand) -> Result<sample::Measured, String> {
+    fn traffic(&self, run: &Run, stand: &mut Stand) -> Result<sample::Measured, String> {
         let mut best: Option<(f64, sample::Measured)> = None;
-        for repeat in 0..=REPEATS {
+        for _ in 0..=REPEATS {
             if run.sizes.flows > 1 && stand.used.is_none_or(|used| used.elapsed() > KEEP_ALIVE) {
-                sample::open_flows(&stand.up, run.sizes.flows - 1).map_err(|error| error.to_string())?;
+                let wanted = run.sizes.flows - 1;
+                let open = sample::open_flows(&stand.up, wanted).map_err(|error| error.to_string())?;
+                enough_flows(open, wanted)?;
                 stand.used = Some(Instant::now());
             }
-            let turn = round * (REPEATS + 1) + repeat;
-            let measured = sample::measure(&stand.up, run, turn, self.suite.time);
+            let measured = sample::measure(&stand.up, run, &mut stand.unused, self.suite.time);
             let measured = measured.map_err(|error| error.to_string())?;
             let steal = measured.figures.get(noise::STEAL).copied().unwrap_or_default();
             if best.as_ref().is_none_or(|(least, _)| steal < *least) {
@@ -359,6 +364,16 @@ impl<'a> Session<'a> {
             _ => format!("; {} min {} s left", left_s / 60, left_s % 60),
         }
     }
+}
+
+/// What is measured beside fewer flows than it says is not what it says.
+fn enough_flows(open: usize, wanted: usize) -> Result<(), String> {
+    if open * 100 >= wanted * 99 {
+        return Ok(());
+    }
+    Err(format!(
+        "of {wanted} flows that were to be open beside it only {open} were answered, fewer than 99 %"
+    ))
 }
 
 /// Of this process, and of nobody else in it.
@@ -403,6 +418,13 @@ mod tests {
         let all = [1, 2, 3];
         assert_eq!(in_turn(&all, 0).collect::<Vec<_>>(), [&1, &2, &3]);
         assert_eq!(in_turn(&all, 1).collect::<Vec<_>>(), [&3, &2, &1]);
+    }
+
+    #[test]
+    fn fewer_flows_than_ninety_nine_of_a_hundred_are_not_enough() {
+        assert_eq!([enough_flows(1013, 1023), enough_flows(0, 0)], [Ok(()), Ok(())]);
+        let why = enough_flows(1012, 1023).expect_err("that is 98.9 %");
+        assert!(why.contains("1023") && why.contains("1012"), "{why}");
     }
 
     #[test]

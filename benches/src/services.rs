@@ -403,7 +403,8 @@ fn in_rounds(
         said(&format!("{workload}: round {} of {}", round + 1, rounds.rounds));
         for (place, up) in in_turn(&both, round) {
             check(stop)?;
-            let measured = sample::measure(up, &run, round, rounds.time);
+            let mut unused = sample::Unused::default();
+            let measured = sample::measure(up, &run, &mut unused, rounds.time);
             let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload: run.workload, source };
             rates[*place].push(rate(&measured.map_err(failed)?));
         }
