@@ -34,9 +34,9 @@ fn measured(suite: &Suite) -> Results {
 /// The figures that a sample of this kind has at least.
 fn figures(run: &Run) -> &'static [&'static str] {
     match run.workload {
-        _ if run.rate_per_s > 0 => &["latency_us_p50", "latency_us_p9999", "transactions_per_s"],
+        _ if run.rate_per_s > 0 => &["latency_us_p50", "latency_us_p90", "transactions_per_s"],
         Workload::TcpRr | Workload::TcpCrr => {
-            &["latency_us_p50", "latency_us_p9999", "transactions_per_s", "cpu_us_per_transaction"]
+            &["latency_us_p50", "latency_us_p90", "transactions_per_s", "cpu_us_per_transaction"]
         }
         Workload::UdpRr => &["latency_us_p50", "transactions_per_s", "cpu_us_per_transaction", "lost"],
         Workload::FirstPacket => &["latency_us_p50", "latency_us_p99", "lost"],
