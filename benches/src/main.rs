@@ -141,7 +141,7 @@ fn compare(options: &Options, mut suite: Suite) -> anyhow::Result<()> {
     let results = match (measured, &options.out) {
         (Ok(results), _) => results,
         (Err(error), Some(_)) => {
-            return Err(error).context("the samples so far are kept: go on with --resume");
+            anyhow::bail!("{error}; the samples so far are kept: go on with --resume");
         }
         (Err(error), None) => return Err(error.into()),
     };

@@ -53,12 +53,12 @@ pub enum Error {
         source: sample::Error,
     },
     /// Namespaces that are still there.
-    #[error("measured, but could not remove {dataplane}: {source}; try `podpath down --all`")]
+    #[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .left.join("; "))]
     Left {
-        /// The variant.
-        dataplane: Name,
-        /// What is left.
-        source: dataplane::Error,
+        /// What had gone wrong before.
+        during: Option<Box<Error>>,
+        /// Each cluster that is left, why, and how to remove it.
+        left: Vec<String>,
     },
     /// A cluster that was to be measured by itself.
     #[error("cannot build a cluster: {0}")]
@@ -70,7 +70,7 @@ pub enum Error {
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// By the user.
-    #[error("interrupted; every namespace is removed")]
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -199,23 +199,17 @@ impl<'a> Session<'a> {
 
     /// Measures the runs of a block, on clusters that are up for as long.
     fn block(&mut self, block: &[Run]) -> Result<(), Error> {
-        let mut stands = self.build(block)?;
-        let measured = self.rounds(block, &mut stands);
-        // What went wrong first is told first; clusters that are dropped are removed as well.
-        measured?;
-        for Stand { variant, up, .. } in stands {
-            up.down().map_err(|source| Error::Left { dataplane: variant.dataplane, source })?;
-        }
-        Ok(())
+        let mut stands = Vec::new();
+        let measured = self.build(block, &mut stands).and_then(|()| self.rounds(block, &mut stands));
+        removed(stands.into_iter().map(|stand| stand.up), measured)
     }
 
     /// A cluster for each variant and each size, of those that have something to measure.
-    fn build(&mut self, block: &[Run]) -> Result<Vec<Stand>, Error> {
+    fn build(&mut self, block: &[Run], stands: &mut Vec<Stand>) -> Result<(), Error> {
         let mut wanted = BTreeSet::new();
         for run in block.iter().filter(|run| run.is_traffic()) {
             wanted.extend(self.missing(run).map(|(variant, _)| (run.sizes, variant)));
         }
-        let mut stands = Vec::new();
         for (place, (sizes, variant)) in wanted.into_iter().enumerate() {
             check(self.stop)?;
             let Sizes { services, policies, flows } = sizes;
@@ -230,7 +224,7 @@ impl<'a> Session<'a> {
                 Err(error) => self.leave_out(variant, error.to_string()),
             }
         }
-        Ok(stands)
+        Ok(())
     }
 
     /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for.
@@ -376,6 +370,20 @@ fn enough_flows(open: usize, wanted: usize) -> Result<(), String> {
     ))
 }
 
+/// Takes all of these clusters down, whatever came of measuring them; what could not be removed is told beside it.
+pub(crate) fn removed<T>(ups: impl IntoIterator<Item = Up>, measured: Result<T, Error>) -> Result<T, Error> {
+    let down = ups.into_iter().filter_map(|up| {
+        let name = up.topology().cluster().name.clone();
+        up.down().err().map(|why| format!("{name}: {why}; try `podpath down {name}`"))
+    });
+    let left: Vec<_> = down.collect();
+    match measured {
+        measured if left.is_empty() => measured,
+        Ok(_) => Err(Error::Left { during: None, left }),
+        Err(error) => Err(Error::Left { during: Some(Box::new(error)), left }),
+    }
+}
+
 /// Of this process, and of nobody else in it.
 fn cluster_name(variant: Variant, place: usize) -> String {
     format!("bench-{}-{}-{place}", variant.to_string().replace('/', "-"), std::process::id())
@@ -418,6 +426,14 @@ mod tests {
         let all = [1, 2, 3];
         assert_eq!(in_turn(&all, 0).collect::<Vec<_>>(), [&1, &2, &3]);
         assert_eq!(in_turn(&all, 1).collect::<Vec<_>>(), [&3, &2, &1]);
+    }
+
+    #[test]
+    fn what_is_left_is_told_beside_what_went_wrong_before() {
+        let left = vec!["bench-a: busy; try `podpath down bench-a`".to_owned()];
+        let error = Error::Left { during: Some(Box::new(Error::Interrupted)), left };
+        let wanted = "interrupted; and could not remove bench-a: busy; try `podpath down bench-a`";
+        assert_eq!(error.to_string(), wanted);
     }
 
     #[test]

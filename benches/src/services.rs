@@ -384,8 +384,7 @@ fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Res
 }
 
 fn down(ups: [Up; 2]) -> Result<(), Error> {
-    let left = |source| Error::Left { dataplane: Name::Ebpf, source };
-    ups.into_iter().try_for_each(|up| up.down().map_err(left))
+    crate::measure::removed(ups, Ok(()))
 }
 
 /// What the two come to per second, the one and the other in turn in every round.
