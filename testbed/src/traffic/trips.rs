@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{Error, Limits, Ticks, per_second};
+use super::{Error, Limits, PATIENCE, Ticks, per_second};
 
 /// The longest time that is told apart in a histogram, in nanoseconds: ten seconds.
 pub(super) const LONGEST_NS: u64 = 10_000_000_000;
@@ -16,9 +16,10 @@ pub(super) const LONGEST_NS: u64 = 10_000_000_000;
 pub struct RoundTrips {
     /// Each one's time in nanoseconds, three digits exact.
     pub histogram: Histogram<u64>,
-    /// Requests that were sent and answered: those of the histogram, but for what was due and could not be sent.
+    /// Requests that were sent and answered: those of the histogram, but for what was lost, or due and never sent.
     pub answered: u64,
-    /// Requests without an answer in half a second (UDP only); not in the histogram.
+    /// Requests without an answer in half a second (UDP only). In the histogram they have waited for as long: who loses
+    /// what is slow is no faster.
     pub lost: u64,
     /// From the first counted to the last.
     pub elapsed: Duration,
@@ -49,6 +50,12 @@ impl RoundTrips {
         self.wait(taken);
     }
 
+    /// Counts a request that nobody answered.
+    pub(super) fn lose(&mut self, waited: Duration) {
+        self.lost += 1;
+        self.wait(waited.max(PATIENCE));
+    }
+
     /// Counts a time without an answer at its end.
     fn wait(&mut self, taken: Duration) {
         let taken = taken.as_nanos().min(LONGEST_NS.into()) as u64;
@@ -56,7 +63,7 @@ impl RoundTrips {
     }
 
     fn counted(&self) -> u64 {
-        self.histogram.len() + self.lost
+        self.histogram.len()
     }
 
     /// Takes up those of another connection in the same time.
@@ -119,10 +126,11 @@ fn back_to_back(trip: &mut Trip<'_>, limits: Limits) -> Result<RoundTrips, Error
     while now.duration_since(begin) < limits.time && trips.counted() < limits.count {
         let answered = trip()?;
         let later = Instant::now();
+        let waited = later.duration_since(now);
         if answered {
-            trips.record(later.duration_since(now))
+            trips.record(waited)
         } else {
-            trips.lost += 1
+            trips.lose(waited)
         }
         now = later;
     }
@@ -146,10 +154,11 @@ fn offered(trip: &mut Trip<'_>, interval: Duration, limits: Limits) -> Result<Ro
         }
         let answered = trip()?;
         now = Instant::now();
+        let waited = now.duration_since(due);
         if answered {
-            trips.record(now.duration_since(due))
+            trips.record(waited)
         } else {
-            trips.lost += 1
+            trips.lose(waited)
         }
         due += interval;
     }
@@ -220,6 +229,8 @@ mod tests {
         };
         let limits = Limits { time: Duration::from_secs(10), count: 40, ..limits() };
         let trips = repeat(vec![answers(true), answers(false)], 0, limits).expect("nothing fails here");
-        assert_eq!((trips.histogram.len(), trips.lost), (30, 10));
+        let slow = trips.histogram.count_between(PATIENCE.as_nanos() as u64 / 2, LONGEST_NS);
+        assert_eq!(slow, 10, "they have waited all the time");
+        assert_eq!((trips.answered, trips.lost, trips.histogram.len()), (30, 10, 40));
     }
 }
