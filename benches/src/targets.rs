@@ -204,7 +204,8 @@ impl Side {
     /// same sizes. Of the same variant elsewhere, only the first.
     fn yardstick<'a>(self, results: &'a Results, own: (Side, &Point)) -> Option<&'a Point> {
         let sizes = Some(own.1).filter(|_| own.0.variant != self.variant);
-        self.least(results.beside(own.1), sizes)
+        let other = |point: &&Point| own.0.variant != self.variant || *point != own.1;
+        self.least(results.beside(own.1), sizes).filter(other)
     }
 
     fn least<'a>(self, samples: &'a [Sample], sizes: Option<&Point>) -> Option<&'a Point> {
