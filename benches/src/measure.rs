@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testbed::dataplane::{self, Name, Up};
+use testbed::traffic::Ticks;
 use userspace::model;
 
 use crate::affinity::{self, Held};
@@ -91,7 +92,7 @@ pub fn compare(
     said: &mut dyn FnMut(&str),
 ) -> Result<Results, Error> {
     let mut facts = journal.machine().cloned().unwrap_or_else(machine::now);
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), Ticks::now());
     let mut session = Session::new(suite, journal, stop, said)?;
     for block in &suite.blocks {
         session.block(block)?;
@@ -102,7 +103,7 @@ pub fn compare(
         return Err(Error::None(absent));
     }
     facts.took_s = begin.elapsed().as_secs_f64();
-    facts.steal_percent = noise::steal(&samples).unwrap_or_default();
+    facts.steal_percent = Ticks::now().since(before).steal_percent();
     let mut results = Results {
         version: VERSION,
         suite: suite.name.to_owned(),

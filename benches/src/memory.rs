@@ -24,7 +24,7 @@ use crate::affinity::{self, Held};
 use crate::figure::RECEIVED;
 use crate::matrix::{Run, Sizes, Way, Workload};
 use crate::results::{Absent, Point, Results, Sample, VERSION};
-use crate::{cluster, machine, sample};
+use crate::{cluster, machine, noise, sample};
 
 /// Services that a cluster has.
 const SERVICES: [usize; 2] = [1, 1000];
@@ -132,6 +132,7 @@ pub fn measure(
     }
     results.machine.took_s = begin.elapsed().as_secs_f64();
     results.machine.steal_percent = traffic::Ticks::now().since(before).steal_percent();
+    results.noise = noise::of(&results);
     Ok(results)
 }
 
