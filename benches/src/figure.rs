@@ -59,7 +59,7 @@ pub const ALL: [Figure; 18] = [
     figure("cpu_ms_per_gbit", "CPU ms/GBIT", "CPU time of a gigabit, ms", LOWER),
     figure("cpu_ns_per_packet", "CPU ns EACH", "CPU time of a packet, ns", LOWER),
     figure("retransmits", "RETRANSMITS", "segments sent again", None),
-    figure("lost", "LOST", "requests without an answer", None),
+    figure("lost", "LOST", "requests without an answer", LOWER),
     figure("sent_kpps", "KPPS SENT", "rate of packets sent, thousand/s", None),
     figure("rows", "ROWS", "rows in tables", None),
     figure("rules", "RULES", "rules", None),

@@ -11,6 +11,7 @@ use anyhow::Context;
 use benches::journal::{Head, Journal};
 use benches::matrix::Suite;
 use benches::report::{self, Command, Output};
+use benches::results::Results;
 use benches::services::Rounds;
 use benches::{changes, grid, machine, masquerade, measure, memory, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
@@ -74,6 +75,29 @@ enum Which {
     Changes,
 }
 
+impl Which {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+impl Options {
+    /// An option that was given, and that the suite has no use for.
+    fn too_much(&self) -> Option<&'static str> {
+        use Which::{Changes, Memory, Quick, Scale, Services, Standard};
+        let compares = matches!(self.suite, Quick | Standard | Scale);
+        let timed = compares || matches!(self.suite, Memory | Services);
+        let given = [
+            ("--only", self.only.is_some(), compares),
+            ("--rounds", self.rounds.is_some(), timed || matches!(self.suite, Changes)),
+            ("--seconds", self.seconds.is_some(), timed),
+            ("--seed", self.seed.is_some(), compares),
+            ("--resume", self.resume, compares),
+        ];
+        given.into_iter().find(|(_, given, taken)| *given && !taken).map(|(name, ..)| name)
+    }
+}
+
 /// Set by the first signal; the second ends the process as it would have without us.
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -102,6 +126,9 @@ fn measured(options: &Options) -> anyhow::Result<()> {
     let has_page = matches!(options.suite, Which::Quick | Which::Standard | Which::Scale);
     if options.output == Output::Html && !has_page {
         anyhow::bail!("this suite has no page: print it with -o table, json or csv");
+    }
+    if let Some(option) = options.too_much() {
+        anyhow::bail!("suite {} takes no {option}: leave it out", options.suite.name());
     }
     let suite = match options.suite {
         Which::Quick => Suite::quick(),
@@ -141,7 +168,7 @@ fn compare(options: &Options, mut suite: Suite) -> anyhow::Result<()> {
     let results = match (measured, &options.out) {
         (Ok(results), _) => results,
         (Err(error), Some(_)) => {
-            return Err(error).context("the samples so far are kept: go on with --resume");
+            anyhow::bail!("{error}; the samples so far are kept: go on with --resume");
         }
         (Err(error), None) => return Err(error.into()),
     };
@@ -149,10 +176,14 @@ fn compare(options: &Options, mut suite: Suite) -> anyhow::Result<()> {
         results.write(path)?;
     }
     journal.end()?;
+    warn(&results);
+    report::tell(&results, options.output)
+}
+
+fn warn(results: &Results) {
     for why in &results.noise {
         eprintln!("INVALID: {why}; do not quote these figures");
     }
-    report::tell(&results, options.output)
 }
 
 /// What is going on, on stderr: one line that changes on a terminal, elsewhere a line now and then.
@@ -199,7 +230,7 @@ fn balance(options: &Options) -> anyhow::Result<()> {
 /// Times the path's programs.
 fn walk(options: &Options) -> anyhow::Result<()> {
     let costs = path::measure(|what| eprintln!("{what}"))?;
-    tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), "")
+    tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), &path::csv(&costs))
 }
 
 /// Pushes frames through the packet paths of this process.
@@ -212,6 +243,7 @@ fn forward(options: &Options) -> anyhow::Result<()> {
     if let Some(path) = &options.out {
         results.write(path)?;
     }
+    warn(&results);
     report::tell(&results, options.output)
 }
 

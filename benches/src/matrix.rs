@@ -408,10 +408,14 @@ impl Suite {
                 Run::new(TcpRr, Service),
                 Run::new(UdpStream, Service),
                 Run::new(FirstPacket, Service),
+                // What they are compared with, in the same rounds.
+                Run::new(TcpRr, OtherNode),
+                Run::new(UdpStream, OtherNode),
+                Run::new(FirstPacket, OtherNode),
             ];
             blocks.push(traffic.map(|run| run.sizes(sizes)).into_iter().chain(rules(sizes)).collect());
         }
-        // One policy is among the Services' sizes already.
+        // One policy is among the Services' sizes already, with the way to the other node.
         for policies in [0, 10, 100, 1000] {
             let sizes = Sizes { policies, ..Sizes::LEAST };
             let traffic = [
@@ -427,7 +431,7 @@ impl Suite {
             let traffic =
                 [Run::new(UdpRr, OtherNode), Run::new(TcpCrr, OtherNode), Run::new(UdpStream, OtherNode)];
             let traffic = traffic.map(|run| run.sizes(sizes)).into_iter();
-            // Two of them are among the Services' sizes already, where there is one flow.
+            // The others are among the Services' sizes already, where there is one flow.
             blocks.push(traffic.filter(|run| flows > 1 || run.workload == UdpRr).collect());
         }
         let variants = Name::ALL.into_iter().map(Variant::from).collect();
@@ -502,6 +506,16 @@ mod tests {
         for suite in [Suite::quick(), Suite::standard(), Suite::scale()] {
             let points: BTreeSet<_> = suite.runs().map(|run| run.point()).collect();
             assert_eq!(points.len(), suite.runs().count(), "{}", suite.name);
+        }
+    }
+
+    #[test]
+    fn whatever_goes_by_a_service_has_the_same_to_the_other_node_beside_it() {
+        for block in [Suite::quick(), Suite::scale()].iter().flat_map(|suite| &suite.blocks) {
+            for run in block.iter().filter(|run| run.way == Way::Service) {
+                let bare = Run { way: Way::OtherNode, ..*run };
+                assert!(block.contains(&bare), "{run:?}");
+            }
         }
     }
 

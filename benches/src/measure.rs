@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testbed::dataplane::{self, Name, Up};
-use testbed::traffic;
+use testbed::traffic::Ticks;
 use userspace::model;
 
 use crate::affinity::{self, Held};
@@ -32,7 +32,7 @@ use crate::{cluster, machine, noise, path, programs, rules, sample};
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How often a measurement is done again, because too much CPU time was stolen meanwhile.
-const REPEATS: usize = 2;
+pub(crate) const REPEATS: usize = 2;
 
 /// Why there is no comparison.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +51,15 @@ pub enum Error {
         /// The workload.
         workload: crate::matrix::Workload,
         /// What went wrong.
-        source: traffic::Error,
+        source: sample::Error,
     },
     /// Namespaces that are still there.
-    #[error("measured, but could not remove {dataplane}: {source}; try `podpath down --all`")]
+    #[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .left.join("; "))]
     Left {
-        /// The variant.
-        dataplane: Name,
-        /// What is left.
-        source: dataplane::Error,
+        /// What had gone wrong before.
+        during: Option<Box<Error>>,
+        /// Each cluster that is left, why, and how to remove it.
+        left: Vec<String>,
     },
     /// A cluster that was to be measured by itself.
     #[error("cannot build a cluster: {0}")]
@@ -71,7 +71,7 @@ pub enum Error {
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// By the user.
-    #[error("interrupted; every namespace is removed")]
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -92,7 +92,7 @@ pub fn compare(
     said: &mut dyn FnMut(&str),
 ) -> Result<Results, Error> {
     let mut facts = journal.machine().cloned().unwrap_or_else(machine::now);
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), Ticks::now());
     let mut session = Session::new(suite, journal, stop, said)?;
     for block in &suite.blocks {
         session.block(block)?;
@@ -103,7 +103,7 @@ pub fn compare(
         return Err(Error::None(absent));
     }
     facts.took_s = begin.elapsed().as_secs_f64();
-    facts.steal_percent = noise::steal(&samples).unwrap_or_default();
+    facts.steal_percent = Ticks::now().since(before).steal_percent();
     let mut results = Results {
         version: VERSION,
         suite: suite.name.to_owned(),
@@ -143,6 +143,8 @@ struct Stand {
     up: Up,
     /// When the flows that are only open were last used.
     used: Option<Instant>,
+    /// Ports that first packets may still come from.
+    unused: sample::Unused,
 }
 
 impl<'a> Session<'a> {
@@ -198,23 +200,17 @@ impl<'a> Session<'a> {
 
     /// Measures the runs of a block, on clusters that are up for as long.
     fn block(&mut self, block: &[Run]) -> Result<(), Error> {
-        let mut stands = self.build(block)?;
-        let measured = self.rounds(block, &mut stands);
-        // What went wrong first is told first; clusters that are dropped are removed as well.
-        measured?;
-        for Stand { variant, up, .. } in stands {
-            up.down().map_err(|source| Error::Left { dataplane: variant.dataplane, source })?;
-        }
-        Ok(())
+        let mut stands = Vec::new();
+        let measured = self.build(block, &mut stands).and_then(|()| self.rounds(block, &mut stands));
+        removed(stands.into_iter().map(|stand| stand.up), measured)
     }
 
     /// A cluster for each variant and each size, of those that have something to measure.
-    fn build(&mut self, block: &[Run]) -> Result<Vec<Stand>, Error> {
+    fn build(&mut self, block: &[Run], stands: &mut Vec<Stand>) -> Result<(), Error> {
         let mut wanted = BTreeSet::new();
         for run in block.iter().filter(|run| run.is_traffic()) {
             wanted.extend(self.missing(run).map(|(variant, _)| (run.sizes, variant)));
         }
-        let mut stands = Vec::new();
         for (place, (sizes, variant)) in wanted.into_iter().enumerate() {
             check(self.stop)?;
             let Sizes { services, policies, flows } = sizes;
@@ -225,11 +221,11 @@ impl<'a> Session<'a> {
             self.held.to(Some(0))?;
             let cluster = cluster::of(&cluster_name(variant, place), sizes)?;
             match Up::with_io(&cluster, variant.dataplane, variant.io) {
-                Ok(up) => stands.push(Stand { variant, sizes, up, used: None }),
+                Ok(up) => stands.push(Stand { variant, sizes, up, used: None, unused: Default::default() }),
                 Err(error) => self.leave_out(variant, error.to_string()),
             }
         }
-        Ok(stands)
+        Ok(())
     }
 
     /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for.
@@ -306,7 +302,7 @@ impl<'a> Session<'a> {
         self.held.to(if run.spreads() { None } else { Some(0) })?;
         let begin = Instant::now();
         let measured = match stand {
-            Some(stand) => self.traffic(run, round, stand),
+            Some(stand) => self.traffic(run, stand),
             None => rules::measure(variant, run, self.suite.time).map_err(|error| error.to_string()),
         };
         self.left = self.left.saturating_sub(1);
@@ -316,6 +312,9 @@ impl<'a> Session<'a> {
             Ok(measured) => measured,
             Err(why) => {
                 self.leave_out(variant, format!("{what}: {why}"));
+                // Of some rounds there is no figure that could stand beside the others'.
+                let variant = variant.to_string();
+                self.samples.retain(|sample| sample.variant != variant || sample.point != point);
                 return Ok(false);
             }
         };
@@ -327,15 +326,16 @@ impl<'a> Session<'a> {
     }
 
     /// Sends traffic, again if too much CPU time was stolen meanwhile; what was least disturbed counts.
-    fn traffic(&self, run: &Run, round: usize, stand: &mut Stand) -> Result<sample::Measured, String> {
+    fn traffic(&self, run: &Run, stand: &mut Stand) -> Result<sample::Measured, String> {
         let mut best: Option<(f64, sample::Measured)> = None;
-        for repeat in 0..=REPEATS {
+        for _ in 0..=REPEATS {
             if run.sizes.flows > 1 && stand.used.is_none_or(|used| used.elapsed() > KEEP_ALIVE) {
-                sample::open_flows(&stand.up, run.sizes.flows - 1).map_err(|error| error.to_string())?;
+                let wanted = run.sizes.flows - 1;
+                let open = sample::open_flows(&stand.up, wanted).map_err(|error| error.to_string())?;
+                enough_flows(open, wanted)?;
                 stand.used = Some(Instant::now());
             }
-            let turn = round * (REPEATS + 1) + repeat;
-            let measured = sample::measure(&stand.up, run, turn, self.suite.time);
+            let measured = sample::measure(&stand.up, run, &mut stand.unused, self.suite.time);
             let measured = measured.map_err(|error| error.to_string())?;
             let steal = measured.figures.get(noise::STEAL).copied().unwrap_or_default();
             if best.as_ref().is_none_or(|(least, _)| steal < *least) {
@@ -358,6 +358,30 @@ impl<'a> Session<'a> {
             0..60 => format!("; {left_s} s left"),
             _ => format!("; {} min {} s left", left_s / 60, left_s % 60),
         }
+    }
+}
+
+/// What is measured beside fewer flows than it says is not what it says.
+fn enough_flows(open: usize, wanted: usize) -> Result<(), String> {
+    if open * 100 >= wanted * 99 {
+        return Ok(());
+    }
+    Err(format!(
+        "of {wanted} flows that were to be open beside it only {open} were answered, fewer than 99 %"
+    ))
+}
+
+/// Takes all of these clusters down, whatever came of measuring them; what could not be removed is told beside it.
+pub(crate) fn removed<T>(ups: impl IntoIterator<Item = Up>, measured: Result<T, Error>) -> Result<T, Error> {
+    let down = ups.into_iter().filter_map(|up| {
+        let name = up.topology().cluster().name.clone();
+        up.down().err().map(|why| format!("{name}: {why}; try `podpath down {name}`"))
+    });
+    let left: Vec<_> = down.collect();
+    match measured {
+        measured if left.is_empty() => measured,
+        Ok(_) => Err(Error::Left { during: None, left }),
+        Err(error) => Err(Error::Left { during: Some(Box::new(error)), left }),
     }
 }
 
@@ -403,6 +427,21 @@ mod tests {
         let all = [1, 2, 3];
         assert_eq!(in_turn(&all, 0).collect::<Vec<_>>(), [&1, &2, &3]);
         assert_eq!(in_turn(&all, 1).collect::<Vec<_>>(), [&3, &2, &1]);
+    }
+
+    #[test]
+    fn what_is_left_is_told_beside_what_went_wrong_before() {
+        let left = vec!["bench-a: busy; try `podpath down bench-a`".to_owned()];
+        let error = Error::Left { during: Some(Box::new(Error::Interrupted)), left };
+        let wanted = "interrupted; and could not remove bench-a: busy; try `podpath down bench-a`";
+        assert_eq!(error.to_string(), wanted);
+    }
+
+    #[test]
+    fn fewer_flows_than_ninety_nine_of_a_hundred_are_not_enough() {
+        assert_eq!([enough_flows(1013, 1023), enough_flows(0, 0)], [Ok(()), Ok(())]);
+        let why = enough_flows(1012, 1023).expect_err("that is 98.9 %");
+        assert!(why.contains("1023") && why.contains("1012"), "{why}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::affinity::{self, Held};
 use crate::figure::RECEIVED;
 use crate::matrix::{Run, Sizes, Way, Workload};
 use crate::results::{Absent, Point, Results, Sample, VERSION};
-use crate::{cluster, machine, sample};
+use crate::{cluster, machine, noise, sample};
 
 /// Services that a cluster has.
 const SERVICES: [usize; 2] = [1, 1000];
@@ -132,6 +132,7 @@ pub fn measure(
     }
     results.machine.took_s = begin.elapsed().as_secs_f64();
     results.machine.steal_percent = traffic::Ticks::now().since(before).steal_percent();
+    results.noise = noise::of(&results);
     Ok(results)
 }
 
@@ -397,15 +398,15 @@ pub(crate) fn forwarded(
     let after = up.tally();
     let lost = |tally: &dataplanes::Tally| tally.lost.values().sum::<u64>();
     let sent = packets.sent as f64 / packets.elapsed.as_secs_f64();
-    let cpu_ns = packets.ticks.busy_s() * 1e9 / packets.received as f64;
+    let cpu_ns = packets.ticks.first_busy_s() * 1e9 / packets.received as f64;
     let figures = [
         (RECEIVED, packets.rate() / 1e3),
         ("sent_kpps", sent / 1e3),
         ("cpu_ns_per_packet", cpu_ns),
         ("lost", (lost(&after) - lost(&before)) as f64),
-        (crate::noise::STEAL, packets.ticks.steal_percent()),
     ];
-    Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
+    let figures = figures.map(|(name, value)| (name.to_owned(), value));
+    Ok(figures.into_iter().chain(sample::disturbed(packets.ticks, false)).collect())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use testbed::dataplane::Name;
 
 use crate::figure;
+use crate::matrix::Workload;
 use crate::report::words::title;
 use crate::results::{Results, Sample, Spread};
 
@@ -20,7 +21,7 @@ const MOST_ELSEWHERE: f64 = 10.0;
 /// CPU time that the machine's host may take while one sample is taken, in percent, before it is taken again.
 pub const MOST_STEAL_OF_ONE: f64 = 5.0;
 
-/// The same over all samples.
+/// The same over the whole run.
 const MOST_STEAL: f64 = 2.0;
 
 /// How wide the middle half of the yardstick's rounds may be, in percent of their median.
@@ -28,11 +29,6 @@ const MOST_SPREAD: f64 = 25.0;
 
 /// Rounds of the yardstick that its spread is judged by at least.
 const FEWEST_ROUNDS: usize = 3;
-
-/// What of the CPU time was stolen, over all samples that say so, in percent.
-pub fn steal(samples: &[Sample]) -> Option<f64> {
-    mean(samples, STEAL)
-}
 
 fn mean(samples: &[Sample], figure: &str) -> Option<f64> {
     let all: Vec<f64> = samples.iter().filter_map(|sample| sample.figures.get(figure).copied()).collect();
@@ -53,6 +49,13 @@ pub fn of(results: &Results) -> Vec<String> {
         noise.push(format!(
             "CPUs that were to stay idle were busy for {percent:.0} % of the time, more than {MOST_ELSEWHERE} %: \
              something else was running"
+        ));
+    }
+    let known = yardsticks(results).values().any(|values| values.len() >= FEWEST_ROUNDS);
+    if results.samples.iter().any(is_traffic) && !known {
+        noise.push(format!(
+            "nothing says how noisy it was: {} was not measured in {FEWEST_ROUNDS} rounds",
+            Name::Routed
         ));
     }
     let wide = too_wide(results);
@@ -79,13 +82,18 @@ fn too_wide(results: &Results) -> Vec<(String, f64)> {
 fn yardsticks(results: &Results) -> BTreeMap<String, Vec<f64>> {
     let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let yardstick = Name::Routed.to_string();
-    // What has no CPU time of its own is no traffic.
-    let own = results.samples.iter().filter(|it| it.variant == yardstick && it.figures.contains_key(STEAL));
+    let own = results.samples.iter().filter(|it| it.variant == yardstick && is_traffic(it));
     for sample in own {
         let telling = figure::ALL.iter().find_map(|figure| sample.figures.get(figure.name));
         all.entry(title(&sample.point)).or_default().extend(telling);
     }
     all
+}
+
+/// Traffic that the yardstick passes too: what has no CPU time of its own is none, and frames that no socket sends are
+/// for paths of this process alone.
+fn is_traffic(sample: &Sample) -> bool {
+    sample.figures.contains_key(STEAL) && sample.point.workload != Workload::Forward.to_string()
 }
 
 /// How far the quartiles are apart, in percent of the median.
@@ -108,7 +116,7 @@ mod tests {
         for sample in &mut results.samples {
             sample.figures.insert(STEAL.to_owned(), percent);
         }
-        results.machine.steal_percent = steal(&results.samples).unwrap_or_default();
+        results.machine.steal_percent = percent;
         results
     }
 
@@ -144,13 +152,10 @@ mod tests {
         results.samples.truncate(1);
         results.samples[0].figures.insert(ELSEWHERE.to_owned(), 35.0);
         let noise = of(&results);
-        assert_eq!(noise.len(), 2, "{noise:?}");
+        assert_eq!(noise.len(), 3, "{noise:?}");
         assert!(noise[0].contains("9.7 %") && noise[1].contains("busy for 35 %"), "{noise:?}");
-    }
-
-    #[test]
-    fn what_is_stolen_is_told_of_all_samples_together() {
-        assert_eq!(steal(&with_steal(4.0).samples), Some(4.0));
-        assert_eq!(steal(&results().samples), None);
+        assert_eq!(noise[2], "nothing says how noisy it was: routed was not measured in 3 rounds");
+        results.samples[0].point.workload = Workload::Forward.to_string();
+        assert_eq!(of(&results).len(), 2, "routed passes no frames of that kind");
     }
 }

@@ -324,3 +324,26 @@ impl fmt::Display for Beside<'_> {
         )
     }
 }
+
+/// The costs as CSV, with a line of heads.
+pub fn csv(costs: &[Cost]) -> String {
+    let lines = costs.iter().map(|cost| {
+        let Cost { program, packet, flows, median_ns, quiet_ns } = cost;
+        format!("{program},\"{packet}\",{flows},{median_ns},{quiet_ns}\n")
+    });
+    let head = "program,packet,flows,median_ns,quiet_ns\n".to_owned();
+    [head].into_iter().chain(lines).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_a_field_for_each_head() {
+        let (program, packet) = ("from_pod".to_owned(), "new flow, egress".to_owned());
+        let cost = Cost { program, packet, flows: 7, median_ns: 1.5, quiet_ns: 1.0 };
+        let wanted = "program,packet,flows,median_ns,quiet_ns\nfrom_pod,\"new flow, egress\",7,1.5,1\n";
+        assert_eq!(csv(&[cost]), wanted);
+    }
+}

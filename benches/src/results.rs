@@ -269,6 +269,16 @@ impl Results {
         points
     }
 
+    /// All samples of the block that a point was measured in, whose variants and points took turns with it: within a
+    /// block rounds never go back. Of no other block's rounds can it be said how the machine was in this one's.
+    pub fn beside(&self, point: &Point) -> &[Sample] {
+        let Some(at) = self.samples.iter().position(|sample| sample.point == *point) else { return &[] };
+        let ascend = |pair: &[Sample]| pair[0].round <= pair[1].round;
+        let before = self.samples[..=at].windows(2).rev().take_while(|pair| ascend(pair)).count();
+        let behind = self.samples[at..].windows(2).take_while(|pair| ascend(pair)).count();
+        &self.samples[at - before..=at + behind]
+    }
+
     /// Every variant, in the order they were first taken.
     pub fn variants(&self) -> Vec<&str> {
         let mut variants: Vec<&str> = Vec::new();
@@ -362,6 +372,16 @@ pub(crate) mod tests {
         let (results, point) = (results(), point());
         let ratio = results.ratio(("chains", &point), ("routed", &point), "latency_us_p50");
         assert_eq!(ratio, Some(Spread { median: 10.0, min: 6.0, max: 15.0 }));
+    }
+
+    #[test]
+    fn a_block_ends_where_rounds_begin_again() {
+        let (mut results, other) = (results(), Point { services: 1000, ..point() });
+        let again = results.samples.clone();
+        results.samples.extend(again.into_iter().map(|it| Sample { point: other.clone(), ..it }));
+        assert!(results.beside(&point()).iter().all(|sample| sample.point == point()));
+        assert_eq!([results.beside(&point()).len(), results.beside(&other).len()], [6, 6]);
+        assert!(results.beside(&Point { flows: 7, ..other }).is_empty());
     }
 
     #[test]

@@ -384,8 +384,7 @@ fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Res
 }
 
 fn down(ups: [Up; 2]) -> Result<(), Error> {
-    let left = |source| Error::Left { dataplane: Name::Ebpf, source };
-    ups.into_iter().try_for_each(|up| up.down().map_err(left))
+    crate::measure::removed(ups, Ok(()))
 }
 
 /// What the two come to per second, the one and the other in turn in every round.
@@ -403,7 +402,8 @@ fn in_rounds(
         said(&format!("{workload}: round {} of {}", round + 1, rounds.rounds));
         for (place, up) in in_turn(&both, round) {
             check(stop)?;
-            let measured = sample::measure(up, &run, round, rounds.time);
+            let mut unused = sample::Unused::default();
+            let measured = sample::measure(up, &run, &mut unused, rounds.time);
             let failed = |source| Error::Traffic { dataplane: Name::Ebpf, workload: run.workload, source };
             rates[*place].push(rate(&measured.map_err(failed)?));
         }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
-use crate::results::{Point, Results, Spread};
+use crate::results::{Point, Results, Sample, Spread};
 
 /// Which side of a number is good.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -197,7 +197,19 @@ impl Side {
 
     /// The point that it is about, if the variant was measured there.
     fn point(self, results: &Results) -> Option<&Point> {
-        let own = results.samples.iter().filter(|sample| sample.variant == self.variant);
+        self.least(&results.samples, None)
+    }
+
+    /// The same for what another variant's figure is divided by: it took turns with it, if it can be on a cluster of the
+    /// same sizes. Of the same variant elsewhere, only the first.
+    fn yardstick<'a>(self, results: &'a Results, own: (Side, &Point)) -> Option<&'a Point> {
+        let sizes = Some(own.1).filter(|_| own.0.variant != self.variant);
+        let other = |point: &&Point| own.0.variant != self.variant || *point != own.1;
+        self.least(results.beside(own.1), sizes).filter(other)
+    }
+
+    fn least<'a>(self, samples: &'a [Sample], sizes: Option<&Point>) -> Option<&'a Point> {
+        let own = samples.iter().filter(|sample| sample.variant == self.variant);
         let fits = own.map(|sample| &sample.point).filter(|point| {
             point.workload == self.workload
                 // What is done to a variant itself goes no way.
@@ -208,7 +220,9 @@ impl Side {
         // One policy rather than none: what is judged has all its functions on.
         fits.min_by_key(|point| {
             let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
-            (rate_per_s, services == 0, services, policies == 0, policies, connections, flows, size_bytes)
+            let other = |of: &Point| (of.services, of.policies, of.flows) != (services, policies, flows);
+            let least = (services == 0, services, policies == 0, policies, connections, flows, size_bytes);
+            (rate_per_s, sizes.is_some_and(other), least)
         })
     }
 }
@@ -237,7 +251,8 @@ impl Target {
         let more = |side: Side, point: &Point| Some(point.services).filter(|has| *has > side.services.max(1));
         match self.of {
             Of::Ratio(figure, own, yardstick) => {
-                let (point, by) = (own.point(results)?, yardstick.point(results)?);
+                let point = own.point(results)?;
+                let by = yardstick.yardstick(results, (own, point))?;
                 let spread = results.ratio((own.variant, point), (yardstick.variant, by), figure)?;
                 Some((spread, more(own, point)))
             }
@@ -318,6 +333,15 @@ mod tests {
         results.samples.retain(|sample| sample.point.services != 5000);
         assert_eq!(judged(&results, measure).services, Some(10_000));
         results.samples.retain(|sample| sample.point.services < 5000);
+        assert_eq!(judged(&results, measure).outcome, Outcome::NotMeasured);
+    }
+
+    #[test]
+    fn what_did_not_take_turns_is_not_divided() {
+        let mut results = rich();
+        let measure = "ebpf: connect/request/close rate at 5,000 services ÷ at 1";
+        assert_eq!(judged(&results, measure).outcome, Outcome::Met);
+        results.samples.sort_by_key(|sample| (sample.point.services, sample.round));
         assert_eq!(judged(&results, measure).outcome, Outcome::NotMeasured);
     }
 

@@ -45,6 +45,17 @@ fn a_file_is_told_again_in_every_way() {
 }
 
 #[test]
+fn an_option_that_a_suite_does_not_take_is_refused() {
+    for (suite, option, value) in
+        [("grid", "--rounds", "3"), ("path", "--only", "ebpf"), ("memory", "--seed", "1")]
+    {
+        let (code, out, error) = bench(&[suite, option, value]);
+        assert!(code == Some(2) && out.is_empty(), "{suite} {option}: {code:?}");
+        assert!(error.contains(&format!("suite {suite} takes no {option}")), "{error}");
+    }
+}
+
+#[test]
 fn compare_ends_with_0_with_1_if_something_became_worse_and_with_2_if_it_cannot() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut results = Results::read(&root().join(RESULTS)).unwrap_or_else(|error| panic!("{error}"));

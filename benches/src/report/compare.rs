@@ -45,8 +45,8 @@ pub struct Change {
     pub before: Spread,
     /// In the second.
     pub after: Spread,
-    /// The second by the first: of the medians, and what it is at least and at most.
-    pub ratio: Spread,
+    /// The second by the first: of the medians, and what it is at least and at most; none where the first has a zero.
+    pub ratio: Option<Spread>,
     /// What to make of it.
     pub verdict: Verdict,
 }
@@ -97,10 +97,8 @@ pub fn compare(before: &Results, after: &Results) -> Result<Comparison, Error> {
     let (old, new) = (figures(before), figures(after));
     let mut changes = Vec::new();
     for (key, (spread, better)) in &old {
-        if let Some((after, _)) = new.get(key)
-            && let Some(change) = Change::of(key, [*spread, *after], *better)
-        {
-            changes.push(change);
+        if let Some((after, _)) = new.get(key) {
+            changes.push(Change::of(key, [*spread, *after], *better));
         }
     }
     if changes.is_empty() {
@@ -185,18 +183,16 @@ fn warnings(before: &Results, after: &Results) -> Vec<String> {
 }
 
 impl Change {
-    /// None of a figure that was zero: nothing can be said relative to it.
-    fn of(key: &Key, [before, after]: [Spread; 2], better: Option<Better>) -> Option<Self> {
-        if before.min <= 0.0 {
-            return None;
-        }
-        let ratio = Spread {
+    fn of(key: &Key, [before, after]: [Spread; 2], better: Option<Better>) -> Self {
+        let ratio = (before.min > 0.0).then(|| Spread {
             median: after.median / before.median,
             min: after.min / before.max,
             max: after.max / before.min,
-        };
-        let grew = ratio.median > 1.0 + NOISE && ratio.min > 1.0;
-        let shrank = ratio.median < 1.0 - NOISE && ratio.max < 1.0;
+        });
+        // Not by the ratio: what was nothing and is something has become more as well.
+        let moved = (after.median - before.median).abs() > NOISE * before.median.abs();
+        let grew = moved && after.min > before.max;
+        let shrank = moved && after.max < before.min;
         let verdict = match better {
             None => Verdict::Unjudged,
             Some(_) if !grew && !shrank => Verdict::Same,
@@ -205,7 +201,7 @@ impl Change {
             Some(_) => Verdict::Worse,
         };
         let Key { what, variant, figure, .. } = key.clone();
-        Some(Self { what, variant, figure, before, after, ratio, verdict })
+        Self { what, variant, figure, before, after, ratio, verdict }
     }
 }
 
@@ -235,7 +231,8 @@ impl fmt::Display for Told<'_> {
                 Verdict::Better => self.paint.good("better"),
                 Verdict::Same | Verdict::Unjudged => String::new(),
             };
-            let spreads = [change.before, change.after, change.ratio].map(words::spread);
+            let [before, after] = [change.before, change.after].map(words::spread);
+            let spreads = [before, after, change.ratio.map_or("-".to_owned(), words::spread)];
             let of = [&change.what, &change.variant, &change.figure].map(String::clone);
             [&of[..], &spreads[..], &[verdict][..]].concat()
         });

@@ -6,6 +6,7 @@ use super::table::{measured_as, target};
 use super::to_routed;
 use super::words::{day, facts, spread, variants, variants_at};
 use crate::figure::{LATENCY_P50, RECEIVED, THROUGHPUT, TRANSACTIONS};
+use crate::matrix::{Suite, Variant};
 use crate::results::{Point, Results, Spread};
 use crate::targets::{self, Outcome};
 
@@ -75,11 +76,17 @@ fn side_by_side(results: &Results) -> Vec<String> {
         let cells = cells.into_iter().map(|cell| cell.map_or("-".to_owned(), spread));
         lines.push(line(&format!("`{variant}`"), cells.collect()));
     }
-    let measured = variants(results);
-    let absent = results.absent.iter().filter(|absent| !measured.contains(&absent.variant.as_str()));
+    let absent = results.absent.iter().filter(|absent| !is_lack(&absent.why));
     lines.extend(absent.map(|absent| format!("\nNot measured: `{}`: {}.", absent.variant, absent.why)));
     lines.push(String::new());
     lines
+}
+
+/// Whether somebody cannot be asked such a thing at all, which no run could mend.
+fn is_lack(why: &str) -> bool {
+    Variant::all().into_iter().any(|variant| {
+        Suite::standard().runs().any(|run| variant.lacks(run).is_some_and(|lack| why.ends_with(lack)))
+    })
 }
 
 /// The variants beside each other: a ratio to `routed` for each head, where there is one.
@@ -119,7 +126,7 @@ fn usual<'a>(results: &'a Results, traffic: (&str, &str, Option<usize>)) -> Opti
 
 /// Those of the targets that were measured.
 fn must_hold(results: &Results) -> Vec<String> {
-    let all = targets::judge(results);
+    let (all, valid) = (targets::judge(results), results.noise.is_empty());
     let count = |outcome| all.iter().filter(|judged| judged.outcome == outcome).count();
     let [met, missed] = [Outcome::Met, Outcome::Missed].map(count);
     if met + missed == 0 {
@@ -128,14 +135,23 @@ fn must_hold(results: &Results) -> Vec<String> {
     let mut lines =
         vec!["| must hold | target | measured | |".to_owned(), "| --- | --- | --- | --- |".to_owned()];
     for judged in all.iter().filter(|judged| judged.outcome != Outcome::NotMeasured) {
-        let outcome = if judged.outcome == Outcome::Met { "met" } else { "**missed**" };
+        let outcome = match judged.outcome {
+            _ if !valid => "(invalid run)",
+            Outcome::Met => "met",
+            _ => "**missed**",
+        };
         let (measure, target, measured) = (judged.target.measure, target(judged), measured_as(judged));
         lines.push(format!("| {measure} | {target} | {measured} | {outcome} |"));
     }
     let open = all.len() - met - missed;
     let open = if open > 0 { format!(", {open} not measured in this run") } else { String::new() };
+    let judged = if valid {
+        format!("{met} met, {missed} missed")
+    } else {
+        format!("{} measured, none judged: the run is invalid", met + missed)
+    };
     lines.push(format!(
-        "\nOf {} targets {met} met, {missed} missed{open}. A packet's cost is the median, \
+        "\nOf {} targets {judged}{open}. A packet's cost is the median, \
                         [what nine of ten runs exceed..median].\n",
         all.len()
     ));
@@ -172,8 +188,19 @@ mod tests {
     }
 
     #[test]
+    fn whatever_failed_is_listed_and_what_nobody_can_ask_is_not() {
+        let absent = |why: &str| crate::results::Absent { variant: "ebpf".to_owned(), why: why.to_owned() };
+        let absent = vec![absent("TCP_RR, world: it broke"), absent("service: it knows no Services")];
+        let block = block(&Results { absent, ..rich() });
+        assert!(block.contains("`ebpf`: TCP_RR, world: it broke"), "{block}");
+        assert!(!block.contains("it knows no Services"), "{block}");
+    }
+
+    #[test]
     fn an_invalid_run_is_called_so_first_of_all() {
         let block = block(&Results { noise: vec!["noise".to_owned()], ..rich() });
         assert!(block.starts_with("Suite `standard`: **INVALID"), "{block}");
+        assert!(block.contains("| (invalid run) |") && !block.contains("| met |"), "{block}");
+        assert!(!block.contains("missed") && block.contains("20 measured, none judged"), "{block}");
     }
 }

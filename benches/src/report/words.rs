@@ -18,7 +18,10 @@ pub(super) fn sentence(workload: &str) -> &'static str {
         "FIRST_PACKET" => "the first packet of a new flow",
         "PROGRAM" => "everything planned and written into an empty node",
         "UPDATE" => "one endpoint changed among all of them",
-        "MEMORY" => "what rules or tables take",
+        "MEMORY" => {
+            "what rules or tables take: of ebpf its maps, of paths in this process what they allocated, of the others what all \
+             kernel memory grew by"
+        }
         "BOOT" => "the cluster built, until packets pass",
         "FORWARD" => "frames pushed through, as many as go",
         _ => "as its suite says",

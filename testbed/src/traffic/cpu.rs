@@ -17,6 +17,8 @@ pub struct Ticks {
     /// What of `busy` was on CPUs other than the first, and how long these were there in all: where whatever is
     /// measured keeps to the first, that is somebody else's.
     pub elsewhere: (u64, u64),
+    /// What of `stolen` was taken from these.
+    pub stolen_elsewhere: u64,
 }
 
 impl Ticks {
@@ -36,9 +38,13 @@ impl Ticks {
         });
         let (_, busy, idle, stolen) = lines.next().unwrap_or_default();
         let others = lines.filter(|(name, ..)| name.starts_with("cpu") && *name != "cpu0");
-        let elsewhere = others
-            .fold((0, 0), |(busy, all), (_, more, idle, stolen)| (busy + more, all + more + idle + stolen));
-        Self { busy, idle, stolen, elsewhere }
+        let mut ticks = Self { busy, idle, stolen, ..Self::default() };
+        for (_, busy, idle, stolen) in others {
+            ticks.elsewhere.0 += busy;
+            ticks.elsewhere.1 += busy + idle + stolen;
+            ticks.stolen_elsewhere += stolen;
+        }
+        ticks
     }
 
     /// What has been added since.
@@ -51,25 +57,39 @@ impl Ticks {
                 self.elsewhere.0.saturating_sub(before.elsewhere.0),
                 self.elsewhere.1.saturating_sub(before.elsewhere.1),
             ),
+            stolen_elsewhere: self.stolen_elsewhere.saturating_sub(before.stolen_elsewhere),
         }
     }
 
     /// What of all CPU time was stolen, in percent.
     pub fn steal_percent(self) -> f64 {
+        percent(self.stolen, self.busy + self.idle + self.stolen)
+    }
+
+    /// The same of the first CPU's time alone: what counts where whatever is measured keeps to it.
+    pub fn steal_percent_of_first(self) -> f64 {
         let all = self.busy + self.idle + self.stolen;
-        if all > 0 { 100.0 * self.stolen as f64 / all as f64 } else { 0.0 }
+        percent(self.stolen.saturating_sub(self.stolen_elsewhere), all.saturating_sub(self.elsewhere.1))
     }
 
     /// How busy CPUs other than the first were, in percent; nothing where there is one only.
     pub fn elsewhere_percent(self) -> f64 {
-        let (busy, all) = self.elsewhere;
-        if all > 0 { 100.0 * busy as f64 / all as f64 } else { 0.0 }
+        percent(self.elsewhere.0, self.elsewhere.1)
     }
 
     /// How long CPUs were busy, in seconds: two that were for a second come to two.
     pub fn busy_s(self) -> f64 {
         self.busy as f64 / per_second()
     }
+
+    /// How long the first CPU was busy, in seconds.
+    pub fn first_busy_s(self) -> f64 {
+        self.busy.saturating_sub(self.elsewhere.0) as f64 / per_second()
+    }
+}
+
+fn percent(part: u64, all: u64) -> f64 {
+    if all > 0 { 100.0 * part as f64 / all as f64 } else { 0.0 }
 }
 
 fn per_second() -> f64 {
@@ -85,18 +105,20 @@ mod tests {
     #[test]
     fn what_the_host_took_is_a_part_of_all_cpu_time() {
         let before = Ticks::read("cpu  100 5 40 900 10 1 2 50 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
-        assert_eq!(before, Ticks { busy: 148, idle: 910, stolen: 50, elsewhere: (0, 0) });
+        assert_eq!(before, Ticks { busy: 148, idle: 910, stolen: 50, ..Ticks::default() });
         let passed = Ticks::read("cpu  160 5 40 920 10 1 2 70 67 7").since(before);
-        assert_eq!(passed, Ticks { busy: 60, idle: 20, stolen: 20, elsewhere: (0, 0) });
+        assert_eq!(passed, Ticks { busy: 60, idle: 20, stolen: 20, ..Ticks::default() });
         assert_eq!(passed.steal_percent(), 20.0);
         assert_eq!(Ticks::default().steal_percent(), 0.0);
     }
 
     #[test]
     fn what_other_cpus_did_is_told_apart() {
-        let text = "cpu  90 0 0 110 0\ncpu0 80 0 0 20 0 0 0 0\ncpu1 10 0 0 30 0 0 0 0\ncpu2 0 0 0 60 0\nintr 7 7 7 7\n";
+        let text = "cpu  90 0 0 105 0 0 0 5\ncpu0 80 0 0 20 0 0 0 0\ncpu1 10 0 0 25 0 0 0 5\ncpu2 0 0 0 60 0\nintr 7 7 7 7\n";
         let ticks = Ticks::read(text);
         assert_eq!((ticks.busy, ticks.elsewhere), (90, (10, 100)));
         assert_eq!(ticks.elsewhere_percent(), 10.0);
+        assert_eq!(ticks.first_busy_s() * 9.0, ticks.busy_s() * 8.0);
+        assert_eq!((ticks.steal_percent(), ticks.steal_percent_of_first()), (2.5, 0.0));
     }
 }

@@ -47,7 +47,7 @@ pub fn request_response(
                     limits,
                 )
             })?;
-            if trips.histogram.is_empty() { Err(ends.silent(transport)) } else { Ok(trips) }
+            if trips.answered == 0 { Err(ends.silent(transport)) } else { Ok(trips) }
         }
     }
 }

@@ -85,10 +85,14 @@ pub fn packet_rate(ends: &Ends, size: usize, limits: Limits) -> Result<Packets, 
             let before = received.load(Ordering::Relaxed);
             let (ticks, begin) = (Ticks::now(), Instant::now());
             let sent = blast(&socket, &payload, limits.time, limits.count).map_err(&failed)?;
-            let elapsed = begin.elapsed();
+            // What is on its way yet was not received in that time, and what it costs is no part of it.
+            let end = if sent < limits.count { Instant::now() } else { settle(&received) };
+            let (elapsed, arrived) = (end.duration_since(begin), received.load(Ordering::Relaxed));
+            let packets =
+                Packets { sent, received: arrived - before, elapsed, ticks: Ticks::now().since(ticks) };
+            // Nothing of it disturbs what is measured next.
             settle(&received);
-            let received = received.load(Ordering::Relaxed) - before;
-            Ok(Packets { sent, received, elapsed, ticks: Ticks::now().since(ticks) })
+            Ok(packets)
         },
     )?;
     if packets.received == 0 { Err(ends.silent(Transport::Udp)) } else { Ok(packets) }
@@ -234,8 +238,8 @@ fn count(socket: &UdpSocket, received: &AtomicU64, running: &Running) {
     }
 }
 
-/// Waits until nothing has arrived for [`QUIET`], at most [`DRAIN`].
-fn settle(received: &AtomicU64) {
+/// Waits until nothing has arrived for [`QUIET`], at most [`DRAIN`]; when the last arrived.
+fn settle(received: &AtomicU64) -> Instant {
     let until = Instant::now() + DRAIN;
     let mut last = (received.load(Ordering::Relaxed), Instant::now());
     while last.1.elapsed() < QUIET && Instant::now() < until {
@@ -245,4 +249,5 @@ fn settle(received: &AtomicU64) {
             last = (now, Instant::now());
         }
     }
+    last.1
 }

@@ -46,7 +46,7 @@ pub fn first_packets(
                 match answered {
                     _ if !counts => {}
                     true => trips.record(sent.elapsed()),
-                    false => trips.lost += 1,
+                    false => trips.lose(sent.elapsed()),
                 }
             }
             trips.elapsed = begin.elapsed();
@@ -54,7 +54,7 @@ pub fn first_packets(
             Ok(trips)
         },
     )?;
-    if trips.histogram.is_empty() { Err(ends.silent(Transport::Udp)) } else { Ok(trips) }
+    if trips.answered == 0 { Err(ends.silent(Transport::Udp)) } else { Ok(trips) }
 }
 
 /// Opens `count` flows of UDP between the two ends, a datagram and its answer each, beside those that will be

@@ -156,11 +156,11 @@ impl Streamed {
 pub struct Packets {
     /// What the client's kernel took.
     pub sent: u64,
-    /// What the server read.
+    /// What the server read in that time.
     pub received: u64,
-    /// How long the client sent.
+    /// How long the client sent; where the count ended it, until the last arrived.
     pub elapsed: Duration,
-    /// What the machine's CPUs did until the last was received.
+    /// What the machine's CPUs did in that time.
     pub ticks: Ticks,
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{Error, Limits, Ticks, per_second};
+use super::{Error, Limits, PATIENCE, Ticks, per_second};
 
 /// The longest time that is told apart in a histogram, in nanoseconds: ten seconds.
 pub(super) const LONGEST_NS: u64 = 10_000_000_000;
@@ -16,7 +16,10 @@ pub(super) const LONGEST_NS: u64 = 10_000_000_000;
 pub struct RoundTrips {
     /// Each one's time in nanoseconds, three digits exact.
     pub histogram: Histogram<u64>,
-    /// Requests without an answer in half a second (UDP only); not in the histogram.
+    /// Requests that were sent and answered: those of the histogram, but for what was lost, or due and never sent.
+    pub answered: u64,
+    /// Requests without an answer in half a second (UDP only). In the histogram they have waited for as long: who loses
+    /// what is slow is no faster.
     pub lost: u64,
     /// From the first counted to the last.
     pub elapsed: Duration,
@@ -28,7 +31,7 @@ impl RoundTrips {
     pub(super) fn new() -> Self {
         let histogram =
             Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < LONGEST_NS, and 3 digits are allowed");
-        Self { histogram, lost: 0, elapsed: Duration::ZERO, ticks: Ticks::default() }
+        Self { histogram, answered: 0, lost: 0, elapsed: Duration::ZERO, ticks: Ticks::default() }
     }
 
     /// The time below which this part (0 to 1) of the round trips stayed, in microseconds.
@@ -36,23 +39,37 @@ impl RoundTrips {
         self.histogram.value_at_quantile(part) as f64 / 1e3
     }
 
-    /// Round trips per second.
+    /// Round trips per second: answers, not what was offered.
     pub fn rate(&self) -> f64 {
-        per_second(self.histogram.len(), self.elapsed)
+        per_second(self.answered, self.elapsed)
     }
 
+    /// Counts an answer.
     pub(super) fn record(&mut self, taken: Duration) {
+        self.answered += 1;
+        self.wait(taken);
+    }
+
+    /// Counts a request that nobody answered.
+    pub(super) fn lose(&mut self, waited: Duration) {
+        self.lost += 1;
+        self.wait(waited.max(PATIENCE));
+    }
+
+    /// Counts a time without an answer at its end.
+    fn wait(&mut self, taken: Duration) {
         let taken = taken.as_nanos().min(LONGEST_NS.into()) as u64;
         self.histogram.saturating_record(taken.max(1));
     }
 
     fn counted(&self) -> u64 {
-        self.histogram.len() + self.lost
+        self.histogram.len()
     }
 
     /// Takes up those of another connection in the same time.
     fn add(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("both have the same bounds");
+        self.answered += other.answered;
         self.lost += other.lost;
         self.elapsed = self.elapsed.max(other.elapsed);
     }
@@ -109,10 +126,11 @@ fn back_to_back(trip: &mut Trip<'_>, limits: Limits) -> Result<RoundTrips, Error
     while now.duration_since(begin) < limits.time && trips.counted() < limits.count {
         let answered = trip()?;
         let later = Instant::now();
+        let waited = later.duration_since(now);
         if answered {
-            trips.record(later.duration_since(now))
+            trips.record(waited)
         } else {
-            trips.lost += 1
+            trips.lose(waited)
         }
         now = later;
     }
@@ -136,16 +154,17 @@ fn offered(trip: &mut Trip<'_>, interval: Duration, limits: Limits) -> Result<Ro
         }
         let answered = trip()?;
         now = Instant::now();
+        let waited = now.duration_since(due);
         if answered {
-            trips.record(now.duration_since(due))
+            trips.record(waited)
         } else {
-            trips.lost += 1
+            trips.lose(waited)
         }
         due += interval;
     }
     trips.elapsed = now.duration_since(begin);
     while due < end && trips.counted() < limits.count {
-        trips.record(now.saturating_duration_since(due));
+        trips.wait(now.saturating_duration_since(due));
         due += interval;
     }
     Ok(trips)
@@ -195,6 +214,7 @@ mod tests {
         };
         let trips = repeat(vec![Box::new(trip)], 1000, limits()).expect("nothing fails here");
         assert_eq!(trips.histogram.len(), 50, "at 1000 a second, 50 are due in 50 ms");
+        assert!(trips.answered == 1 && trips.rate() <= 20.0, "one was answered, in 50 ms: {}", trips.rate());
         assert!(trips.quantile_us(0.5) > 20_000.0, "{}", trips.quantile_us(0.5));
     }
 
@@ -209,6 +229,8 @@ mod tests {
         };
         let limits = Limits { time: Duration::from_secs(10), count: 40, ..limits() };
         let trips = repeat(vec![answers(true), answers(false)], 0, limits).expect("nothing fails here");
-        assert_eq!((trips.histogram.len(), trips.lost), (30, 10));
+        let slow = trips.histogram.count_between(PATIENCE.as_nanos() as u64 / 2, LONGEST_NS);
+        assert_eq!(slow, 10, "they have waited all the time");
+        assert_eq!((trips.answered, trips.lost, trips.histogram.len()), (30, 10, 40));
     }
 }
