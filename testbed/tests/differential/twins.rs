@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use dataplane::Machine;
 use dataplane::tables::{
     Backends, Connection, Endpoints, Frontends, IfIndex, Maglev, Node, Nodes, PolicyRow, Table, Way,
 };
@@ -182,7 +181,7 @@ where
     fn connections(&self) -> Result<Flows<A>, Error> {
         let (emulator, kernel) = (self.emulator.connections()?, self.kernel().connections()?);
         // Each engine numbers what its agent has written by itself: what counts is whether the way still holds.
-        let emulated = holding(&emulator, Machine::generation(&self.emulator));
+        let emulated = holding(&emulator, dataplane::Machine::generation(&self.emulator));
         self.compare("conntrack rows", &emulated, &holding(&kernel, self.kernel().generation()));
         Ok(emulator)
     }
