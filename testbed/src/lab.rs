@@ -159,6 +159,7 @@ impl Lab {
         let (before, after) = (standing(&self.state.cluster), standing(&cluster));
         let was = (self.state.revision, self.state.cluster.clone());
         self.state.revision += 1;
+        let stale = std::mem::replace(&mut self.state.stale_rules, filter(&self.state.dataplane).is_some());
         let mut topology = Topology::existing(self.state.cluster.clone(), layout);
         let moved = self.rebuild(&mut topology, &cluster, &before);
         let built = topology.cluster();
@@ -177,7 +178,10 @@ impl Lab {
             agents::apply((was.0, &was.1), (now.0, &now.1), |role, pid| self.note(&role, pid))?;
         } else if let Some(name) = filter(&self.state.dataplane) {
             let now = Topology::existing(self.state.cluster.clone(), layout);
-            netfilter::apply(name, Some(&was.1), &now)?;
+            // Where nobody knows what is loaded, all of it is loaded anew.
+            netfilter::apply(name, (!stale).then_some(&was.1), &now)?;
+            self.state.stale_rules = false;
+            self.lock.save(&self.state)?;
         }
         // Also where somebody cannot listen, which is his own affair.
         let led = self.lead_listeners(&before, after);
@@ -319,8 +323,8 @@ impl Lab {
             control: control(&cluster.name),
             most_connections: MOST_CONNECTIONS,
             listeners: standing(cluster).into_iter().collect(),
-            watch: (self.has_agents() || filter(&self.state.dataplane).is_some())
-                .then(|| Watch::over(cluster)),
+            // Routes alone translate nothing.
+            watch: (self.state.dataplane != Name::Routed.to_string()).then(|| Watch::over(cluster)),
         };
         let mut command = Command::new(std::env::current_exe().map_err(Error::Program)?);
         command.arg("serve");

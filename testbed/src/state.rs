@@ -114,6 +114,9 @@ pub struct State {
     /// How often it was changed.
     #[serde(default)]
     pub revision: u64,
+    /// Rules in the kernel may be of another state: loading them was begun, and has not succeeded since.
+    #[serde(default)]
+    pub stale_rules: bool,
     /// Processes that belong to the cluster, in the order they were started.
     pub processes: Vec<Process>,
 }
@@ -121,7 +124,14 @@ pub struct State {
 impl State {
     /// The state of a cluster of which nothing runs yet.
     pub fn new(dataplane: impl Into<String>, objects: Vec<serde_json::Value>, cluster: Cluster) -> Self {
-        Self { dataplane: dataplane.into(), objects, cluster, revision: 0, processes: Vec::new() }
+        Self {
+            dataplane: dataplane.into(),
+            objects,
+            cluster,
+            revision: 0,
+            stale_rules: false,
+            processes: Vec::new(),
+        }
     }
 }
 

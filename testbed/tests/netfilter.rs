@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use command::{Stage, exits, json, podpath, stderr, stdout};
 use serde_json::Value;
-use testbed::dataplane::netfilter::change;
+use testbed::dataplane::netfilter::{self, change};
 use testbed::dataplane::{Name, Up};
 use testbed::netns::Netns;
 use userspace::model::{self, Cluster};
@@ -283,6 +283,96 @@ fn a_change_of_one_service_speaks_of_no_other() {
         assert!(text.contains(&address("two")) && !text.contains("10.96.0.11"), "{dataplane}: {text}");
         assert!(text.lines().count() < 16, "{dataplane}: {text}");
         assert_eq!(change(dataplane, Some(&after), &after, "n1").expect("it is there"), [], "{dataplane}");
+    }
+}
+
+/// A cluster of so many nodes, with one pod or several.
+fn of_nodes(nodes: usize) -> Cluster {
+    let pods = (1..=nodes).map(|node| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{node}}}\n\
+             spec: {{nodeName: n{node}, containers: [{{name: c, image: x}}]}}\n"
+        )
+    });
+    let text = format!(
+        "apiVersion: podpath.dev/v1alpha1\nkind: Testbed\nmetadata: {{name: nodes}}\nspec: {{nodes: {nodes}}}\n{}",
+        pods.collect::<String>()
+    );
+    model::load_text("nodes.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn nodes_come_and_go_whoever_their_neighbours_are() {
+    for dataplane in BOTH {
+        let name = format!("podpath-test-{}-nodes-{dataplane}", std::process::id());
+        let netns = Netns::create(name).unwrap_or_else(|error| panic!("{error}")).guarded();
+        let load = |before: Option<&Cluster>, after: &Cluster| {
+            for (tool, rules) in change(dataplane, before, after, "n1").expect("the node is there") {
+                tool.load(&netns, &rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
+            }
+        };
+        let mut before = of_nodes(5);
+        load(None, &before);
+        for nodes in [4, 3, 2, 5, 1, 3] {
+            let after = of_nodes(nodes);
+            load(Some(&before), &after);
+            before = after;
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_with_other_rules_than_thought_gets_all_of_them_anew() {
+    for dataplane in BOTH {
+        let name = format!("thought-{dataplane}");
+        let up = Up::new(&changing(&name, "one"), dataplane).unwrap_or_else(|error| panic!("{error}"));
+        let one = listening(&up, "one");
+        // That there was a Service more is not so: what is to be taken away is not there.
+        let mut thought = changing(&name, "two");
+        let mut more = thought.services[0].clone();
+        more.name = "more".to_owned();
+        more.addresses = vec![Ipv4Addr::new(10, 96, 0, 99).into()];
+        thought.services.push(more);
+        netfilter::apply(dataplane, Some(&thought), up.topology()).unwrap_or_else(|error| panic!("{error}"));
+        let mut dialled = dialled(&up);
+        answered(&mut dialled, &mut one.accept().expect("it was dialled").0);
+        up.down().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn rules_that_could_not_be_loaded_are_loaded_by_the_next_change() {
+    for (dataplane, list) in
+        [("iptables", &["iptables-save"] as &[&str]), ("nftables", &["nft", "-s", "list", "ruleset"])]
+    {
+        let stage = Stage::new(&format!("stale-{dataplane}"));
+        let text = services("overlay", false);
+        let objects = stage.file("objects.yaml", &text);
+        let first = stage.file("less.yaml", &text.replace("{name: one-egress}", "{name: x}"));
+        let path = |path: &std::path::Path| path.to_str().expect("a name of our own").to_owned();
+        exits(&podpath(&["up", "-f", &path(&objects), "--dataplane", dataplane]), 0);
+        let anew = saved(&stage.name, list);
+        exits(&podpath(&["down", &stage.name]), 0);
+        exits(&podpath(&["up", "-f", &path(&first), "--dataplane", dataplane]), 0);
+        let gone = stage.file("gone.yaml", GONE);
+        exits(&podpath(&["delete", "-f", &path(&gone), "--cluster", &stage.name]), 0);
+        let apply = ["apply", "-f", &path(&objects), "--cluster", &stage.name];
+        // Where its tools are not found, the state is the new one and the rules are the old ones.
+        let failed = std::process::Command::new(env!("CARGO_BIN_EXE_podpath"))
+            .args(apply)
+            .env("PATH", "/nowhere")
+            .output()
+            .expect("it is there");
+        assert!(stderr(&failed).contains("it is not installed"), "{}", stderr(&failed));
+        assert_ne!(saved(&stage.name, list), anew, "{dataplane}");
+        exits(&podpath(&apply), 0);
+        let changed = saved(&stage.name, list);
+        let differ: Vec<&String> = changed.symmetric_difference(&anew).collect();
+        assert!(differ.is_empty(), "{dataplane}: {differ:#?}");
+        exits(&podpath(&["down", &stage.name]), 0);
     }
 }
 

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
 use testbed::dataplane::emulator::Emulated;
 use testbed::dataplane::{Name, chains, netfilter};
-use testbed::doctor;
+use testbed::doctor::{self, Finding};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
@@ -116,7 +116,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 /// What was asked for; else what the cluster runs on; else the best there is.
 fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Dataplane>> {
     Ok(match asked {
-        Some(Asked::All) => COMPLETE.into_iter().filter(|one| is_able(*one, subject.cluster())).collect(),
+        // The emulator is always among them: it runs anywhere, and knows all that can be asked.
+        Some(Asked::All) => {
+            let findings = doctor::examine();
+            let here = COMPLETE.into_iter().filter(|one| is_here(*one, &findings));
+            here.filter(|one| is_able(*one, subject.cluster())).collect()
+        }
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
         None => vec![subject.runs_on().unwrap_or_else(|| fitting(subject.cluster()))],
     })
@@ -135,6 +140,17 @@ fn fitting(cluster: &Cluster) -> Dataplane {
         "note: {pods} pods are many to bring up, so the emulator is asked; --dataplane ebpf brings them up all the same"
     );
     Dataplane::Emulator
+}
+
+/// Whether a dataplane works on this machine; says why if not.
+fn is_here(dataplane: Dataplane, findings: &[Finding]) -> bool {
+    let missing = findings.iter().find(|one| !one.found && one.needed_for.contains(&dataplane.word()));
+    if let Some(Finding { requirement, detail, .. }) = missing {
+        eprintln!(
+            "note: left out {dataplane}: it needs {requirement}: {detail}; `podpath doctor` says what to do"
+        );
+    }
+    missing.is_none()
 }
 
 /// Whether a dataplane knows all that the cluster asks of it; says why if not.

@@ -169,9 +169,9 @@ impl Prober for Live<'_> {
         self.dataplane
     }
 
-    /// kube-proxy masquerades whom it sends on.
+    /// kube-proxy's rules masquerade whom they send on.
     fn stands_in(&self) -> bool {
-        matches!(self.dataplane, "iptables" | "nftables")
+        matches!(self.dataplane, "chains" | "iptables" | "nftables")
     }
 
     fn probe(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Measured>> {

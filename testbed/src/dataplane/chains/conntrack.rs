@@ -68,6 +68,11 @@ impl Progress {
         }
     }
 
+    /// It may make room where the table is full (`nf_conntrack_core.c`, `early_drop`).
+    fn may_go(self) -> bool {
+        !self.replied || self.reset || self.finished.contains(&true)
+    }
+
     /// Its ports may open another connection.
     fn is_over(self) -> bool {
         self.reset || self.finished == [true; 2]
@@ -110,8 +115,10 @@ impl Connection {
     /// translated stays: the error may come from a router on the way.
     pub fn leaving_error(&self, direction: Direction, outer: Tuple) -> (Address, Address, Tuple) {
         let (arrives, leaves) = (self.arriving(direction), self.leaving(direction));
-        let source = if arrives.source == leaves.source { outer.source } else { leaves.source };
-        let target = if arrives.target == leaves.target { outer.target } else { leaves.target };
+        let source_stays = (arrives.source, arrives.source_port) == (leaves.source, leaves.source_port);
+        let target_stays = (arrives.target, arrives.target_port) == (leaves.target, leaves.target_port);
+        let source = if source_stays { outer.source } else { leaves.source };
+        let target = if target_stays { outer.target } else { leaves.target };
         (source, target, leaves.inverse())
     }
 
@@ -165,7 +172,7 @@ impl Tracked {
 /// Why a connection is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
-    /// The table is full of connections that are not over.
+    /// The table is full, and none that may go was found.
     #[error("the connection table is full")]
     Full,
     /// Another connection's packets would be taken for its own.
@@ -185,15 +192,27 @@ pub struct Conntrack {
     tuples: HashMap<Tuple, (u32, Direction), Fast>,
     capacity: usize,
     swept_s: u64,
+    /// Where the last search for one that may go ended.
+    cursor: usize,
 }
 
 /// Seconds between two searches for connections that are over.
 const SWEEP_S: u64 = 30;
 
+/// Places where one that may go is looked for in a full table.
+const EARLY: usize = 64;
+
 impl Conntrack {
     /// A table for so many connections.
     pub fn new(capacity: usize) -> Self {
-        Self { connections: Vec::new(), free: Vec::new(), tuples: HashMap::default(), capacity, swept_s: 0 }
+        Self {
+            connections: Vec::new(),
+            free: Vec::new(),
+            tuples: HashMap::default(),
+            capacity,
+            swept_s: 0,
+            cursor: 0,
+        }
     }
 
     /// The connections, in no order that means anything.
@@ -303,8 +322,11 @@ impl Conntrack {
     /// It cannot be kept: the packet must not pass.
     pub fn confirm(&mut self, mut draft: Connection, kind: Kind, now_s: u64) -> Result<(), NotKept> {
         if self.tuples.len() / 2 >= self.capacity {
-            self.remove_ended(now_s);
-            if self.tuples.len() / 2 >= self.capacity {
+            if now_s > self.swept_s {
+                self.swept_s = now_s;
+                self.remove_ended(now_s);
+            }
+            if self.tuples.len() / 2 >= self.capacity && !self.drop_early() {
                 return Err(NotKept::Full);
             }
         }
@@ -348,6 +370,19 @@ impl Conntrack {
         }
         self.remove(id);
         None
+    }
+
+    /// Forgets a connection whose end hurts least, if one is among the next few; whether there was one.
+    fn drop_early(&mut self) -> bool {
+        for _ in 0..EARLY.min(self.connections.len()) {
+            self.cursor = (self.cursor + 1) % self.connections.len();
+            let progress = self.connections[self.cursor].as_ref().map(|connection| connection.progress);
+            if progress.is_some_and(Progress::may_go) {
+                self.remove(self.cursor as u32);
+                return true;
+            }
+        }
+        false
     }
 
     fn remove_ended(&mut self, now_s: u64) {

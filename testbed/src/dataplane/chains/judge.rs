@@ -187,6 +187,11 @@ impl Prober for Judge<'_> {
         "chains"
     }
 
+    /// Its rules masquerade whom they send on, as kube-proxy's.
+    fn stands_in(&self) -> bool {
+        true
+    }
+
     fn probe(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Measured>> {
         flows.iter().map(|flow| Ok(self.ask(flow)?.into())).collect()
     }

@@ -39,6 +39,7 @@ pub mod walk;
 
 pub use network::{Network, Sent, Stop};
 pub use node::{Link, Node, Pushed, Refused};
+pub(crate) use plan::forwards_in_ip;
 pub use plan::{Error, check};
 pub use ruleset::Ruleset;
 pub use userspace::ipam::IpFamily as Family;

@@ -39,16 +39,21 @@ pub enum Error {
 /// [`Error::Setting`].
 pub fn check(cluster: &Cluster) -> Result<(), Error> {
     let settings = &cluster.settings;
-    let has_frontends = cluster.services.iter().any(|service| !service.load_balancer_addresses.is_empty());
     if settings.services.direct_return {
         let why = "a rule sends an answer back by the node that translated its request";
         return Err(Error::Setting { what: "direct server return", why });
     }
-    if settings.load_balancer.forward == Forward::IpInIp && has_frontends {
+    if forwards_in_ip(cluster) {
         let why = "`chains` takes nothing out of IP in IP";
         return Err(Error::Setting { what: "a load balancer that forwards in IP in IP", why });
     }
     Ok(())
+}
+
+/// Whether a load balancer sends packets in packets, which rules cannot take out: one that has no address sends none.
+pub(crate) fn forwards_in_ip(cluster: &Cluster) -> bool {
+    let has_frontends = cluster.services.iter().any(|service| !service.load_balancer_addresses.is_empty());
+    cluster.settings.load_balancer.forward == Forward::IpInIp && has_frontends
 }
 
 impl Ruleset {

@@ -9,7 +9,8 @@
 //! ```
 //! A pod's chain allows by writing a mark and returning, because the other end's chain has to agree too. A node's own
 //! packets come by OUTPUT, where no policy is asked: a node has to probe its pods. Peers are written out, one rule
-//! per address and port, as engines without sets do. Where a pod is audited, LOG stands in the place of DROP.
+//! per address and port, as engines without sets do. Where a pod is audited, LOG stands in the place of DROP; a kernel
+//! prints that outside of its first network namespace only with `net.netfilter.nf_log_all_netns=1`.
 //!
 //! Source: Kubernetes API reference, NetworkPolicy v1; network-policy-api, ClusterNetworkPolicy v1alpha2.
 
@@ -30,6 +31,9 @@ mod tier;
 
 /// Written on a packet that a pod's chain allows.
 const ALLOWED: u32 = 0x1_0000;
+
+/// As in the IP header.
+const UDP: u8 = 17;
 
 /// What lines about audited packets begin with, in the kernel's log.
 const AUDIT: &str = "podpath audit: ";
@@ -245,4 +249,19 @@ fn raw(raw: &mut Table, cluster: &Cluster, node: &Node, family: Family) {
     for address in nodes.filter(|address| Family::of(**address) == family) {
         raw.append("NODE-SOURCES", drop().source(*address).comment("a node outside the tunnel"));
     }
+    if Family::of(node.address()) == family {
+        tunnel_ends(raw, cluster, node, family);
+    }
+}
+
+/// Who may put packets into the tunnel: what comes out of it is believed to be from a pod.
+fn tunnel_ends(raw: &mut Table, cluster: &Cluster, node: &Node, family: Family) {
+    let port = cluster.settings.tunnel_port;
+    let jump = Rule::jump("TUNNEL-ENDS").from(UPLINK).target(node.address()).ports(UDP, port, port);
+    raw.append("PREROUTING", jump.comment("into the tunnel"));
+    let others = cluster.nodes.iter().filter(|other| other.name != node.name);
+    for address in others.flat_map(|other| &other.addresses).filter(|it| Family::of(**it) == family) {
+        raw.append("TUNNEL-ENDS", Rule::then(Then::Return).source(*address));
+    }
+    raw.append("TUNNEL-ENDS", Rule::then(Then::Drop).comment("not a node"));
 }

@@ -105,6 +105,25 @@ pub fn not<T>(value: T) -> Sign<T> {
     Sign { not: true, value }
 }
 
+/// Whether it asks for something that every packet has.
+fn is_match(option: &str) -> bool {
+    ["-s", "--source", "--src", "-d", "--destination", "--dst", "-p", "--protocol"].contains(&option)
+        || ["-i", "--in-interface", "-o", "--out-interface"].contains(&option)
+}
+
+/// Checks that the kernel has the target in the table.
+fn belongs(then: Option<&Then>, table: TableName) -> Result<(), String> {
+    let (word, belongs, place) = match then {
+        Some(Then::Dnat(..)) => ("DNAT", table == TableName::Nat, "only in table nat"),
+        Some(Then::Snat(..)) => ("SNAT", table == TableName::Nat, "only in table nat"),
+        Some(Then::Masquerade(..)) => ("MASQUERADE", table == TableName::Nat, "only in table nat"),
+        Some(Then::Reject(..)) => ("REJECT", table == TableName::Filter, "only in table filter"),
+        Some(Then::Drop) => ("DROP", table != TableName::Nat, "not in table nat"),
+        _ => return Ok(()),
+    };
+    if belongs { Ok(()) } else { Err(format!("target {word} may be {place}, and this is {table}")) }
+}
+
 /// A rule of a chain. What it does not speak of is as it may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {

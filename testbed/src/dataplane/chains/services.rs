@@ -246,17 +246,11 @@ impl<'a> Port<'a> {
                 nat.append(chain, rule.comment(self.to(backend)));
             }
         }
+        // None is 0.
         let weight = |backend: &&Backend| u64::from(backend.weight);
         let mut left: u64 = endpoints.iter().map(weight).sum();
-        let weighted = left > 0;
-        if !weighted {
-            left = endpoints.len() as u64;
-        }
         for backend in endpoints {
-            let own = if weighted { weight(backend) } else { 1 };
-            if own == 0 {
-                continue;
-            }
+            let own = weight(backend);
             let mut rule = Rule::jump(&self.endpoint(nat, backend));
             if own < left {
                 rule = rule.when(Match::chance(own as f64 / left as f64));
@@ -389,8 +383,11 @@ fn host_ports(nat: &mut Table, cluster: &Cluster, family: Family) {
         for port in &pod.host_ports {
             let at = |address: &&IpAddr| port.address.is_none_or(|at| at == **address);
             let number = port.protocol.number();
+            // At each address a port of one number may lead elsewhere.
+            let place = port.address.map(|address| format!(" {address}")).unwrap_or_default();
             for address in node.addresses.iter().filter(of_family).filter(at) {
-                let chain = format!("CNI-DN-{}", hashed(&format!("{} {number} {}", pod.id(), port.port)));
+                let chain =
+                    format!("CNI-DN-{}", hashed(&format!("{} {number} {}{place}", pod.id(), port.port)));
                 let rule = Rule::jump(&chain).target(*address).ports(number, port.port, port.port);
                 nat.append(CHAIN, rule.comment(format!("host port of {}", pod.id())));
                 if !nat.chains.contains_key(&chain) {

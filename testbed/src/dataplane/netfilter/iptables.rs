@@ -27,6 +27,9 @@ pub fn change(
     let mut told = Vec::new();
     for (family, tool) in [(Family::V4, RESTORE), (Family::V6, RESTORE_V6)] {
         if !has(after, family) {
+            if before.is_some_and(|cluster| has(cluster, family)) {
+                told.push((tool, emptied()));
+            }
             continue;
         }
         let new = Ruleset::plan(after, node, family)?.to_string();
@@ -45,9 +48,13 @@ pub fn change(
 /// What empties every table, for a cluster of these families.
 pub fn removal(cluster: &Cluster) -> Vec<(Tool, String)> {
     let families = [(Family::V4, RESTORE), (Family::V6, RESTORE_V6)];
-    let tables = ["raw", "mangle", "nat", "filter"].map(|table| format!("*{table}\n-F\n-X\nCOMMIT\n"));
     let own = families.into_iter().filter(|(family, _)| has(cluster, *family));
-    own.map(|(_, tool)| (tool, tables.concat())).collect()
+    own.map(|(_, tool)| (tool, emptied())).collect()
+}
+
+/// The text that empties every table.
+fn emptied() -> String {
+    ["raw", "mangle", "nat", "filter"].map(|table| format!("*{table}\n-F\n-X\nCOMMIT\n")).concat()
 }
 
 /// Whether somebody on its nodes has addresses of the family.
@@ -166,6 +173,22 @@ mod tests {
         let after =
             BEFORE.replace("-A A -j C\n", "").replace("-A C -j RETURN\n", "").replace(":C - [0:0]\n", "");
         assert_eq!(changed(&after), "*nat\n:C - [0:0]\n:A - [0:0]\n-A A -j B\n-X C\nCOMMIT\n");
+    }
+
+    #[test]
+    fn where_the_last_address_of_a_family_goes_its_rules_go_with_it() {
+        let of = |subnets: &str| {
+            let text = format!(
+                "apiVersion: podpath.dev/v1alpha1\nkind: Testbed\nmetadata: {{name: t}}\n\
+                 spec: {{nodes: 1, model: flat, nodeSubnets: [{subnets}]}}\n"
+            );
+            userspace::model::load_text("t.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
+        };
+        let (dual, single) = (of("10.240.0.0/16, \"fd00:10:240::/64\""), of("10.240.0.0/16"));
+        let told = change(Some(&dual), &single, "n1").unwrap_or_else(|error| panic!("{error}"));
+        let of_v6: Vec<_> = told.iter().filter(|(tool, _)| *tool == RESTORE_V6).collect();
+        let [(_, text)] = of_v6[..] else { panic!("{told:?}") };
+        assert!(text.contains("*nat\n-F\n-X\nCOMMIT\n"), "{text}");
     }
 
     #[test]

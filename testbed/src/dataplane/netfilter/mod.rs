@@ -11,11 +11,13 @@
 //! What these two cannot do, as kube-proxy cannot: keep the address of a client outside whose endpoint is on
 //! another node (the node stands for it, so what policies say of such clients is left open), answer such a client
 //! from there (`directReturn`), choose endpoints by Maglev, answer an echo request to a cluster address, and take
-//! packets out of other IP packets from a load balancer. [`check`] refuses what would come out otherwise than asked.
+//! packets out of other IP packets from a load balancer. Of these [`check`] refuses `directReturn` and packets in
+//! packets, and Geneve; with the others the cluster comes up, and endpoints are chosen by chance.
 
-use userspace::model::{Cluster, Encapsulation, Forward, Model};
+use userspace::model::{Cluster, Encapsulation, Model};
 
-use super::{Dataplane, Name};
+use super::{Dataplane, Name, chains};
+use crate::netns::Netns;
 use crate::topology::{Layout, Topology};
 
 mod endpoints;
@@ -51,7 +53,7 @@ pub fn check(dataplane: Name, cluster: &Cluster) -> Result<(), Unable> {
             "answers past the node where a client came in, and netfilter translates on the way back",
         ),
         (
-            settings.load_balancer.forward == Forward::IpInIp,
+            chains::forwards_in_ip(cluster),
             "spec.loadBalancer.forward",
             "packets in packets, and nobody takes them out",
         ),
@@ -111,7 +113,7 @@ impl Dataplane for Netfilter {
 }
 
 /// Brings the rules of every node to the cluster as it is now. `before` is the cluster whose rules are there; nodes
-/// that it has not get all of theirs.
+/// that it has not get all of theirs, as does a node that refuses the change alone.
 ///
 /// # Errors
 /// The first node whose rules were refused, and why; those before it have theirs, and it can be tried again.
@@ -119,11 +121,20 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
     let after = topology.cluster();
     for node in &after.nodes {
         let old = before.filter(|cluster| cluster.node(&node.name).is_some());
-        for (tool, rules) in change(dataplane, old, after, &node.name)? {
-            tool.load(&topology.node(&node.name), &rules)?;
+        let netns = topology.node(&node.name);
+        match load(&netns, change(dataplane, old, after, &node.name)?) {
+            // What is there is not what was thought: such as after a change that a later node refused.
+            Err(Error::Refused { .. }) if old.is_some() => {
+                load(&netns, change(dataplane, None, after, &node.name)?)?;
+            }
+            loaded => loaded?,
         }
     }
     Ok(())
+}
+
+fn load(netns: &Netns, told: Vec<(Tool, String)>) -> Result<(), Error> {
+    told.into_iter().try_for_each(|(tool, rules)| tool.load(netns, &rules))
 }
 
 /// What the tools of a dataplane are told, to go from one cluster's rules of a node to another's. Empty where nothing
@@ -156,9 +167,7 @@ pub fn remove(dataplane: Name, topology: &Topology) -> Result<(), Error> {
             Name::Iptables => iptables::removal(cluster),
             _ => vec![(NFT, nftables::plan(cluster, &node.name).removal())],
         };
-        for (tool, rules) in told {
-            tool.load(&topology.node(&node.name), &rules)?;
-        }
+        load(&topology.node(&node.name), told)?;
     }
     Ok(())
 }

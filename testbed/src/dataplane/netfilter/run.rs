@@ -68,12 +68,12 @@ pub struct Tool {
 /// `nft`, reading a transaction.
 pub const NFT: Tool = Tool { program: "nft", arguments: &["-f", "-"], package: "nftables" };
 
-/// `iptables-restore`: what is not spoken of stays.
+/// `iptables-restore`: what is not spoken of stays. Where somebody else changes rules, it waits for some seconds.
 pub const RESTORE: Tool =
-    Tool { program: "iptables-restore", arguments: &["--noflush"], package: "iptables" };
+    Tool { program: "iptables-restore", arguments: &["--noflush", "--wait=5"], package: "iptables" };
 /// The same for IPv6.
 pub const RESTORE_V6: Tool =
-    Tool { program: "ip6tables-restore", arguments: &["--noflush"], package: "iptables" };
+    Tool { program: "ip6tables-restore", arguments: &["--noflush", "--wait=5"], package: "iptables" };
 
 impl Tool {
     /// Feeds it rules in a namespace, and waits until the kernel has them, or has refused all of them.

@@ -77,6 +77,7 @@ impl Reading {
             return Err(here(format!("expected `-A CHAIN …`, and this is `{line}`")));
         };
         let rule = rule(options, self.rules.family).map_err(here)?;
+        super::belongs(rule.then.as_ref(), table).map_err(here)?;
         if let Some(Then::Jump(to) | Then::Goto(to)) = &rule.then {
             self.jumps.push((number, to.clone()));
         }
@@ -178,6 +179,10 @@ fn rule(options: &[&str], family: Family) -> Result<Rule, What> {
             not = true;
             continue;
         }
+        let is_aim = matches!(word, "-m" | "--match" | "-j" | "--jump" | "-g" | "--goto" | "--comment");
+        if not && (is_aim || draft.target.is_some() && !super::is_match(word)) {
+            return Err(format!("`!` cannot stand before {word}"));
+        }
         let mut value = || words.next().ok_or_else(|| format!("{word} has no value"));
         match word {
             "-s" | "--source" | "--src" => {
@@ -196,6 +201,9 @@ fn rule(options: &[&str], family: Family) -> Result<Rule, What> {
             _ => draft.match_option(word, not, &mut words)?,
         }
         not = false;
+    }
+    if not {
+        return Err("`!` stands before nothing".to_owned());
     }
     draft.finish()
 }
@@ -436,8 +444,28 @@ impl Draft {
         Ok(())
     }
 
+    /// Ports are there where the protocol that has them is asked for.
+    fn check_ports(&self) -> Result<(), What> {
+        let asked = self.rule.protocol.as_ref().filter(|sign| !sign.not).map(|sign| sign.value);
+        for module in &self.modules {
+            let own = PROTOCOLS.iter().find(|(_, name)| name == module).map(|(number, _)| *number);
+            if own.is_some() && own != asked {
+                return Err(format!("-m {module} needs -p {module}"));
+            }
+        }
+        let is_port =
+            |one: &Match| matches!(one, Match::SourcePort(_) | Match::TargetPort(_) | Match::Multiport(..));
+        if self.rule.matches.iter().any(is_port)
+            && !asked.is_some_and(|number| [6, 17, 132].contains(&number))
+        {
+            return Err("ports need -p tcp, -p udp or -p sctp".to_owned());
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<Rule, What> {
         self.close()?;
+        self.check_ports()?;
         if let Some(target) = self.target {
             self.rule.then = Some(target.finish(self.family)?);
         }

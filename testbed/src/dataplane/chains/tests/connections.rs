@@ -56,13 +56,26 @@ fn the_same_ports_open_a_new_connection_once_both_sides_have_finished_the_old_on
 }
 
 #[test]
-fn a_full_table_takes_no_more_until_connections_end() {
+fn a_full_table_lets_go_of_a_connection_that_nobody_answered() {
+    let mut conntrack = Conntrack::new(2);
+    opened(&mut conntrack, &udp((WEB, 1), (API, 2)), 0);
+    opened(&mut conntrack, &udp((WEB, 2), (API, 2)), 0);
+    assert_eq!(state(&mut conntrack, &udp((API, 2), (WEB, 1)), 0), State::Established);
+    opened(&mut conntrack, &udp((WEB, 3), (API, 2)), 0);
+    assert_eq!(state(&mut conntrack, &udp((WEB, 1), (API, 2)), 0), State::Established);
+    assert_eq!(conntrack.connections().count(), 2);
+    assert!(!tracked(&mut conntrack, &udp((WEB, 2), (API, 2)), 0).1.kept, "it made room");
+}
+
+#[test]
+fn a_full_table_takes_no_more_until_answered_connections_end() {
     let mut conntrack = Conntrack::new(1);
     opened(&mut conntrack, &udp((WEB, 1), (API, 2)), 0);
+    assert_eq!(state(&mut conntrack, &udp((API, 2), (WEB, 1)), 0), State::Established);
     let (second, tracked) = tracked(&mut conntrack, &udp((WEB, 3), (API, 2)), 1);
     let draft = tracked.connection;
     assert!(conntrack.confirm(draft, second.kind, 1).is_err());
-    assert!(conntrack.confirm(draft, second.kind, 100).is_ok());
+    assert!(conntrack.confirm(draft, second.kind, 121).is_ok());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Rules as they are walked, and as they are planned.
 
+use userspace::model::{HostPort, Protocol};
+
 use super::*;
+use crate::dataplane::netfilter::nftables;
 
 fn seen(target_port: u16) -> Seen {
     let (source, target) = (Address::from(WEB), Address::from(API));
@@ -140,6 +143,61 @@ fn one_in_three_takes_every_third_packet() {
         let expected: Vec<bool> = (0..6).map(|number| number % 3 != packet).collect();
         assert_eq!(walked, expected);
     }
+}
+
+#[test]
+fn what_counts_before_the_port_is_asked_for_counts_other_ports_too() {
+    let mut program =
+        program("-A FORWARD -p tcp -m statistic --mode nth --every 2 --packet 1 -m tcp --dport 80 -j DROP");
+    let dice = &mut Dice::new(1);
+    let mut drops = |port| walk(&mut program, &mut seen(port), dice) != Walked::Accept;
+    assert_eq!([81, 80, 80, 81, 80, 80].map(&mut drops), [false, true, false, false, false, true]);
+}
+
+#[test]
+fn the_tunnel_takes_packets_from_nodes_alone() {
+    let rules = Ruleset::plan(&cluster(), "n1", Family::V4).unwrap_or_else(|error| panic!("{error}"));
+    let mut program =
+        Program::<u32>::new(&rules, &["eth0".to_owned()]).unwrap_or_else(|error| panic!("{error}"));
+    let mut walked = |source: Ipv4Addr, target_port| {
+        let tuple = Tuple {
+            protocol: 17,
+            source: Address::from(source),
+            source_port: 1,
+            target: Address::from(N1),
+            target_port,
+        };
+        let (own, dice) = ([Address::from(N1)], &mut Dice::new(1));
+        let mut world = World { own: &own, now_s: 0, dice };
+        program.walk(TableName::Raw, Hook::Prerouting, &mut Seen { tuple, ..seen(0) }, &mut world)
+    };
+    let tunnel = cluster().settings.tunnel_port;
+    assert_eq!(walked(N2, tunnel), Walked::Accept);
+    assert_eq!(walked(WORLD, tunnel + 1), Walked::Accept);
+    assert!(matches!(walked(WORLD, tunnel), Walked::Drop(_)));
+    assert!(matches!(walked(WEB, tunnel), Walked::Drop(_)), "a pod is no node");
+}
+
+#[test]
+fn host_ports_of_one_number_at_different_addresses_lead_to_different_ports() {
+    let mut cluster = cluster();
+    let second = Ipv4Addr::new(10, 240, 0, 44).into();
+    cluster.nodes[0].addresses.push(second);
+    let port = |address, container_port| HostPort {
+        address: Some(address),
+        port: 8000,
+        protocol: Protocol::Tcp,
+        container_port,
+    };
+    let web = cluster.pods.iter_mut().find(|pod| pod.name == "web").expect("it is there");
+    web.host_ports = vec![port(N1.into(), 1), port(second, 2)];
+    let text =
+        Ruleset::plan(&cluster, "n1", Family::V4).unwrap_or_else(|error| panic!("{error}")).to_string();
+    for target in ["10.244.1.5:1", "10.244.1.5:2"] {
+        assert!(text.contains(&format!("DNAT --to-destination {target}\n")), "{text}");
+    }
+    let text = nftables::plan(&cluster, "n1").to_string();
+    assert!(text.contains("dnat to 10.244.1.5:1\n") && text.contains("dnat to 10.244.1.5:2\n"), "{text}");
 }
 
 #[test]

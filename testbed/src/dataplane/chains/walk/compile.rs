@@ -32,7 +32,7 @@ impl<A: Bits> Program<A> {
             comments: Vec::new(),
             memory: Memory::default(),
         };
-        let mut names = Names { interfaces, patterns: Vec::new() };
+        let mut names = Names { interfaces, patterns: Vec::new(), lists: HashMap::new() };
         let empty: Arc<str> = Arc::from("");
         for (table, chains) in &rules.tables {
             let mut next = program.lines.len() as u32;
@@ -67,8 +67,10 @@ impl<A: Bits> Program<A> {
 
     /// What the rules that came before remember goes on: the sources that clients' choices are kept by.
     pub fn remember(&mut self, before: &Self) {
+        let known: HashMap<&str, &List> =
+            before.memory.lists.iter().map(|list| (list.name.as_str(), list)).collect();
         for list in &mut self.memory.lists {
-            if let Some(old) = before.memory.lists.iter().find(|old| old.name == list.name) {
+            if let Some(old) = known.get(list.name.as_str()) {
                 list.noted.clone_from(&old.noted);
             }
         }
@@ -103,11 +105,14 @@ impl<A: Bits> Program<A> {
         line.first = self.conditions.len() as u32;
         for condition in &rule.matches {
             match condition {
-                Match::TargetPort(Sign { not: false, value }) if line.ports == (0, u16::MAX) => {
+                // Only if it is asked first: others count or roll, which they are to do for what got to them alone.
+                Match::TargetPort(Sign { not: false, value })
+                    if line.ports == (0, u16::MAX) && self.conditions.len() as u32 == line.first =>
+                {
                     line.ports = (*value.start(), *value.end());
                 }
                 _ => {
-                    let condition = self.condition(condition);
+                    let condition = self.condition(condition, names);
                     self.conditions.push(condition);
                 }
             }
@@ -117,7 +122,7 @@ impl<A: Bits> Program<A> {
         line
     }
 
-    fn condition(&mut self, condition: &Match) -> Condition {
+    fn condition(&mut self, condition: &Match, names: &mut Names<'_>) -> Condition {
         let pair = |ports: &Ports| (*ports.start(), *ports.end());
         match condition {
             Match::SourcePort(Sign { not, value }) => Condition::SourcePort(*not, pair(value)),
@@ -138,8 +143,7 @@ impl<A: Bits> Program<A> {
             }
             Match::Local(end, not) => Condition::Local(*end, *not),
             Match::Recent(Sign { not, value }) => {
-                let known = self.memory.lists.iter().position(|list| list.name == value.name);
-                let list = known.unwrap_or_else(|| {
+                let list = *names.lists.entry(value.name.clone()).or_insert_with(|| {
                     self.memory.lists.push(List { name: value.name.clone(), noted: Vec::new() });
                     self.memory.lists.len() - 1
                 });
@@ -183,10 +187,11 @@ impl<A: Bits> Program<A> {
     }
 }
 
-/// Interfaces by their names.
+/// Interfaces and lists of sources, by their names.
 struct Names<'a> {
     interfaces: &'a [String],
     patterns: Vec<(String, Vec<bool>)>,
+    lists: HashMap<String, usize>,
 }
 
 impl Names<'_> {

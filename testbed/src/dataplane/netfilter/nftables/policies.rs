@@ -9,7 +9,8 @@
 //! ```
 //! A pod's chain allows by returning, because the other end's chain has to agree too. All policies about it are
 //! worked out beforehand ([`super::decide`]), so the number of policies costs nothing on the way. Where a pod is
-//! audited what would be dropped is logged. The node's own packets to its pods are never asked about.
+//! audited what would be dropped is logged, which the kernel does outside of its first network namespace only with
+//! `net.netfilter.nf_log_all_netns=1`. The node's own packets to its pods are never asked about.
 //!
 //! kube-proxy has no part in this; engines with sets and verdict maps do it alike (kube-network-policies,
 //! kube-router). Masquerading to the outside is ip-masq-agent's.
@@ -191,7 +192,8 @@ fn masquerade(table: &mut Table, cluster: &Cluster, node: &Node, family: Family)
         Model::Flat | Model::FlatDynamic => settings.vnet_cidrs.as_slice(),
         Model::Overlay | Model::Kubenet => &[],
     };
-    table.set("inside", format!("type {}; flags interval; auto-merge;", family.address_type()));
+    // Ranges that touch stay apart, so that each can be taken out as it was put in.
+    table.set("inside", format!("type {}; flags interval;", family.address_type()));
     let own = cluster.pods.iter().filter(|pod| !pod.host_network).flat_map(|pod| &pod.addresses);
     let nodes = cluster.nodes.iter().flat_map(|node| &node.addresses);
     let known = own.chain(nodes).map(|address| IpNet::from(*address));

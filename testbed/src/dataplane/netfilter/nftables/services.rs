@@ -235,7 +235,7 @@ impl OnePort<'_> {
             if self.service.affinity_s.is_some() {
                 rules.push(format!("{} saddr @affinity-{place} goto {chain}", self.family.word()));
             }
-            let weight = u64::from(backend.weight.max(1));
+            let weight = u64::from(backend.weight);
             let share = match weight {
                 1 => total.to_string(),
                 _ => format!("{total}-{}", total + weight - 1),
@@ -305,7 +305,9 @@ fn host_port(table: &mut Table, (pod, port): (&Pod, &HostPort), node: &Node, fam
     let Some(target) = pod.addresses.iter().copied().find(|it| family.has(*it)) else { return };
     let (name, ip) = (format!("host-port-{}-{}", digits(&pod.id()), port.port), family.word());
     let protocol = port.protocol.to_string().to_lowercase();
-    let name = format!("{name}-{protocol}");
+    // At each address a port of one number may lead elsewhere.
+    let place = port.address.map(|address| format!("-{}", text_of(address))).unwrap_or_default();
+    let name = format!("{name}-{protocol}{place}");
     let to = std::net::SocketAddr::new(target, port.container_port);
     let rules = vec![
         format!("{ip} saddr {target} jump mark-for-masquerade"),
