@@ -160,9 +160,6 @@ fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> R
     );
     if needs_protocol || lot.once_in(3) {
         rule = rule.protocol(protocol);
-        if has_ports && lot.once_in(3) {
-            rule = rule.when(ports(lot));
-        }
     }
     let range = |lot: &mut Lot| {
         let address = lot.one(&[&PODS[..], &HOSTS, &NOBODY].concat());
@@ -186,10 +183,13 @@ fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> R
         let name = name(lot);
         rule.to = Some(if lot.once_in(4) { not(name) } else { is(name) });
     }
-    for _ in 0..lot.below(3).saturating_sub(1) {
-        rule = rule.when(condition(lot, table));
+    let mut matches: Vec<Match> =
+        (0..lot.below(4).saturating_sub(1)).map(|_| condition(lot, table)).collect();
+    if has_ports && rule.protocol.is_some() && lot.once_in(3) {
+        let place = lot.below(matches.len() as u64 + 1) as usize;
+        matches.insert(place, ports(lot));
     }
-    rule
+    matches.into_iter().fold(rule, Rule::when)
 }
 
 fn ports(lot: &mut Lot) -> Match {
