@@ -269,8 +269,10 @@ fn a_run_against_nobody_ends_with_an_error_that_says_where() {
     let dialled = SocketAddrV4::new(DB, 5432);
     let ends = Ends { client: end(&web), server: end(&db), dialled, listening: 5432 };
     let limits = Limits { warm_up: Duration::ZERO, time: Duration::from_millis(600), count: 1 };
-    let error = traffic::request_response(&ends, Transport::Udp, Requests::of(1), limits).expect_err("a policy refuses it");
+    let error = traffic::request_response(&ends, Transport::Udp, Requests::of(1), limits)
+        .expect_err("a policy refuses it");
     assert!(error.to_string().contains("10.244.2.8:5432/udp"), "{error}");
-    let error = traffic::request_response(&ends, Transport::Tcp, Requests::of(1), limits).expect_err("a policy refuses it");
+    let error = traffic::request_response(&ends, Transport::Tcp, Requests::of(1), limits)
+        .expect_err("a policy refuses it");
     assert!(error.to_string().contains("10.244.2.8:5432/tcp"), "{error}");
 }

@@ -210,7 +210,8 @@ mod tests {
                     let first = u128::from(dice.roll() % 30);
                     let peers = (first, (first + u128::from(dice.roll() % 12)).min(31));
                     let low = (dice.roll() % 10) as u16;
-                    let ports = (dice.roll() % 3 > 0).then_some((low, low + (dice.roll() % 4) as u16));
+                    let ports =
+                        (!dice.roll().is_multiple_of(3)).then_some((low, low + (dice.roll() % 4) as u16));
                     let action = [Allow, Deny, Pass][(dice.roll() % 3) as usize];
                     clause(stage, peers, ports, if stage == Namespaced { Allow } else { action })
                 })
