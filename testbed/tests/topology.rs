@@ -221,10 +221,11 @@ fn without_offload_frames_are_what_would_stand_on_a_real_wire() {
 
 /// Receives the first IPv4 frame on a link of this thread's namespace.
 fn catch(link: &str) -> io::Result<mpsc::Receiver<Vec<u8>>> {
-    let name = |one: &pnet_datalink::NetworkInterface| one.name == link;
-    let interface = pnet_datalink::interfaces().into_iter().find(name).ok_or(io::ErrorKind::NotFound)?;
-    let config = pnet_datalink::Config { read_timeout: Some(PATIENCE), ..Default::default() };
-    let pnet_datalink::Channel::Ethernet(_, mut frames) = pnet_datalink::channel(&interface, config)? else {
+    let name = |one: &pnet::datalink::NetworkInterface| one.name == link;
+    let interface = pnet::datalink::interfaces().into_iter().find(name).ok_or(io::ErrorKind::NotFound)?;
+    let config = pnet::datalink::Config { read_timeout: Some(PATIENCE), ..Default::default() };
+    let pnet::datalink::Channel::Ethernet(_, mut frames) = pnet::datalink::channel(&interface, config)?
+    else {
         return Err(io::ErrorKind::Unsupported.into());
     };
     let (sender, receiver) = mpsc::channel();

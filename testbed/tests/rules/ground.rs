@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use pnet_datalink::{Channel, Config, DataLinkSender};
+use pnet::datalink::{Channel, Config, DataLinkSender};
 use testbed::dataplane::netfilter::RESTORE;
 use testbed::link::{End, Links, Next, Route, pair};
 use testbed::netns::{Guard, Netns};
@@ -131,8 +131,8 @@ fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
 
 fn sender(netns: &Netns, link: &str) -> Box<dyn DataLinkSender> {
     let opened = netns.run(|| {
-        let interface = pnet_datalink::interfaces().into_iter().find(|one| one.name == link)?;
-        match pnet_datalink::channel(&interface, Config::default()) {
+        let interface = pnet::datalink::interfaces().into_iter().find(|one| one.name == link)?;
+        match pnet::datalink::channel(&interface, Config::default()) {
             Ok(Channel::Ethernet(sender, _)) => Some(sender),
             _ => None,
         }

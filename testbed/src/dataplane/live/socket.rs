@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use pnet_datalink::{
+use pnet::datalink::{
     Channel, ChannelType, Config, DataLinkReceiver, DataLinkSender, NetworkInterface, linux,
 };
 

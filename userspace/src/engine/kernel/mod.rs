@@ -293,22 +293,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// How many instructions the verifier walked for each program that is loaded: its limit is a million.
-    ///
-    /// # Errors
-    /// [`Error::Program`].
-    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, Error> {
-        let sockets = cgroup::PROGRAMS.into_iter().filter(|_| self.has_sockets());
-        let driver = Some(driver::PROGRAM).filter(|_| self.is_accelerated());
-        let programs = Hook::ALL.into_iter().map(Hook::program).chain(driver).chain(sockets);
-        let verified = programs.map(|name| {
-            let program = self.ebpf.program(name).expect("it was loaded from this object");
-            let info = program.info().map_err(|why| Error::Program { program: name, why: sentence(&why) })?;
-            Ok((name, info.verified_instruction_count().unwrap_or(0)))
-        });
-        verified.collect()
-    }
-
     /// How full the tables are that the path fills.
     ///
     /// # Errors

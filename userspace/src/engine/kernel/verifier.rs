@@ -7,7 +7,26 @@ use aya::programs::{Program, ProgramError};
 use tracing::warn;
 
 use super::error::{Error, sentence};
-use super::sockets;
+use super::{Kernel, cgroup, driver, sockets};
+use crate::engine::Hook;
+
+impl Kernel {
+    /// How many instructions the verifier walked for each program that is loaded: its limit is a million.
+    ///
+    /// # Errors
+    /// [`Error::Program`].
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, Error> {
+        let sockets = cgroup::PROGRAMS.into_iter().filter(|_| self.has_sockets());
+        let driver = Some(driver::PROGRAM).filter(|_| self.is_accelerated());
+        let programs = Hook::ALL.into_iter().map(Hook::program).chain(driver).chain(sockets);
+        let verified = programs.map(|name| {
+            let program = self.ebpf.program(name).expect("it was loaded from this object");
+            let info = program.info().map_err(|why| Error::Program { program: name, why: sentence(&why) })?;
+            Ok((name, info.verified_instruction_count().unwrap_or(0)))
+        });
+        verified.collect()
+    }
+}
 
 /// Has the verifier look at a program.
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
