@@ -143,7 +143,7 @@ fn kernel_words_stay_in_their_rooms() {
     only_in("XDP_", &["ebpf/src"]);
     only_in("aya_ebpf", &["ebpf/src"]);
     only_in("aya::", &["userspace/src/engine/kernel"]);
-    only_in("pnet::", &["testbed/src/dataplane"]);
+    only_in("pnet::datalink", &["testbed/src/dataplane"]);
 }
 
 #[test]
