@@ -125,6 +125,10 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     let bytes = packet.length();
     walk.verdict = None;
     let mut part = known::from_pod(platform, packet, walk);
+    if part.is_err() && !platform.tracing() {
+        // Whose it was is not told, for lack of stack; and nothing of the packet that was there before it.
+        walk.flow = Flow { length: bytes, ..Flow::default() };
+    }
     if part.is_ok() && walk.verdict.is_none() {
         start(platform, packet, walk, From::Pod);
         part = pod_enter(platform, packet, walk);

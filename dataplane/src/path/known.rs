@@ -37,30 +37,15 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if way.interface != packet.interface() || way.mac == Mac::default() {
         return Ok(());
     }
-    let length = packet.length();
-    let part = send(platform, packet, walk, &mut ends);
-    if part.is_err() {
-        lose(walk, &ends, length);
-    }
-    part
-}
-
-#[inline(always)]
-fn send<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-    ends: &mut Ends<A>,
-) -> Part {
     let room = overlay::room::<A>(&platform.node(), Route::REMOTE, false);
     if !reject::fits(packet, (ends.transport, ends.protocol), room)? {
         return Ok(());
     }
     if platform.tracing() {
-        remember(walk, ends, packet.length());
+        remember(walk, &ends, packet.length());
         tell_sent(platform, packet, walk)?;
     }
-    turn(packet, ends, &walk.tracked)?;
+    turn(packet, &mut ends, &walk.tracked)?;
     route::take_hop::<A>(packet, ends.hops, ends.protocol)?;
     let port = overlay::port(ends.hash(platform.node().seed));
     let way = &walk.tracked.connection.way;
