@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use testbed::dataplane::chains::walk::Dice;
 use testbed::dataplane::{self, Name, Up};
 use testbed::traffic::Ticks;
 use userspace::model;
@@ -393,19 +394,11 @@ fn cluster_name(variant: Variant, place: usize) -> String {
 /// The variants as a pair of rounds takes them: by lot, and in the second of the two backwards.
 fn order(variants: &[Variant], seed: u64, round: usize) -> Vec<Variant> {
     let mut order = variants.to_vec();
-    let mut chance = seed.wrapping_add(round as u64 / 2);
+    let mut dice = Dice::new(seed.wrapping_add(round as u64 / 2));
     for last in (1..order.len()).rev() {
-        order.swap(last, (drawn(&mut chance) % (last as u64 + 1)) as usize);
+        order.swap(last, (dice.roll() % (last as u64 + 1)) as usize);
     }
     in_turn(&order, round).copied().collect()
-}
-
-/// The next number of a sequence (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators": SplitMix64).
-fn drawn(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// Forwards in even rounds, backwards in odd ones.

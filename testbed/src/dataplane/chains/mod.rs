@@ -30,7 +30,7 @@ pub mod judge;
 mod network;
 mod node;
 mod plan;
-mod policies;
+pub(in crate::dataplane) mod policies;
 pub mod ruleset;
 mod services;
 mod sum;

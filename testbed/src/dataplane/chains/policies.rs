@@ -207,8 +207,8 @@ impl Asked {
     }
 }
 
-/// Whether these labels are what the selector wants.
-fn has(wanted: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+/// Whether these labels are what a selector wants (labels of Kubernetes, "set-based requirements").
+pub(in crate::dataplane) fn has(wanted: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = wanted.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     equal
         && wanted.match_expressions.iter().flatten().all(|expression| {

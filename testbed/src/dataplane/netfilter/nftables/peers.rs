@@ -10,12 +10,12 @@ use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use userspace::model::{
-    Action as TierAction, Cluster, IpBlocks, Labels, Pod, PodPeer, Protocol, Tier, TierPeer, TierPort,
-    TierRule,
+    Action as TierAction, Cluster, IpBlocks, Pod, PodPeer, Protocol, Tier, TierPeer, TierPort, TierRule,
 };
 
 use super::Family;
 use super::decide::{Action, Clause, Ports, Range, Stage, without};
+use crate::dataplane::chains::policies::has;
 
 /// Seen from the pod that policies select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,24 +271,6 @@ fn named<'a>(receiver: Option<&'a Pod>, name: &'a str) -> impl Iterator<Item = P
 
 fn some(protocol: Protocol, first: u16, last: u16) -> Ports {
     Ports { protocol: protocol.number(), range: (first, last) }
-}
-
-/// Whether these labels are what a selector wants (labels of Kubernetes, "set-based requirements").
-fn has(wanted: &LabelSelector, labels: &Labels) -> bool {
-    let mut equal = wanted.match_labels.iter().flatten();
-    let mut expressions = wanted.match_expressions.iter().flatten();
-    equal.all(|(key, value)| labels.get(key) == Some(value))
-        && expressions.all(|expression| {
-            let own = labels.get(&expression.key);
-            let listed = own.is_some_and(|own| expression.values.iter().flatten().any(|value| value == own));
-            match expression.operator.as_str() {
-                "In" => listed,
-                "NotIn" => !listed,
-                "Exists" => own.is_some(),
-                "DoesNotExist" => own.is_none(),
-                _ => false,
-            }
-        })
 }
 
 impl Family {
