@@ -27,10 +27,10 @@ mapped! {
     Hash Affinities<V4> "affinities", <V6> "affinities_v6";
     Longest SourceRanges<V4> "source_ranges", <V6> "source_ranges_v6";
     Hash Connections<V4> "conntrack", <V6> "conntrack_v6";
-    Longest Identities<V4> "identities", <V6> "identities_v6";
-    Longest Policy<V4> "policy", <V6> "policy_v6";
+    Longest Identities<V4> "identities" often "last_identities", <V6> "identities_v6" often "last_ids_v6";
+    Longest Policy<V4> "policy" often "last_policy", <V6> "policy_v6" often "last_policy_v6";
     Hash Masquerades<V4> "masquerades", <V6> "masquerades_v6";
-    Longest Routes<V4> "routes", <V6> "routes_v6";
+    Longest Routes<V4> "routes" often "last_routes", <V6> "routes_v6" often "last_routes_v6";
     Hash Nodes "nodes";
     Hash Fragments<V4> "fragments", <V6> "fragments_v6";
     Hash Homes<V4> "homes", <V6> "homes_v6";
