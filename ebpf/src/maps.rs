@@ -5,6 +5,7 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::overlay::Carried;
@@ -93,14 +94,14 @@ pub(crate) fn count_turn(turn: Turn) {
     }
 }
 
-/// Sends a report to the agent, or counts it as lost. A function of its own: in place, the compiler gives
+/// Leaves a report to the agent, which looks from time to time and need not be woken, or counts it as lost. A function of its own: in place, the compiler gives
 /// the fields of every record that the path may report places of their own on the stack.
 #[inline(never)]
 pub(crate) fn report(record: &Record) {
     if let Some(mut entry) = RECORDS.reserve::<Record>(0) {
         let room: &mut MaybeUninit<Record> = &mut entry;
         room.write(*record);
-        entry.submit(0);
+        entry.submit(BPF_RB_NO_WAKEUP as u64);
     } else if let Some(lost) = LOST.get_ptr_mut(0) {
         // SAFETY: the row is this CPU's.
         unsafe { *lost += 1 };
