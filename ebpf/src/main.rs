@@ -12,6 +12,7 @@ mod bytes;
 mod clock;
 mod frame;
 mod handover;
+mod laps;
 mod mapped;
 mod maps;
 mod measure;
@@ -29,6 +30,7 @@ use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::overlay::{self, Carried};
 use dataplane::path::Walk;
 use dataplane::tables::IfIndex;
+use dataplane::trace::Lap;
 use dataplane::wire::{Address, Family};
 use dataplane::{Machine, Packet, Platform, Reason, Verdict, flow, path};
 
@@ -39,6 +41,7 @@ use crate::platform::{Kernel, Skb};
 /// Ingress of a pod's host-side interface: what the pod sends.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
+    laps::begin(laps::FROM_POD);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_pod(&mut Kernel, frame, &mut room.v4),
@@ -54,6 +57,7 @@ pub fn from_underlay(context: TcContext) -> i32 {
     if let Some((counter, interface)) = frame.known() {
         return go_on(counter, interface);
     }
+    laps::begin(laps::FROM_UNDERLAY);
     let verdict = with_room(frame, arrived);
     obey(&context, verdict)
 }
@@ -94,6 +98,7 @@ pub fn from_wire(context: XdpContext) -> u32 {
 /// Ingress of the node's own gateway interface: what the node's stack sends to pods.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
+    laps::begin(laps::FROM_HOST);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_host(&mut Kernel, frame, &mut room.v4),
@@ -123,7 +128,9 @@ fn arrived<K: Packet>(frame: &mut K, room: &mut Room) -> Verdict {
     };
     if !known {
         room.carried = Carried::default();
-        match path::from_tunnel(&mut Kernel, frame, &mut room.carried) {
+        let part = path::from_tunnel(&mut Kernel, frame, &mut room.carried);
+        Kernel.lap(Lap::Overlay);
+        match part {
             Err(reason) => lose(reason, &mut verdict),
             Ok(()) => match flow::family(frame) {
                 Family::V4 => walk_on(frame, &room.carried, &mut room.v4, &mut verdict),
@@ -162,6 +169,7 @@ where
 /// Does what the path says.
 #[inline(always)]
 fn obey(context: &TcContext, verdict: Verdict) -> i32 {
+    Kernel.lap(Lap::Rest);
     let mut frame = Skb::new(context.skb.skb);
     if Kernel.tracing() {
         frame.note(verdict);
@@ -171,7 +179,7 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
         log(context, frame.interface(), verdict);
     }
     // SAFETY: these only note where to; the kernel checks the interface when the program has returned.
-    match verdict {
+    let action = match verdict {
         Verdict::Deliver(interface) => (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32,
         Verdict::Forward(interface) if Kernel.has_uplink_peer() => {
             (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32
@@ -180,7 +188,9 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
         Verdict::Answer | Verdict::Reject(_) => (unsafe { bpf_redirect(frame.interface().0, 0) }) as i32,
         Verdict::Stack => TC_ACT_OK as i32,
         Verdict::Drop(_) => TC_ACT_SHOT,
-    }
+    };
+    laps::end(Lap::Redirect);
+    action
 }
 
 /// Does what the program in the driver has found out, which has sent on or dropped all but what is for a pod or the
