@@ -71,7 +71,7 @@ pub struct Walk<A> {
     /// For whom the port that it came to stands.
     behind: Masqueraded<A>,
     carried: Carried,
-    /// The short way has found no row of its flow: what is in `tracked` says so.
+    /// The short way has found no row of its flow.
     missed: bool,
     from: From,
     /// The way into the tunnel, if that is where it leads.
@@ -168,6 +168,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     walk.owner = pod;
     // Nobody looks for its flow again.
     if walk.missed {
+        walk.tracked.forget();
         return Ok(());
     }
     enter(platform, walk)

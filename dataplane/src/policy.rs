@@ -117,13 +117,15 @@ pub fn judge<A: Address>(
     let peer = if of_target { flow.target } else { flow.source };
     let port = if asked.answers { flow.source_port } else { flow.target_port };
     let identity = identity(platform, peer, asked.carried);
-    let key =
+    let mut key =
         PolicyKey { rules: pod.rules, identity, direction: asked.direction, protocol: flow.protocol, port };
-    // 3.
-    let mut row: Option<PolicyRow> = Policy::<A>::often(platform, &key);
-    if row.is_none() {
-        // 4.
-        row = Policy::<A>::often(platform, &PolicyKey { identity: Identity::ANY, ..key });
+    let mut row: Option<PolicyRow> = None;
+    // 3., 4. In one place of the program, which takes its stack once.
+    let mut tried = 0;
+    while row.is_none() && tried < 2 {
+        row = Policy::<A>::often(platform, &key);
+        key.identity = Identity::ANY;
+        tried += 1;
     }
     // 5.
     let (mut decision, mut rule) = (Decision::Denied as u8, RuleId(0));

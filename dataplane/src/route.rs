@@ -127,7 +127,7 @@ pub fn local<A: Address>(
 #[inline(always)]
 pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route, Reason> {
     // 2.
-    let route = Routes::often(platform, &flow.target).ok_or(Reason::Blackhole)?;
+    let route = Routes::get(platform, &flow.target).ok_or(Reason::Blackhole)?;
     note(platform, flow, route.kind, route.id.0);
     if route.kind == Route::BLACKHOLE {
         return Err(Reason::Blackhole);
