@@ -2,8 +2,8 @@
 //! while requests and connections pass, to a pod of another node and by way of a Service.
 //!
 //! One packet in [`EVERY`] is timed, by lot, on both nodes. A look takes as long as a stage, and to time every packet
-//! makes the median round trip about 8 % longer; with one in 32 the difference is lost in the noise. What a look takes by itself is measured in
-//! the kernel's test run and taken off, as for [`crate::path`].
+//! makes the median round trip about 8 % longer; with one in 32 the difference is lost in the noise. What a look takes by
+//! itself is measured in the kernel's test run and taken off, as for [`crate::path`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
