@@ -3,14 +3,14 @@
 use std::fmt;
 use std::rc::Rc;
 
-use dataplane::Machine;
-use dataplane::tables::{
-    Backends, Connection, Endpoints, Frontends, IfIndex, Maglev, Nodes, PolicyRow, Table,
-};
-use dataplane::wire::{Address, V4, V6};
+use dataplane::conntrack::{self, Tracked};
+use dataplane::flow::{self, Ends};
+use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Nodes, PolicyRow, Table};
+use dataplane::wire::{Address, Family, V4, V6};
+use dataplane::{Platform, overlay};
 use testbed::sound::{Faults, Watched, hex};
-use userspace::engine::emulator::Emulator;
-use userspace::engine::{Capacities, Clock, Engine, Hook, Outcome, Tracks};
+use userspace::engine::emulator::{Emulator, Frame};
+use userspace::engine::{Capacities, Clock, Engine, Hook, Outcome};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
 
@@ -95,6 +95,7 @@ pub(crate) struct Cluster<P> {
     rows: Vec<NodeRows>,
     differences: Differences,
     kinds: Kinds,
+    known: [usize; 2],
     performed: usize,
 }
 
@@ -111,7 +112,7 @@ impl<P: Pair> Cluster<P> {
             Ok(Watched::new(pair, plan, Rc::clone(&differences)))
         });
         let nodes = nodes.collect::<Result<_, Error>>()?;
-        Ok(Self { nodes, rows, differences, kinds: Kinds::default(), performed: 0 })
+        Ok(Self { nodes, rows, differences, kinds: Kinds::default(), known: [0; 2], performed: 0 })
     }
 
     pub(crate) fn kinds(&self) -> &Kinds {
@@ -157,6 +158,8 @@ impl<P: Pair> Cluster<P> {
             }
             Act::Frame { node, hook, interface, frame } => {
                 let node = &mut self.nodes[*node];
+                let (known, family) = way_known(node.engine.emulator(), *hook, frame);
+                self.known[usize::from(family == Family::V6)] += usize::from(known);
                 let outcome = node.push(*hook, *interface, frame).expect("both take frames");
                 self.kinds.note(frame, outcome.verdict);
                 if always || self.performed.is_multiple_of(INTERVAL) {
@@ -174,13 +177,10 @@ impl<P: Pair> Cluster<P> {
         }
     }
 
-    /// How many flows have a way that holds, so that their next packet goes the short way: of IPv4, and of IPv6.
+    /// How many frames found their flow's way known, so that they went the short way unless they did not fit: of IPv4,
+    /// and of IPv6.
     pub(crate) fn known(&self) -> [usize; 2] {
-        let of_family = |nodes: [usize; 2], node: &Watched<P>| {
-            let emulator = node.engine.emulator();
-            [nodes[0] + known::<V4>(emulator), nodes[1] + known::<V6>(emulator)]
-        };
-        self.nodes.iter().fold([0, 0], of_family)
+        self.known
     }
 
     /// What was found to differ, or not to be sound, so far.
@@ -190,12 +190,27 @@ impl<P: Pair> Cluster<P> {
     }
 }
 
-fn known<A: Address>(emulator: &Emulator) -> usize
+/// Whether the way of a frame's flow is known where it comes in, and the family of what it holds.
+fn way_known(emulator: &Emulator, hook: Hook, frame: &[u8]) -> (bool, Family) {
+    let frame = &mut Frame::new(frame, IfIndex(0));
+    let (family, start) = match hook {
+        Hook::FromUnderlay => (overlay::inside(frame), overlay::PLAIN_V4),
+        Hook::FromPod | Hook::FromHost => (flow::family(frame), 0),
+    };
+    let known = match family {
+        Family::V4 => recalled::<V4>(emulator, frame, start),
+        Family::V6 => recalled::<V6>(emulator, frame, start),
+    };
+    (known && hook != Hook::FromHost, family)
+}
+
+fn recalled<A: Address>(emulator: &Emulator, frame: &Frame, start: usize) -> bool
 where
-    Emulator: Tracks<A>,
+    Emulator: Platform<A>,
 {
-    let holds = |(_, row): &&(_, Connection<A>)| row.way.generation == emulator.generation();
-    emulator.connections().expect("rows in memory can be read").iter().filter(holds).count()
+    let mut ends = Ends::<A>::default();
+    flow::glance_behind(frame, start, &mut ends)
+        && conntrack::recall(emulator, &ends, &mut Tracked::default()).is_some()
 }
 
 /// Tables just large enough for what the agent writes: to make large ones takes longer than to use them.
