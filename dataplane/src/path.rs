@@ -20,7 +20,7 @@ use crate::overlay::Carried;
 use crate::platform::{Machine, Packet, Platform};
 use crate::service::Choice;
 use crate::tables::{Connection, Endpoint, Identity, Masqueraded, Route, Way};
-use crate::trace::{self, Record, Stage};
+use crate::trace::{self, Lap, Record, Stage};
 use crate::wire::{Address, Family, Port, V4, V6};
 use crate::{Reason, Verdict, balance, fragment, nat, neighbour, overlay, route, service};
 pub use known::from_tunnel_known;
@@ -161,6 +161,7 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     }
     head(platform, packet, flow, Stage::FromPod);
     let pod = route::owner(platform, flow, packet.interface())?;
+    platform.lap(Lap::Route);
     walk.carried.identity = pod.identity;
     walk.owner = pod;
     enter(platform, walk)
@@ -318,6 +319,7 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     if nat::stands_for(platform, flow, behind) {
         *from = From::Masquerade;
     }
+    platform.lap(Lap::Parse);
     Ok(())
 }
 
@@ -373,6 +375,7 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
 /// Whether its sender may say so.
 #[inline(never)]
 fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
+    platform.lap(Lap::Nat);
     if walk.tracked.is_new() {
         let source = walk.flow.source;
         match walk.from {
@@ -458,9 +461,11 @@ fn track<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Pa
 /// Where a Service sends it, if one is dialled: to whom the client was given before, or to whom is chosen now.
 #[inline(never)]
 fn pick<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
+    platform.lap(Lap::Conntrack);
     let Walk { flow, tracked, choice, from, .. } = walk;
     if tracked.is_dialled() {
         service::keep(platform, flow, &tracked.connection, choice);
+        platform.lap(Lap::Service);
         if choice.is_some() {
             return Ok(());
         }
@@ -468,6 +473,7 @@ fn pick<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Par
     }
     service::choose(platform, flow, *from == From::World, choice)?;
     choice.direct = choice.direct && route::is_direct(platform, flow.source, choice.address);
+    platform.lap(Lap::Service);
     Ok(())
 }
 
@@ -506,6 +512,7 @@ fn turn<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K,
     if choice.client_port != Port::default() {
         nat::stand_in(platform, packet, flow, choice.client_port)?;
     }
+    platform.lap(Lap::Nat);
     track(platform, walk)
 }
 
@@ -545,6 +552,7 @@ fn answer<A: Address, P: Platform<A>, K: Packet>(
 fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &Flow<A>, stage: Stage) {
     let interface = packet.interface().0;
     trace::step(platform, || Record { number: interface, ..flow.record(stage) });
+    platform.lap(Lap::Parse);
 }
 
 /// Begins a walk of which nothing is known but where it begins. The length the frame arrives with.

@@ -8,7 +8,7 @@ use crate::tables::{
     IfIndex, Maglev, Masquerades, Node, Nodes, Pins, Policy, Reals, Ring, Routes, Sockets, SourceRanges,
     Virtuals, Writes,
 };
-use crate::trace::Record;
+use crate::trace::{Lap, Record};
 use crate::verdict::{Fate, Turn, Verdict};
 use crate::wire::{Address, Be16, Family, Plain, checksum};
 
@@ -99,6 +99,9 @@ pub trait Machine: Holds<Nodes> {
     fn tracing(&self) -> bool;
     /// Takes a report. What can't be taken is counted by the engine.
     fn report(&mut self, record: &Record);
+    /// What the walk has done since it last said so was this. Of use only to an engine that takes its time.
+    #[inline(always)]
+    fn lap(&mut self, _lap: Lap) {}
     /// Counts a packet and its bytes under its verdict.
     fn count(&mut self, verdict: Verdict, bytes: u32);
     /// Counts what became of an address that a socket dialled.

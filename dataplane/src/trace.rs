@@ -91,6 +91,45 @@ impl Stage {
     }
 }
 
+/// What a walk spends its time on: where one of them ends the engine is told so, with [`Machine::lap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Lap {
+    /// Finding out what the packet is, from its bytes and what is known of its fragments.
+    Parse = 0,
+    /// Which backend it is for.
+    Service = 1,
+    /// Looking for its flow, and noting it.
+    Conntrack = 2,
+    /// Asking policies.
+    Policy = 3,
+    /// Where to, and the Ethernet header and hops for that.
+    Route = 4,
+    /// Other addresses and ports in its place, and the choice of them.
+    Nat = 5,
+    /// Into the tunnel, or out of it.
+    Overlay = 6,
+    /// What the engine does with the verdict.
+    Redirect = 7,
+    /// What belongs to none of them: counting, segment sizes, an answer to whoever is refused.
+    Rest = 8,
+}
+
+impl Lap {
+    /// Each, with the word for it, in the order of their numbers.
+    pub const ALL: [(Lap, &'static str); 9] = [
+        (Lap::Parse, "parse"),
+        (Lap::Service, "service"),
+        (Lap::Conntrack, "conntrack"),
+        (Lap::Policy, "policy"),
+        (Lap::Route, "route"),
+        (Lap::Nat, "nat"),
+        (Lap::Overlay, "overlay"),
+        (Lap::Redirect, "redirect"),
+        (Lap::Rest, "rest"),
+    ];
+}
+
 /// One report: which stage, and what it saw. The meaning of the fields is each [`Stage`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -65,10 +65,16 @@ pub(crate) fn now_s() -> u32 {
     second as u32
 }
 
+/// Whether runs are to be repeated, with a clock that is told: test runs alone.
+#[inline(always)]
+pub(crate) fn is_fixed() -> bool {
+    FIXED_CLOCK.load() != 0
+}
+
 /// A number of [`CLOCK`], if runs are to be repeated.
 #[inline(always)]
 pub(crate) fn fixed(row: u32) -> Option<u32> {
-    if FIXED_CLOCK.load() == 0 {
+    if !is_fixed() {
         return None;
     }
     Some(CLOCK.get(row).copied().unwrap_or(0))

@@ -11,6 +11,7 @@ mod bytes;
 mod clock;
 mod frame;
 mod handover;
+mod laps;
 mod mapped;
 mod maps;
 mod measure;
@@ -28,6 +29,7 @@ use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::overlay::{self, Carried};
 use dataplane::path::Walk;
 use dataplane::tables::IfIndex;
+use dataplane::trace::Lap;
 use dataplane::wire::{Address, Family};
 use dataplane::{Machine, Packet, Platform, Reason, Verdict, flow, path};
 
@@ -38,6 +40,7 @@ use crate::platform::{Kernel, Skb};
 /// Ingress of a pod's host-side interface: what the pod sends.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
+    laps::begin(laps::FROM_POD);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_pod(&mut Kernel, frame, &mut room.v4),
@@ -53,6 +56,7 @@ pub fn from_underlay(context: TcContext) -> i32 {
     if let Some((counter, interface)) = frame.known() {
         return go_on(counter, interface);
     }
+    laps::begin(laps::FROM_UNDERLAY);
     let verdict = with_room(frame, arrived);
     obey(&context, verdict)
 }
@@ -71,8 +75,8 @@ pub fn from_wire(context: XdpContext) -> u32 {
         log(&context, frame.interface(), verdict);
     }
     let passes = matches!(verdict, Verdict::Deliver(_) | Verdict::Stack);
-    // A test run, which traces, reads what became of frames that go out again.
-    let done = if passes || Kernel.tracing() {
+    // A test run reads what became of frames that go out again.
+    let done = if passes || is_asked() {
         handover::leave(context.ctx, verdict)
     } else {
         handover::close(context.ctx)
@@ -93,6 +97,7 @@ pub fn from_wire(context: XdpContext) -> u32 {
 /// Ingress of the node's own gateway interface: what the node's stack sends to pods.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
+    laps::begin(laps::FROM_HOST);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_host(&mut Kernel, frame, &mut room.v4),
@@ -122,7 +127,9 @@ fn arrived<K: Packet>(frame: &mut K, room: &mut Room) -> Verdict {
     };
     if !known {
         room.carried = Carried::default();
-        match path::from_tunnel(&mut Kernel, frame, &mut room.carried) {
+        let part = path::from_tunnel(&mut Kernel, frame, &mut room.carried);
+        Kernel.lap(Lap::Overlay);
+        match part {
             Err(reason) => lose(reason, &mut verdict),
             Ok(()) => match flow::family(frame) {
                 Family::V4 => walk_on(frame, &room.carried, &mut room.v4, &mut verdict),
@@ -158,11 +165,18 @@ where
     *verdict = path::from_underlay(&mut Kernel, frame, walk, carried);
 }
 
+/// Whether a test run reads the verdict: one that traces, or one whose clock is told.
+#[inline(always)]
+fn is_asked() -> bool {
+    Kernel.tracing() || clock::is_fixed()
+}
+
 /// Does what the path says.
 #[inline(always)]
 fn obey(context: &TcContext, verdict: Verdict) -> i32 {
+    Kernel.lap(Lap::Rest);
     let mut frame = Skb::new(context.skb.skb);
-    if Kernel.tracing() {
+    if is_asked() {
         frame.note(verdict);
     }
     // Asked here, because a call takes longer than the answer.
@@ -170,7 +184,7 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
         log(context, frame.interface(), verdict);
     }
     // SAFETY: these only note where to; the kernel checks the interface when the program has returned.
-    match verdict {
+    let action = match verdict {
         Verdict::Deliver(interface) => (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32,
         Verdict::Forward(interface) if Kernel.has_uplink_peer() => {
             (unsafe { bpf_redirect_peer(interface.0, 0) }) as i32
@@ -179,7 +193,9 @@ fn obey(context: &TcContext, verdict: Verdict) -> i32 {
         Verdict::Answer | Verdict::Reject(_) => (unsafe { bpf_redirect(frame.interface().0, 0) }) as i32,
         Verdict::Stack => TC_ACT_OK as i32,
         Verdict::Drop(_) => TC_ACT_SHOT,
-    }
+    };
+    laps::end(Lap::Redirect);
+    action
 }
 
 /// Does what the program in the driver has found out, which has sent on or dropped all but what is for a pod or the

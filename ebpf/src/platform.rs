@@ -14,13 +14,13 @@ use aya_ebpf::helpers::{
     bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
-use dataplane::trace::Record;
+use dataplane::trace::{Lap, Record};
 use dataplane::verdict::{Turn, Verdict};
 use dataplane::wire::{Be16, Family, Plain, V4, V6, checksum, ethernet, icmp, tunnel};
 use dataplane::{Machine, Mend, MendEnd, Packet, Platform};
 
 use crate::bytes::{bounded, constants, done, field, load, store};
-use crate::{clock, handover, maps, measure};
+use crate::{clock, handover, laps, maps, measure};
 
 constants! {
     /// The node these programs were loaded for.
@@ -304,6 +304,11 @@ impl Machine for Kernel {
     #[inline(always)]
     fn report(&mut self, record: &Record) {
         maps::report(record);
+    }
+
+    #[inline(always)]
+    fn lap(&mut self, lap: Lap) {
+        laps::lap(lap);
     }
 
     #[inline(always)]

@@ -58,7 +58,8 @@ pub fn learn<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &
 /// row, whatever it passes. Its place in the flow is left in `tracked`.
 ///
 /// 12. Its flow goes on as it did (1. to 11.): it is the way of the flow's first packet, or another one's, which was
-///     answered before; no handshake, no end; no port stands for another.
+///     answered before; no handshake, no end; no port stands for another. That no Service is dialled (10.) was found
+///     out when the way was noted, and the agent has written nothing since.
 /// 13. It does not prolong it, because it comes in the same second as one before it.
 #[inline(always)]
 pub fn recall<A: Address>(
@@ -84,7 +85,7 @@ pub fn recall<A: Address>(
     }
     let connects = ends.protocol == ip::protocol::TCP;
     let mut flags = if connects { SETTLED } else { 0 };
-    if !tracked.original || !(connects || is_dialled(row)) {
+    if !tracked.original {
         flags |= ANSWERED;
     }
     if row.flags & (flags | FINISHED | RESET) != flags || ends.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {

@@ -16,6 +16,7 @@ use crate::conntrack::{State, Tracked};
 use crate::platform::{Machine, Packet, Platform};
 use crate::policy::Question;
 use crate::tables::{Endpoint, Identity, Node};
+use crate::trace::Lap;
 use crate::wire::Address;
 use crate::{policy, route};
 
@@ -37,13 +38,16 @@ pub(super) fn of_sender<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
+    platform.lap(Lap::Nat);
     if !is_judged(platform, &walk.tracked) || policy::is_itself(&walk.flow) {
         return Ok(());
     }
     let pod = route::owner(platform, &walk.flow, packet.interface())?;
     let first = walk.tracked.is_new();
     let asked = Question { first, ..Question::first(Endpoint::EGRESS, Identity::ANY) };
-    policy::judge(platform, &walk.flow, &pod, asked)
+    let part = policy::judge(platform, &walk.flow, &pod, asked);
+    platform.lap(Lap::Policy);
+    part
 }
 
 /// Whether it may come to the pod of this node that it is for.
@@ -60,7 +64,9 @@ pub(super) fn of_receiver<A: Address, P: Platform<A>>(platform: &mut P, walk: &m
     }
     let first = tracked.is_new();
     let asked = Question { first, ..Question::first(Endpoint::INGRESS, carried.identity) };
-    policy::judge(platform, flow, pod, asked)
+    let part = policy::judge(platform, flow, pod, asked);
+    platform.lap(Lap::Policy);
+    part
 }
 
 /// Whether an answer may still be given, where flows are cut: judged as what it answers, so before the Service's
@@ -71,13 +77,16 @@ pub(super) fn of_answer<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
+    platform.lap(Lap::Conntrack);
     if walk.tracked.state as u8 != State::Reply as u8 || !cuts(platform) || walk.flow.target == A::ITSELF {
         return Ok(());
     }
     if walk.from as u8 == From::Pod as u8 {
         of_answerer(platform, packet, walk)?;
     }
-    of_client(platform, walk)
+    let part = of_client(platform, walk);
+    platform.lap(Lap::Policy);
+    part
 }
 
 /// For the pod that was dialled.

@@ -15,7 +15,7 @@ use crate::overlay::{self, Outer};
 use crate::platform::{Machine, Packet, Platform};
 use crate::service::{self, Choice};
 use crate::tables::{Node, Route};
-use crate::trace::{self, Record, Stage};
+use crate::trace::{self, Lap, Record, Stage};
 use crate::wire::{Address, Mac, V4};
 use crate::{Verdict, nat, reject, route};
 
@@ -30,9 +30,11 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     if !is_open::<A>(platform) || !flow::glance(packet, &mut ends) || ends.hops <= 1 {
         return Ok(());
     }
+    platform.lap(Lap::Parse);
     if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Sends) {
         return Ok(());
     }
+    platform.lap(Lap::Conntrack);
     let way = &walk.tracked.connection.way;
     if way.interface != packet.interface() || way.mac == Mac::default() {
         return Ok(());
@@ -45,12 +47,16 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
         remember(walk, &ends, packet.length());
         tell_sent(platform, packet, walk)?;
     }
+    platform.lap(Lap::Route);
     turn(packet, &mut ends, &walk.tracked)?;
+    platform.lap(Lap::Nat);
     route::take_hop::<A>(packet, ends.hops, ends.protocol)?;
+    platform.lap(Lap::Route);
     let port = overlay::port(ends.hash(platform.node().seed));
     let way = &walk.tracked.connection.way;
     let outer = Outer { node: way.node, mac: way.mac, port, class: ends.class, identity: way.identity };
     overlay::put_around::<A>(platform, packet, &outer, 0)?;
+    platform.lap(Lap::Overlay);
     walk.end(Verdict::Forward(platform.node().uplink))
 }
 
@@ -88,9 +94,11 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     if !flow::glance_behind(packet, overlay::PLAIN_V4, &mut ends) || ends.hops <= 1 {
         return Ok(());
     }
+    platform.lap(Lap::Parse);
     if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Receives) {
         return Ok(());
     }
+    platform.lap(Lap::Conntrack);
     let row = &walk.tracked.connection;
     // The row under what was dialled is for packets of this node's own.
     let dialled = walk.tracked.original && row.frontend != A::default();
@@ -118,9 +126,12 @@ fn receive<A: Address, P: Platform<A>, K: Packet>(
     }
     ends.transport = ends.transport.wrapping_sub(overlay::PLAIN_V4);
     overlay::take_off(packet)?;
+    platform.lap(Lap::Overlay);
     turn(packet, ends, &walk.tracked)?;
+    platform.lap(Lap::Nat);
     let way = &walk.tracked.connection.way;
     route::pass_on::<A>(packet, (ends.hops, ends.protocol), Mac::GATEWAY, way.pod_mac)?;
+    platform.lap(Lap::Route);
     let interface = way.interface;
     walk.end(Verdict::Deliver(interface))
 }

@@ -5,7 +5,7 @@ use crate::conntrack::{State, Tracked};
 use crate::flow::Flow;
 use crate::platform::{Machine, Packet, Platform};
 use crate::tables::{Connection, Route, Way};
-use crate::trace::{self, Record, Stage};
+use crate::trace::{self, Lap, Record, Stage};
 use crate::wire::{Address, Mac, Port, ip};
 use crate::{Reason, Verdict, conntrack, mss, nat, overlay, policy, reject, route};
 
@@ -16,7 +16,9 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
+    platform.lap(Lap::Nat);
     leave(platform, packet, walk)?;
+    platform.lap(Lap::Route);
     if walk.room != 0 {
         return turn_back(platform, packet, walk);
     }
@@ -25,16 +27,19 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     }
     if walk.lends {
         lend(platform, walk)?;
+        platform.lap(Lap::Nat);
     }
     if walk.tracked.is_new() || walk.claimed {
         open(platform, walk)?;
     } else if walk.way.generation != 0 {
         conntrack::learn(platform, &walk.flow, &walk.way);
     }
+    platform.lap(Lap::Conntrack);
     if walk.port != Port::default() {
         borrow(platform, packet, walk)?;
     }
     nat::seal(packet, &walk.flow)?;
+    platform.lap(Lap::Nat);
     match walk.exit {
         Exit::Pod => return to_pod(platform, packet, walk),
         Exit::Host => return to_host(platform, walk),
@@ -44,6 +49,7 @@ pub(super) fn go<A: Address, P: Platform<A>, K: Packet>(
     // What a client who is answered straight sends comes through the tunnel all the same.
     if remote || is_direct_reply(walk) {
         fit_segments(platform, packet, walk)?;
+        platform.lap(Lap::Rest);
     }
     if !remote {
         return to_neighbour(platform, packet, walk);
@@ -217,6 +223,7 @@ fn to_pod<A: Address, P: Platform<A>, K: Packet>(
 ) -> Part {
     let Walk { flow, pod, .. } = &mut *walk;
     route::pass_on::<A>(packet, hop(flow), Mac::GATEWAY, pod.mac)?;
+    platform.lap(Lap::Route);
     trace::step(platform, || Record { number: pod.interface.0, ..flow.record(Stage::ToPod) });
     let interface = pod.interface;
     walk.end(Verdict::Deliver(interface))
@@ -236,6 +243,7 @@ fn to_neighbour<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     route::pass_on::<A>(packet, hop(&walk.flow), platform.node().mac, walk.route.mac)?;
+    platform.lap(Lap::Route);
     to_underlay(platform, walk)
 }
 
@@ -248,7 +256,9 @@ fn to_tunnel<A: Address, P: Platform<A>, K: Packet>(
 ) -> Part {
     let Walk { flow, route, carried, .. } = walk;
     route::take_hop::<A>(packet, flow.hops, flow.protocol)?;
+    platform.lap(Lap::Route);
     overlay::wrap(platform, packet, flow, route, carried.identity)?;
+    platform.lap(Lap::Overlay);
     to_underlay(platform, walk)
 }
 

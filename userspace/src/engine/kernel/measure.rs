@@ -8,15 +8,15 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, TestRun, TestRunOptions};
 
 use super::error::{Error, sentence};
-use super::{Kernel, scheduled, table_failed};
+use super::{Kernel, laps, scheduled, table_failed};
 use crate::engine::Hook;
 
 const RESTORE: &str = "restore";
 const TESTED: &str = "tested";
 const TEMPLATE: &str = "template";
 /// Those that are loaded beside the path's.
-pub(super) const PROGRAMS: [&str; 6] =
-    [RESTORE, "trivial", "open_once", "open_twice", "close_once", "close_twice"];
+pub(super) const PROGRAMS: [&str; 7] =
+    [RESTORE, "trivial", "open_once", "open_twice", "close_once", "close_twice", laps::CALIBRATE];
 /// Bytes of a tunnel's headers over IPv4, and of a segment's: Ethernet, IPv4 and TCP without options.
 const TUNNEL: usize = 50;
 const SEGMENT: usize = 54;

@@ -20,6 +20,7 @@ mod family;
 mod generation;
 mod held;
 mod hook;
+mod laps;
 mod measure;
 mod netns;
 pub mod object;
@@ -53,6 +54,7 @@ use tracing::warn;
 
 pub use error::Error;
 pub use hook::Way;
+pub use laps::{Stopwatch, Times};
 pub use measure::{Frames, Tested};
 pub use pin::Pins;
 pub use sockets::{Namespaces, cookie_of};
@@ -119,6 +121,8 @@ pub struct Options {
     pub fixed_clock: bool,
     /// It is loaded to be timed, and not to be attached: see [`Kernel::time`].
     pub measured: bool,
+    /// One in so many packets is timed, by lot: see [`Kernel::take_stopwatch`]. 0: none, and its programs are as usual.
+    pub timed: u32,
     /// Where what outlives this process is kept; without, nothing does.
     pub pins: Option<Pins>,
     /// The node's network namespace; without, the calling thread's.
@@ -527,6 +531,7 @@ fn object(
     loader.override_global("FIXED_CLOCK", &fixed_clock, true);
     loader.override_global("UPLINK_PEER", &uplink_peer, true);
     loader.override_global("MEASURED", &measured, true);
+    loader.override_global("TIMED", &options.timed, true);
     loader.override_global(aya_log::LEVEL, &log, true);
     for (table, rows) in capacities.all() {
         loader.map_max_entries(table, rows);
