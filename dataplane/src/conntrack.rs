@@ -232,7 +232,6 @@ pub fn open<A: Address>(
     if !elsewhere && Writes::<Connections<A>>::put(platform, &tuple, &row).is_err() {
         return Err(Reason::ConntrackFull);
     }
-    platform.report(&flow.record(Stage::Open));
     Ok(())
 }
 

@@ -71,6 +71,8 @@ pub struct Walk<A> {
     /// For whom the port that it came to stands.
     behind: Masqueraded<A>,
     carried: Carried,
+    /// The short way has found no row of its flow: what is in `tracked` says so.
+    missed: bool,
     from: From,
     /// The way into the tunnel, if that is where it leads.
     route: Route,
@@ -137,7 +139,7 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
         part = meet(platform, packet, walk);
     }
     if part.is_ok() && walk.verdict.is_none() {
-        part = judge::of_sender(platform, packet, walk);
+        part = judge::of_sender(platform, walk);
     }
     if part.is_ok() && walk.verdict.is_none() {
         part = go(platform, packet, walk);
@@ -164,6 +166,10 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     platform.lap(Lap::Route);
     walk.carried.identity = pod.identity;
     walk.owner = pod;
+    // Nobody looks for its flow again.
+    if walk.missed {
+        return Ok(());
+    }
     enter(platform, walk)
 }
 
@@ -431,7 +437,7 @@ fn settle<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     tell(platform, walk);
-    judge::of_answer(platform, packet, walk)?;
+    judge::of_answer(platform, walk)?;
     let row = &walk.tracked.connection;
     if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
         return Ok(());
@@ -563,6 +569,7 @@ fn start<A: Address, P: Machine>(platform: &P, packet: &impl Packet, walk: &mut 
     walk.flow = Flow { length: bytes, ..Flow::default() };
     walk.from = from;
     walk.choice = Choice::default();
+    walk.conflict = false;
     walk.room = 0;
     walk.verdict = None;
     bytes

@@ -120,10 +120,10 @@ pub fn judge<A: Address>(
     let key =
         PolicyKey { rules: pod.rules, identity, direction: asked.direction, protocol: flow.protocol, port };
     // 3.
-    let mut row: Option<PolicyRow> = Policy::<A>::get(platform, &key);
+    let mut row: Option<PolicyRow> = Policy::<A>::often(platform, &key);
     if row.is_none() {
         // 4.
-        row = Policy::<A>::get(platform, &PolicyKey { identity: Identity::ANY, ..key });
+        row = Policy::<A>::often(platform, &PolicyKey { identity: Identity::ANY, ..key });
     }
     // 5.
     let (mut decision, mut rule) = (Decision::Denied as u8, RuleId(0));
@@ -154,7 +154,7 @@ pub fn identity<A: Address>(platform: &impl Platform<A>, peer: A, carried: Ident
     if carried.0 >= Identity::FIRST.0 || carried.0 == Identity::WORLD.0 {
         return carried;
     }
-    Identities::get(platform, &peer).unwrap_or(Identity::WORLD)
+    Identities::often(platform, &peer).unwrap_or(Identity::WORLD)
 }
 
 /// Whether the flow is a pod's with itself, which is not judged: not where it leaves, not where it arrives.

@@ -52,7 +52,7 @@ pub fn is_here<A: Address>(platform: &impl Platform<A>, target: A) -> bool {
 /// Whether an address is a node's own.
 #[inline(always)]
 pub fn is_node<A: Address>(platform: &impl Platform<A>, address: A) -> bool {
-    match Routes::get(platform, &address) {
+    match Routes::often(platform, &address) {
         Some(route) => route.own == 1,
         None => false,
     }
@@ -65,7 +65,7 @@ pub fn is_direct<A: Address>(platform: &impl Platform<A>, client: A, backend: A)
     if Endpoints::get(platform, &backend).is_some() || is_inside(platform, client) {
         return false;
     }
-    match Routes::get(platform, &backend) {
+    match Routes::often(platform, &backend) {
         Some(route) => route.kind == Route::REMOTE && route.own == 0,
         None => false,
     }
@@ -74,7 +74,7 @@ pub fn is_direct<A: Address>(platform: &impl Platform<A>, client: A, backend: A)
 /// Whether an address is on the node at this end of the tunnel, so that it may send from it.
 #[inline(always)]
 pub fn is_of<A: Address>(platform: &impl Platform<A>, source: A, node: V6) -> bool {
-    match Routes::get(platform, &source) {
+    match Routes::often(platform, &source) {
         Some(route) => route.kind == Route::REMOTE && route.node == node,
         None => false,
     }
@@ -87,7 +87,7 @@ pub fn is_inside<A: Address>(platform: &impl Platform<A>, source: A) -> bool {
     if Endpoints::get(platform, &source).is_some() {
         return true;
     }
-    match Routes::get(platform, &source) {
+    match Routes::often(platform, &source) {
         Some(route) => {
             route.kind != Route::WORLD && route.kind != Route::NATIVE && route.kind != Route::ROUTED
         }
@@ -127,7 +127,7 @@ pub fn local<A: Address>(
 #[inline(always)]
 pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route, Reason> {
     // 2.
-    let route = Routes::get(platform, &flow.target).ok_or(Reason::Blackhole)?;
+    let route = Routes::often(platform, &flow.target).ok_or(Reason::Blackhole)?;
     note(platform, flow, route.kind, route.id.0);
     if route.kind == Route::BLACKHOLE {
         return Err(Reason::Blackhole);

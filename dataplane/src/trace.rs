@@ -2,7 +2,7 @@
 //!
 //! Two kinds of reports come out of the path: the steps of a packet, only while the engine is tracing
 //! (free when it is not: the engine answers with a constant), and what must be known of any packet, which
-//! is the opening of a flow and a drop.
+//! is a drop, or that audit let it pass. Which flows there are the tables say.
 
 use crate::platform::Machine;
 use crate::wire::{Port, V6, plain};
@@ -42,8 +42,6 @@ pub enum Stage {
     ToHost = 12,
     /// The packet was dropped; `detail` is the [`crate::Reason`]. Always reported.
     Drop = 13,
-    /// A flow was let through and is tracked from here on. Always reported.
-    Open = 14,
     /// Head or tail of an ARP question that the path answered itself.
     Arp = 15,
     /// `detail` is [`crate::fragment::FIRST`] or [`crate::fragment::LATER`], `number` the place in the packet.
@@ -73,7 +71,6 @@ impl Stage {
         (Stage::ToUnderlay, "to_underlay"),
         (Stage::ToHost, "to_host"),
         (Stage::Drop, "drop"),
-        (Stage::Open, "open"),
         (Stage::Arp, "arp"),
         (Stage::Fragment, "fragment"),
         (Stage::Reject, "reject"),

@@ -7,6 +7,7 @@
     reason = "only the compiler knows which offsets are constant: see bytes::bounded"
 )]
 
+mod answers;
 mod bytes;
 mod clock;
 mod frame;

@@ -47,6 +47,11 @@ pub(crate) trait Mapped: Table {
     type Map: Finds<Self> + 'static;
     /// Its map.
     fn map() -> &'static Self::Map;
+    /// The row for this key, of a table that packet after packet asks the same.
+    #[inline(always)]
+    fn often(key: &Self::Key) -> Option<Self::Row> {
+        Self::map().find(key).map(copy)
+    }
 }
 
 /// A kind of map, and how rows of `T` are found in it.
@@ -56,13 +61,14 @@ pub(crate) trait Finds<T: Table + ?Sized> {
 }
 
 /// Declares the map of each table, which is called as its table is: in each line one table, or those of both
-/// families.
+/// families. Behind `often` stands the name of the map of a table's `answers`.
 macro_rules! mapped {
-    ($($shape:ident $table:ident $(<$family:ident>)? $name:literal $(, <$other:ident> $name_of_other:literal)?;)+) => { $(
-        mapped!(one $shape, $table $(<$family>)?, $name);
-        $(mapped!(one $shape, $table<$other>, $name_of_other);)?
+    ($($shape:ident $table:ident $(<$family:ident>)? $name:literal $(often $answers:literal)?
+        $(, <$other:ident> $name_of_other:literal $(often $answers_of_other:literal)?)?;)+) => { $(
+        mapped!(one $shape, $table $(<$family>)?, $name $(, $answers)?);
+        $(mapped!(one $shape, $table<$other>, $name_of_other $(, $answers_of_other)?);)?
     )+ };
-    (one $shape:ident, $table:ty, $name:literal) => {
+    (one $shape:ident, $table:ty, $name:literal $(, $answers:literal)?) => {
         impl Mapped for $table {
             type Map = $shape<$table>;
             #[inline(always)]
@@ -71,6 +77,15 @@ macro_rules! mapped {
                 static MAP: $shape<$table> = <$shape<$table>>::with_max_entries(<$table>::CAPACITY, 0);
                 &MAP
             }
+            $(
+                #[inline(always)]
+                fn often(key: &Self::Key) -> Option<Self::Row> {
+                    #[map(name = $answers)]
+                    static LAST: $crate::answers::Answers<$table> =
+                        $crate::answers::Answers::with_max_entries($crate::answers::KEPT, 0);
+                    $crate::answers::recalled(&LAST, key)
+                }
+            )?
         }
         const _: () = assert!(same(<$table>::NAME, $name));
     };
@@ -136,6 +151,11 @@ impl<T: Mapped> Holds<T> for Kernel {
     #[inline(always)]
     fn row(&self, key: &T::Key) -> Option<T::Row> {
         T::map().find(key).map(copy)
+    }
+
+    #[inline(always)]
+    fn row_often(&self, key: &T::Key) -> Option<T::Row> {
+        <T as Mapped>::often(key)
     }
 }
 

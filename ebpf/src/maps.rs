@@ -5,6 +5,7 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{self, PerCpuArray, RingBuf};
 use dataplane::overlay::Carried;
@@ -27,10 +28,10 @@ mapped! {
     Hash Affinities<V4> "affinities", <V6> "affinities_v6";
     Longest SourceRanges<V4> "source_ranges", <V6> "source_ranges_v6";
     Hash Connections<V4> "conntrack", <V6> "conntrack_v6";
-    Longest Identities<V4> "identities", <V6> "identities_v6";
-    Longest Policy<V4> "policy", <V6> "policy_v6";
+    Longest Identities<V4> "identities" often "last_identities", <V6> "identities_v6" often "last_ids_v6";
+    Longest Policy<V4> "policy" often "last_policy", <V6> "policy_v6" often "last_policy_v6";
     Hash Masquerades<V4> "masquerades", <V6> "masquerades_v6";
-    Longest Routes<V4> "routes", <V6> "routes_v6";
+    Longest Routes<V4> "routes" often "last_routes", <V6> "routes_v6" often "last_routes_v6";
     Hash Nodes "nodes";
     Hash Fragments<V4> "fragments", <V6> "fragments_v6";
     Hash Homes<V4> "homes", <V6> "homes_v6";
@@ -93,14 +94,14 @@ pub(crate) fn count_turn(turn: Turn) {
     }
 }
 
-/// Sends a report to the agent, or counts it as lost. A function of its own: in place, the compiler gives
+/// Leaves a report to the agent, which looks from time to time and need not be woken, or counts it as lost. A function of its own: in place, the compiler gives
 /// the fields of every record that the path may report places of their own on the stack.
 #[inline(never)]
 pub(crate) fn report(record: &Record) {
     if let Some(mut entry) = RECORDS.reserve::<Record>(0) {
         let room: &mut MaybeUninit<Record> = &mut entry;
         room.write(*record);
-        entry.submit(0);
+        entry.submit(BPF_RB_NO_WAKEUP as u64);
     } else if let Some(lost) = LOST.get_ptr_mut(0) {
         // SAFETY: the row is this CPU's.
         unsafe { *lost += 1 };

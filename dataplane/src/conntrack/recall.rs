@@ -55,7 +55,7 @@ pub fn learn<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &
 }
 
 /// Whether the row of a packet's flow says which way it goes, and the packet nothing that is new: then it changes no
-/// row, whatever it passes. Its place in the flow is left in `tracked`.
+/// row, whatever it passes. Its place in the flow is left in `tracked`: that it is of a new one, if there is no row.
 ///
 /// 12. Its flow goes on as it did (1. to 11.): it is the way of the flow's first packet, or another one's, which was
 ///     answered before; no handshake, no end; no port stands for another. That no Service is dialled (10.) was found
@@ -69,7 +69,11 @@ pub fn recall<A: Address>(
 ) -> Option<Pod> {
     let source = (&ends.source, ends.source_port);
     let (tuple, from_high) = flow::ends(source, (&ends.target, ends.target_port), ends.protocol);
-    tracked.connection = Connections::get(platform, &tuple)?;
+    let Some(row) = Connections::get(platform, &tuple) else {
+        tracked.forget();
+        return None;
+    };
+    (tracked.state, tracked.connection) = (State::Established, row);
     let row = &tracked.connection;
     let generation = platform.generation();
     if generation == 0 || row.way.generation != generation {

@@ -13,7 +13,7 @@
 
 use super::{From, Part, Walk};
 use crate::conntrack::{State, Tracked};
-use crate::platform::{Machine, Packet, Platform};
+use crate::platform::{Machine, Platform};
 use crate::policy::Question;
 use crate::tables::{Endpoint, Identity, Node};
 use crate::trace::Lap;
@@ -33,19 +33,14 @@ fn cuts(platform: &impl Machine) -> bool {
 
 /// Whether a pod may send it.
 #[inline(never)]
-pub(super) fn of_sender<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
+pub(super) fn of_sender<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     platform.lap(Lap::Nat);
     if !is_judged(platform, &walk.tracked) || policy::is_itself(&walk.flow) {
         return Ok(());
     }
-    let pod = route::owner(platform, &walk.flow, packet.interface())?;
     let first = walk.tracked.is_new();
     let asked = Question { first, ..Question::first(Endpoint::EGRESS, Identity::ANY) };
-    let part = policy::judge(platform, &walk.flow, &pod, asked);
+    let part = policy::judge(platform, &walk.flow, &walk.owner, asked);
     platform.lap(Lap::Policy);
     part
 }
@@ -72,17 +67,13 @@ pub(super) fn of_receiver<A: Address, P: Platform<A>>(platform: &mut P, walk: &m
 /// Whether an answer may still be given, where flows are cut: judged as what it answers, so before the Service's
 /// address takes the place of who answers.
 #[inline(always)]
-pub(super) fn of_answer<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
+pub(super) fn of_answer<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     platform.lap(Lap::Conntrack);
     if walk.tracked.state as u8 != State::Reply as u8 || !cuts(platform) || walk.flow.target == A::ITSELF {
         return Ok(());
     }
     if walk.from as u8 == From::Pod as u8 {
-        of_answerer(platform, packet, walk)?;
+        of_answerer(platform, walk)?;
     }
     let part = of_client(platform, walk);
     platform.lap(Lap::Policy);
@@ -91,17 +82,12 @@ pub(super) fn of_answer<A: Address, P: Platform<A>, K: Packet>(
 
 /// For the pod that was dialled.
 #[inline(never)]
-fn of_answerer<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
+fn of_answerer<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     // 1. and 2.
     if route::is_node(platform, walk.flow.target) {
         return Ok(());
     }
-    let pod = route::owner(platform, &walk.flow, packet.interface())?;
-    policy::judge(platform, &walk.flow, &pod, answer(Endpoint::INGRESS))
+    policy::judge(platform, &walk.flow, &walk.owner, answer(Endpoint::INGRESS))
 }
 
 /// For the pod that has dialled.

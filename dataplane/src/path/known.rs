@@ -27,11 +27,13 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let mut ends = Ends::default();
+    walk.missed = false;
     if !is_open::<A>(platform) || !flow::glance(packet, &mut ends) || ends.hops <= 1 {
         return Ok(());
     }
     platform.lap(Lap::Parse);
     if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Sends) {
+        walk.missed = walk.tracked.is_new();
         return Ok(());
     }
     platform.lap(Lap::Conntrack);

@@ -114,12 +114,29 @@ pub trait Table {
     {
         platform.row(key)
     }
+
+    /// The same for what packet after packet asks of few keys: an engine may keep what it was told for as long as the
+    /// agent writes nothing ([`Machine::generation`]).
+    ///
+    /// [`Machine::generation`]: crate::platform::Machine::generation
+    #[inline(always)]
+    fn often<P: Holds<Self>>(platform: &P, key: &Self::Key) -> Option<Self::Row>
+    where
+        Self: Sized,
+    {
+        platform.row_often(key)
+    }
 }
 
 /// An engine that can read the table `T`.
 pub trait Holds<T: Table> {
     /// The row for this key, found as [`Table::SHAPE`] says.
     fn row(&self, key: &T::Key) -> Option<T::Row>;
+    /// The same, for [`Table::often`].
+    #[inline(always)]
+    fn row_often(&self, key: &T::Key) -> Option<T::Row> {
+        self.row(key)
+    }
 }
 
 /// An engine on which the path itself may change the hash table `T`.

@@ -297,8 +297,6 @@ impl Printed {
                 "the first, its ports are remembered".to_owned()
             }
             Stage::Fragment => format!("from byte {}, goes with the first", record.number),
-            // What a flow log says of the flow; of the packet everything is said.
-            Stage::Open => return None,
         };
         Some(Line(stage.word(), says))
     }

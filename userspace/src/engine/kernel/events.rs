@@ -1,7 +1,5 @@
 //! Reports out of the kernel: a ring buffer, and the number of those that found no room in it.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use dataplane::trace::Record;
 
@@ -32,9 +30,5 @@ impl Events {
     pub(super) fn lost(&self) -> Result<u64, Error> {
         let lost = self.lost.get(&0, 0).map_err(table_failed("read", LOST))?;
         Ok(lost.iter().sum())
-    }
-
-    pub(super) fn readable(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
     }
 }

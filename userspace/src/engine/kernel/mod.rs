@@ -322,11 +322,6 @@ impl Kernel {
         self.events.lost()
     }
 
-    /// Readable when there are reports.
-    pub fn readable(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.events.readable()
-    }
-
     /// The number by which the path knows whether the agent has written since.
     pub fn generation(&self) -> u32 {
         self.generation.number()
