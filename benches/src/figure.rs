@@ -37,6 +37,14 @@ pub const THROUGHPUT: &str = "throughput_gbit_per_s";
 pub const RECEIVED: &str = "received_kpps";
 /// How long `PROGRAM` and `BOOT` took.
 pub const TOOK: &str = "took_ms";
+/// What of `PROGRAM` was to find out what to write, and what to write it.
+pub const PLANNED: &str = "planned_ms";
+/// See [`PLANNED`].
+pub const WRITTEN: &str = "written_ms";
+/// The same of `UPDATE`, each half of the changes stay below.
+pub const PLANNED_P50: &str = "planned_us_p50";
+/// See [`PLANNED_P50`].
+pub const WRITTEN_P50: &str = "written_us_p50";
 /// What rules or tables take of the memory.
 pub const MEMORY: &str = "memory_bytes";
 
@@ -44,7 +52,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// Every figure, in the order of columns: of those that a sample has, the first is the telling one.
-pub const ALL: [Figure; 18] = [
+pub const ALL: [Figure; 22] = [
     figure(THROUGHPUT, "GBIT/S", "throughput, Gbit/s", HIGHER),
     figure(RECEIVED, "KPPS", "rate of packets, thousand/s", HIGHER),
     figure(LATENCY_P50, "P50 us", "latency p50, µs", LOWER),
@@ -58,6 +66,10 @@ pub const ALL: [Figure; 18] = [
     figure("cpu_us_per_transaction", "CPU us EACH", "CPU time of a transaction, µs", LOWER),
     figure("cpu_ms_per_gbit", "CPU ms/GBIT", "CPU time of a gigabit, ms", LOWER),
     figure("cpu_ns_per_packet", "CPU ns EACH", "CPU time of a packet, ns", LOWER),
+    figure(PLANNED, "PLANNED ms", "time to plan, ms", None),
+    figure(WRITTEN, "WRITTEN ms", "time to write, ms", None),
+    figure(PLANNED_P50, "PLANNED us P50", "time to plan p50, µs", None),
+    figure(WRITTEN_P50, "WRITTEN us P50", "time to write p50, µs", None),
     figure("retransmits", "RETRANSMITS", "segments sent again", None),
     figure("lost", "LOST", "requests without an answer", LOWER),
     figure("sent_kpps", "KPPS SENT", "rate of packets sent, thousand/s", None),

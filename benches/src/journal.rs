@@ -1,7 +1,8 @@
 //! What has been measured so far, so that a run that was interrupted can go on.
 //!
-//! A file of lines beside the results: first what the run is, then each sample as soon as it is taken. The last line
-//! may be torn, if the process ended while it wrote.
+//! A file of lines beside the results: first what the run is, then each sample as soon as it is taken, and behind each
+//! round that it is over. The last line may be torn, if the process ended while it wrote. Only whole rounds are gone on
+//! with: what is compared within a round must have been measured in turn, and not on two days.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::Suite;
+use crate::report::words::title;
 use crate::results::{Machine, Point, Sample, VERSION};
 
 /// What a run is: samples of another one are no part of it.
@@ -18,6 +20,9 @@ use crate::results::{Machine, Point, Sample, VERSION};
 pub struct Head {
     version: u32,
     suite: String,
+    variants: Vec<String>,
+    points: Vec<Point>,
+    rounds: usize,
     seed: u64,
     time_s: f64,
     /// As it was when the run began.
@@ -61,29 +66,74 @@ pub enum Error {
     },
 }
 
+/// What a run, or a part of it, has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spent {
+    /// See [`Machine::took_s`].
+    pub took_s: f64,
+    /// See [`Machine::steal_percent`].
+    pub steal_percent: f64,
+}
+
+impl Spent {
+    /// Both parts together.
+    pub fn and(self, other: Self) -> Self {
+        let took_s = self.took_s + other.took_s;
+        let stolen = self.took_s * self.steal_percent + other.took_s * other.steal_percent;
+        Self { took_s, steal_percent: if took_s > 0.0 { stolen / took_s } else { 0.0 } }
+    }
+}
+
+/// A line behind the first.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line<S> {
+    Sample(S),
+    /// A round is over: what all of the run has taken until then.
+    Round(Spent),
+}
+
 /// The samples that were taken, and where the next are noted.
 #[derive(Debug, Default)]
 pub struct Journal {
     file: Option<(PathBuf, File)>,
     machine: Option<Machine>,
     samples: Vec<Sample>,
+    spent: Spent,
 }
 
 impl Head {
     /// Of a run that begins on this machine.
     pub fn new(suite: &Suite, machine: Machine) -> Self {
-        let Suite { name, seed, time, .. } = suite;
-        Self { version: VERSION, suite: (*name).to_owned(), seed: *seed, time_s: time.as_secs_f64(), machine }
+        let Suite { name, variants, rounds, seed, time, .. } = suite;
+        Self {
+            version: VERSION,
+            suite: (*name).to_owned(),
+            variants: variants.iter().map(ToString::to_string).collect(),
+            points: suite.runs().map(|run| run.point()).collect(),
+            rounds: *rounds,
+            seed: *seed,
+            time_s: time.as_secs_f64(),
+            machine,
+        }
     }
 
     /// What makes it another run than this, if something does: its name, there and here. The load is not compared, nor
     /// when it began.
     fn differs(&self, here: &Self) -> Option<(&'static str, String, String)> {
+        let others = |of: &Self, than: &Self| {
+            let others = of.points.iter().filter(|point| !than.points.contains(point)).map(title);
+            let others: Vec<_> = others.collect();
+            if others.is_empty() { "no others".to_owned() } else { others.join("; ") }
+        };
         let facts = |head: &Self| {
             let Machine { kernel, cpu, cpus, memory_bytes, commit, .. } = &head.machine;
             [
                 ("format", head.version.to_string()),
                 ("suite", head.suite.clone()),
+                ("list of dataplanes", head.variants.join(", ")),
+                ("number of rounds", head.rounds.to_string()),
                 ("seed", head.seed.to_string()),
                 ("time of a measurement", format!("{} s", head.time_s)),
                 ("kernel", kernel.clone()),
@@ -91,8 +141,11 @@ impl Head {
                 ("commit", commit.clone()),
             ]
         };
-        let mut pairs = facts(self).into_iter().zip(facts(here));
-        pairs.find_map(|((what, there), (_, here))| (there != here).then_some((what, there, here)))
+        let pairs = facts(self).into_iter().zip(facts(here));
+        let points = [("list of points", others(self, here), others(here, self))];
+        let points = points.into_iter().filter(|_| self.points != here.points);
+        let facts = pairs.map(|((what, there), (_, here))| (what, there, here));
+        facts.filter(|(_, there, here)| there != here).chain(points).next()
     }
 }
 
@@ -128,17 +181,32 @@ impl Journal {
         // What has no end was not written to its end.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let mut lines = text[..whole].split_inclusive(|byte| *byte == b'\n').enumerate();
+        let mut end = 0;
         let wrong = |at: usize| move |source| Error::Line { path: path.to_owned(), line: at + 1, source };
         let Some((_, first)) = lines.next() else { return Self::begin(path, head) };
         let there: Head = serde_json::from_slice(first).map_err(wrong(0))?;
+        end += first.len();
         if let Some((what, there, here)) = there.differs(head) {
             return Err(Error::Another { path: path.to_owned(), what, there, here });
         }
-        let samples = lines.map(|(at, line)| serde_json::from_slice(line).map_err(wrong(at)));
-        let samples = samples.collect::<Result<_, _>>()?;
+        let (mut samples, mut spent) = (Vec::new(), Spent::default());
+        let (mut known, mut kept) = (end, 0);
+        for (at, line) in lines {
+            end += line.len();
+            match serde_json::from_slice(line).map_err(wrong(at))? {
+                Line::Sample(sample) => samples.push(sample),
+                Line::Round(until) => (spent, known, kept) = (until, end, samples.len()),
+            }
+        }
+        samples.truncate(kept);
         let file = OpenOptions::new().append(true).open(path).map_err(failed("write", path))?;
-        file.set_len(whole as u64).map_err(failed("write", path))?;
-        Ok(Self { file: Some((path.to_owned(), file)), machine: Some(there.machine), samples })
+        file.set_len(known as u64).map_err(failed("write", path))?;
+        Ok(Self { file: Some((path.to_owned(), file)), machine: Some(there.machine), samples, spent })
+    }
+
+    /// What the earlier parts of the run have taken.
+    pub fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// The machine as it was when the run began, if that was earlier.
@@ -156,7 +224,15 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`].
     pub fn add(&mut self, sample: &Sample) -> Result<(), Error> {
-        self.note(sample)
+        self.note(&Line::Sample(sample))
+    }
+
+    /// Notes that a round is over, and what all of the run has taken until now.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn end_round(&mut self, spent: Spent) -> Result<(), Error> {
+        self.note(&Line::<&Sample>::Round(spent))
     }
 
     fn note(&mut self, line: &impl Serialize) -> Result<(), Error> {
@@ -189,29 +265,36 @@ mod tests {
         Head::new(&Suite::quick(), Machine { cpus: 2, ..Machine::default() })
     }
 
-    /// A journal with these lines of six samples and what is behind them.
+    /// A journal with these lines of six samples, two a round, and what is behind them.
     fn written(samples: usize, torn: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = Journal::beside(&folder.path().join("results.json"));
         let mut journal = Journal::begin(&path, &head()).expect("a folder of our own");
-        results().samples.iter().take(samples).for_each(|it| journal.add(it).expect("as before"));
+        for (at, sample) in results().samples.iter().take(samples).enumerate() {
+            journal.add(sample).expect("as before");
+            if at % 2 == 1 {
+                journal.end_round(Spent { took_s: at as f64, steal_percent: 2.0 }).expect("as before");
+            }
+        }
         let text = fs::read_to_string(&path).expect("it was written") + torn;
         fs::write(&path, text).expect("as before");
         (folder, path)
     }
 
     #[test]
-    fn a_run_goes_on_behind_the_last_whole_line() {
+    fn a_run_goes_on_behind_the_last_whole_round() {
         let all = results().samples;
-        let torn = r#"{"variant":"routed","point":{"work"#;
-        let (_folder, path) = written(2, torn);
+        let torn = r#"{"sample":{"variant":"routed","point":{"work"#;
+        let (_folder, path) = written(3, torn);
         let mut journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
         let taken = |journal: &Journal, at: usize| {
             let Sample { variant, point, round, .. } = &all[at];
             journal.sample(variant, point, *round).cloned()
         };
         assert_eq!((taken(&journal, 1), taken(&journal, 2)), (Some(all[1].clone()), None));
+        assert_eq!(journal.spent(), Spent { took_s: 1.0, steal_percent: 2.0 });
         journal.add(&all[2]).expect("as before");
+        journal.end_round(Spent::default()).expect("as before");
         let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             taken(&journal, 2),
@@ -245,9 +328,22 @@ mod tests {
                 .contains("its suite is quick, and this run's is scale")
         );
         assert!(other(|head| head.seed = 7).contains("its seed is 1"));
+        assert!(other(|head| head.rounds = 9).contains("its number of rounds is 5, and this run's is 9"));
+        assert!(other(|head| drop(head.variants.pop())).contains("its list of dataplanes is ebpf, "));
+        let fewer = other(|head| drop(head.points.pop()));
+        assert!(
+            fewer.contains("its list of points is UDP_STREAM, other node, 64 B, and this run's is no others")
+        );
         assert!(other(|head| head.machine.cpus = 64).contains("its machine is 2 x"));
         let later = Head { machine: Machine { load: 9.0, began_s: 9, ..head().machine }, ..head() };
         assert!(Journal::resume(&path, &later).is_ok(), "the same machine, at another time");
+    }
+
+    #[test]
+    fn what_two_parts_of_a_run_have_taken_is_added_and_what_was_stolen_weighed_by_it() {
+        let part = |took_s, steal_percent| Spent { took_s, steal_percent };
+        assert_eq!(part(30.0, 4.0).and(part(10.0, 0.0)), part(40.0, 3.0));
+        assert_eq!(Spent::default().and(Spent::default()), Spent::default());
     }
 
     #[test]
@@ -255,5 +351,8 @@ mod tests {
         let (_folder, path) = written(1, "nonsense\n");
         let error = Journal::resume(&path, &head()).expect_err("nonsense");
         assert!(error.to_string().contains("line 3"), "{error}");
+        let (_folder, path) = written(2, "{}\n");
+        let error = Journal::resume(&path, &head()).expect_err("neither a sample nor a round's end");
+        assert!(error.to_string().contains("line 5"), "{error}");
     }
 }

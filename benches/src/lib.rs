@@ -21,4 +21,5 @@ pub mod results;
 pub mod rules;
 pub mod sample;
 pub mod services;
+pub mod stages;
 pub mod targets;

@@ -1,8 +1,6 @@
 //! The machine that is measured on.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::results::Machine;
@@ -21,7 +19,8 @@ pub fn now() -> Machine {
         cpu: cpu.unwrap_or_else(|| "unknown".to_owned()),
         cpus: cpus(),
         memory_bytes: kernel_memory(&["MemTotal"]),
-        commit: commit().unwrap_or_default(),
+        // Of the sources when this was built, whatever stands there now: see `build.rs`.
+        commit: env!("PODPATH_COMMIT").to_owned(),
         began_s: began.as_secs(),
         load: load.unwrap_or_default(),
         ..Machine::default()
@@ -42,19 +41,6 @@ pub(crate) fn kernel_memory(lines: &[&str]) -> u64 {
         lines.contains(&name).then_some(value)
     });
     1024 * kib.sum::<u64>()
-}
-
-/// The commit that the sources stand at which this was built from, if they are still there.
-fn commit() -> Option<String> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(sources).args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let dirty =
-        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
-    Some(if dirty { commit + "-dirty" } else { commit })
 }
 
 #[cfg(test)]

@@ -26,7 +26,8 @@ struct Options {
     /// What to compare.
     #[arg(value_enum, default_value_t = Which::Quick)]
     suite: Which,
-    /// Only these dataplanes, workloads and ways, parted by commas: ebpf,routed,tcp_crr,service.
+    /// Only these dataplanes, workloads and ways, parted by commas: ebpf,routed,tcp_crr,service. What goes no way
+    /// (program, update, memory, boot) is left out where a way is named, unless it is named itself.
     #[arg(long)]
     only: Option<String>,
     /// How often each is measured.
@@ -229,7 +230,8 @@ fn balance(options: &Options) -> anyhow::Result<()> {
 
 /// Times the path's programs.
 fn walk(options: &Options) -> anyhow::Result<()> {
-    let costs = path::measure(|what| eprintln!("{what}"))?;
+    listen_for_signals().context("cannot listen for signals")?;
+    let costs = path::measure(&STOP, |what| eprintln!("{what}"))?;
     tell(options, &serde_json::to_string_pretty(&costs)?, &path::Beside(&costs), &path::csv(&costs))
 }
 

@@ -219,6 +219,8 @@ pub struct Run {
     pub rate_per_s: u64,
     /// Of the cluster that it is measured on.
     pub sizes: Sizes,
+    /// It is measured less often than the others.
+    pub less: bool,
 }
 
 /// Requests per second that are offered where a rate is: most variants can answer so many on one CPU, and a variant
@@ -234,7 +236,11 @@ impl Run {
             Workload::TcpStream => 0,
             Workload::Program | Workload::Update | Workload::Memory | Workload::Boot => 0,
         };
-        Self { workload, way, size_bytes, connections: 1, rate_per_s: 0, sizes: Sizes::LEAST }
+        Self { workload, way, size_bytes, connections: 1, rate_per_s: 0, sizes: Sizes::LEAST, less: false }
+    }
+
+    const fn less(self) -> Self {
+        Self { less: true, ..self }
     }
 
     const fn connections(self, connections: usize) -> Self {
@@ -254,6 +260,11 @@ impl Run {
         !matches!(self.way, Way::Memory)
     }
 
+    /// It is done to the variant itself, and not sent anywhere.
+    pub const fn goes_no_way(&self) -> bool {
+        matches!(self.workload, Workload::Program | Workload::Update | Workload::Memory | Workload::Boot)
+    }
+
     /// Client and server have a CPU each, and whatever carries packets either. Otherwise all of them share one:
     /// across CPUs a round trip is mostly the time to wake the other one up, and what a packet costs is hidden by it.
     pub const fn spreads(&self) -> bool {
@@ -263,7 +274,13 @@ impl Run {
     /// How often it is measured, where the suite says `rounds`.
     pub const fn rounds(&self, rounds: usize) -> usize {
         const OF_RULES: usize = 3;
-        if self.is_traffic() || rounds < OF_RULES { rounds } else { OF_RULES }
+        const OF_LESS: usize = 5;
+        let most = match self.is_traffic() {
+            false => OF_RULES,
+            true if self.less => OF_LESS,
+            true => rounds,
+        };
+        if rounds < most { rounds } else { most }
     }
 
     /// As results name it.
@@ -381,6 +398,7 @@ impl Suite {
             Run::new(FirstPacket, OtherNode),
             Run::new(FirstPacket, Service),
         ];
+        runs.extend(Self::other_ways().map(Run::less));
         runs.extend(rules(Sizes::LEAST).into_iter().chain(rules(among(5000))));
         // Its frames are for the Service, which only the bare loop does not know.
         runs.extend([Run::new(Forward, OtherNode), Run::new(Forward, OtherNode).sizes(among(1000))]);
@@ -390,10 +408,24 @@ impl Suite {
             variants: Variant::all(),
             blocks: vec![runs],
             rounds: 7,
-            time: Duration::from_millis(500),
+            time: Duration::from_millis(350),
             seed: 1,
             programs: true,
         }
+    }
+
+    /// What [`Suite::standard`] has of each kind of traffic beside the ways that it is judged by, so that every kind goes
+    /// every way.
+    fn other_ways() -> impl Iterator<Item = Run> {
+        use {Way::*, Workload::*};
+        let ways: [(Workload, &[Way]); 5] = [
+            (UdpRr, &[SameNode, Service, NodePort, World]),
+            (TcpCrr, &[SameNode, World]),
+            (TcpStream, &[SameNode, Service, NodePort, World]),
+            (UdpStream, &[SameNode, Service, NodePort, World]),
+            (FirstPacket, &[SameNode, NodePort, World]),
+        ];
+        ways.into_iter().flat_map(|(workload, ways)| ways.iter().map(move |way| Run::new(workload, *way)))
     }
 
     /// How it goes with size: each of Services, policies and flows alone, the others at their least.
@@ -445,7 +477,8 @@ impl Suite {
     }
 
     /// What is left when only these words are wanted, parted by commas: names of dataplanes, workloads and ways.
-    /// Where none of a sort is named, all of it stays.
+    /// Where none of a sort is named, all of it stays; but what goes no way at all goes none of those that are named,
+    /// and stays only if it is named itself.
     ///
     /// # Errors
     /// [`Error`].
@@ -467,7 +500,10 @@ impl Suite {
             workloads.is_empty() && ways.is_empty() && self.variants.contains(&Name::Ebpf.into());
         for block in &mut self.blocks {
             block.retain(|run| workloads.is_empty() || workloads.contains(&run.workload));
-            block.retain(|run| ways.is_empty() || ways.contains(&run.way));
+            block.retain(|run| {
+                let asked = run.goes_no_way() && workloads.contains(&run.workload);
+                ways.is_empty() || ways.contains(&run.way) || asked
+            });
         }
         self.blocks.retain(|block| !block.is_empty());
         if self.variants.is_empty() || self.blocks.is_empty() {
@@ -486,7 +522,10 @@ mod tests {
     fn shortest(suite: &Suite) -> Duration {
         let traffic = suite.runs().filter(|run| run.is_traffic());
         let samples: usize = traffic
-            .map(|run| suite.variants.iter().filter(|it| it.lacks(run).is_none()).count() * suite.rounds)
+            .map(|run| {
+                let can = suite.variants.iter().filter(|it| it.lacks(run).is_none());
+                can.count() * run.rounds(suite.rounds)
+            })
             .sum();
         // With the warm-up before it, and what ends it.
         (suite.time.mul_f64(1.1) + Duration::from_millis(50)) * samples as u32
@@ -494,7 +533,7 @@ mod tests {
 
     #[test]
     fn suites_fit_into_their_time_and_leave_some_for_building() {
-        for (suite, most_s) in [(Suite::quick(), 45), (Suite::standard(), 19 * 60), (Suite::scale(), 30 * 60)]
+        for (suite, most_s) in [(Suite::quick(), 45), (Suite::standard(), 17 * 60), (Suite::scale(), 30 * 60)]
         {
             let shortest = shortest(&suite);
             assert!(shortest < Duration::from_secs(most_s), "{}: {shortest:?}", suite.name);
@@ -530,6 +569,18 @@ mod tests {
         let kinds: BTreeSet<_> = standard.runs().map(|run| run.workload).collect();
         let ways: BTreeSet<_> = standard.runs().map(|run| run.way).collect();
         assert_eq!((kinds.len(), ways.len()), (Workload::ALL.len(), Way::ALL.len()));
+        let sent = [
+            Workload::TcpRr,
+            Workload::UdpRr,
+            Workload::TcpCrr,
+            Workload::TcpStream,
+            Workload::UdpStream,
+            Workload::FirstPacket,
+        ];
+        for (workload, way) in sent.into_iter().flat_map(|it| Way::ALL.map(|way| (it, way))) {
+            let has = standard.runs().any(|run| (run.workload, run.way) == (workload, way));
+            assert_eq!(has, way != Way::Memory, "{workload}, {way}");
+        }
         assert!(standard.runs().any(|run| run.rate_per_s > 0));
     }
 
@@ -540,6 +591,17 @@ mod tests {
         assert_eq!(names, ["routed", "chains/plain"]);
         let left: Vec<_> = suite.runs().map(|run| (run.workload, run.way, run.sizes.services)).collect();
         assert_eq!(left, [1, 1000, 5000].map(|services| (Workload::TcpCrr, Way::Service, services)));
+    }
+
+    #[test]
+    fn what_goes_no_way_stays_beside_a_way_only_if_it_is_named() {
+        let left = |only: &str| {
+            let suite = Suite::standard().only(only).expect("all exist");
+            suite.runs().map(|run| run.workload).collect::<BTreeSet<_>>()
+        };
+        assert!(!left("service").contains(&Workload::Program));
+        assert_eq!(left("service,tcp_crr,program"), BTreeSet::from([Workload::TcpCrr, Workload::Program]));
+        assert_eq!(left("boot,world"), BTreeSet::from([Workload::Boot]));
     }
 
     #[test]

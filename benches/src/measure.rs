@@ -13,6 +13,7 @@
 //! least disturbed counts. What is left of noise is told in [`Results::noise`], and the run is invalid then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,11 @@ use testbed::traffic::Ticks;
 use userspace::model;
 
 use crate::affinity::{self, Held};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Spent};
 use crate::matrix::{Run, Sizes, Suite, Variant};
 use crate::report::words::title;
-use crate::results::{Absent, Cost, Program, Results, Sample, VERSION};
-use crate::{cluster, machine, noise, path, programs, rules, sample};
+use crate::results::{Absent, Cost, Program, Results, Sample, Stage, VERSION};
+use crate::{cluster, machine, noise, path, programs, rules, sample, stages};
 
 /// After this, flows that are only open are used once, so that nobody forgets them: less than the shortest time that a
 /// kernel's connection tracking remembers a datagram for (30 s).
@@ -93,18 +94,17 @@ pub fn compare(
     said: &mut dyn FnMut(&str),
 ) -> Result<Results, Error> {
     let mut facts = journal.machine().cloned().unwrap_or_else(machine::now);
-    let (begin, before) = (Instant::now(), Ticks::now());
     let mut session = Session::new(suite, journal, stop, said)?;
     for block in &suite.blocks {
         session.block(block)?;
     }
-    let (costs, programs) = session.programs()?;
+    let Programs { costs, stages, programs } = session.programs()?;
+    let spent = session.spent();
     let Session { samples, absent, .. } = session;
     if samples.is_empty() {
         return Err(Error::None(absent));
     }
-    facts.took_s = begin.elapsed().as_secs_f64();
-    facts.steal_percent = Ticks::now().since(before).steal_percent();
+    (facts.took_s, facts.steal_percent) = (spent.took_s, spent.steal_percent);
     let mut results = Results {
         version: VERSION,
         suite: suite.name.to_owned(),
@@ -115,6 +115,7 @@ pub fn compare(
         absent,
         samples,
         costs,
+        stages,
         programs,
         ..Results::default()
     };
@@ -135,6 +136,17 @@ struct Session<'a> {
     left: usize,
     taken: usize,
     spent: Duration,
+    /// What earlier parts of the run have taken, and when this one began.
+    earlier: Spent,
+    begin: (Instant, Ticks),
+}
+
+/// What is told of our programs beside the samples.
+#[derive(Debug, Default)]
+struct Programs {
+    costs: Vec<Cost>,
+    stages: Vec<Stage>,
+    programs: Vec<Program>,
 }
 
 /// A variant's cluster that is up.
@@ -156,6 +168,8 @@ impl<'a> Session<'a> {
         said: &'a mut dyn FnMut(&str),
     ) -> Result<Self, Error> {
         let mut session = Self {
+            earlier: journal.spent(),
+            begin: (Instant::now(), Ticks::now()),
             suite,
             journal,
             stop,
@@ -172,6 +186,13 @@ impl<'a> Session<'a> {
             session.leave_out_what_it_lacks(*variant);
         }
         Ok(session)
+    }
+
+    /// What the run has taken until now, earlier parts of it included.
+    fn spent(&self) -> Spent {
+        let (begin, before) = self.begin;
+        let steal_percent = Ticks::now().since(before).steal_percent();
+        self.earlier.and(Spent { took_s: begin.elapsed().as_secs_f64(), steal_percent })
     }
 
     /// The samples of a run that are neither taken nor out of the question.
@@ -229,10 +250,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for.
-    fn programs(&mut self) -> Result<(Vec<Cost>, Vec<Program>), Error> {
+    /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for; and where the
+    /// time of packets goes, there and on a live cluster.
+    fn programs(&mut self) -> Result<Programs, Error> {
         if !self.suite.programs {
-            return Ok((Vec::new(), Vec::new()));
+            return Ok(Programs::default());
         }
         check(self.stop)?;
         (self.said)("having the verifier look at the programs");
@@ -243,11 +265,20 @@ impl<'a> Session<'a> {
         });
         check(self.stop)?;
         let said = &mut *self.said;
-        let costs = path::measure(|what| said(&format!("timing a packet: {what}"))).unwrap_or_else(|error| {
+        let costs = path::measure(self.stop, |what| said(&format!("timing a packet: {what}")));
+        check(self.stop)?;
+        let path::Costs { costs, mut stages } = costs.unwrap_or_else(|error| {
             self.leave_out(Name::Ebpf.into(), format!("the cost of a packet: {error}"));
-            Vec::new()
+            path::Costs::default()
         });
-        Ok((costs, programs))
+        (self.said)("timing the stages of packets on a live cluster");
+        let live = stages::live((self.suite.rounds, self.suite.time), self.stop);
+        check(self.stop)?;
+        match live {
+            Ok(live) => stages.extend(live),
+            Err(error) => self.leave_out(Name::Ebpf.into(), format!("its stages, live: {error}")),
+        }
+        Ok(Programs { costs, stages, programs })
     }
 
     fn leave_out(&mut self, variant: Variant, why: String) {
@@ -276,6 +307,8 @@ impl<'a> Session<'a> {
                     }
                 }
             }
+            let spent = self.spent();
+            self.journal.end_round(spent)?;
         }
         Ok(())
     }
@@ -374,11 +407,7 @@ fn enough_flows(open: usize, wanted: usize) -> Result<(), String> {
 
 /// Takes all of these clusters down, whatever came of measuring them; what could not be removed is told beside it.
 pub(crate) fn removed<T>(ups: impl IntoIterator<Item = Up>, measured: Result<T, Error>) -> Result<T, Error> {
-    let down = ups.into_iter().filter_map(|up| {
-        let name = up.topology().cluster().name.clone();
-        up.down().err().map(|why| format!("{name}: {why}; try `podpath down {name}`"))
-    });
-    let left: Vec<_> = down.collect();
+    let left = left(ups);
     match measured {
         measured if left.is_empty() => measured,
         Ok(_) => Err(Error::Left { during: None, left }),
@@ -386,9 +415,18 @@ pub(crate) fn removed<T>(ups: impl IntoIterator<Item = Up>, measured: Result<T, 
     }
 }
 
-/// Of this process, and of nobody else in it.
-fn cluster_name(variant: Variant, place: usize) -> String {
-    format!("bench-{}-{}-{place}", variant.to_string().replace('/', "-"), std::process::id())
+/// Takes all of these clusters down. What could not be removed: each cluster, why, and how to remove it.
+pub(crate) fn left(ups: impl IntoIterator<Item = Up>) -> Vec<String> {
+    let down = ups.into_iter().filter_map(|up| {
+        let name = up.topology().cluster().name.clone();
+        up.down().err().map(|why| format!("{name}: {why}; try `podpath down {name}`"))
+    });
+    down.collect()
+}
+
+/// Of this process, and of nobody else in it: whose, and what tells it from its others.
+pub(crate) fn cluster_name(variant: Variant, what: impl fmt::Display) -> String {
+    format!("bench-{}-{}-{what}", variant.to_string().replace('/', "-"), std::process::id())
 }
 
 /// The variants as a pair of rounds takes them: by lot, and in the second of the two backwards.

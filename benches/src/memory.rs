@@ -6,7 +6,8 @@
 //! rate is the slower one's. All flows are known: the first round is not counted.
 //!
 //! On real links they are sent by no socket and read by none ([`testbed::traffic::forward`]), and everything that a
-//! frame needs runs on CPU 0. The bare loop knows no Services: its frames are for the pod itself.
+//! frame needs runs on CPU 0. The bare loop knows no Services: its frames are for the pod itself. So what is compared
+//! with it has a Service to translate as well, and its ratio is no better than it would be without.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -22,9 +23,9 @@ use userspace::model::{self, Cluster};
 
 use crate::affinity::{self, Held};
 use crate::figure::RECEIVED;
-use crate::matrix::{Run, Sizes, Way, Workload};
-use crate::results::{Absent, Point, Results, Sample, VERSION};
-use crate::{cluster, machine, noise, sample};
+use crate::matrix::{Run, Sizes, Variant, Way, Workload};
+use crate::results::{Absent, Point, Results, Sample, Spread, VERSION};
+use crate::{cluster, machine, measure, noise, sample};
 
 /// Services that a cluster has.
 const SERVICES: [usize; 2] = [1, 1000];
@@ -36,10 +37,10 @@ const LIVE_FLOWS: usize = 1;
 /// Bytes of a datagram.
 const SIZE: usize = 64;
 
-/// Frames between two looks at the clock: few, so that the quietest of many rounds was not disturbed.
+/// Frames between two looks at the clock: few, so that what disturbs some bursts leaves the others alone.
 const BURST: usize = 8192;
 
-/// Bursts of a round in memory, of which the quietest counts.
+/// Bursts of a round in memory, of which the median counts.
 const BURSTS: usize = 8;
 
 /// Frames that are let pass before they are given to whoever sends: as on links.
@@ -80,19 +81,19 @@ pub enum Error {
         /// What went wrong.
         source: traffic::Error,
     },
-    /// A cluster that could not be removed.
-    #[error("measured, but could not remove {variant}: {source}; try `podpath down --all`")]
+    /// Namespaces that are still there.
+    #[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .left.join("; "))]
     Left {
-        /// The variant.
-        variant: String,
-        /// What is left.
-        source: dataplanes::Error,
+        /// What had gone wrong before.
+        during: Option<Box<Error>>,
+        /// Each cluster that is left, why, and how to remove it.
+        left: Vec<String>,
     },
     /// Where threads run.
     #[error(transparent)]
     Affinity(#[from] affinity::Error),
     /// By the user.
-    #[error("interrupted; every namespace is removed")]
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -253,7 +254,7 @@ pub(crate) fn once(name: Name, cluster: &Cluster, flows: usize) -> Result<BTreeM
 }
 
 fn figures(walk: &mut dyn Walk) -> BTreeMap<String, f64> {
-    let (egress_ns, ingress_ns) = walk.quietest();
+    let (egress_ns, ingress_ns) = walk.medians();
     let figures = [
         (RECEIVED, 1e6 / egress_ns.max(ingress_ns)),
         ("ns_per_packet", egress_ns.max(ingress_ns)),
@@ -266,8 +267,8 @@ fn figures(walk: &mut dyn Walk) -> BTreeMap<String, f64> {
 /// A path at the client's node and at the server's, whatever path that is.
 trait Walk {
     fn variant(&self) -> &'static str;
-    /// The least that a frame took at the client's node and at the server's, in nanoseconds, of a few bursts.
-    fn quietest(&mut self) -> (f64, f64);
+    /// What a frame took at the client's node and at the server's, in nanoseconds: the medians of a few bursts.
+    fn medians(&mut self) -> (f64, f64);
 }
 
 struct Pair<P> {
@@ -337,9 +338,12 @@ impl<P: Path> Walk for Pair<P> {
         self.variant
     }
 
-    fn quietest(&mut self) -> (f64, f64) {
-        let least = |place: &mut Place<P>| (0..BURSTS).map(|_| place.burst()).fold(f64::MAX, f64::min);
-        (least(&mut self.client), least(&mut self.server))
+    fn medians(&mut self) -> (f64, f64) {
+        let median = |place: &mut Place<P>| {
+            let bursts = (0..BURSTS).map(|_| place.burst()).collect();
+            Spread::of(bursts).map_or(0.0, |spread| spread.median)
+        };
+        (median(&mut self.client), median(&mut self.server))
     }
 }
 
@@ -350,18 +354,47 @@ fn on_links(
     stop: &AtomicBool,
     results: &mut Results,
 ) -> Result<(), Error> {
-    let held = Held::new()?;
     let mut stands = Vec::new();
+    let measured = build(services, stop, (&mut stands, &mut results.absent))
+        .and_then(|()| in_rounds(&stands, services, (rounds, time), stop));
+    let left = measure::left(stands.into_iter().map(|(_, _, up)| up));
+    match measured {
+        Ok(samples) if left.is_empty() => results.samples.extend(samples),
+        Ok(_) => return Err(Error::Left { during: None, left }),
+        Err(error) if left.is_empty() => return Err(error),
+        Err(error) => return Err(Error::Left { during: Some(Box::new(error)), left }),
+    }
+    Ok(())
+}
+
+/// A variant on links.
+type Stand = (Name, String, Up);
+
+fn build(
+    services: usize,
+    stop: &AtomicBool,
+    (stands, absent): (&mut Vec<Stand>, &mut Vec<Absent>),
+) -> Result<(), Error> {
     for (name, io) in LIVE {
         check(stop)?;
-        let cluster = small(&format!("bench-{name}-{io}-{}", std::process::id()), services)?;
+        let own = Variant { dataplane: name, io };
+        let cluster = small(&measure::cluster_name(own, services), services)?;
         match Up::with_io(&cluster, name, io) {
             Ok(up) => stands.push((name, variant(name, io), up)),
-            Err(error) => {
-                results.absent.push(Absent { variant: variant(name, io), why: error.to_string() });
-            }
+            Err(error) => absent.push(Absent { variant: variant(name, io), why: error.to_string() }),
         }
     }
+    Ok(())
+}
+
+fn in_rounds(
+    stands: &[Stand],
+    services: usize,
+    (rounds, time): (usize, Duration),
+    stop: &AtomicBool,
+) -> Result<Vec<Sample>, Error> {
+    let mut samples = Vec::new();
+    let held = Held::new()?;
     held.to(Some(0))?;
     for round in 0..rounds {
         let last = stands.len().saturating_sub(1);
@@ -372,14 +405,10 @@ fn on_links(
             let figures = figures.map_err(|source| Error::Traffic { variant: variant.clone(), source })?;
             let point = point("other-node", services, LIVE_FLOWS);
             let variant = variant.clone();
-            results.samples.push(Sample { variant, point, round, figures, latencies_us: Vec::new() });
+            samples.push(Sample { variant, point, round, figures, latencies_us: Vec::new() });
         }
     }
-    drop(held);
-    for (_, variant, up) in stands {
-        up.down().map_err(|source| Error::Left { variant, source })?;
-    }
-    Ok(())
+    Ok(samples)
 }
 
 /// One measurement on links, of any dataplane that knows Services, or of the bare loop.

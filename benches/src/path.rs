@@ -6,21 +6,30 @@
 //! gives the room back: what that costs is measured apart, in one step and in two, so that the path's own step is
 //! counted and the one that restores is not. One thing is not in the figures: what the kernel notes of a tunnel beside
 //! the packet's bytes, where the inner headers are, since it does so once for a packet only.
+//!
+//! Then the same node has programs that look at the clock wherever a stage ends. What a look takes is measured back to
+//! back in the same round and taken off for each. What the stages leave of what the packet costs without looks is called
+//! `rest`: what belongs to none of them, and the kernel's way into the program. It may be less than nothing, since a
+//! processor that looks at the clock does one thing after the other meanwhile: so much the stages are told too long
+//! together. The two take no turns, because each would find the other's tables in the caches, which no node shares.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::tables::IfIndex;
+use dataplane::trace::Lap;
 use dataplane::wire::{Be16, Mac, V4, checksum};
 use dataplane::{Reason, Verdict};
 use serde_json::json;
 use userspace::engine::emulator::Emulator;
-use userspace::engine::kernel::{Frames, Kernel, Options, Tested};
+use userspace::engine::kernel::{Frames, Kernel, Options, Stopwatch, Tested};
 use userspace::engine::{Engine, Hook};
 use userspace::model::{Backend, Cluster, Node, Pod, Service, ServicePort};
 use userspace::plan::{Links, NodePlan, Plan};
 
-use crate::results::Cost;
+use crate::report::write_stages;
+use crate::results::{Cost, Spread, Stage, TEST_RUN};
 
 /// Flows of a measurement.
 const FLOWS: [u32; 3] = [1, 1024, 65_536];
@@ -30,6 +39,8 @@ const REPEAT: u32 = 8192;
 const ROUNDS: usize = 120;
 /// Of so many runs one is quieter than the one that counts as quiet.
 const QUIET: usize = 10;
+/// Packets of a run that only looks at the clock.
+const LOOKED: u32 = 512;
 /// New flows of one run, and of one table.
 const NEW: u32 = 2048;
 const NEW_IN_A_TABLE: u32 = 65_536;
@@ -93,6 +104,9 @@ pub enum Error {
         /// How many came to it.
         counted: u64,
     },
+    /// By the user.
+    #[error("interrupted; nothing is left in the kernel")]
+    Interrupted,
 }
 
 impl From<userspace::engine::kernel::Error> for Error {
@@ -101,25 +115,53 @@ impl From<userspace::engine::kernel::Error> for Error {
     }
 }
 
-/// Measures every kind of packet with every number of flows: it needs root.
+/// What packets cost, and what of it each stage.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Costs {
+    /// Of each kind of packet and number of flows.
+    pub costs: Vec<Cost>,
+    /// Of the same, in the order of the walk.
+    pub stages: Vec<Stage>,
+}
+
+/// Measures every kind of packet with every number of flows: it needs root. `stop` ends it early.
 ///
 /// # Errors
 /// [`Error`].
-pub fn measure(mut progress: impl FnMut(&str)) -> Result<Vec<Cost>, Error> {
+pub fn measure(stop: &AtomicBool, mut progress: impl FnMut(&str)) -> Result<Costs, Error> {
     let cluster = cluster();
     let plan = Plan::of(&cluster).map_err(userspace::error::Error::from)?;
     let (here, there) = (planned(&plan, &cluster, "n1")?, planned(&plan, &cluster, "n2")?);
-    let mut costs = Vec::new();
+    let mut all = Costs::default();
     for kind in KINDS {
         progress(kind.words);
-        let bench = Bench { plan: &here, frame: kind.frame(&there)?, kind };
+        let bench = Bench { plan: &here, frame: kind.frame(&there)?, kind, stop };
         // A flow is new once, and one that is refused is never known: how many there are is the same to them.
         let flows: &[u32] = if bench.kind.flags == SYN { &[ALL] } else { &FLOWS };
+        let mut timed = None;
         for flows in flows {
-            costs.extend(bench.costs(*flows)?);
+            let costs = bench.costs(*flows)?;
+            let timed = match &mut timed {
+                Some(timed) => timed,
+                None => timed.insert(Timed::load(&here)?),
+            };
+            all.stages.extend(stages(&costs[0], bench.laps(timed, *flows)?));
+            all.costs.extend(costs);
         }
     }
-    Ok(costs)
+    Ok(all)
+}
+
+/// What a look at the clock takes on this machine, in nanoseconds: the median of some runs.
+///
+/// # Errors
+/// [`Error::Engine`].
+pub fn look_ns() -> Result<f64, Error> {
+    let cluster = cluster();
+    let plan = Plan::of(&cluster).map_err(userspace::error::Error::from)?;
+    let mut timed = Timed::load(&planned(&plan, &cluster, "n1")?)?;
+    let looks = (0..ROUNDS).map(|_| timed.look_ns()).collect::<Result<Vec<_>, _>>()?;
+    Ok(Spread::of(looks).map_or(0.0, |spread| spread.median))
 }
 
 fn planned(plan: &Plan, cluster: &Cluster, node: &str) -> Result<NodePlan, Error> {
@@ -153,25 +195,47 @@ impl Kind {
     }
 }
 
+/// A node whose programs look at the clock wherever a stage ends.
+struct Timed {
+    kernel: Kernel,
+    stopwatch: Stopwatch,
+}
+
+impl Timed {
+    fn load(plan: &NodePlan) -> Result<Self, Error> {
+        let mut kernel = loaded(plan, 1)?;
+        let stopwatch = kernel.take_stopwatch()?;
+        Ok(Self { kernel, stopwatch })
+    }
+
+    /// What a look takes by itself, in nanoseconds, over one run.
+    fn look_ns(&mut self) -> Result<f64, Error> {
+        let before = self.stopwatch.calibration()?;
+        self.kernel.calibrate(LOOKED)?;
+        Ok((self.stopwatch.calibration()? - before).lap_ns(Lap::Rest))
+    }
+}
+
 struct Bench<'a> {
     plan: &'a NodePlan,
     frame: Vec<u8>,
     kind: Kind,
+    stop: &'a AtomicBool,
 }
 
 impl Bench<'_> {
     fn costs(&self, flows: u32) -> Result<Vec<Cost>, Error> {
-        let frames = Frames { first: &self.frame, tunnelled: self.kind.hook == Hook::FromUnderlay, flows };
-        let repeat = if self.kind.opens() { NEW } else { REPEAT };
-        let mut kernel = self.loaded()?;
+        let (frames, repeat) = (self.frames(flows), self.repeat());
+        let mut kernel = loaded(self.plan, 0)?;
         if !self.kind.opens() {
             self.time(&mut kernel, &frames, flows.clamp(1, 65_536))?;
         }
         let mut runs = [const { Vec::new() }; 3];
         let mut given = 0;
         for _ in 0..ROUNDS {
+            self.check()?;
             if self.kind.opens() && given + repeat > NEW_IN_A_TABLE {
-                kernel = self.loaded()?;
+                kernel = loaded(self.plan, 0)?;
                 given = 0;
             }
             given += repeat;
@@ -204,10 +268,37 @@ impl Bench<'_> {
         Ok(costs)
     }
 
-    fn loaded(&self) -> Result<Kernel, Error> {
-        let mut options = Options { measured: true, ..Options::default() };
-        options.capacities.set("conntrack", ROWS)?;
-        Ok(Kernel::load(self.plan, options)?)
+    /// Nanoseconds of a packet's stages, in the order of [`Lap::ALL`]: medians of as many runs as one table has flows
+    /// for.
+    fn laps(&self, timed: &mut Timed, flows: u32) -> Result<[f64; Lap::ALL.len()], Error> {
+        let (frames, repeat, hook) = (self.frames(flows), self.repeat(), self.kind.hook);
+        if !self.kind.opens() {
+            self.time(&mut timed.kernel, &frames, flows.clamp(1, 65_536))?;
+        }
+        let mut laps = [const { Vec::new() }; Lap::ALL.len()];
+        for _ in 0..NEW_IN_A_TABLE / NEW {
+            self.check()?;
+            let (look_ns, before) = (timed.look_ns()?, timed.stopwatch.times(hook)?);
+            self.time(&mut timed.kernel, &frames, repeat)?;
+            let run = timed.stopwatch.times(hook)? - before;
+            for (kept, ns) in laps.iter_mut().zip(run.net_ns(look_ns)) {
+                kept.push(ns);
+            }
+        }
+        Ok(laps.map(|values| Spread::of(values).map_or(0.0, |spread| spread.median)))
+    }
+
+    fn frames(&self, flows: u32) -> Frames<'_> {
+        Frames { first: &self.frame, tunnelled: self.kind.hook == Hook::FromUnderlay, flows }
+    }
+
+    /// Packets of a run.
+    fn repeat(&self) -> u32 {
+        if self.kind.opens() { NEW } else { REPEAT }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 
     /// Nanoseconds a packet, all of which must come to the verdict.
@@ -224,6 +315,27 @@ impl Bench<'_> {
         }
         Ok(time.as_nanos() as f64)
     }
+}
+
+fn loaded(plan: &NodePlan, timed: u32) -> Result<Kernel, Error> {
+    let mut options = Options { measured: true, timed, ..Options::default() };
+    options.capacities.set("conntrack", ROWS)?;
+    Ok(Kernel::load(plan, options)?)
+}
+
+/// What the laps of a packet are of what it costs: together they are all of it, and so the rest may be less than
+/// nothing.
+fn stages(cost: &Cost, laps: [f64; Lap::ALL.len()]) -> Vec<Stage> {
+    let known: f64 =
+        Lap::ALL.iter().zip(laps).filter(|((lap, _), _)| *lap != Lap::Rest).map(|(_, ns)| ns).sum();
+    let stage = |((lap, word), ns): (&(Lap, &str), f64)| Stage {
+        packet: cost.packet.clone(),
+        source: TEST_RUN.to_owned(),
+        stage: (*word).to_owned(),
+        ns: if *lap == Lap::Rest { cost.median_ns - known } else { ns },
+        flows: cost.flows,
+    };
+    Lap::ALL.iter().zip(laps).map(stage).collect()
 }
 
 fn address(first: V4, index: u32) -> IpAddr {
@@ -300,9 +412,9 @@ fn segment(source: (V4, u16), target: (V4, u16), flags: u8) -> Vec<u8> {
     frame
 }
 
-/// The costs as a table.
+/// The costs as tables.
 #[derive(Debug)]
-pub struct Beside<'a>(pub &'a [Cost]);
+pub struct Beside<'a>(pub &'a Costs);
 
 impl fmt::Display for Beside<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -311,7 +423,7 @@ impl fmt::Display for Beside<'_> {
             "{:<14} {:<52} {:>7} {:>9} {:>9}",
             "PROGRAM", "PACKET (VXLAN, IPv4)", "FLOWS", "MEDIAN NS", "QUIET NS"
         )?;
-        for cost in self.0 {
+        for cost in &self.0.costs {
             writeln!(
                 f,
                 "{:<14} {:<52} {:>7} {:>9.0} {:>9.0}",
@@ -320,19 +432,24 @@ impl fmt::Display for Beside<'_> {
         }
         writeln!(
             f,
-            "of {ROUNDS} runs in turn, without what restores the packet; quiet is what nine of ten runs exceed"
-        )
+            "of {ROUNDS} runs in turn, without what restores the packet; quiet is what nine of ten runs exceed\n"
+        )?;
+        write_stages(f, &self.0.stages)
     }
 }
 
-/// The costs as CSV, with a line of heads.
-pub fn csv(costs: &[Cost]) -> String {
-    let lines = costs.iter().map(|cost| {
+/// The costs as CSV, with a line of heads; behind them the stages, each with its name.
+pub fn csv(all: &Costs) -> String {
+    let costs = all.costs.iter().map(|cost| {
         let Cost { program, packet, flows, median_ns, quiet_ns } = cost;
-        format!("{program},\"{packet}\",{flows},{median_ns},{quiet_ns}\n")
+        format!("{program},\"{packet}\",{flows},{median_ns},{quiet_ns},\n")
     });
-    let head = "program,packet,flows,median_ns,quiet_ns\n".to_owned();
-    [head].into_iter().chain(lines).collect()
+    let stages = all.stages.iter().map(|stage| {
+        let Stage { packet, flows, ns, stage, .. } = stage;
+        format!(",\"{packet}\",{flows},{ns},,{stage}\n")
+    });
+    let head = "program,packet,flows,median_ns,quiet_ns,stage\n".to_owned();
+    [head].into_iter().chain(costs).chain(stages).collect()
 }
 
 #[cfg(test)]
@@ -343,7 +460,45 @@ mod tests {
     fn rows_have_a_field_for_each_head() {
         let (program, packet) = ("from_pod".to_owned(), "new flow, egress".to_owned());
         let cost = Cost { program, packet, flows: 7, median_ns: 1.5, quiet_ns: 1.0 };
-        let wanted = "program,packet,flows,median_ns,quiet_ns\nfrom_pod,\"new flow, egress\",7,1.5,1\n";
-        assert_eq!(csv(&[cost]), wanted);
+        let mut stages = stages(&cost, [0.0; Lap::ALL.len()]);
+        stages.truncate(1);
+        let wanted = "program,packet,flows,median_ns,quiet_ns,stage\nfrom_pod,\"new flow, egress\",7,1.5,1,\n\
+                      ,\"new flow, egress\",7,0,,parse\n";
+        assert_eq!(csv(&Costs { costs: vec![cost], stages }), wanted);
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn of_every_packet_that_is_timed_the_laps_are_the_whole_to_the_nanosecond() {
+        const PACKETS: u32 = 64;
+        let cluster = cluster();
+        let plan = Plan::of(&cluster).expect("the benchmark's own cluster is sound");
+        let [here, there] = ["n1", "n2"].map(|node| planned(&plan, &cluster, node).expect("as above"));
+        for kind in KINDS {
+            let (hook, words, opens) = (kind.hook, kind.words, kind.flags == SYN);
+            let frame = kind.frame(&there).unwrap_or_else(|error| panic!("{words}: {error}"));
+            let bench = Bench { plan: &here, frame, kind, stop: &AtomicBool::new(false) };
+            let frames = bench.frames(ALL);
+            let mut timed = Timed::load(&here).unwrap_or_else(|error| panic!("{error}"));
+            bench.time(&mut timed.kernel, &frames, PACKETS).unwrap_or_else(|error| panic!("{error}"));
+            let times = timed.stopwatch.times(hook).expect("it can be read");
+            let laps: u64 = times.laps.iter().map(|(ns, _)| ns).sum();
+            assert_eq!((times.packets, laps), (u64::from(PACKETS), times.whole_ns), "{words}: {times:?}");
+            let taken = |lap: Lap| times.laps[lap as usize].1;
+            assert!(taken(Lap::Parse) > 0 && taken(Lap::Conntrack) > 0, "{words}: {times:?}");
+            assert!(taken(Lap::Redirect) == u64::from(PACKETS), "{words}: {times:?}");
+            assert!(taken(Lap::Policy) >= u64::from(opens), "{words}: {times:?}");
+            assert!(timed.look_ns().expect("it can be calibrated") > 0.0);
+        }
+    }
+
+    #[test]
+    fn all_stages_together_are_the_whole_even_if_less_than_nothing_is_left() {
+        let (program, packet) = ("from_pod".to_owned(), "policy deny".to_owned());
+        let cost = Cost { program, packet, flows: 7, median_ns: 100.0, quiet_ns: 90.0 };
+        let told = stages(&cost, [20.0, 10.0, 50.0, 0.0, 15.0, -2.0, 30.0, 5.0, 77.0]);
+        let sum: f64 = told.iter().map(|stage| stage.ns).sum();
+        let rest = told.last().map(|stage| (stage.stage.as_str(), stage.ns));
+        assert_eq!((sum, rest, told.len()), (100.0, Some(("rest", -28.0)), 9));
     }
 }

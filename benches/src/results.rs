@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 /// The version of the format: another one is refused.
 pub const VERSION: u32 = 1;
 
+/// Where the time of a stage was found out: in the kernel's test run, and on a live cluster.
+pub const TEST_RUN: &str = "test-run";
+/// See [`TEST_RUN`].
+pub const LIVE: &str = "live";
+
 /// Everything of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +28,7 @@ pub struct Results {
     pub suite: String,
     /// What chance in it follows from.
     pub seed: u64,
-    /// How often each point was measured.
+    /// How often a point was measured; some were less often: see [`Results::rounds_of`].
     pub rounds: usize,
     /// How long each time, in seconds.
     pub time_s: f64,
@@ -140,14 +145,18 @@ pub struct Cost {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Of what kind of packet: as [`Cost::packet`].
+    /// Of what kind of packet: as [`Cost::packet`]; of a live one, its traffic and the hook that it came to.
     pub packet: String,
-    /// How it was found out: `test-run` or `live`.
+    /// How it was found out: [`TEST_RUN`] or [`LIVE`].
     pub source: String,
-    /// Which, in the order of the walk.
+    /// Which, by the words of [`dataplane::trace::Lap`].
     pub stage: String,
-    /// Nanoseconds.
+    /// Nanoseconds. Those of all stages of a packet come to what it costs, so what is left for the `rest` may be less
+    /// than nothing.
     pub ns: f64,
+    /// As [`Cost::flows`]; 0 of a live one, and where nobody noted it.
+    #[serde(default)]
+    pub flows: u32,
 }
 
 /// What the verifier says of a program.
@@ -277,6 +286,12 @@ impl Results {
         let before = self.samples[..=at].windows(2).rev().take_while(|pair| ascend(pair)).count();
         let behind = self.samples[at..].windows(2).take_while(|pair| ascend(pair)).count();
         &self.samples[at - before..=at + behind]
+    }
+
+    /// How often a point was measured.
+    pub fn rounds_of(&self, point: &Point) -> usize {
+        let own = self.samples.iter().filter(|sample| sample.point == *point);
+        own.map(|sample| sample.round + 1).max().unwrap_or_default()
     }
 
     /// Every variant, in the order they were first taken.

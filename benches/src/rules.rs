@@ -3,7 +3,8 @@
 //!
 //! A node's rules are taken from the cluster's description as the node's agent has it in memory: to plan them is part
 //! of it, to bring the description there is not. `ebpf` and `emulator` plan and write one Service when one changes; the
-//! others make what they have to make.
+//! others make what they have to make. What of it was planning and what was writing is told beside the whole, of all but
+//! `chains`, where one is the other.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -19,8 +20,10 @@ use userspace::model::Cluster;
 use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 
 use crate::cluster::{self, NODE};
-use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, TOOK};
+use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, PLANNED, PLANNED_P50, TOOK, WRITTEN, WRITTEN_P50};
 use crate::matrix::{Run, Variant, Workload};
+use crate::measure::cluster_name;
+use crate::results::Spread;
 use crate::sample::Measured;
 use crate::{machine, memory};
 
@@ -61,6 +64,9 @@ pub enum Error {
     /// Others allocate and free as much meanwhile.
     #[error("{0} bytes are too little to tell from the rest of the machine: fewer than {FEWEST_BYTES}")]
     TooLittle(u64),
+    /// Rules take something.
+    #[error("nothing says how many bytes they take: this process's allocator does not tell, or the kernel")]
+    Unknown,
     /// There are no Services.
     #[error("no endpoint can change: the cluster has no Services")]
     NoEndpoint,
@@ -68,11 +74,16 @@ pub enum Error {
 
 /// The rules of a node somewhere, without links.
 trait Rules {
-    /// All of a cluster's, where there were none.
-    fn program(&mut self, cluster: &Cluster) -> Result<(), Error>;
+    /// All of a cluster's, where there were none: how long it took to plan them, if that can be told.
+    fn program(&mut self, cluster: &Cluster) -> Result<Option<Duration>, Error>;
 
-    /// From one cluster's to another's, which differs in this Service alone.
-    fn update(&mut self, before: &Cluster, after: &Cluster, service: usize) -> Result<(), Error>;
+    /// From one cluster's to another's, which differs in this Service alone; the same.
+    fn update(
+        &mut self,
+        before: &Cluster,
+        after: &Cluster,
+        service: usize,
+    ) -> Result<Option<Duration>, Error>;
 
     /// Bytes that the tables take, where they say so themselves.
     fn memory(&self) -> Result<Option<u64>, Error>;
@@ -96,10 +107,10 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
             ..Measured::default()
         });
     }
-    let heap = (heap(), kernel());
-    let mut rules = empty(variant.dataplane, &cluster)?;
+    let before = (heap(), kernel());
+    let mut rules = empty(variant, &cluster)?;
     let begin = Instant::now();
-    rules.program(&cluster)?;
+    let planned = rules.program(&cluster)?;
     let took = begin.elapsed();
     Ok(match run.workload {
         Workload::Update => updates(rules.as_mut(), &cluster, time)?,
@@ -107,17 +118,24 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
             rules.forget_plan();
             // Nobody else allocates in this process meanwhile.
             let own = match variant.dataplane {
-                Name::Emulator | Name::Chains => Some(self::heap().saturating_sub(heap.0)),
+                Name::Emulator | Name::Chains => Some(heap().saturating_sub(before.0)),
                 _ => rules.memory()?,
             };
-            Measured::of(&[(MEMORY, told(own, kernel().saturating_sub(heap.1))? as f64)])
+            Measured::of(&[(MEMORY, told(own, kernel().saturating_sub(before.1))? as f64)])
         }
-        _ => Measured::of(&[(TOOK, took.as_secs_f64() * 1e3)]),
+        _ => {
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            let mut measured = Measured::of(&[(TOOK, ms(took))]);
+            let parts = planned.map(|planned| [(PLANNED, ms(planned)), (WRITTEN, ms(took - planned))]);
+            measured.figures.extend(parts.into_iter().flatten().map(|(name, ms)| (name.to_owned(), ms)));
+            measured
+        }
     })
 }
 
 /// A node of that kind with no rules yet.
-fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
+fn empty(variant: Variant, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
+    let dataplane = variant.dataplane;
     let bare = Cluster { services: Vec::new(), policies: Vec::new(), ..cluster.clone() };
     let node = || -> Result<NodePlan, Error> {
         let plan =
@@ -133,7 +151,7 @@ fn empty(dataplane: Name, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
         }
         Name::Chains => Box::new(Chains(None)),
         Name::Iptables | Name::Nftables => {
-            let name = format!("podpath-bench-rules-{dataplane}-{}", std::process::id());
+            let name = format!("podpath-{}", cluster_name(variant, "rules"));
             Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded() })
         }
         Name::Routed | Name::Wire | Name::Bare => unreachable!("they have no rules, and are not asked"),
@@ -160,20 +178,25 @@ struct Planned<E> {
 }
 
 impl<E: Engine> Rules for Planned<E> {
-    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+    fn program(&mut self, cluster: &Cluster) -> Result<Option<Duration>, Error> {
+        let begin = Instant::now();
         let plan = Plan::of(cluster).map_err(userspace::error::Error::from)?;
         let node = plan.node(NODE, &links(cluster)).map_err(userspace::error::Error::from)?;
+        let planned = begin.elapsed();
         self.engine.apply(&node.rows)?;
         self.plan = Some(plan);
-        Ok(())
+        Ok(Some(planned))
     }
 
-    fn update(&mut self, _: &Cluster, after: &Cluster, service: usize) -> Result<(), Error> {
+    fn update(&mut self, _: &Cluster, after: &Cluster, service: usize) -> Result<Option<Duration>, Error> {
+        let begin = Instant::now();
         let service = &after.services[service];
         let plan = self.plan.as_mut().expect("what changes was programmed");
         let changes =
             plan.change(NODE, &service.id(), Some(service)).map_err(userspace::error::Error::from)?;
-        Ok(self.engine.change(&changes)?)
+        let planned = begin.elapsed();
+        self.engine.change(&changes)?;
+        Ok(Some(planned))
     }
 
     fn memory(&self) -> Result<Option<u64>, Error> {
@@ -189,14 +212,15 @@ impl<E: Engine> Rules for Planned<E> {
 struct Chains(Option<chains::Live>);
 
 impl Rules for Chains {
-    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+    fn program(&mut self, cluster: &Cluster) -> Result<Option<Duration>, Error> {
         self.0 = Some(<chains::Live as Path>::new(cluster, NODE)?);
-        Ok(())
+        Ok(None)
     }
 
-    fn update(&mut self, _: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
+    fn update(&mut self, _: &Cluster, after: &Cluster, _: usize) -> Result<Option<Duration>, Error> {
         let node = self.0.as_mut().expect("what changes was programmed");
-        Ok(Path::apply(node, after, NODE)?)
+        Path::apply(node, after, NODE)?;
+        Ok(None)
     }
 
     fn memory(&self) -> Result<Option<u64>, Error> {
@@ -213,20 +237,23 @@ struct Filter {
 }
 
 impl Filter {
-    fn load(&self, before: Option<&Cluster>, after: &Cluster) -> Result<(), Error> {
-        for (tool, rules) in netfilter::change(self.name, before, after, NODE)? {
+    fn load(&self, before: Option<&Cluster>, after: &Cluster) -> Result<Option<Duration>, Error> {
+        let begin = Instant::now();
+        let told = netfilter::change(self.name, before, after, NODE)?;
+        let planned = begin.elapsed();
+        for (tool, rules) in told {
             tool.load(&self.netns, &rules)?;
         }
-        Ok(())
+        Ok(Some(planned))
     }
 }
 
 impl Rules for Filter {
-    fn program(&mut self, cluster: &Cluster) -> Result<(), Error> {
+    fn program(&mut self, cluster: &Cluster) -> Result<Option<Duration>, Error> {
         self.load(None, cluster)
     }
 
-    fn update(&mut self, before: &Cluster, after: &Cluster, _: usize) -> Result<(), Error> {
+    fn update(&mut self, before: &Cluster, after: &Cluster, _: usize) -> Result<Option<Duration>, Error> {
         self.load(Some(before), after)
     }
 
@@ -244,19 +271,28 @@ fn updates(rules: &mut dyn Rules, cluster: &Cluster, time: Duration) -> Result<M
     }
     let (mut before, mut after) = (cluster.clone(), cluster.clone());
     let begin = Instant::now();
-    let mut took_us = Vec::new();
+    let us = |time: Duration| time.as_secs_f64() * 1e6;
+    let (mut took_us, mut planned_us, mut written_us) = (Vec::new(), Vec::new(), Vec::new());
     while took_us.len() < FEWEST_CHANGES || (begin.elapsed() < time && took_us.len() < MOST_CHANGES) {
         // A step that leads through all of them.
         let service = took_us.len() * 7919 % cluster.services.len();
         turn(&mut after, service);
         let change = Instant::now();
-        rules.update(&before, &after, service)?;
-        took_us.push(change.elapsed().as_secs_f64() * 1e6);
+        let planned = rules.update(&before, &after, service)?;
+        let took = change.elapsed();
+        took_us.push(us(took));
+        planned_us.extend(planned.map(us));
+        written_us.extend(planned.map(|planned| us(took - planned)));
         turn(&mut before, service);
     }
     took_us.sort_by(f64::total_cmp);
     let part = |part: f64| took_us[((took_us.len() - 1) as f64 * part).round() as usize];
-    Ok(Measured::of(&[(LATENCY_P50, part(0.5)), (LATENCY_P99, part(0.99))]))
+    let mut measured = Measured::of(&[(LATENCY_P50, part(0.5)), (LATENCY_P99, part(0.99))]);
+    for (name, values) in [(PLANNED_P50, planned_us), (WRITTEN_P50, written_us)] {
+        let median = Spread::of(values).map(|spread| (name.to_owned(), spread.median));
+        measured.figures.extend(median);
+    }
+    Ok(measured)
 }
 
 /// The first endpoint of a Service goes if it is there, and comes if it is not.
@@ -270,8 +306,7 @@ fn turn(cluster: &mut Cluster, service: usize) {
 
 /// A cluster of [`PODS`] pods on two nodes, until packets pass.
 fn boot(variant: Variant) -> Result<Measured, Error> {
-    let name = format!("bench-boot-{}-{}", variant.to_string().replace('/', "-"), std::process::id());
-    let mut cluster = cluster::of(&name, crate::matrix::Sizes::LEAST)?;
+    let mut cluster = cluster::of(&cluster_name(variant, "boot"), crate::matrix::Sizes::LEAST)?;
     let pattern = cluster.pods.clone();
     for number in pattern.len() as u8..PODS {
         let mut pod = pattern[usize::from(number) % 2].clone();
@@ -288,9 +323,11 @@ fn boot(variant: Variant) -> Result<Measured, Error> {
     Ok(Measured::of(&[(TOOK, took.as_secs_f64() * 1e3)]))
 }
 
-/// What tables take by themselves, or else what all of the kernel's memory has grown by, if that can be theirs.
+/// What tables take by themselves, or else what all of the kernel's memory has grown by, if that can be theirs. Nothing
+/// is no figure: not every allocator says what it has given.
 fn told(own: Option<u64>, grown: u64) -> Result<u64, Error> {
     match own {
+        Some(0) => Err(Error::Unknown),
         Some(bytes) => Ok(bytes),
         None if grown < FEWEST_BYTES => Err(Error::TooLittle(grown)),
         None => Ok(grown),
@@ -323,7 +360,13 @@ mod tests {
     #[test]
     fn rules_in_this_process_are_programmed_and_changed() {
         for dataplane in [Name::Emulator, Name::Chains] {
-            assert!(measured(dataplane, Workload::Program, 50).figures[TOOK] > 0.0);
+            let program = measured(dataplane, Workload::Program, 50).figures;
+            assert!(program[TOOK] > 0.0, "{program:?}");
+            // Of chains one is the other.
+            let parts = [PLANNED, WRITTEN].map(|part| program.get(part).copied());
+            let both = parts[0].zip(parts[1]).map(|(one, other)| one + other);
+            assert_eq!(both.is_some(), dataplane == Name::Emulator, "{program:?}");
+            assert!(both.is_none_or(|both| (both - program[TOOK]).abs() < 1e-3), "{program:?}");
             let update = measured(dataplane, Workload::Update, 50).figures;
             assert!(update[LATENCY_P99] >= update[LATENCY_P50] && update[LATENCY_P50] > 0.0, "{update:?}");
         }
@@ -334,6 +377,10 @@ mod tests {
         assert!(matches!(told(None, 0), Err(Error::TooLittle(0))));
         assert_eq!(told(None, FEWEST_BYTES).ok(), Some(FEWEST_BYTES));
         assert_eq!(told(Some(5), 0).ok(), Some(5));
+        assert!(
+            matches!(told(Some(0), FEWEST_BYTES), Err(Error::Unknown)),
+            "not everybody says what it takes"
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 use crate::cluster::{self, service};
 use crate::figure::{RECEIVED, THROUGHPUT, TRANSACTIONS};
 use crate::matrix::{Run, Sizes, Way, Workload};
-use crate::measure::{Error, check, in_turn};
+use crate::measure::{Error, check, in_turn, removed};
 use crate::sample::{self, Measured};
 
 /// Services that there are, and endpoints behind each.
@@ -294,8 +294,8 @@ fn rates(
         cluster.services.splice(0..0, (0..SERVICES).map(|index| service(index, ENDPOINTS)));
     };
     let ups = both(alone, among)?;
-    let [mut one, mut many] = in_rounds(&ups, Run::new(Workload::TcpCrr, Way::Service), rounds, stop, said)?;
-    down(ups)?;
+    let measured = in_rounds(&ups, Run::new(Workload::TcpCrr, Way::Service), rounds, stop, said);
+    let [mut one, mut many] = removed(ups, measured)?;
     let mut ratios = ratios(&many, &one);
     let figures = [
         Figure::of("connections to the only Service", "/s", &mut one),
@@ -318,12 +318,15 @@ fn sockets(
         cluster.settings.services.socket_translation = true;
     };
     let ups = both(led, |cluster| cluster.name += "-not")?;
+    let kinds =
+        [(Workload::TcpCrr, "connections to a Service"), (Workload::TcpRr, "requests over one connection")];
+    let measured = kinds.map(|(workload, _)| Run::new(workload, Way::Service));
+    let measured = measured
+        .into_iter()
+        .map(|run| in_rounds(&ups, run, rounds, stop, said))
+        .collect::<Result<Vec<_>, _>>();
     let mut figures = Vec::new();
-    for (workload, what) in
-        [(Workload::TcpCrr, "connections to a Service"), (Workload::TcpRr, "requests over one connection")]
-    {
-        let [mut led, mut translated] =
-            in_rounds(&ups, Run::new(workload, Way::Service), rounds, stop, said)?;
+    for ((_, what), [mut led, mut translated]) in kinds.into_iter().zip(removed(ups, measured)?) {
         let mut ratios = ratios(&led, &translated);
         figures.extend([
             Figure::of(&format!("{what}, sockets led"), "/s", &mut led),
@@ -331,7 +334,6 @@ fn sockets(
             Figure::of("the former to the latter, in the same round", "", &mut ratios),
         ]);
     }
-    down(ups)?;
     Ok(figures.into_iter().flatten().collect())
 }
 
@@ -352,15 +354,19 @@ fn drivers(
         cluster.policies.clear();
     };
     let ups = both(native, behind)?;
-    let mut figures = Vec::new();
-    for (workload, what, unit) in [
+    let kinds = [
         (Workload::TcpRr, "requests over one connection to a node port", "/s"),
         (Workload::TcpCrr, "connections to a node port", "/s"),
         (Workload::UdpStream, "datagrams to a node port", "/s"),
         (Workload::TcpStream, "bits over one connection to a node port", "/s"),
-    ] {
-        let [mut native, mut behind] =
-            in_rounds(&ups, Run::new(workload, Way::NodePort), rounds, stop, said)?;
+    ];
+    let measured = kinds.map(|(workload, ..)| Run::new(workload, Way::NodePort));
+    let measured = measured
+        .into_iter()
+        .map(|run| in_rounds(&ups, run, rounds, stop, said))
+        .collect::<Result<Vec<_>, _>>();
+    let mut figures = Vec::new();
+    for ((_, what, unit), [mut native, mut behind]) in kinds.into_iter().zip(removed(ups, measured)?) {
         let mut ratios = ratios(&native, &behind);
         figures.extend([
             Figure::of(&format!("{what}, in the driver"), unit, &mut native),
@@ -368,7 +374,6 @@ fn drivers(
             Figure::of("the former to the latter, in the same round", "", &mut ratios),
         ]);
     }
-    down(ups)?;
     Ok(figures.into_iter().flatten().collect())
 }
 
@@ -383,10 +388,6 @@ fn both(one: impl FnOnce(&mut Cluster), other: impl FnOnce(&mut Cluster)) -> Res
     Ok([up(&first)?, up(&second)?])
 }
 
-fn down(ups: [Up; 2]) -> Result<(), Error> {
-    crate::measure::removed(ups, Ok(()))
-}
-
 /// What the two come to per second, the one and the other in turn in every round.
 fn in_rounds(
     ups: &[Up; 2],
@@ -394,7 +395,7 @@ fn in_rounds(
     rounds: Rounds,
     stop: &AtomicBool,
     said: &mut impl FnMut(&str),
-) -> Result<[Vec<f64>; 2], ServicesError> {
+) -> Result<[Vec<f64>; 2], Error> {
     let mut rates = [Vec::new(), Vec::new()];
     let both: Vec<_> = ups.iter().enumerate().collect();
     for round in 0..rounds.rounds {

@@ -59,6 +59,8 @@ pub enum Outcome {
     Met,
     /// It does not.
     Missed,
+    /// It was measured in a run that is invalid.
+    NotJudged,
     /// Nobody knows.
     NotMeasured,
 }
@@ -269,12 +271,13 @@ impl Target {
     }
 }
 
-/// Judges every target.
+/// Judges every target; none by an invalid run.
 pub fn judge(results: &Results) -> Vec<Judged> {
     let judged = ALL.into_iter().map(|target| {
         let (measured, services) = target.measured(results).unzip();
         let outcome = match measured {
             None => Outcome::NotMeasured,
+            Some(_) if !results.noise.is_empty() => Outcome::NotJudged,
             Some(Spread { median, .. }) if target.bound.holds(median) => Outcome::Met,
             Some(_) => Outcome::Missed,
         };
@@ -288,6 +291,7 @@ impl fmt::Display for Outcome {
         f.pad(match self {
             Self::Met => "met",
             Self::Missed => "missed",
+            Self::NotJudged => "not judged: invalid run",
             Self::NotMeasured => "not measured",
         })
     }
@@ -323,6 +327,14 @@ mod tests {
         let missed = judged(&results, measure);
         assert_eq!(missed.outcome, Outcome::Missed, "{missed:?}");
         assert!(missed.measured.is_some_and(|spread| spread.min < spread.median), "{missed:?}");
+    }
+
+    #[test]
+    fn an_invalid_run_judges_nothing() {
+        let judged = judge(&Results { noise: vec!["noise".to_owned()], ..rich() });
+        assert!(judged.iter().all(|judged| judged.outcome == Outcome::NotJudged), "{judged:?}");
+        let nothing = judge(&Results { noise: vec!["noise".to_owned()], ..Results::default() });
+        assert!(nothing.iter().all(|judged| judged.outcome == Outcome::NotMeasured), "{nothing:?}");
     }
 
     #[test]

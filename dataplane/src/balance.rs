@@ -152,6 +152,7 @@ fn uncommon<A: Address, K: Packet>(packet: &mut K, ends: &mut Ends<A>) -> Result
         hops: flow.hops,
         error: flow.error,
         transport: flow.transport,
+        ..Ends::default()
     };
     Ok(())
 }

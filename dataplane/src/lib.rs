@@ -39,5 +39,5 @@ pub mod balance;
 
 pub mod trace;
 
-pub use platform::{Machine, Mend, Packet, Platform};
+pub use platform::{Machine, Mend, MendEnd, Packet, Platform};
 pub use verdict::{Reason, Turn, Verdict};

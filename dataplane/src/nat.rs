@@ -32,7 +32,7 @@
 
 use crate::Reason;
 use crate::flow::{Ends, Flow, spread};
-use crate::platform::{Mend, Packet, Platform};
+use crate::platform::{Mend, MendEnd, Packet, Platform};
 use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
 use crate::wire::transport::{self, sctp, tcp, udp};
@@ -322,15 +322,18 @@ pub fn replace<A: Address>(
     let (old, old_port) =
         if target { (ends.target, ends.target_port) } else { (ends.source, ends.source_port) };
     replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-    let (at, optional) = (checksum_offset(ends.protocol), ends.protocol == ip::protocol::UDP);
-    let mend = Mend { delta: checksum::address_delta(old, address), pseudo: true, optional };
-    packet.mend(ends.transport + at, mend).ok_or(Reason::WriteFailed)?;
+    let delta = checksum::address_delta(old, address);
+    let mend = MendEnd {
+        address: delta,
+        port: if old_port == port { 0 } else { checksum::word_delta(old_port, port) },
+        whole: if A::CHECKSUM.is_some() { !delta } else { 0 },
+        optional: ends.protocol == ip::protocol::UDP,
+        left: ends.pseudo_sum(),
+    };
+    packet.mend_end(ends.transport + checksum_offset(ends.protocol), mend).ok_or(Reason::WriteFailed)?;
     if old_port != port {
-        let mend = Mend { delta: checksum::word_delta(old_port, port), pseudo: false, optional };
-        packet.mend(ends.transport + at, mend).ok_or(Reason::WriteFailed)?;
-        packet
-            .write(ends.transport + port_offset::<A>(ends.protocol, side), port)
-            .ok_or(Reason::Truncated)?;
+        let offset = ends.transport + port_offset::<A>(ends.protocol, side);
+        packet.write(offset, port).ok_or(Reason::Truncated)?;
     }
     if target {
         (ends.target, ends.target_port) = (address, port);
@@ -441,9 +444,8 @@ fn mend<A: Address>(
 ) -> Result<(), Reason> {
     let protocol = if flow.error { A::ICMP.protocol } else { flow.protocol };
     let optional = protocol == ip::protocol::UDP;
-    packet
-        .mend(flow.transport + checksum_offset(protocol), Mend { delta, pseudo, optional })
-        .ok_or(Reason::WriteFailed)
+    let mend = Mend { delta, pseudo, optional };
+    packet.mend(flow.transport + checksum_offset(protocol), mend).ok_or(Reason::WriteFailed)
 }
 
 /// Notes that a port of an SCTP packet changes, which its checksum has to follow.

@@ -10,7 +10,7 @@ use crate::tables::{
 };
 use crate::trace::{Lap, Record};
 use crate::verdict::{Fate, Turn, Verdict};
-use crate::wire::{Address, Family, Plain};
+use crate::wire::{Address, Be16, Family, Plain, checksum};
 
 /// A frame, from its Ethernet header on.
 ///
@@ -31,6 +31,12 @@ pub trait Packet {
     fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
     /// Corrects the transport checksum at `offset` for a change elsewhere.
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
+    /// The same for both parts of an end at once.
+    #[inline(always)]
+    fn mend_end(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
+        let MendEnd { address, port, optional, .. } = mend;
+        self.mend(offset, Mend { delta: checksum::add(address, port), pseudo: true, optional })
+    }
     /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
     /// bytes and `options` more) between the frame's Ethernet header and its payload. The room's content is
     /// undefined.
@@ -61,6 +67,22 @@ pub struct Mend {
     pub pseudo: bool,
     /// It is UDP's, where 0 means that there is none (RFC 768; over IPv6, RFC 6936).
     pub optional: bool,
+}
+
+/// A change of an address and a port of a whole packet of TCP or UDP that its checksum has to follow, as [`Mend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MendEnd {
+    /// What it adds to the sum of the pseudo-header.
+    pub address: u32,
+    /// What it adds to the sum of the rest; 0 if the port is the same.
+    pub port: u32,
+    /// What it adds to the sum of the whole packet, the checksums included. The transport's makes up for the port, and
+    /// for the address; where IP's header has one of its own, that does so again.
+    pub whole: u32,
+    /// As [`Mend::optional`].
+    pub optional: bool,
+    /// The sum of the pseudo-header before: the field holds this where the sender left it to its network card.
+    pub left: Be16,
 }
 
 /// An engine, for one node: what is the same for both address families.

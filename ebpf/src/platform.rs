@@ -10,14 +10,14 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::bpf_f_adj_room_encap_l2;
 use aya_ebpf::helpers::{
-    bpf_get_prandom_u32, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_pull_data,
+    bpf_csum_update, bpf_get_prandom_u32, bpf_l4_csum_replace, bpf_loop, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use dataplane::tables::{IfIndex, Node};
 use dataplane::trace::{Lap, Record};
 use dataplane::verdict::{Turn, Verdict};
-use dataplane::wire::{Be16, Family, Plain, V4, V6, ethernet, icmp, tunnel};
-use dataplane::{Machine, Mend, Packet, Platform};
+use dataplane::wire::{Be16, Family, Plain, V4, V6, checksum, ethernet, icmp, tunnel};
+use dataplane::{Machine, Mend, MendEnd, Packet, Platform};
 
 use crate::bytes::{bounded, constants, done, field, load, store};
 use crate::{clock, handover, laps, maps, measure};
@@ -84,6 +84,20 @@ impl Skb {
         }
         // SAFETY: the helper checks the lengths.
         done(unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) })
+    }
+
+    /// [`Packet::mend_end`] of a checksum that is left to the network card, or happens to look as if it were. One that is
+    /// left does not cover the port, and that tells: the helper changes only the other.
+    #[inline(always)]
+    fn mend_left(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
+        let MendEnd { address, port, optional, left, .. } = mend;
+        if port != 0 {
+            self.mend(offset, Mend { delta: port, pseudo: false, optional })?;
+            if self.read::<Be16>(offset)? == left {
+                return self.write(offset, checksum::extended(left, address));
+            }
+        }
+        self.mend(offset, Mend { delta: address, pseudo: true, optional })
     }
 
     /// Whether somebody may have walked the path before, and the verdict's words then.
@@ -160,6 +174,30 @@ impl Packet for Skb {
         }
         // SAFETY: the helper checks the offset.
         done(unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, mend.delta as u64, flags) })
+    }
+
+    /// The helper is called only where it alone can say what the field is: a call takes as long as the rest of this.
+    #[inline(always)]
+    fn mend_end(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
+        let MendEnd { address, port, whole, optional, left } = mend;
+        let field: Be16 = self.read(offset)?;
+        if field == left {
+            return self.mend_left(offset, mend);
+        }
+        if optional && field == Be16::new(0) {
+            return Some(());
+        }
+        let mut mended = checksum::mended(field, checksum::add(address, port));
+        if optional && mended == Be16::new(0) {
+            mended = Be16::new(0xffff);
+        }
+        self.write(offset, mended)?;
+        if whole != 0 {
+            // SAFETY: it changes but the sum of the whole packet, where the kernel has it from a network card. Elsewhere
+            // it says that there is none.
+            unsafe { bpf_csum_update(self.skb, whole) };
+        }
+        Some(())
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use userspace::model::{Cluster, External, Node, Pod};
 
 use crate::agents;
 use crate::control;
-use crate::dataplane::{Name, netfilter};
+use crate::dataplane::{Io, Name, chains, live, netfilter};
 use crate::fabric;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::listen::{self, Client, Listener, Spec};
@@ -61,6 +61,9 @@ pub enum Error {
     /// It cannot be carried.
     #[error(transparent)]
     Unable(#[from] netfilter::Unable),
+    /// The packet path of this process does not run.
+    #[error(transparent)]
+    Path(#[from] live::Error),
     /// Rules could not be loaded.
     #[error(transparent)]
     Netfilter(#[from] netfilter::Error),
@@ -97,10 +100,13 @@ pub enum Error {
 pub struct Lab {
     lock: Lock,
     state: State,
+    /// The packet path of this process, which runs as long as this lives.
+    path: Option<live::Live<chains::Live>>,
 }
 
 impl Lab {
-    /// Brings a cluster up. `objects` are kept for `apply` and `get`.
+    /// Brings a cluster up. `objects` are kept for `apply` and `get`. On `chains` its packets pass through this
+    /// process, so it is up for as long as the lab lives.
     ///
     /// # Errors
     /// The first thing that went wrong. Then all is taken back, and what could not be is named as well.
@@ -118,7 +124,7 @@ impl Lab {
         if lock.load()?.is_some() {
             return Err(Error::Exists(cluster.name));
         }
-        let mut lab = Self { lock, state: State::new(dataplane, objects, cluster) };
+        let mut lab = Self { lock, state: State::new(dataplane, objects, cluster), path: None };
         lab.lock.save(&lab.state)?;
         match lab.build(layout, interrupt) {
             Ok(()) => Ok(lab),
@@ -136,7 +142,7 @@ impl Lab {
     pub fn open(cluster: &str) -> Result<Self, Error> {
         let lock = state::lock(cluster)?;
         let state = lock.load()?.ok_or_else(|| Error::Missing(cluster.to_owned()))?;
-        Ok(Self { lock, state })
+        Ok(Self { lock, state, path: None })
     }
 
     /// Brings it to another state: nodes, hosts outside and pods come and go, listeners with them, and the
@@ -270,11 +276,13 @@ impl Lab {
     /// # Errors
     /// Everything that went wrong; `podpath down` tries again.
     pub fn down(self) -> Result<(), state::Error> {
-        self.lock.down()
+        let Self { lock, path, .. } = self;
+        drop(path);
+        lock.down()
     }
 
     fn build(&mut self, layout: Layout, interrupt: &Interrupt) -> Result<(), Error> {
-        Topology::build(&self.state.cluster, layout)?;
+        let topology = Topology::build(&self.state.cluster, layout)?;
         interrupt.check()?;
         self.start_listeners()?;
         interrupt.check()?;
@@ -282,7 +290,9 @@ impl Lab {
             let (revision, cluster) = (self.state.revision, self.state.cluster.clone());
             agents::start((revision, &cluster), |role, pid| self.note(&role, pid))?;
         } else if let Some(name) = filter(&self.state.dataplane) {
-            netfilter::apply(name, None, &Topology::existing(self.state.cluster.clone(), layout))?;
+            netfilter::apply(name, None, &topology)?;
+        } else if self.state.dataplane == Name::Chains.to_string() {
+            self.path = Some(live::Live::start(&topology, Io::default())?);
         }
         interrupt.check()?;
         // Its load balancer asks nodes at once how they are.

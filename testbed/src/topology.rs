@@ -85,6 +85,9 @@ pub struct Layout {
     pub tunnel: bool,
     /// Somebody on the nodes answers for Services: the fabric leads to their addresses outside of its ranges.
     pub services: bool,
+    /// A node's own sockets are led into the path where they dial a port of the node that leads elsewhere: a node port,
+    /// or a pod's host port. Otherwise such a packet never leaves the node's stack.
+    pub own_ports: bool,
 }
 
 impl Layout {
@@ -96,6 +99,7 @@ impl Layout {
         kernel_routes: false,
         tunnel: false,
         services: true,
+        own_ports: false,
     };
     /// A dataplane that reads and writes frames from a process, such as `emulator` and `chains`.
     pub const USERSPACE: Self = Self { offload: false, ..Self::HOOKED };
@@ -107,6 +111,7 @@ impl Layout {
         kernel_routes: true,
         tunnel: false,
         services: false,
+        own_ports: false,
     };
     /// The kernel's routing, its tunnel and its packet filter, such as `iptables` and `nftables`.
     pub const NETFILTER: Self = Self { tunnel: true, services: true, ..Self::ROUTED };
@@ -277,8 +282,12 @@ impl Topology {
                 return Err(undone(cause, std::iter::once(taken_back)));
             }
         }
+        let before = self.own_ports();
         self.cluster.pods.push(pod.clone());
-        Ok(())
+        self.follow_own_ports(&before).map_err(|cause| {
+            let taken_back = self.remove_pod(&pod.namespace, &pod.name);
+            undone(cause, std::iter::once(taken_back))
+        })
     }
 
     /// Removes a pod: its ways, its link, its namespace. To remove one that is not there succeeds.
@@ -292,8 +301,9 @@ impl Topology {
         {
             self.remove_pod_links(pod)?;
         }
+        let before = self.own_ports();
         self.cluster.pods.retain(|pod| !is_it(pod));
-        Ok(())
+        self.follow_own_ports(&before)
     }
 
     /// Adds a node: namespace, links, and the ways between it and everybody else. It has no pods yet.
@@ -301,6 +311,7 @@ impl Topology {
     /// # Errors
     /// The first thing that went wrong; the node is removed again then.
     pub fn add_node(&mut self, node: &Node) -> Result<(), Error> {
+        let before = self.own_ports();
         self.cluster.nodes.push(node.clone());
         let mut built = Vec::new();
         let pods: Vec<&Pod> = self.linked_pods().collect();
@@ -312,7 +323,8 @@ impl Topology {
                 others.into_iter().try_for_each(|other| self.introduce(other, [node]))
             })
             .and_then(|()| self.lead_to_pods(node, &pods))
-            .and_then(|()| self.lead_from_fabric(&[node], &[]));
+            .and_then(|()| self.lead_from_fabric(&[node], &[]))
+            .and_then(|()| self.follow_own_ports(&before));
         if let Err(cause) = added {
             let taken_back = if built.is_empty() { Ok(()) } else { self.remove_node_links(node) };
             self.cluster.nodes.pop();
@@ -377,8 +389,9 @@ impl Topology {
         }
         let ways = [&self.cluster, after].map(ground::ways_to_services);
         self.lead_to_services(&ways[0], &ways[1])?;
-        self.cluster.services.clone_from(&after.services);
-        Ok(())
+        let before = self.own_ports();
+        let services = std::mem::replace(&mut self.cluster.services, after.services.clone());
+        self.follow_own_ports(&before).inspect_err(|_| self.cluster.services = services)
     }
 
     /// Deletes every namespace of the cluster, and with them every link.

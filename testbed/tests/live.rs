@@ -1,9 +1,9 @@
 //! Packet paths in this process on real links, with each way of input and output.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -237,6 +237,71 @@ fn set_up(netns: &Netns, link: &str, up: bool) {
         nix::errno::Errno::result(set)
     };
     netns.run(change).expect("it runs").expect("the link is there");
+}
+
+/// The longest frame that [`Long`] was shown.
+static LONGEST: AtomicUsize = AtomicUsize::new(0);
+
+/// A path that measures frames, and keeps them.
+struct Long;
+
+impl Path for Long {
+    fn new(_: &Cluster, _: &str) -> Result<Self, Refusal> {
+        Ok(Self)
+    }
+    fn apply(&mut self, _: &Cluster, _: &str) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn pass(&mut self, _: Wire, frame: &[u8], _: Duration, _: &mut Out) {
+        LONGEST.fetch_max(frame.len(), Ordering::AcqRel);
+    }
+}
+
+/// Sets how long a packet may be on a link, in bytes.
+fn set_mtu(netns: &Netns, link: &str, mtu: libc::c_int) {
+    let change = || {
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None)?;
+        // SAFETY: all-zero bytes are a valid request.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_name.iter_mut().zip(link.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+        request.ifr_ifru.ifru_mtu = mtu;
+        // SAFETY: the kernel reads one request, which outlives the call.
+        let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw const request) };
+        nix::errno::Errno::result(set)
+    };
+    netns.run(change).expect("it runs").expect("the link is there");
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_link_whose_mtu_was_raised_is_read_in_whole_frames() {
+    const LENGTH: usize = 5000;
+    for io in Io::ALL {
+        let cluster = cluster(&format!("wide-{io}"));
+        let layout = Layout { answers_arp: false, ..Layout::USERSPACE };
+        let topology = Topology::build(&cluster, layout).unwrap_or_else(|error| panic!("{error}"));
+        let live = Live::<Long>::start(&topology, io).unwrap_or_else(|error| panic!("{error}"));
+        let client = ends(&topology).client.netns;
+        set_mtu(&topology.node("n1"), &host_side(&cluster.pods[0]), 6000);
+        set_mtu(&client, "eth0", 6000);
+        let socket = client.run(|| UdpSocket::bind("0.0.0.0:0")).expect("it runs").expect("a port is free");
+        let arrives = || {
+            LONGEST.store(0, Ordering::Release);
+            let begin = Instant::now();
+            while LONGEST.load(Ordering::Acquire) < LENGTH {
+                assert!(begin.elapsed() < PATIENCE, "{io}: {:?}", live.tally());
+                socket.send_to(&[0; LENGTH], (SERVER, 9)).expect("it fits");
+                thread::yield_now();
+            }
+        };
+        let too_long = || live.tally().lost.get(&Loss::TooLong).copied().unwrap_or(0);
+        arrives();
+        let lost = too_long();
+        arrives();
+        assert_eq!(too_long(), lost, "{io}");
+        drop(live);
+        topology.delete().unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@
 mod command;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use command::{Stage, exits, json, podpath, stderr, stdout};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use testbed::dataplane::netfilter::{self, change};
 use testbed::dataplane::{Name, Up};
 use testbed::netns::Netns;
-use userspace::model::{self, Cluster};
+use userspace::model::{self, Cluster, Protocol};
 
 const BOTH: [Name; 2] = [Name::Iptables, Name::Nftables];
 
@@ -170,7 +170,8 @@ fn differing(stage: &Stage, text: &str, dataplane: Name) -> (Vec<String>, usize)
 #[ignore = "needs root: make test"]
 fn every_kind_of_service_is_as_the_oracle_says_in_every_model() {
     for (model, dual) in [("overlay", false), ("overlay", true), ("kubenet", false), ("flat", false)] {
-        for dataplane in BOTH {
+        // `chains` walks the very rules that `iptables` loads.
+        for dataplane in BOTH.into_iter().chain([Name::Chains]) {
             let stage = Stage::new(&format!("kinds-{model}-{dual}-{dataplane}"));
             let (told, asked) = differing(&stage, &services(model, dual), dataplane);
             assert!(told.is_empty(), "{dataplane} {model}:\n{}", told.join("\n"));
@@ -268,6 +269,73 @@ fn a_service_that_changes_is_another_for_new_connections_and_the_same_for_old_on
         up.change_services(&changing(&name, "one")).unwrap_or_else(|error| panic!("{error}"));
         let mut back = dialled(&up);
         answered(&mut back, &mut one.accept().expect("it was dialled").0);
+        up.down().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_s_own_socket_is_led_by_its_own_node_port_as_long_as_there_is_one() {
+    for dataplane in BOTH.into_iter().chain([Name::Chains]) {
+        let without = changing(&format!("own-{dataplane}"), "one");
+        let mut with = without.clone();
+        with.services[0].ports[0].node_port = Some(32_080);
+        let mut up = Up::new(&without, dataplane).unwrap_or_else(|error| panic!("{error}"));
+        let one = listening(&up, "one");
+        let node = without.node("n1").expect("the cluster has it");
+        let dialled = SocketAddr::new(node.address(), 32_080);
+        let netns = up.topology().node("n1");
+        let dial = || netns.run(|| TcpStream::connect_timeout(&dialled, PATIENCE)).expect("it runs");
+        let refused = |dial: std::io::Result<TcpStream>| {
+            assert_eq!(dial.expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused, "{dataplane}");
+        };
+        refused(dial());
+        up.change_services(&with).unwrap_or_else(|error| panic!("{error}"));
+        let mut client = dial().unwrap_or_else(|error| panic!("{dataplane}: {error}"));
+        client.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+        answered(&mut client, &mut one.accept().expect("it was dialled").0);
+        up.change_services(&without).unwrap_or_else(|error| panic!("{error}"));
+        refused(dial());
+        up.down().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_client_over_udp_that_keeps_its_port_is_led_to_who_is_there_now() {
+    for dataplane in BOTH {
+        let over_udp = |endpoint| {
+            let mut cluster = changing(&format!("udp-{dataplane}"), endpoint);
+            cluster
+                .services
+                .iter_mut()
+                .flat_map(|it| &mut it.ports)
+                .for_each(|it| it.protocol = Protocol::Udp);
+            cluster
+        };
+        let mut up = Up::new(&over_udp("one"), dataplane).unwrap_or_else(|error| panic!("{error}"));
+        let bound = |pod: &str, port| {
+            let socket = netns(&up, pod).run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+            let socket = socket.expect("it runs").expect("the port is free");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+            socket
+        };
+        let (web, one, two) = (bound("web", 20_000), bound("one", 8080), bound("two", 8080));
+        let asks = |address: [u8; 4], who: &UdpSocket| {
+            web.send_to(b"ping", SocketAddr::from((address, 80))).expect("it has a way");
+            let mut said = [0; 4];
+            let (_, client) = who.recv_from(&mut said).expect("it is heard");
+            who.send_to(&said, client).expect("it has a way");
+            let (_, from) = web.recv_from(&mut said).expect("the answer comes back");
+            assert_eq!(from, SocketAddr::from((address, 80)), "{dataplane}");
+        };
+        asks([10, 96, 0, 10], &one);
+        asks([10, 96, 0, 11], &one);
+        let changed = up.change_services(&over_udp("two"));
+        changed.unwrap_or_else(|error| panic!("{error}"));
+        asks([10, 96, 0, 10], &two);
+        // Who is where he was is not asked anew.
+        asks([10, 96, 0, 11], &one);
         up.down().unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -28,7 +28,8 @@ pub fn csv(results: &Results) -> String {
     }
     for stage in &results.stages {
         let (source, name, packet) = (field(&stage.source), field(&stage.stage), field(&stage.packet));
-        let _ = writeln!(text, ",ebpf,STAGE,{source},,,,,,,{name}_ns,{},{packet},", stage.ns);
+        let (flows, ns) = (stage.flows, stage.ns);
+        let _ = writeln!(text, ",ebpf,STAGE,{source},,,,,{flows},,{name}_ns,{ns},{packet},");
     }
     for program in &results.programs {
         for (figure, value) in [

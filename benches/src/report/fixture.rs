@@ -163,7 +163,7 @@ fn costs(results: &mut Results) {
             for (stage, ns) in stages.into_iter().zip(ns) {
                 let ns = if source == "live" { 1.2 * ns } else { ns };
                 let (packet, source, stage) = (packet.to_owned(), source.to_owned(), stage.to_owned());
-                results.stages.push(Stage { packet, source, stage, ns });
+                results.stages.push(Stage { packet, source, stage, ns, flows: 1024 });
             }
         }
     }

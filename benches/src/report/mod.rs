@@ -17,6 +17,7 @@ pub use csv::csv;
 pub use page::page;
 pub use readme::{block, replaced};
 pub use table::Table;
+pub(crate) use table::write_stages;
 
 use crate::results::{Point, Results, Spread};
 

@@ -6,7 +6,7 @@ mod drawings;
 
 use super::readme::{Beside, beside};
 use super::table::{columns, measured_as, target};
-use super::words::{day, number, sentence, spread, title, variants};
+use super::words::{day, fewer, number, sentence, spread, title, variants};
 use crate::results::{Cost, Program, Results};
 use crate::targets::{self, Outcome};
 
@@ -113,18 +113,22 @@ fn must_hold(results: &Results) -> String {
     let judged = targets::judge(results);
     let count = |outcome| judged.iter().filter(|judged| judged.outcome == outcome).count();
     let [met, missed, open] = [Outcome::Met, Outcome::Missed, Outcome::NotMeasured].map(count);
+    let counted = match count(Outcome::NotJudged) {
+        0 => format!("{met} met, {missed} missed"),
+        unjudged => format!("{unjudged} measured, none judged: the run is invalid"),
+    };
     let rows = judged.iter().map(|judged| {
         let class = match judged.outcome {
             Outcome::Met => "met",
             Outcome::Missed => "missed",
-            Outcome::NotMeasured => "not",
+            Outcome::NotJudged | Outcome::NotMeasured => "not",
         };
         let cells = [judged.target.measure.to_owned(), target(judged), measured_as(judged)];
         let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escaped(cell))).collect();
         format!("<tr>{cells}<td class=\"{class}\">{}</td></tr>\n", judged.outcome)
     });
     format!(
-        "<h2>What must hold</h2><p>{met} met, {missed} missed, {open} not measured in this run. A packet's cost is judged by \
+        "<h2>What must hold</h2><p>{counted}; {open} not measured in this run. A packet's cost is judged by \
          the median; the range begins at the quiet runs.</p><div class=\"wide\"><table><tr><th>measure</th><th>target</th>\
          <th>measured</th><th></th></tr>\n{}</table></div>",
         rows.collect::<String>()
@@ -201,7 +205,8 @@ fn raw(results: &Results) -> String {
         let heads: Vec<&str> = columns.iter().map(|column| column[0].as_str()).collect();
         let rows =
             (1..columns[0].len()).map(|row| columns.iter().map(|column| column[row].clone()).collect());
-        let said = escaped(&format!("{}: {}", title(point), sentence(&point.workload)));
+        let (said, fewer) = (sentence(&point.workload), fewer(results, point));
+        let said = escaped(&format!("{}: {said}{fewer}", title(point)));
         format!("<h3>{said}</h3>{}", table(&heads, rows))
     });
     points.collect()
@@ -264,5 +269,7 @@ mod tests {
         let at = page.find("This run is invalid").expect("it is said");
         assert!(at < page.find("What must hold").expect("targets"));
         assert!(page.contains("load &amp; steal. "));
+        assert!(page.contains("20 measured, none judged: the run is invalid; 0 not measured in this run"));
+        assert!(!page.contains("class=\"met\"") && !page.contains("class=\"missed\""), "nothing is judged");
     }
 }

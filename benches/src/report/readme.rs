@@ -126,29 +126,28 @@ fn usual<'a>(results: &'a Results, traffic: (&str, &str, Option<usize>)) -> Opti
 
 /// Those of the targets that were measured.
 fn must_hold(results: &Results) -> Vec<String> {
-    let (all, valid) = (targets::judge(results), results.noise.is_empty());
+    let all = targets::judge(results);
     let count = |outcome| all.iter().filter(|judged| judged.outcome == outcome).count();
-    let [met, missed] = [Outcome::Met, Outcome::Missed].map(count);
-    if met + missed == 0 {
+    let [met, missed, unjudged] = [Outcome::Met, Outcome::Missed, Outcome::NotJudged].map(count);
+    if met + missed + unjudged == 0 {
         return Vec::new();
     }
     let mut lines =
         vec!["| must hold | target | measured | |".to_owned(), "| --- | --- | --- | --- |".to_owned()];
     for judged in all.iter().filter(|judged| judged.outcome != Outcome::NotMeasured) {
         let outcome = match judged.outcome {
-            _ if !valid => "(invalid run)",
+            Outcome::NotJudged => "(invalid run)",
             Outcome::Met => "met",
             _ => "**missed**",
         };
         let (measure, target, measured) = (judged.target.measure, target(judged), measured_as(judged));
         lines.push(format!("| {measure} | {target} | {measured} | {outcome} |"));
     }
-    let open = all.len() - met - missed;
+    let open = all.len() - met - missed - unjudged;
     let open = if open > 0 { format!(", {open} not measured in this run") } else { String::new() };
-    let judged = if valid {
-        format!("{met} met, {missed} missed")
-    } else {
-        format!("{} measured, none judged: the run is invalid", met + missed)
+    let judged = match unjudged {
+        0 => format!("{met} met, {missed} missed"),
+        _ => format!("{unjudged} measured, none judged: the run is invalid"),
     };
     lines.push(format!(
         "\nOf {} targets {judged}{open}. A packet's cost is the median, \

@@ -4,10 +4,10 @@ use std::fmt;
 
 use testbed::output::Paint;
 
-use super::words::{circumstances, figures, number, sentence, spread, title, variants_at};
+use super::words::{circumstances, fewer, figures, number, sentence, spread, title, variants_at};
 use super::{YARDSTICK, to_routed, yardstick};
 use crate::figure::{Figure, LATENCY_P50, LATENCY_P99, MEMORY, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
-use crate::results::{Point, Results};
+use crate::results::{Point, Results, Stage};
 use crate::targets::{self, Judged, Outcome};
 
 /// A table for each point: medians, with the lowest and highest round in brackets.
@@ -23,7 +23,7 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Results { absent, noise, .. } = self.results;
         for point in self.results.points() {
-            writeln!(f, "{}: {}", title(point), sentence(&point.workload))?;
+            writeln!(f, "{}: {}{}", title(point), sentence(&point.workload), fewer(self.results, point))?;
             write_columns(f, &columns(self.results, point, is_brief))?;
             match yardstick(self.results, point) {
                 Some(other) if other != point => {
@@ -51,7 +51,7 @@ impl fmt::Display for Table<'_> {
 
 impl Table<'_> {
     fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Results { costs, stages, .. } = self.results;
+        let costs = &self.results.costs;
         if !costs.is_empty() {
             writeln!(
                 f,
@@ -64,15 +64,7 @@ impl Table<'_> {
             write_columns(f, &by_column(["PACKET", "PROGRAM", "FLOWS", "MEDIAN NS", "QUIET NS"], rows))?;
             writeln!(f)?;
         }
-        if !stages.is_empty() {
-            writeln!(f, "What of that each stage of the path adds.")?;
-            let rows = stages.iter().map(|stage| {
-                vec![stage.packet.clone(), stage.source.clone(), stage.stage.clone(), number(stage.ns)]
-            });
-            write_columns(f, &by_column(["PACKET", "SOURCE", "STAGE", "NS"], rows))?;
-            writeln!(f)?;
-        }
-        Ok(())
+        write_stages(f, &self.results.stages)
     }
 
     fn write_programs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,7 +104,8 @@ impl Table<'_> {
                 let outcome = judged.outcome.to_string();
                 let outcome = match judged.outcome {
                     Outcome::Met => self.paint.good(&outcome),
-                    _ => self.paint.bad(&outcome),
+                    Outcome::Missed => self.paint.bad(&outcome),
+                    Outcome::NotJudged | Outcome::NotMeasured => outcome,
                 };
                 vec![judged.target.measure.to_owned(), target(judged), measured_as(judged), outcome]
             });
@@ -123,6 +116,61 @@ impl Table<'_> {
         }
         writeln!(f)
     }
+}
+
+/// Where a packet's time goes: a row for each kind of packet, a column for each stage, and the whole.
+pub(crate) fn write_stages(f: &mut fmt::Formatter<'_>, stages: &[Stage]) -> fmt::Result {
+    if stages.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        f,
+        "Nanoseconds of a packet's stages, without what it takes to look at the clock: in the kernel's test run, where the \
+         rest is what they\nleave of what the packet costs without looks, and on a live cluster."
+    )?;
+    write_columns(f, &stage_columns(stages))?;
+    writeln!(f)
+}
+
+/// Head and cells of each column.
+pub(super) fn stage_columns(stages: &[Stage]) -> Vec<Vec<String>> {
+    let (names, rows) = stage_rows(stages);
+    let mut columns = vec![vec!["PACKET".to_owned()], vec!["SOURCE".to_owned()], vec!["FLOWS".to_owned()]];
+    columns.extend(names.iter().map(|name| vec![name.to_uppercase()]));
+    columns.push(vec!["ALL".to_owned()]);
+    for ((packet, source, flows), ns) in rows {
+        let flows = if flows == 0 { "-".to_owned() } else { flows.to_string() };
+        let all: f64 = ns.iter().flatten().sum();
+        let times = ns.into_iter().chain([Some(all)]).map(|ns| ns.map_or("-".to_owned(), number));
+        let cells = [packet.to_owned(), source.to_owned(), flows].into_iter().chain(times);
+        columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(cell));
+    }
+    columns
+}
+
+/// The packet, where it was found out, and the number of flows.
+type Timed<'a> = (&'a str, &'a str, u32);
+
+/// The names of the stages in the order in which they first come; and of each kind of packet its nanoseconds in theirs.
+fn stage_rows(stages: &[Stage]) -> (Vec<&str>, Vec<(Timed<'_>, Vec<Option<f64>>)>) {
+    fn of(stage: &Stage) -> Timed<'_> {
+        (&stage.packet, &stage.source, stage.flows)
+    }
+    let (mut names, mut timed) = (Vec::new(), Vec::new());
+    for stage in stages {
+        if !names.contains(&stage.stage.as_str()) {
+            names.push(&stage.stage);
+        }
+        if !timed.contains(&of(stage)) {
+            timed.push(of(stage));
+        }
+    }
+    let rows = timed.into_iter().map(|one| {
+        let named = |name: &&str| stages.iter().find(|it| of(it) == one && it.stage == *name).map(|it| it.ns);
+        (one, names.iter().map(named).collect())
+    });
+    let rows = rows.collect();
+    (names, rows)
 }
 
 /// `≤ 180 ns`.
@@ -244,9 +292,25 @@ mod tests {
     }
 
     #[test]
+    fn where_the_time_goes_is_a_row_for_each_packet_and_what_is_less_than_nothing_is_told() {
+        let mut results = rich();
+        results.stages.iter_mut().filter(|it| it.stage == "redirect").for_each(|it| it.ns = -3.0);
+        let text = text(&results);
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+        let words = |start: &str| line(start).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert!(text.contains("PARSE") && text.contains("REDIRECT"), "{text}");
+        let ingress = words("overlay ingress to a pod   test-run");
+        assert_eq!(ingress[5..8], ["test-run", "1024", "24.0"], "{text}");
+        assert_eq!(ingress[ingress.len() - 2..], ["-3.00", "114"], "{text}");
+    }
+
+    #[test]
     fn an_invalid_run_says_so_in_its_last_lines() {
         let noise = vec!["the machine's host took away 9.7 % of the CPU time".to_owned()];
         let text = text(&Results { noise, ..results() });
         assert!(text.ends_with("\nINVALID: the machine's host took away 9.7 % of the CPU time.\n"), "{text}");
+        let text = self::text(&Results { noise: vec!["noise".to_owned()], ..rich() });
+        let told = |word: &str| text.lines().filter(|line| line.ends_with(word)).count();
+        assert_eq!([" met", " missed", "not judged: invalid run"].map(told), [0, 0, 20], "{text}");
     }
 }

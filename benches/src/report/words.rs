@@ -23,7 +23,9 @@ pub(super) fn sentence(workload: &str) -> &'static str {
              kernel memory grew by"
         }
         "BOOT" => "the cluster built, until packets pass",
-        "FORWARD" => "frames pushed through, as many as go",
+        "FORWARD" => {
+            "frames pushed through to a Service, as many as go; through `bare`, which knows none, to the pod itself"
+        }
         _ => "as its suite says",
     }
 }
@@ -129,11 +131,21 @@ pub(super) fn variants_at<'a>(results: &'a Results, point: &Point) -> Vec<&'a st
     variants(results).into_iter().filter(here).collect()
 }
 
+/// How often a point was measured, where that is not as often as the run says.
+pub(super) fn fewer(results: &Results, point: &Point) -> String {
+    match results.rounds_of(point) {
+        rounds if rounds == results.rounds => String::new(),
+        rounds => format!("; {rounds} rounds"),
+    }
+}
+
 /// How it was measured, and on what.
 pub(super) fn circumstances(results: &Results) -> [String; 2] {
     let Results { rounds, time_s, machine, .. } = results;
+    let other = results.points().into_iter().any(|point| !fewer(results, point).is_empty());
+    let said = if other { " where no other number is said" } else { "" };
     [
-        format!("Medians of {rounds} rounds of {time_s} s, [lowest..highest]; ratios within a round."),
+        format!("Medians of {rounds} rounds of {time_s} s{said}, [lowest..highest]; ratios within a round."),
         format!("{}.", facts(machine)),
     ]
 }
@@ -182,6 +194,16 @@ mod tests {
         let (workload, way) = ("UPDATE".to_owned(), "memory".to_owned());
         assert_eq!(title(&Point { workload, way, size_bytes: 0, ..point() }), "UPDATE");
         assert_eq!(title(&Point { policies: 0, ..point() }), "TCP_RR, other node, 1 B, no policies");
+    }
+
+    #[test]
+    fn a_point_with_other_rounds_than_the_run_says_so() {
+        let mut results = crate::results::tests::results();
+        assert_eq!(fewer(&results, &point()), "");
+        assert!(circumstances(&results)[0].starts_with("Medians of 3 rounds of 0 s, "));
+        results.rounds = 7;
+        assert_eq!(fewer(&results, &point()), "; 3 rounds");
+        assert!(circumstances(&results)[0].contains("7 rounds of 0 s where no other number is said, "));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::platform::Packet;
 use crate::wire::transport::{tcp, udp};
-use crate::wire::{Address, Be16, Port, ethernet, ip};
+use crate::wire::{Address, Be16, Port, checksum, ethernet, ip};
 
 /// The two ends of a packet, and no more than the load balancer and the path's short way want to know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,9 +27,18 @@ pub struct Ends<A> {
     pub error: bool,
     /// As [`super::Flow::transport`].
     pub transport: usize,
+    /// How many bytes follow the IP header, if it was glanced at.
+    pub length: u16,
 }
 
 impl<A: Address> Ends<A> {
+    /// The sum of the pseudo-header (RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1).
+    #[inline(always)]
+    pub fn pseudo_sum(&self) -> Be16 {
+        let [protocol, length] = [Be16([0, self.protocol]), Be16::new(self.length)];
+        Be16(checksum::sum([protocol, length], self.source.sum() + self.target.sum()).to_ne_bytes())
+    }
+
     /// As [`super::Flow::hash`].
     #[inline(always)]
     pub fn hash(&self, seed: u32) -> u32 {
@@ -87,6 +96,7 @@ fn usual<A: Address>(packet: &impl Packet, start: usize, ends: &mut Ends<A>) -> 
     ends.source = addresses.source;
     ends.target = addresses.target;
     ends.transport = network + A::HEADER;
+    ends.length = length.wrapping_sub(A::HEADER) as u16;
     if connection {
         let transport: tcp::Header = packet.read(network + A::HEADER)?;
         ends.source_port = transport.source_port;

@@ -16,11 +16,17 @@ pub const fn fold(sum: u32) -> u16 {
 /// The checksum over these words and over what has this sum; words left out are zero.
 #[inline(always)]
 pub fn of<const N: usize>(words: [Be16; N], rest: u32) -> Be16 {
+    Be16((!sum(words, rest)).to_ne_bytes())
+}
+
+/// The same sum itself, folded: what a checksum's field holds while only these words are summed up.
+#[inline(always)]
+pub fn sum<const N: usize>(words: [Be16; N], rest: u32) -> u16 {
     let mut sum = rest;
     for word in words {
         sum += u16::from_ne_bytes(word.0) as u32;
     }
-    Be16((!fold(sum)).to_ne_bytes())
+    fold(sum)
 }
 
 /// One's complement addition of two 32-bit sums.
@@ -46,6 +52,12 @@ pub fn address_delta<A: Address>(from: A, to: A) -> u32 {
 #[inline(always)]
 pub const fn word_delta(from: Be16, to: Be16) -> u32 {
     delta(u16::from_ne_bytes(from.0) as u32, u16::from_ne_bytes(to.0) as u32)
+}
+
+/// A sum of words, folded, to which a change adds this.
+#[inline(always)]
+pub const fn extended(sum: Be16, delta: u32) -> Be16 {
+    Be16(fold(add(delta, u16::from_ne_bytes(sum.0) as u32)).to_ne_bytes())
 }
 
 /// The checksum after a change (RFC 1624, equation 3).

@@ -16,7 +16,6 @@ use testbed::probe::crowd::{self, Crowds};
 use testbed::probe::live::Live;
 use testbed::probe::{self, Flow, Grid, Prober, Tables, read_flows};
 use testbed::progress::Progress;
-use testbed::topology::Topology;
 use testbed::witness::Seen;
 use userspace::engine::emulator::matrix;
 use userspace::model::{Cluster, Port, Protocol};
@@ -262,7 +261,7 @@ fn measure_for_once(
     Ok(grid)
 }
 
-/// Asks on links that are up; a dataplane without processes of its own runs as long as this takes.
+/// Asks on a cluster that is up.
 fn with_prober(
     cluster: &Cluster,
     dataplane: Dataplane,
@@ -285,14 +284,7 @@ fn with_prober(
             agents::trace(cluster, false)?;
             measured
         }
-        Dataplane::Chains => {
-            let mut chains = Name::Chains.dataplane();
-            chains.start(&Topology::existing(cluster.clone(), chains.layout()))?;
-            let measured = ask(&mut prober);
-            chains.stop()?;
-            measured
-        }
-        // Routes are part of the links, and rules stay without a process.
+        // Routes are part of the links, rules stay without a process, and `chains` runs as long as its lab.
         _ => ask(&mut prober),
     }?;
     Ok((grid, lab::listeners(&cluster.name).seen()?.unwrap_or_default()))

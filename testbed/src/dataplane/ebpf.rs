@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::tables::{IfIndex, Node};
 use nix::net::if_::if_nametoindex;
-use userspace::engine::kernel::{Kernel, Namespaces, Options, Sweeper, cookie_of};
+use userspace::engine::kernel::{Kernel, Namespaces, Options, Stopwatch, Sweeper, Times, cookie_of};
 use userspace::engine::{Engine, Hook};
 use userspace::observe::walk::Names;
 use userspace::plan::{Homes, LEGS, Links, NodePlan, Plan};
@@ -28,6 +29,36 @@ const GLANCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Ebpf {
     running: Option<Running>,
+    /// One in so many packets is timed; 0: none.
+    timed: u32,
+    stopwatches: Stopwatches,
+}
+
+/// What the programs of nodes have timed: of those that the dataplane was started on.
+#[derive(Clone, Debug, Default)]
+pub struct Stopwatches(Arc<Mutex<Vec<Stopwatch>>>);
+
+impl Stopwatches {
+    /// What was timed at a hook, of all nodes together.
+    ///
+    /// # Errors
+    /// A stopwatch cannot be read.
+    pub fn times(&self, hook: Hook) -> Result<Times, userspace::error::Error> {
+        let stopwatches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Times::default();
+        for stopwatch in stopwatches.iter() {
+            all = all + stopwatch.times(hook)?;
+        }
+        Ok(all)
+    }
+}
+
+impl Ebpf {
+    /// One that times one in so many packets, by lot, and what it times.
+    pub fn timed(every: u32) -> (Self, Stopwatches) {
+        let stopwatches = Stopwatches::default();
+        (Self { running: None, timed: every, stopwatches: stopwatches.clone() }, stopwatches)
+    }
 }
 
 /// The thread that keeps the nodes.
@@ -65,9 +96,15 @@ impl Dataplane for Ebpf {
         let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
         let (planned, _) = planned(topology, &plan)?;
         let mut nodes = BTreeMap::new();
-        apply(&mut nodes, planned)?;
+        apply(&mut nodes, planned, self.timed)?;
+        if self.timed != 0 {
+            let taken = nodes.values_mut().map(|loaded| loaded.kernel.take_stopwatch());
+            let taken = taken.collect::<Result<Vec<_>, _>>().map_err(userspace::error::Error::from)?;
+            *self.stopwatches.0.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+        }
+        let timed = self.timed;
         let (orders, received) = mpsc::channel();
-        let thread = std::thread::spawn(move || keep(nodes, &received));
+        let thread = std::thread::spawn(move || keep((nodes, timed), &received));
         self.running = Some(Running { plan, orders, thread });
         Ok(())
     }
@@ -166,12 +203,15 @@ struct Loaded {
 type Nodes = BTreeMap<String, Loaded>;
 
 /// The thread: ends, and takes everything off, when nobody can give orders any more.
-fn keep(mut nodes: Nodes, orders: &mpsc::Receiver<Order>) -> Result<(), userspace::error::Error> {
+fn keep(
+    (mut nodes, timed): (Nodes, u32),
+    orders: &mpsc::Receiver<Order>,
+) -> Result<(), userspace::error::Error> {
     let mut swept = Instant::now();
     loop {
         match orders.recv_timeout(GLANCE) {
             // Nobody waits for the answer any more if it cannot be sent.
-            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, planned))),
+            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, planned, timed))),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -186,7 +226,7 @@ fn keep(mut nodes: Nodes, orders: &mpsc::Receiver<Order>) -> Result<(), userspac
 }
 
 /// Brings every node to its plan, together: those that are new too. Those that are no more go with their links.
-fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::error::Error> {
+fn apply(nodes: &mut Nodes, planned: Vec<Planned>, timed: u32) -> Result<(), userspace::error::Error> {
     nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
     let mut ways = Vec::new();
     for Planned { node, netns, mut plan, places, namespaces } in planned {
@@ -203,7 +243,7 @@ fn apply(nodes: &mut Nodes, planned: Vec<Planned>) -> Result<(), userspace::erro
             ways.push((node, legs, namespaces));
             continue;
         }
-        let options = Options { netns: Some(netns), ..Options::default() };
+        let options = Options { netns: Some(netns), timed, ..Options::default() };
         let mut kernel = Kernel::load(&plan, options)?;
         kernel.attach(&places)?;
         nodes.insert(node, Loaded { kernel, sweeper: Sweeper::default(), constants });

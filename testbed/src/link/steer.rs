@@ -32,7 +32,23 @@ pub enum Chosen<'a> {
     },
     /// Those to an address.
     To(IpAddr),
+    /// Those that the namespace's own sockets send to a port of an address. Where it is one of their own, they are
+    /// chosen only behind [`Links::ask_rules_first`].
+    Dialled {
+        /// The address.
+        address: IpAddr,
+        /// As in the IP header.
+        protocol: u8,
+        /// The port.
+        port: u16,
+    },
 }
+
+/// When rules are asked that come before a namespace's own addresses, and when those. The kernel begins with 0.
+const FIRST: u32 = 1;
+const THEN_OWN: u32 = 2;
+/// The table of a namespace's own addresses (rtnetlink(7), `RT_TABLE_LOCAL`).
+const OWN: u8 = 255;
 
 /// What a rule does with its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,37 +100,48 @@ impl Links {
     /// # Errors
     /// The kernel's reason.
     pub fn rule(&mut self, chosen: Chosen<'_>, rule: Rule) -> Result<(), Error> {
-        let mut message = RuleMessage::default();
-        (message.header.action, message.header.table) = match rule {
-            Rule::Table(table) => (RuleAction::ToTable, table),
-            Rule::Blackhole => (RuleAction::Blackhole, 0),
-        };
-        let range = match chosen {
-            Chosen::From { link, range, protocol, ports: (start, end) } => {
-                message.header.src_len = range.prefix_len();
-                message.attributes = vec![
-                    RuleAttribute::Source(range.network()),
-                    RuleAttribute::Iifname(link.to_owned()),
-                    RuleAttribute::IpProtocol(IpProtocol::from(protocol)),
-                    RuleAttribute::SourcePortRange(RulePortRange { start, end }),
-                ];
-                range
-            }
-            Chosen::To(address) => {
-                let whole = IpNet::from(address);
-                message.header.dst_len = whole.prefix_len();
-                message.attributes = vec![RuleAttribute::Destination(address)];
-                whole
-            }
-        };
-        message.header.family = match range {
-            IpNet::V4(_) => AddressFamily::Inet,
-            IpNet::V6(_) => AddressFamily::Inet6,
-        };
-        let tried = format!("add a rule for packets of {range}");
-        match self.add(&tried, Message::NewRule(message)) {
+        let (message, range) = message(chosen, rule);
+        match self.add(&format!("add a rule for packets of {range}"), Message::NewRule(message)) {
             Err(Error::Refused { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(()),
             added => added,
+        }
+    }
+
+    /// Deletes a rule. To delete what is not there succeeds.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn unrule(&mut self, chosen: Chosen<'_>, rule: Rule) -> Result<(), Error> {
+        let (message, range) = message(chosen, rule);
+        self.delete_rule(&format!("delete the rule for packets of {range}"), message)
+    }
+
+    /// Lets rules be asked also about packets to the namespace's own addresses of this one's family, which the kernel
+    /// otherwise keeps to itself before any rule.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn ask_rules_first(&mut self, family: IpAddr) -> Result<(), Error> {
+        let own = |priority| {
+            let mut message = RuleMessage::default();
+            message.header.family = family_of(IpNet::from(family));
+            (message.header.action, message.header.table) = (RuleAction::ToTable, OWN);
+            message.attributes = vec![RuleAttribute::Priority(priority)];
+            message
+        };
+        // The second before the first is gone: the addresses are its own at any moment.
+        let tried = "ask rules before a namespace's own addresses";
+        match self.add(tried, Message::NewRule(own(THEN_OWN))) {
+            Err(Error::Refused { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+            added => added?,
+        }
+        self.delete_rule(tried, own(0))
+    }
+
+    fn delete_rule(&mut self, tried: &str, message: RuleMessage) -> Result<(), Error> {
+        match self.request(tried, Message::DelRule(message), 0) {
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            deleted => deleted.map(drop),
         }
     }
 
@@ -127,5 +154,53 @@ impl Links {
         let mut message = self.row(&tried, route)?;
         message.header.table = table;
         self.request(&tried, Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+}
+
+/// A rule as a message, and the addresses that it is about.
+fn message(chosen: Chosen<'_>, rule: Rule) -> (RuleMessage, IpNet) {
+    let mut message = RuleMessage::default();
+    (message.header.action, message.header.table) = match rule {
+        Rule::Table(table) => (RuleAction::ToTable, table),
+        Rule::Blackhole => (RuleAction::Blackhole, 0),
+    };
+    let range = match chosen {
+        Chosen::From { link, range, protocol, ports: (start, end) } => {
+            message.header.src_len = range.prefix_len();
+            message.attributes = vec![
+                RuleAttribute::Source(range.network()),
+                RuleAttribute::Iifname(link.to_owned()),
+                RuleAttribute::IpProtocol(IpProtocol::from(protocol)),
+                RuleAttribute::SourcePortRange(RulePortRange { start, end }),
+            ];
+            range
+        }
+        Chosen::To(address) => {
+            message.attributes = vec![RuleAttribute::Destination(address)];
+            IpNet::from(address)
+        }
+        Chosen::Dialled { address, protocol, port } => {
+            message.attributes = vec![
+                RuleAttribute::Priority(FIRST),
+                RuleAttribute::Destination(address),
+                // What comes from no link.
+                RuleAttribute::Iifname("lo".to_owned()),
+                RuleAttribute::IpProtocol(IpProtocol::from(protocol)),
+                RuleAttribute::DestinationPortRange(RulePortRange { start: port, end: port }),
+            ];
+            IpNet::from(address)
+        }
+    };
+    if !matches!(chosen, Chosen::From { .. }) {
+        message.header.dst_len = range.prefix_len();
+    }
+    message.header.family = family_of(range);
+    (message, range)
+}
+
+fn family_of(range: IpNet) -> AddressFamily {
+    match range {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
     }
 }

@@ -1,6 +1,6 @@
 //! How the parts of a cluster are built, joined and taken away again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::{
     collected, each, fabric_side, host_side, pod_gateway, tunnel,
 };
 use crate::fabric;
-use crate::link::{End, Links, Next, Route, pair};
+use crate::link::{Chosen, End, Links, Next, Route, Rule, pair};
 use crate::netns::Netns;
 
 /// Kernel settings of every namespace. No reverse-path filter: packets may come back another way than
@@ -55,6 +55,12 @@ const NODES: [(&str, &str); 2] =
 const PODS: [(&str, &str); 2] =
     [("net/ipv4/ip_local_port_range", "32768 60999"), ("net/ipv4/ip_unprivileged_port_start", "0")];
 
+/// The routes of a node's own packets to ports of its own that lead elsewhere.
+const INTO_THE_PATH: u8 = 100;
+
+/// By node: address, protocol as in the IP header, and port.
+pub(super) type OwnPorts = BTreeMap<String, BTreeSet<(IpAddr, u8, u16)>>;
+
 impl Topology {
     /// [`Self::build`] without the way back: `built` has the namespaces that were made.
     pub(super) fn build_all(&self, built: &mut Vec<Netns>) -> Result<(), Error> {
@@ -82,7 +88,8 @@ impl Topology {
             self.build_balancer(built)?;
         }
         let services = ground::ways_to_services(&self.cluster);
-        self.lead_to_services(&services, &services)
+        self.lead_to_services(&services, &services)?;
+        self.follow_own_ports(&OwnPorts::new())
     }
 
     /// The network between the nodes: one bridge, which is also their gateway.
@@ -207,7 +214,15 @@ impl Topology {
         // A node that is its own backend meets itself under these.
         let itself = [IpAddr::from(V4::ITSELF.0), V6::ITSELF.0.into()];
         let into: Vec<IpAddr> = self.cluster.ways_in().into_keys().chain(itself).collect();
-        lead_into_the_path(&mut uplink, node, &into)
+        lead_into_the_path(&mut uplink, node, &into)?;
+        if self.layout.own_ports {
+            for address in &node.addresses {
+                uplink.ask_rules_first(*address)?;
+                let route = Route::default(pod_gateway(*address), HOST);
+                uplink.route_in(INTO_THE_PATH, route.source(*address))?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells a node of others, so that it need not ask for their hardware addresses.
@@ -326,6 +341,28 @@ impl Topology {
             let mut links = Links::open(&self.node(&node.name))?;
             each(&gone, |address| Ok(links.unroute(IpNet::from(*address))?))?;
             lead_into_the_path(&mut links, node, &new)?;
+        }
+        Ok(())
+    }
+
+    /// The ports of each node that lead elsewhere, as far as its own sockets have to be led into the path for them.
+    pub(super) fn own_ports(&self) -> OwnPorts {
+        let nodes = self.cluster.nodes.iter().filter(|_| self.layout.own_ports);
+        nodes.map(|node| (node.name.clone(), ground::own_ports(&self.cluster, node))).collect()
+    }
+
+    /// Makes the rules for them what the cluster says now, where they were as in `before`.
+    pub(super) fn follow_own_ports(&self, before: &OwnPorts) -> Result<(), Error> {
+        for (name, after) in self.own_ports() {
+            let before = before.get(&name).cloned().unwrap_or_default();
+            let mut links = Links::open(&self.node(&name))?;
+            let chosen = |&(address, protocol, port): &_| Chosen::Dialled { address, protocol, port };
+            for gone in before.difference(&after).map(chosen) {
+                links.unrule(gone, Rule::Table(INTO_THE_PATH))?;
+            }
+            for new in after.difference(&before).map(chosen) {
+                links.rule(new, Rule::Table(INTO_THE_PATH))?;
+            }
         }
         Ok(())
     }

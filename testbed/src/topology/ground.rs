@@ -1,6 +1,6 @@
 //! What the settings of a cluster mean for its links: lengths, gateways, and the ways that the fabric knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::wire::{Address, Mac, V4, V6, ip, tunnel};
@@ -130,6 +130,25 @@ pub(super) fn ways_to_services(cluster: &Cluster) -> BTreeMap<IpAddr, WayIn> {
         Some((address, way))
     });
     ways.collect()
+}
+
+/// The ports of a node's own addresses that lead elsewhere, with their protocol as in the IP header: node ports, in the
+/// families of their Services, and its pods' host ports.
+pub(super) fn own_ports(cluster: &Cluster, node: &Node) -> BTreeSet<(IpAddr, u8, u16)> {
+    let of_services = cluster.services.iter().flat_map(|service| {
+        let ports = service.ports.iter().filter_map(|port| Some((port.protocol.number(), port.node_port?)));
+        ports.flat_map(|(protocol, port)| {
+            let is_its = |own: &&IpAddr| service.addresses.iter().any(|it| it.is_ipv4() == own.is_ipv4());
+            node.addresses.iter().filter(is_its).map(move |own| (*own, protocol, port))
+        })
+    });
+    let of_pods = cluster.pods_on(&node.name).filter(|pod| !pod.host_network).flat_map(|pod| {
+        pod.host_ports.iter().flat_map(|port| {
+            let is_its = |own: &&IpAddr| port.address.is_none_or(|only| only == **own);
+            node.addresses.iter().filter(is_its).map(|own| (*own, port.protocol.number(), port.port))
+        })
+    });
+    of_services.chain(of_pods).collect()
 }
 
 /// The longest packet that the load balancer takes for a frontend, where it puts it into another one.

@@ -13,9 +13,9 @@ use userspace::model;
 use userspace::plan::{Links, NodePlan};
 
 use super::bytes::{Layout, TCP, pieces};
+use super::cluster::{Act, shortest};
 use super::draw::{Draw, WORLD_V4, WORLD_V6};
 use super::packet::{LONGEST, Link, address};
-use super::twins::{Act, shortest};
 
 /// A frame that came out of a node.
 #[derive(Clone, Debug)]

@@ -163,7 +163,9 @@ fn upright(svg: &mut String, axis: &Axis, (left, width, height): (f64, f64, f64)
 pub(super) fn stacks(sentence: &str, axis: &Axis, rows: &[(String, Vec<(String, f64)>)]) -> String {
     const TALL: f64 = 46.0;
     let height = TALL * rows.len() as f64;
-    let (left, width) = (NAMES + 60.0, LEFT + WIDTH - NAMES - 90.0);
+    let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    let left = (LETTER * longest as f64).max(NAMES) + 12.0;
+    let width = LEFT + WIDTH - 30.0 - left;
     let mut svg = open(sentence, (WHOLE.0, TOP + height + 46.0));
     upright(&mut svg, axis, (left, width, height));
     let names = order(rows);

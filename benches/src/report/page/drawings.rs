@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::axis::Axis;
 use super::chart::{self, Bar, Line, classes};
-use super::escaped;
+use super::{escaped, table};
 use crate::figure::{Better, Figure, TRANSACTIONS};
+use crate::report::table::stage_columns;
 use crate::report::words::{self, figures, sentence, thousands, title, variants, variants_at};
 use crate::results::{Point, Results, Spread};
 
@@ -51,7 +52,8 @@ pub(super) fn all(results: &Results) -> String {
         ),
         section(
             "Where the time goes",
-            "Nanoseconds that each stage of our path adds for a packet, in the order of the walk.",
+            "Nanoseconds of a packet's stages, without what it takes to look at the clock. The rest is what they leave of \
+             what a packet costs without that; where it is less than nothing it is not drawn, but stands in the table.",
             stages(results),
         ),
     ]
@@ -219,9 +221,13 @@ fn stages(results: &Results) -> Vec<String> {
         let mut rows: Vec<(String, Vec<(String, f64)>)> = Vec::new();
         for stage in results.stages.iter().filter(|stage| stage.source == source) {
             let part = (stage.stage.clone(), stage.ns);
-            match rows.iter_mut().find(|(packet, _)| *packet == stage.packet) {
+            let name = match stage.flows {
+                0 | 1 => stage.packet.clone(),
+                flows => format!("{}, {} flows", stage.packet, thousands(flows as usize)),
+            };
+            match rows.iter_mut().find(|(packet, _)| *packet == name) {
                 Some((_, parts)) => parts.push(part),
-                None => rows.push((stage.packet.clone(), vec![part])),
+                None => rows.push((name, vec![part])),
             }
         }
         let longest = rows.iter().map(|(_, parts)| parts.iter().map(|(_, ns)| ns).sum()).fold(0.0, f64::max);
@@ -238,7 +244,16 @@ fn stages(results: &Results) -> Vec<String> {
         let names: String = names.collect();
         figure(&caption, &format!("{svg}<p class=\"names dim\">{names}</p>"))
     };
-    sources.into_iter().map(of).collect()
+    let mut drawn: Vec<String> = sources.into_iter().map(of).collect();
+    if !drawn.is_empty() {
+        let columns = stage_columns(&results.stages);
+        let heads: Vec<String> = columns.iter().map(|column| column[0].to_lowercase()).collect();
+        let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+        let rows =
+            (1..columns[0].len()).map(|row| columns.iter().map(|column| column[row].clone()).collect());
+        drawn.push(table(&heads, rows));
+    }
+    drawn
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ use std::time::Duration;
 use userspace::model::Cluster;
 
 use super::live::{Out, Path, Refusal, Wire};
+use crate::topology::Layout;
 
 /// The seed of the endpoints that Services choose on real links.
 const SEED: u64 = 1;
@@ -61,6 +62,9 @@ pub struct Live {
 }
 
 impl Path for Live {
+    /// The kernel's rules meet what a node's own sockets dial at the node itself; ours have to be led to it.
+    const LAYOUT: Layout = Layout { own_ports: true, ..Layout::USERSPACE };
+
     fn new(cluster: &Cluster, node: &str) -> Result<Self, Refusal> {
         Ok(Self { node: Node::new(cluster, node, SEED)?, frame: Vec::new() })
     }

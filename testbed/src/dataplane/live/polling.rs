@@ -47,6 +47,7 @@ pub(super) struct Polling<P> {
 }
 
 struct Node<P> {
+    netns: Netns,
     running: AtomicBool,
     /// Whoever wants the desk comes by here first, so that a busy thread cannot keep others from it.
     door: Mutex<()>,
@@ -65,6 +66,9 @@ struct Link {
     wire: Wire,
     /// Its number: one of the same name may be another.
     index: u32,
+    interface: String,
+    /// When the ring was opened, in bytes.
+    mtu: usize,
     ring: Ring,
     _deaf: Deaf,
 }
@@ -82,6 +86,7 @@ impl<P: Path> Polling<P> {
     /// The kernel's reason.
     pub(super) fn start(netns: Netns, path: P) -> io::Result<Self> {
         let node = Arc::new(Node {
+            netns: netns.clone(),
             running: AtomicBool::new(true),
             door: Mutex::default(),
             desk: Mutex::new(Desk { path, links: Vec::new() }),
@@ -106,17 +111,16 @@ impl<P: Path> Station for Polling<P> {
 
     fn open(&mut self, wire: Wire, interface: &str) -> Result<(), Error> {
         let failed = |tried| Error::socket(tried, interface, &self.netns);
-        let bytes = if matches!(wire, Wire::Pod(_)) { POD } else { SHARED };
-        let (index, deaf, ring) = self.netns.run(|| {
+        let (index, mtu, deaf, ring) = self.netns.run(|| {
             let index = if_nametoindex(interface).map_err(|errno| failed("find")(errno.into()))?;
             let mtu = socket::mtu(interface).map_err(failed("ask for the MTU of"))?;
             let deaf = Deaf::new(index).map_err(failed("keep the kernel's own stack off"))?;
-            let ring = Ring::open(index, mtu, bytes).map_err(failed("share memory for"))?;
-            Ok::<_, Error>((index, deaf, ring))
+            let ring = Ring::open(index, mtu, room(wire)).map_err(failed("share memory for"))?;
+            Ok::<_, Error>((index, mtu, deaf, ring))
         })??;
         let mut desk = self.node.desk();
         self.node.epoll.add(ring.as_fd()).map_err(failed("wait for"))?;
-        desk.links.push(Link { wire, index, ring, _deaf: deaf });
+        desk.links.push(Link { wire, index, interface: interface.to_owned(), mtu, ring, _deaf: deaf });
         Ok(())
     }
 
@@ -212,10 +216,37 @@ impl<P: Path> Node<P> {
             }
             self.counts.received(frames, kept);
             self.counts.lost(Loss::TooLong, cut);
+            if cut > 0 {
+                self.widen(&mut links[place]);
+            }
             self.flush(links, out, burst);
             all += frames + cut;
         }
         all
+    }
+
+    /// A link of which frames were cut gets a ring with longer slots, if that is because its MTU was raised since. What
+    /// it has not been asked for by then is lost.
+    fn widen(&self, link: &mut Link) {
+        let told = self.netns.run(|| socket::mtu(&link.interface));
+        let Ok(Ok(mtu)) = told else {
+            return tracing::warn!("nobody knows the MTU of {}: {told:?}", link.interface);
+        };
+        if mtu <= link.mtu {
+            return;
+        }
+        // First, so that no frame comes twice.
+        self.counts.lost(Loss::Down, link.ring.stop(link.index));
+        self.count_overrun(link);
+        let (index, bytes) = (link.index, room(link.wire));
+        let opened = self.netns.run(|| Ring::open(index, mtu, bytes));
+        let Ok(Ok(ring)) = opened else {
+            return tracing::error!("{} is no longer read: {opened:?}", link.interface);
+        };
+        if let Err(error) = self.epoll.add(ring.as_fd()) {
+            tracing::error!("frames of {} are not waited for: {error}", link.interface);
+        }
+        (link.ring, link.mtu) = (ring, mtu);
     }
 
     /// Sends all that there is.
@@ -247,6 +278,11 @@ impl<P: Path> Node<P> {
             Err(error) => tracing::warn!("cannot wait for frames: {error}"),
         }
     }
+}
+
+/// Bytes for what arrives at a link.
+fn room(wire: Wire) -> usize {
+    if matches!(wire, Wire::Pod(_)) { POD } else { SHARED }
 }
 
 /// What waits for many sockets at once.

@@ -6,7 +6,8 @@
 //! | `nftables` | verdict maps, chains of single Services | one map for each pod and direction | [`nftables`], for `nft -f -` |
 //!
 //! The kernel forwards, routes, tunnels (VXLAN), translates and masquerades ([`Layout::NETFILTER`]). A change is
-//! loaded as a transaction of what differs, so that connections go on.
+//! loaded as a transaction of what differs, so that connections go on; but those over UDP to whom a Service leads no
+//! more are forgotten.
 //!
 //! What these two cannot do, as kube-proxy cannot: keep the address of a client outside whose endpoint is on
 //! another node (the node stands for it, so what policies say of such clients is left open), answer such a client
@@ -24,6 +25,7 @@ mod endpoints;
 pub mod iptables;
 pub mod nftables;
 mod run;
+mod stale;
 
 pub use run::{Error, NFT, RESTORE, RESTORE_V6, Tool};
 
@@ -129,6 +131,7 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
             }
             loaded => loaded?,
         }
+        stale::forget(&netns, before, after, &node.name)?;
     }
     Ok(())
 }

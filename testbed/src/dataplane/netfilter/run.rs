@@ -52,6 +52,16 @@ pub enum Error {
         /// The first lines of what it said.
         said: String,
     },
+    /// The table of connections.
+    #[error(
+        "cannot forget connections of network namespace {netns} that lead to nobody any more: {source}; load the module: modprobe nf_conntrack_netlink"
+    )]
+    Connections {
+        /// The namespace.
+        netns: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
 }
 
 /// A tool of the kernel's packet filter that reads rules.

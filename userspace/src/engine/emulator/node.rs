@@ -45,6 +45,8 @@ pub struct Emulator {
     clock_s: u32,
     /// How often the agent has written.
     generation: u32,
+    /// Whether a flow's way holds at all.
+    short_ways: bool,
     /// What chance gives next.
     random: u32,
     tracing: bool,
@@ -160,6 +162,7 @@ impl Emulator {
             v6: Tables::new(plan.addresses.1, capacities),
             clock_s: START_S,
             generation: 0,
+            short_ways: true,
             random: plan.node.seed,
             tracing: true,
             records: Vec::new(),
@@ -174,6 +177,12 @@ impl Emulator {
     /// Whether every stage reports (as at first), or only what must be known of any packet.
     pub fn trace(&mut self, tracing: bool) {
         self.tracing = tracing;
+    }
+
+    /// Whether packets of known flows go the short way (as at first), or all of them the long way, as they do while an
+    /// agent writes. Both come to the same.
+    pub fn take_short_ways(&mut self, short: bool) {
+        self.short_ways = short;
     }
 
     /// Runs one frame through a hook, in place: [`Engine::push`] without its copies. Reports gather until
@@ -350,7 +359,7 @@ impl Machine for Emulator {
     }
 
     fn generation(&self) -> u32 {
-        self.generation
+        if self.short_ways { self.generation } else { 0 }
     }
 
     /// A sequence that the node's seed starts.

@@ -167,6 +167,11 @@ mod tests {
     }
 
     #[test]
+    fn laps_stand_at_their_numbers() {
+        assert!(Lap::ALL.iter().enumerate().all(|(at, (lap, _))| *lap as usize == at), "{:?}", Lap::ALL);
+    }
+
+    #[test]
     fn rows_of_cpus_are_added_and_what_was_before_is_taken_off() {
         let mut words = [0; TIMES];
         words[..6].copy_from_slice(&[2, 90, 50, 2, 40, 4]);

@@ -17,7 +17,8 @@ const CONTROL: usize = 48;
 pub(super) const TUNNEL_BYTES: usize = 94;
 
 /// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
-/// verdict, and the frame as it is then. Only a program that was loaded with tracing on says its verdict.
+/// verdict, and the frame as it is then. Only a program that was loaded with tracing on, or with a
+/// fixed clock, says its verdict.
 pub(super) fn run(
     program: &SchedClassifier,
     name: &'static str,
@@ -41,7 +42,7 @@ pub(super) fn run(
     let result = program.test_run(options).map_err(|why| failed(sentence(&why)))?;
     out.truncate(result.data_size_out as usize);
     let verdict = verdict(word(&after, CONTROL), IfIndex(word(&after, CONTROL + 4)))
-        .ok_or_else(|| failed("it does not say its verdict: load it with tracing on".to_owned()))?;
+        .ok_or_else(|| failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned()))?;
     Ok((verdict, out))
 }
 
