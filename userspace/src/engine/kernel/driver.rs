@@ -114,7 +114,8 @@ pub(super) fn run(ebpf: &mut Ebpf, interface: IfIndex, frame: &[u8]) -> Result<(
     };
     let result = program(ebpf)?.test_run(options).map_err(|why| failed(sentence(&why)))?;
     out.truncate(result.data_size_out as usize);
-    let silent = || failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned());
+    let silent =
+        || failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned());
     // What is kept before the frame is handed back with it.
     if word(&after, DATA) != Some(SAID as u32) {
         return Err(silent());

@@ -41,8 +41,9 @@ pub(super) fn run(
     };
     let result = program.test_run(options).map_err(|why| failed(sentence(&why)))?;
     out.truncate(result.data_size_out as usize);
-    let verdict = verdict(word(&after, CONTROL), IfIndex(word(&after, CONTROL + 4)))
-        .ok_or_else(|| failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned()))?;
+    let verdict = verdict(word(&after, CONTROL), IfIndex(word(&after, CONTROL + 4))).ok_or_else(|| {
+        failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned())
+    })?;
     Ok((verdict, out))
 }
 
