@@ -359,7 +359,7 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
         make_way(platform, packet, walk)?;
     }
     settle(platform, packet, walk)?;
-    underlay_admit(platform, walk)
+    judge::of_origin(platform, walk)
 }
 
 /// Remembers its ports, if it is in fragments; and makes it one for whom the node's address stands.
@@ -375,34 +375,6 @@ fn underlay_turn<A: Address, P: Platform<A>, K: Packet>(
         conntrack::track(platform, &walk.flow, &mut walk.tracked)?;
     } else if walk.flow.direct != 0 {
         track(platform, walk)?;
-    }
-    Ok(())
-}
-
-/// Whether its sender may say so.
-#[inline(never)]
-fn underlay_admit<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
-    platform.lap(Lap::Nat);
-    if walk.tracked.is_new() {
-        let source = walk.flow.source;
-        match walk.from {
-            From::Masquerade => return Err(Reason::StaleMasquerade),
-            // A client outside is passed on as it came.
-            From::Tunnel if walk.flow.direct != 0 && route::is_inside(platform, source) => {
-                return Err(Reason::TunnelSpoofed);
-            }
-            From::Tunnel if walk.flow.direct == 0 && !route::is_of(platform, source, walk.carried.node) => {
-                return Err(Reason::TunnelSpoofed);
-            }
-            // Nodes dial each other's node ports by way of the underlay.
-            From::World
-                if route::is_inside(platform, source)
-                    && !(walk.choice.is_some() && route::is_node(platform, source)) =>
-            {
-                return Err(Reason::Spoofed);
-            }
-            _ => {}
-        }
     }
     Ok(())
 }

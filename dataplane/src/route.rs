@@ -116,6 +116,12 @@ pub fn local<A: Address>(
     Ok(Some(pod))
 }
 
+/// What the routes say of an address, without a report.
+#[inline(always)]
+pub fn to<A: Address>(platform: &impl Platform<A>, address: A) -> Option<Route> {
+    Routes::get(platform, &address)
+}
+
 /// Where the flow's target is, when it is no pod of this node: never a [`Route::BLACKHOLE`].
 ///
 /// Apart from [`local`], because a value that is a pod in one branch and a route in the other has bytes
@@ -127,7 +133,7 @@ pub fn local<A: Address>(
 #[inline(always)]
 pub fn next_hop<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>) -> Result<Route, Reason> {
     // 2.
-    let route = Routes::get(platform, &flow.target).ok_or(Reason::Blackhole)?;
+    let route = Routes::often(platform, &flow.target).ok_or(Reason::Blackhole)?;
     note(platform, flow, route.kind, route.id.0);
     if route.kind == Route::BLACKHOLE {
         return Err(Reason::Blackhole);
@@ -172,7 +178,8 @@ pub fn take_hop<A: Address>(packet: &mut impl Packet, had: u8, protocol: u8) -> 
     Ok(())
 }
 
+/// Notes where a flow's target is.
 #[inline(always)]
-fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, kind: u8, number: u32) {
+pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, kind: u8, number: u32) {
     trace::step(platform, || Record { detail: kind, number, ..flow.record(Stage::Route) });
 }

@@ -1,5 +1,5 @@
 //! Where policies are asked: about what a pod sends, about what comes to one, and, where flows are cut, about what
-//! answers either.
+//! answers either. And whether who sends from elsewhere may say so.
 //!
 //! A flow that is cut ([`Node::CUT`]) ends on each node with the first packet that its policies there refuse, in
 //! either direction; the next one is judged again. Its row stays as it is: it says whose packets these are, and ends
@@ -18,7 +18,7 @@ use crate::policy::Question;
 use crate::tables::{Endpoint, Identity, Node};
 use crate::trace::Lap;
 use crate::wire::Address;
-use crate::{policy, route};
+use crate::{Reason, policy, route};
 
 /// Whether policies judge a packet of its flow's first direction: if it opens the flow, or might be cut.
 #[inline(always)]
@@ -102,4 +102,32 @@ fn of_client<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -
 #[inline(always)]
 fn answer(direction: u8) -> Question {
     Question { direction, answers: true, first: false, carried: Identity::ANY }
+}
+
+/// Whether the sender of what came from elsewhere may say that it is who it is.
+#[inline(never)]
+pub(super) fn of_origin<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) -> Part {
+    platform.lap(Lap::Nat);
+    if walk.tracked.is_new() {
+        let source = walk.flow.source;
+        match walk.from {
+            From::Masquerade => return Err(Reason::StaleMasquerade),
+            // A client outside is passed on as it came.
+            From::Tunnel if walk.flow.direct != 0 && route::is_inside(platform, source) => {
+                return Err(Reason::TunnelSpoofed);
+            }
+            From::Tunnel if walk.flow.direct == 0 && !route::is_of(platform, source, walk.carried.node) => {
+                return Err(Reason::TunnelSpoofed);
+            }
+            // Nodes dial each other's node ports by way of the underlay.
+            From::World
+                if route::is_inside(platform, source)
+                    && !(walk.choice.is_some() && route::is_node(platform, source)) =>
+            {
+                return Err(Reason::Spoofed);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

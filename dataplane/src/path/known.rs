@@ -195,8 +195,10 @@ fn tell_sent<A: Address, P: Platform<A>, K: Packet>(
 ) -> Part {
     tell_head(platform, packet, walk);
     tell_turn(platform, walk);
-    tell_next_hop(platform, walk)?;
+    find_next_hop(platform, walk);
+    tell_next_hop(platform, walk);
     tell_outer(platform, walk);
+    tell_tail(platform, walk);
     Ok(())
 }
 
@@ -235,14 +237,25 @@ fn tell_head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &m
     head(platform, packet, &walk.flow, Stage::FromPod);
 }
 
-/// Other ends take the place of the packet's in the walk as well.
-#[inline(never)]
+/// Other ends take the place of the packet's in the walk as well. Each report is a function's of its own, beside the
+/// others and not inside them: the stack.
+#[inline(always)]
 fn tell_turn<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
+    tell_backend(platform, walk);
+    tell(platform, walk);
+    tell_frontend(platform, walk);
+}
+
+#[inline(never)]
+fn tell_backend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
     if walk.choice.is_some() {
         service::note(platform, &walk.flow, &walk.choice);
         (walk.flow.target, walk.flow.target_port) = (walk.choice.address, walk.choice.port);
     }
-    tell(platform, walk);
+}
+
+#[inline(never)]
+fn tell_frontend<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
     let row = &walk.tracked.connection;
     if !walk.tracked.original && row.frontend != A::default() {
         nat::note(platform, &walk.flow, nat::Change::Frontend, (row.frontend, row.frontend_port));
@@ -251,9 +264,16 @@ fn tell_turn<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
 }
 
 #[inline(never)]
-fn tell_next_hop<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
-    walk.route = route::next_hop(platform, &walk.flow)?;
-    Ok(())
+fn find_next_hop<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
+    walk.route = Route::default();
+    if let Some(route) = route::to(platform, walk.flow.target) {
+        walk.route = route;
+    }
+}
+
+#[inline(never)]
+fn tell_next_hop<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
+    route::note(platform, &walk.flow, walk.route.kind, walk.route.id.0);
 }
 
 #[inline(never)]
@@ -262,5 +282,9 @@ fn tell_outer<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) 
     let port = overlay::port(walk.flow.hash(platform.node().seed));
     let outer = Outer { node: way.node, mac: way.mac, port, class: 0, identity: way.identity };
     overlay::note(platform, &walk.flow, &outer);
+}
+
+#[inline(never)]
+fn tell_tail<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
     trace::step(platform, || walk.flow.record(Stage::ToUnderlay));
 }

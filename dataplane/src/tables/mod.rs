@@ -34,10 +34,12 @@ use core::mem::size_of;
 use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
 
 mod balance;
+mod policy;
 mod service;
 mod socket;
 
 pub use balance::{Balancer, Pin, Pinned, Real, Slot, Virtual};
+pub use policy::{PolicyKey, PolicyRow};
 pub use service::{Affine, Affinity, Allowed, Backend, Frontend, Service, Slots, SourceRange};
 pub use socket::{Cookie, Dialled, Home, Socket};
 
@@ -387,57 +389,6 @@ impl<A> Connection<A> {
     pub const DIALLED: u8 = 64;
 }
 
-/// Key of [`Policy`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct PolicyKey {
-    /// The rules of the pod that is judged.
-    pub rules: RuleSet,
-    /// The other end, or [`Identity::ANY`].
-    pub identity: Identity,
-    /// [`Endpoint::INGRESS`] or [`Endpoint::EGRESS`].
-    pub direction: u8,
-    /// As in the IP header. Left out of the prefix: any.
-    pub protocol: u8,
-    /// The target's port. Left out of the prefix, wholly or its low bits: any of them.
-    pub port: Port,
-}
-
-impl PolicyKey {
-    /// Bits of the prefix that a row must at least have: everything but protocol and port.
-    pub const FIXED_BITS: u32 = 72;
-    /// Bits of a prefix that names a protocol and one port.
-    pub const BITS: u32 = 96;
-}
-
-/// Row of [`Policy`]: this is allowed, or denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct PolicyRow {
-    /// The rule that says so; 0 where none does, and it is allowed because nothing denies it.
-    pub rule: RuleId,
-    /// [`PolicyRow::ALLOW`] or [`PolicyRow::DENY`].
-    pub action: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-impl PolicyRow {
-    /// In [`PolicyRow::action`]: it may pass.
-    pub const ALLOW: u8 = 1;
-    /// In [`PolicyRow::action`]: it may not.
-    pub const DENY: u8 = 2;
-
-    /// The rule lets it pass.
-    pub const fn allow(rule: RuleId) -> Self {
-        Self { rule, action: Self::ALLOW, pad: [0; 3] }
-    }
-    /// The rule forbids it.
-    pub const fn deny(rule: RuleId) -> Self {
-        Self { rule, action: Self::DENY, pad: [0; 3] }
-    }
-}
-
 /// Key of [`Masquerades`]: a reply's addresses as it reaches the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -598,11 +549,10 @@ pub struct Timeouts {
     pub fragment_s: u32,
 }
 
-plain!(Endpoint, PolicyKey, PolicyRow, Route, Fragmented, Node, Timeouts, Way);
+plain!(Endpoint, Route, Fragmented, Node, Timeouts, Way);
 plain!(<A> Tuple, Connection, Masquerade, Masqueraded, Fragment);
 
 const _: () = assert!(size_of::<Endpoint>() == 20);
-const _: () = assert!(size_of::<PolicyKey>() == 12 && size_of::<PolicyRow>() == 8);
 const _: () = assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
 const _: () = assert!(size_of::<Connection<V4>>() == 64 && size_of::<Connection<V6>>() == 76);
 const _: () = assert!(size_of::<Masquerade<V4>>() == 12 && size_of::<Masquerade<V6>>() == 24);
