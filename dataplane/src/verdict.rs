@@ -50,7 +50,7 @@ pub const AUDITED: u32 = 7;
 /// Declares the reasons once: number, slug (metrics, JSON, case files), sentence (people).
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $slug:literal, $sentence:literal;)+) => {
-        /// Why a packet was refused. The slug is the stable name, in metrics, the flow log and JSON.
+        /// Why a packet was refused. The slug is the stable name, in counters, the walk and JSON.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Reason {

@@ -25,7 +25,7 @@ pub(crate) struct Answer<T: Table> {
 pub(crate) type Answers<T> = PerCpuArray<Answer<T>>;
 
 /// How many answers are kept, a power of two. A key has one place.
-pub(crate) const KEPT: u32 = 1024;
+pub(crate) const KEPT: u32 = 256;
 
 /// The row for this key as it was found last, or as it is found now.
 #[inline(always)]

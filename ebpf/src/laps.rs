@@ -5,7 +5,7 @@
 //! ```
 //! What passes from one to the next is the lap's, so all laps together are the whole, to the nanosecond. Looking at the
 //! clock takes as long as a stage of the path, and [`calibrate`] says how long. Programs that are not timed have nothing
-//! of this: the verifier leaves it out.
+//! of this in their code: the verifier leaves it out. What the driver's program walks is not timed.
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};

@@ -94,8 +94,9 @@ pub(crate) fn count_turn(turn: Turn) {
     }
 }
 
-/// Leaves a report to the agent, which looks from time to time and need not be woken, or counts it as lost. A function of its own: in place, the compiler gives
-/// the fields of every record that the path may report places of their own on the stack.
+/// Leaves a report to the agent, which looks from time to time and need not be woken, or counts it as lost. A function
+/// of its own: in place, the compiler gives the fields of every record that the path may report places of their own on
+/// the stack.
 #[inline(never)]
 pub(crate) fn report(record: &Record) {
     if let Some(mut entry) = RECORDS.reserve::<Record>(0) {

@@ -32,11 +32,12 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
         return Ok(());
     }
     platform.lap(Lap::Parse);
-    if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Sends) {
+    let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
+    platform.lap(Lap::Conntrack);
+    if pod != Some(Pod::Sends) {
         walk.missed = walk.tracked.is_new();
         return Ok(());
     }
-    platform.lap(Lap::Conntrack);
     let way = &walk.tracked.connection.way;
     if way.interface != packet.interface() || way.mac == Mac::default() {
         return Ok(());
@@ -97,10 +98,11 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
         return Ok(());
     }
     platform.lap(Lap::Parse);
-    if conntrack::recall(platform, &ends, &mut walk.tracked) != Some(Pod::Receives) {
+    let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
+    platform.lap(Lap::Conntrack);
+    if pod != Some(Pod::Receives) {
         return Ok(());
     }
-    platform.lap(Lap::Conntrack);
     let row = &walk.tracked.connection;
     // The row under what was dialled is for packets of this node's own.
     let dialled = walk.tracked.original && row.frontend != A::default();
