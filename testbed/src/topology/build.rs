@@ -20,8 +20,10 @@ use crate::netns::Netns;
 
 /// Kernel settings of every namespace. No reverse-path filter: packets may come back another way than
 /// they would leave. No redirects: the path is ours. No limit on ICMP errors: who probes many closed ports
-/// is to hear of each.
-const EVERYWHERE: [(&str, &str); 8] = [
+/// is to hear of each. Who connects and closes ten thousand times a second takes ports again after a second: their
+/// timestamps tell one connection from another (RFC 6191).
+const EVERYWHERE: [(&str, &str); 9] = [
+    ("net/ipv4/tcp_tw_reuse", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
@@ -46,10 +48,10 @@ const EVERYWHERE_V6: [(&str, &str); 9] = [
     ("net/ipv6/icmp/ratelimit", "0"),
 ];
 
-/// Of nodes. Local ports from 32,768 up belong to the masquerade. The node's own address is the source of packets
-/// that `podpath1` receives.
+/// Of nodes. Local ports from 30,000 up are node ports, and from 32,768 up the masquerade's. The node's own address is
+/// the source of packets that `podpath1` receives.
 const NODES: [(&str, &str); 2] =
-    [("net/ipv4/ip_local_port_range", "1024 32767"), ("net/ipv4/conf/all/accept_local", "1")];
+    [("net/ipv4/ip_local_port_range", "1024 29999"), ("net/ipv4/conf/all/accept_local", "1")];
 
 /// Of pods: container runtimes let anyone bind any port.
 const PODS: [(&str, &str); 2] =
@@ -355,6 +357,9 @@ impl Topology {
     pub(super) fn follow_own_ports(&self, before: &OwnPorts) -> Result<(), Error> {
         for (name, after) in self.own_ports() {
             let before = before.get(&name).cloned().unwrap_or_default();
+            if before == after {
+                continue;
+            }
             let mut links = Links::open(&self.node(&name))?;
             let chosen = |&(address, protocol, port): &_| Chosen::Dialled { address, protocol, port };
             for gone in before.difference(&after).map(chosen) {

@@ -30,8 +30,9 @@ pub(super) fn forget(
     after: &Cluster,
     node: &str,
 ) -> Result<(), Error> {
+    let Some(before) = before else { return Ok(()) };
     let mut frontends = frontends(after, node);
-    for gone in before.map(|cluster| self::frontends(cluster, node)).unwrap_or_default().into_keys() {
+    for gone in self::frontends(before, node).into_keys() {
         frontends.entry(gone).or_default();
     }
     if frontends.is_empty() {
@@ -41,7 +42,9 @@ pub(super) fn forget(
     let forgotten = netns.run(|| {
         let mut table = Table::open()?;
         let rows = table.rows()?;
-        rows.iter().filter(|row| is_stale(row)).try_for_each(|row| table.delete(row))
+        // Of those that cannot be forgotten the first is told, and the others are forgotten all the same.
+        let all = rows.iter().filter(|row| is_stale(row)).map(|row| table.delete(row));
+        all.fold(Ok(()), io::Result::and)
     })?;
     let name = || netns.name().to_owned();
     forgotten.map_err(|source| Error::Connections { netns: name(), source })
@@ -57,7 +60,10 @@ fn frontends(cluster: &Cluster, node: &str) -> Frontends {
         let addresses: Vec<IpAddr> = service.addresses.iter().chain(outside).copied().collect();
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
             let at = addresses.iter().map(|address| SocketAddr::new(*address, port.port));
-            let at_node = port.node_port.into_iter().flat_map(|port| own.iter().map(move |it| (*it, port)));
+            let alike =
+                own.iter().filter(|own| service.addresses.iter().any(|it| it.is_ipv4() == own.is_ipv4()));
+            let at_node =
+                port.node_port.into_iter().flat_map(|port| alike.clone().map(move |it| (*it, port)));
             let serving = port.backends.iter().filter(|it| it.ready || it.serving);
             let who: Vec<SocketAddr> = serving.map(|it| SocketAddr::new(it.address, it.port)).collect();
             for frontend in at.chain(at_node.map(SocketAddr::from)) {
