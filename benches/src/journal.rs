@@ -219,6 +219,12 @@ impl Journal {
         self.samples.iter().find(|it| it.round == round && it.variant == variant && it.point == *point)
     }
 
+    /// Whether an earlier part of the run has been through this round of a point. Who has no sample of it then could
+    /// not be measured: to do so now would put it beside what others did at another time.
+    pub fn is_over(&self, point: &Point, round: usize) -> bool {
+        self.samples.iter().any(|it| it.round == round && it.point == *point)
+    }
+
     /// Notes a sample.
     ///
     /// # Errors
@@ -293,6 +299,7 @@ mod tests {
         };
         assert_eq!((taken(&journal, 1), taken(&journal, 2)), (Some(all[1].clone()), None));
         assert_eq!(journal.spent(), Spent { took_s: 1.0, steal_percent: 2.0 });
+        assert!(journal.is_over(&all[0].point, all[0].round) && !journal.is_over(&all[0].point, 9));
         journal.add(&all[2]).expect("as before");
         journal.end_round(Spent::default()).expect("as before");
         let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));

@@ -30,7 +30,7 @@ struct Options {
     /// (program, update, memory, boot) is left out where a way is named, unless it is named itself.
     #[arg(long)]
     only: Option<String>,
-    /// How often each is measured.
+    /// How often each is measured; rules at most 3 times, and traffic of the rarer ways at most 5.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
     /// How long each time, in seconds.
@@ -45,7 +45,7 @@ struct Options {
     /// Writes all of the result to this file as JSON, whatever is printed; what is measured is noted beside it at once.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Goes on where a run of the same suite with the same --out was interrupted.
+    /// Goes on where a run of the same suite with the same --out was interrupted, behind its last whole round.
     #[arg(long, requires = "out")]
     resume: bool,
 }
@@ -54,7 +54,7 @@ struct Options {
 enum Which {
     /// The main figures of every dataplane: less than a minute.
     Quick,
-    /// Every workload and way, at the usual sizes: less than 25 minutes.
+    /// Every workload every way, at the usual sizes: less than 25 minutes.
     Standard,
     /// How it goes with the number of services, policies and flows: an hour.
     Scale,
@@ -62,7 +62,7 @@ enum Which {
     Masquerade,
     /// What the load balancer's program costs for a packet, as root.
     Micro,
-    /// What the path's programs cost for a packet, as root.
+    /// What the path's programs cost for a packet, and each stage of it, as root.
     Path,
     /// How many frames a second go through the packet paths of this process: in memory, and as root on links.
     Memory,

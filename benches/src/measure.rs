@@ -26,7 +26,7 @@ use crate::affinity::{self, Held};
 use crate::journal::{self, Journal, Spent};
 use crate::matrix::{Run, Sizes, Suite, Variant};
 use crate::report::words::title;
-use crate::results::{Absent, Cost, Program, Results, Sample, Stage, VERSION};
+use crate::results::{Absent, Cost, Point, Program, Results, Sample, Stage, VERSION};
 use crate::{cluster, machine, noise, path, programs, rules, sample, stages};
 
 /// After this, flows that are only open are used once, so that nobody forgets them: less than the shortest time that a
@@ -200,9 +200,7 @@ impl<'a> Session<'a> {
         let (run, point) = (*run, run.point());
         let can = self.suite.variants.iter().filter(move |variant| variant.lacks(&run).is_none());
         can.flat_map(move |variant| (0..run.rounds(self.suite.rounds)).map(move |round| (*variant, round)))
-            .filter(move |(variant, round)| {
-                self.journal.sample(&variant.to_string(), &point, *round).is_none()
-            })
+            .filter(move |(_, round)| !self.journal.is_over(&point, *round))
     }
 
     /// One entry for each reason, with all that it is the reason for.
@@ -326,6 +324,10 @@ impl<'a> Session<'a> {
             self.samples.push(sample.clone());
             return Ok(true);
         }
+        if self.journal.is_over(&point, round) {
+            let why = format!("{}: it could not be measured before the run was interrupted", title(&point));
+            return Ok(self.give_up(variant, &point, why));
+        }
         if run.is_traffic() && stand.is_none() {
             // It could not be built, which was said then.
             return Ok(false);
@@ -345,11 +347,7 @@ impl<'a> Session<'a> {
         let measured = match measured {
             Ok(measured) => measured,
             Err(why) => {
-                self.leave_out(variant, format!("{what}: {why}"));
-                // Of some rounds there is no figure that could stand beside the others'.
-                let variant = variant.to_string();
-                self.samples.retain(|sample| sample.variant != variant || sample.point != point);
-                return Ok(false);
+                return Ok(self.give_up(variant, &point, format!("{what}: {why}")));
             }
         };
         let sample::Measured { figures, latencies_us } = measured;
@@ -357,6 +355,14 @@ impl<'a> Session<'a> {
         self.journal.add(&sample)?;
         self.samples.push(sample);
         Ok(true)
+    }
+
+    /// Leaves a variant out of a point: of some rounds there is no figure that could stand beside the others'.
+    fn give_up(&mut self, variant: Variant, point: &Point, why: String) -> bool {
+        self.leave_out(variant, why);
+        let variant = variant.to_string();
+        self.samples.retain(|sample| sample.variant != variant || sample.point != *point);
+        false
     }
 
     /// Sends traffic, again if too much CPU time was stolen meanwhile; what was least disturbed counts.

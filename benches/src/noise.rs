@@ -1,4 +1,4 @@
-//! What makes a run invalid.
+//! What makes a run invalid, or what was measured at one of its points.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,14 @@ pub const MOST_STEAL_OF_ONE: f64 = 5.0;
 /// The same on average over the samples that count: of those that were taken again nothing is told but the time.
 const MOST_STEAL: f64 = 2.0;
 
+/// The same over all of the run's time: a host as busy as this disturbs also where no tick tells it.
+const MOST_STEAL_OF_ALL: f64 = 10.0;
+
 /// How wide the middle half of the yardstick's rounds may be, in percent of their median.
 const MOST_SPREAD: f64 = 25.0;
+
+/// The part of the points that may be wider before nothing of the run is to be quoted.
+const MOST_WIDE: f64 = 0.25;
 
 /// Rounds of the yardstick that its spread is judged by at least.
 const FEWEST_ROUNDS: usize = 3;
@@ -44,6 +50,12 @@ pub fn of(results: &Results) -> Vec<String> {
             "the machine's host took away {stolen:.1} % of the CPU time of what counts, more than {MOST_STEAL} %"
         ));
     }
+    let all = results.machine.steal_percent;
+    if all > MOST_STEAL_OF_ALL {
+        noise.push(format!(
+            "the machine's host took away {all:.1} % of all CPU time, more than {MOST_STEAL_OF_ALL} %"
+        ));
+    }
     if let Some(percent) = mean(&results.samples, ELSEWHERE).filter(|percent| *percent > MOST_ELSEWHERE) {
         noise.push(format!(
             "CPUs that were to stay idle were busy for {percent:.0} % of the time, more than {MOST_ELSEWHERE} %: \
@@ -57,9 +69,10 @@ pub fn of(results: &Results) -> Vec<String> {
             Name::Routed
         ));
     }
-    let wide = too_wide(results);
-    if let Some((what, percent)) = wide.iter().max_by(|one, other| one.1.total_cmp(&other.1)) {
-        let (many, all) = (wide.len(), yardsticks(results).len());
+    let (wide, all) = (unsteady(results), yardsticks(results).len());
+    let widest = wide.iter().max_by(|one, other| one.1.total_cmp(&other.1));
+    if let Some((what, percent)) = widest.filter(|_| wide.len() as f64 > MOST_WIDE * all as f64) {
+        let many = wide.len();
         noise.push(format!(
             "at {many} of {all} points the middle half of routed's rounds is wider than {MOST_SPREAD} % of their \
              median, at most {percent:.0} % ({what})"
@@ -68,8 +81,9 @@ pub fn of(results: &Results) -> Vec<String> {
     noise
 }
 
-/// The points at which the yardstick wavers too much: their names, and how much.
-fn too_wide(results: &Results) -> Vec<(String, f64)> {
+/// The points at which the yardstick wavers too much, so that nothing is to be quoted that was divided by it there: their
+/// titles, and how much.
+pub fn unsteady(results: &Results) -> Vec<(String, f64)> {
     let spread = yardsticks(results).into_iter().filter(|(_, values)| values.len() >= FEWEST_ROUNDS);
     spread
         .filter_map(|(what, values)| Some((what, middle_half(values)?)))
@@ -128,6 +142,25 @@ mod tests {
                 && noise[0].contains("at most 83 % (TCP_RR, other node, 1 B)"),
             "{noise:?}"
         );
+    }
+
+    #[test]
+    fn one_point_among_many_at_which_the_yardstick_wavers_is_named_alone() {
+        let mut results = with_steal(0.0);
+        let wavers = results.samples[0].point.clone();
+        let own = results.samples.iter().filter(|it| it.variant == "routed" && it.point == wavers);
+        let steady: Vec<Sample> = own
+            .flat_map(|sample| (1..5).map(|connections| (sample.clone(), connections)))
+            .map(|(mut sample, connections)| {
+                sample.point.connections += connections;
+                sample.figures.insert(figure::LATENCY_P50.to_owned(), 5.0);
+                sample
+            })
+            .collect();
+        results.samples.extend(steady);
+        assert_eq!(of(&results), [""; 0]);
+        let named: Vec<_> = unsteady(&results).into_iter().map(|(what, _)| what).collect();
+        assert_eq!(named, [title(&wavers)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!
 //! Then the same node has programs that look at the clock wherever a stage ends. What a look takes is measured back to
 //! back in the same round and taken off for each. What the stages leave of what the packet costs without looks is called
-//! `rest`: what belongs to none of them, and the kernel's way into the program. It may be less than nothing, since a
+//! `rest`: what belongs to none of them. It may be less than nothing, since a
 //! processor that looks at the clock does one thing after the other meanwhile: so much the stages are told too long
 //! together. The two take no turns, because each would find the other's tables in the caches, which no node shares.
 
@@ -140,13 +140,13 @@ pub fn measure(stop: &AtomicBool, mut progress: impl FnMut(&str)) -> Result<Cost
         let flows: &[u32] = if bench.kind.flags == SYN { &[ALL] } else { &FLOWS };
         let mut timed = None;
         for flows in flows {
-            let costs = bench.costs(*flows)?;
+            let cost = bench.cost(*flows)?;
             let timed = match &mut timed {
                 Some(timed) => timed,
                 None => timed.insert(Timed::load(&here)?),
             };
-            all.stages.extend(stages(&costs[0], bench.laps(timed, *flows)?));
-            all.costs.extend(costs);
+            all.stages.extend(stages(&cost, bench.laps(timed, *flows)?));
+            all.costs.push(cost);
         }
     }
     Ok(all)
@@ -224,7 +224,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn costs(&self, flows: u32) -> Result<Vec<Cost>, Error> {
+    fn cost(&self, flows: u32) -> Result<Cost, Error> {
         let (frames, repeat) = (self.frames(flows), self.repeat());
         let mut kernel = loaded(self.plan, 0)?;
         if !self.kind.opens() {
@@ -249,23 +249,16 @@ impl Bench<'_> {
         for values in &mut runs {
             values.sort_by(f64::total_cmp);
         }
-        let at = |run: usize, place: usize| runs[run][place];
-        let [median, quiet] = [ROUNDS / 2, ROUNDS / QUIET];
-        let room = |place| at(2, place) - at(1, place);
-        let cost = |packet: String, ns: &dyn Fn(usize) -> f64| Cost {
+        // Quiet of each: where one of three is disturbed in a round, the difference is of nothing.
+        let [whole, once, twice] = &runs;
+        let ns = |place: usize| whole[place] - once[place] + (twice[place] - once[place]);
+        Ok(Cost {
             program: self.kind.hook.program().to_owned(),
-            packet,
+            packet: self.kind.words.to_owned(),
             flows: if self.kind.flags == SYN { NEW_IN_A_TABLE } else { flows },
-            median_ns: ns(median),
-            quiet_ns: ns(quiet),
-        };
-        let mut costs =
-            vec![cost(self.kind.words.to_owned(), &|place| at(0, place) - at(1, place) + room(place))];
-        if self.kind.stand_in(1) != Tested::Trivial {
-            let words = format!("{}, without the tunnel's room", self.kind.words);
-            costs.push(cost(words, &|place| at(0, place) - at(1, place)));
-        }
-        Ok(costs)
+            median_ns: ns(ROUNDS / 2),
+            quiet_ns: ns(ROUNDS / QUIET),
+        })
     }
 
     /// Nanoseconds of a packet's stages, in the order of [`Lap::ALL`]: medians of as many runs as one table has flows

@@ -6,6 +6,9 @@
 use std::fmt;
 
 use crate::figure::{LATENCY_P50, LATENCY_P99, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
+use crate::noise;
+use crate::report::YARDSTICK;
+use crate::report::words::title;
 use crate::results::{Point, Results, Sample, Spread};
 
 /// Which side of a number is good.
@@ -249,6 +252,13 @@ impl fmt::Display for Bound {
 }
 
 impl Target {
+    /// Where the variant was measured that all others are divided by, if that is what this one's number is.
+    fn yardstick<'a>(&self, results: &'a Results) -> Option<&'a Point> {
+        let Of::Ratio(_, own, yardstick) = self.of else { return None };
+        let by = yardstick.yardstick(results, (own, own.point(results)?))?;
+        (yardstick.variant == YARDSTICK).then_some(by)
+    }
+
     fn measured(&self, results: &Results) -> Option<(Spread, Option<usize>)> {
         let more = |side: Side, point: &Point| Some(point.services).filter(|has| *has > side.services.max(1));
         match self.of {
@@ -271,13 +281,18 @@ impl Target {
     }
 }
 
-/// Judges every target; none by an invalid run.
+/// Judges every target; none by an invalid run, or by a yardstick that wavers.
 pub fn judge(results: &Results) -> Vec<Judged> {
+    let unsteady = noise::unsteady(results);
+    let wavers = |target: &Target| {
+        let by = target.yardstick(results).map(title);
+        unsteady.iter().any(|(what, _)| by.as_ref() == Some(what))
+    };
     let judged = ALL.into_iter().map(|target| {
         let (measured, services) = target.measured(results).unzip();
         let outcome = match measured {
             None => Outcome::NotMeasured,
-            Some(_) if !results.noise.is_empty() => Outcome::NotJudged,
+            Some(_) if !results.noise.is_empty() || wavers(&target) => Outcome::NotJudged,
             Some(Spread { median, .. }) if target.bound.holds(median) => Outcome::Met,
             Some(_) => Outcome::Missed,
         };
@@ -291,7 +306,7 @@ impl fmt::Display for Outcome {
         f.pad(match self {
             Self::Met => "met",
             Self::Missed => "missed",
-            Self::NotJudged => "not judged: invalid run",
+            Self::NotJudged => "not judged: too noisy",
             Self::NotMeasured => "not measured",
         })
     }
@@ -335,6 +350,23 @@ mod tests {
         assert!(judged.iter().all(|judged| judged.outcome == Outcome::NotJudged), "{judged:?}");
         let nothing = judge(&Results { noise: vec!["noise".to_owned()], ..Results::default() });
         assert!(nothing.iter().all(|judged| judged.outcome == Outcome::NotMeasured), "{nothing:?}");
+    }
+
+    #[test]
+    fn where_the_yardstick_wavers_nothing_is_judged_by_it_and_all_else_is() {
+        let mut results = rich();
+        let before = judge(&results);
+        let measure = "ebpf: TCP request/response p50 ÷ routed";
+        let of_routed = |it: &&mut Sample| it.variant == YARDSTICK && it.point.workload == "TCP_RR";
+        for sample in results.samples.iter_mut().filter(of_routed) {
+            let factor = 1.0 + sample.round as f64;
+            sample.figures.entry(LATENCY_P50.to_owned()).and_modify(|value| *value *= factor);
+            sample.figures.insert(noise::STEAL.to_owned(), 0.0);
+        }
+        assert_eq!(judged(&results, measure).outcome, Outcome::NotJudged);
+        let alike =
+            judge(&results).into_iter().zip(&before).filter(|(now, then)| now.outcome == then.outcome);
+        assert_eq!(alike.count(), before.len() - 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) use table::write_stages;
 use crate::results::{Point, Results, Spread};
 
 /// The variant that others are compared with.
-const YARDSTICK: &str = "routed";
+pub(crate) const YARDSTICK: &str = "routed";
 
 /// What a variant's figure at a point is compared with: `routed` at the same point; or, because `routed` has no
 /// Services, the same traffic to the other node, on a cluster of the same sizes, or of as many Services, or else of as

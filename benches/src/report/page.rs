@@ -6,7 +6,7 @@ mod drawings;
 
 use super::readme::{Beside, beside};
 use super::table::{columns, measured_as, target};
-use super::words::{day, fewer, number, sentence, spread, title, variants};
+use super::words::{day, fewer, number, sentence, spread, title, unsteady, variants};
 use crate::results::{Cost, Program, Results};
 use crate::targets::{self, Outcome};
 
@@ -86,7 +86,8 @@ fn validity(results: &Results) -> String {
     });
     let absent: String = absent.collect();
     if results.noise.is_empty() {
-        return absent;
+        let but = unsteady(results).map(|points| format!("<p>Of these figures {}.</p>", escaped(&points)));
+        return but.unwrap_or_default() + &absent;
     }
     let why = results.noise.iter().map(|why| format!("{}. ", escaped(why)));
     format!(

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::table::{measured_as, target};
 use super::to_routed;
-use super::words::{day, facts, spread, variants, variants_at};
+use super::words::{day, facts, spread, unsteady, variants, variants_at};
 use crate::figure::{LATENCY_P50, RECEIVED, THROUGHPUT, TRANSACTIONS};
 use crate::matrix::{Suite, Variant};
 use crate::results::{Point, Results, Spread};
@@ -60,7 +60,8 @@ pub fn block(results: &Results) -> String {
 fn validity(results: &Results) -> String {
     let suite = &results.suite;
     if results.noise.is_empty() {
-        return format!("Suite `{suite}`: a valid run.");
+        let but = unsteady(results).map_or(String::new(), |points| format!("; {points}"));
+        return format!("Suite `{suite}`: a valid run{but}.");
     }
     let why = results.noise.join("; ");
     format!("Suite `{suite}`: **INVALID, the machine was too noisy for figures to quote:** {why}.")
@@ -136,7 +137,7 @@ fn must_hold(results: &Results) -> Vec<String> {
         vec!["| must hold | target | measured | |".to_owned(), "| --- | --- | --- | --- |".to_owned()];
     for judged in all.iter().filter(|judged| judged.outcome != Outcome::NotMeasured) {
         let outcome = match judged.outcome {
-            Outcome::NotJudged => "(invalid run)",
+            Outcome::NotJudged => "(too noisy)",
             Outcome::Met => "met",
             _ => "**missed**",
         };
@@ -147,6 +148,9 @@ fn must_hold(results: &Results) -> Vec<String> {
     let open = if open > 0 { format!(", {open} not measured in this run") } else { String::new() };
     let judged = match unjudged {
         0 => format!("{met} met, {missed} missed"),
+        _ if results.noise.is_empty() => {
+            format!("{met} met, {missed} missed, {unjudged} not judged: too noisy")
+        }
         _ => format!("{unjudged} measured, none judged: the run is invalid"),
     };
     lines.push(format!(
@@ -199,7 +203,7 @@ mod tests {
     fn an_invalid_run_is_called_so_first_of_all() {
         let block = block(&Results { noise: vec!["noise".to_owned()], ..rich() });
         assert!(block.starts_with("Suite `standard`: **INVALID"), "{block}");
-        assert!(block.contains("| (invalid run) |") && !block.contains("| met |"), "{block}");
+        assert!(block.contains("| (too noisy) |") && !block.contains("| met |"), "{block}");
         assert!(!block.contains("missed") && block.contains("20 measured, none judged"), "{block}");
     }
 }

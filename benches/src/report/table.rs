@@ -311,6 +311,6 @@ mod tests {
         assert!(text.ends_with("\nINVALID: the machine's host took away 9.7 % of the CPU time.\n"), "{text}");
         let text = self::text(&Results { noise: vec!["noise".to_owned()], ..rich() });
         let told = |word: &str| text.lines().filter(|line| line.ends_with(word)).count();
-        assert_eq!([" met", " missed", "not judged: invalid run"].map(told), [0, 0, 20], "{text}");
+        assert_eq!([" met", " missed", "not judged: too noisy"].map(told), [0, 0, 20], "{text}");
     }
 }

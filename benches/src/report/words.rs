@@ -1,6 +1,8 @@
 //! Points, numbers and spreads in words.
 
+use super::YARDSTICK;
 use crate::figure::{self, Figure};
+use crate::noise;
 use crate::results::{Machine, Point, Results, Spread};
 
 /// The dataplanes in the order of reports.
@@ -140,14 +142,28 @@ pub(super) fn fewer(results: &Results, point: &Point) -> String {
 }
 
 /// How it was measured, and on what.
-pub(super) fn circumstances(results: &Results) -> [String; 2] {
+pub(super) fn circumstances(results: &Results) -> Vec<String> {
     let Results { rounds, time_s, machine, .. } = results;
     let other = results.points().into_iter().any(|point| !fewer(results, point).is_empty());
     let said = if other { " where no other number is said" } else { "" };
-    [
+    let lines = [
         format!("Medians of {rounds} rounds of {time_s} s{said}, [lowest..highest]; ratios within a round."),
         format!("{}.", facts(machine)),
-    ]
+    ];
+    let but = unsteady(results).map(|points| format!("Of these figures {points}."));
+    lines.into_iter().chain(but).collect()
+}
+
+/// What is not to be quoted of a run, as the end of a sentence; nothing, if all is.
+pub(super) fn unsteady(results: &Results) -> Option<String> {
+    let points =
+        noise::unsteady(results).into_iter().map(|(what, percent)| format!("{what} ({percent:.0} %)"));
+    let points = points.collect::<Vec<_>>().join("; ");
+    (!points.is_empty()).then(|| {
+        format!(
+            "nothing is to be quoted where the middle half of `{YARDSTICK}`'s rounds is too wide: {points}"
+        )
+    })
 }
 
 /// A machine in a line.
