@@ -10,7 +10,7 @@ use dataplane::wire::{Address, Family, V4, V6};
 use dataplane::{Platform, overlay};
 use testbed::sound::{Faults, Watched, hex};
 use userspace::engine::emulator::{Emulator, Frame};
-use userspace::engine::{Capacities, Clock, Engine, Hook, Outcome};
+use userspace::engine::{Capacities, Clock, Engine, Hook, Outcome, Tracks};
 use userspace::error::Error;
 use userspace::plan::{Links, NodePlan, NodeRows, Rows};
 
@@ -21,7 +21,7 @@ pub(crate) type Differences = Faults;
 
 /// A node twice, as one engine: whatever one is given, the other is given, and they must agree. It answers what the
 /// first one answers.
-pub(crate) trait Pair: Engine + Clock + Sized {
+pub(crate) trait Pair: Engine + Clock + Tracks<V4> + Tracks<V6> + Sized {
     /// The node with this plan. `traced`: every stage reports.
     fn new(
         plan: &NodePlan,
@@ -31,10 +31,24 @@ pub(crate) trait Pair: Engine + Clock + Sized {
     ) -> Result<Self, Error>;
 
     /// Compares every row that the path writes, and every counter.
-    fn compare_rows(&self) -> Result<(), Error>;
+    fn compare_rows(&self) -> Result<(), Error> {
+        compare_family::<V4>(self)?;
+        compare_family::<V6>(self)?;
+        self.counts()?;
+        Ok(())
+    }
 
     /// The first one.
     fn emulator(&self) -> &Emulator;
+}
+
+/// Asks for what the path writes of one family: whoever is a pair compares what it answers.
+fn compare_family<A: Address>(pair: &impl Tracks<A>) -> Result<(), Error> {
+    pair.connections()?;
+    pair.masquerades()?;
+    pair.fragments()?;
+    pair.affinities()?;
+    Ok(())
 }
 
 /// The shortest frame that the kernel's test run takes: one with an Ethernet header, and with the IP header

@@ -78,13 +78,6 @@ impl Pair for Twins {
         Ok(Self { emulator, kernel: Some(kernel), kind, differences })
     }
 
-    fn compare_rows(&self) -> Result<(), Error> {
-        self.compare_family::<V4>()?;
-        self.compare_family::<V6>()?;
-        self.counts()?;
-        Ok(())
-    }
-
     fn emulator(&self) -> &Emulator {
         &self.emulator
     }
@@ -108,19 +101,6 @@ impl Twins {
     fn note(&self, what: &str, emulator: &str, kernel: &str) {
         let text = format!("{what} differ\n  emulator: {emulator}\n  kernel:   {kernel}");
         self.differences.borrow_mut().push(text);
-    }
-}
-
-impl Twins {
-    fn compare_family<A: Address>(&self) -> Result<(), Error>
-    where
-        Self: Tracks<A>,
-    {
-        self.connections()?;
-        self.masquerades()?;
-        self.fragments()?;
-        self.affinities()?;
-        Ok(())
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use dataplane::tables::{Connection, IfIndex, Way};
 use dataplane::trace::{Record, Stage};
+use dataplane::wire::Address;
 use dataplane::wire::ip::protocol::UDP;
-use dataplane::wire::{Address, V4, V6};
 use testbed::sound::hex;
 use userspace::engine::emulator::Emulator;
 use userspace::engine::{
@@ -30,17 +30,6 @@ impl Ways {
             let text = format!("{what} differ\n  short way: {short:?}\n  long way:  {long:?}");
             self.differences.borrow_mut().push(text);
         }
-    }
-
-    fn compare_family<A: Address>(&self) -> Result<(), Error>
-    where
-        Self: Tracks<A>,
-    {
-        self.connections()?;
-        self.masquerades()?;
-        self.fragments()?;
-        self.affinities()?;
-        Ok(())
     }
 }
 
@@ -86,13 +75,6 @@ impl Pair for Ways {
         long.trace(traced);
         long.take_short_ways(false);
         Ok(Self { short, long, differences })
-    }
-
-    fn compare_rows(&self) -> Result<(), Error> {
-        self.compare_family::<V4>()?;
-        self.compare_family::<V6>()?;
-        self.counts()?;
-        Ok(())
     }
 
     fn emulator(&self) -> &Emulator {
