@@ -26,6 +26,5 @@ if reason=$(root_tests_lack); then
     say "not run: the tests in the kernel and on real namespaces: $reason"
     if must_be_complete; then exit 1; fi
 else
-    # One at a time: they share the machine's processors, and measure time on them.
-    cargo test --workspace --lib --bins --tests -- --ignored --test-threads=1
+    scripts/root-tests.sh
 fi
