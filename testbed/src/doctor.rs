@@ -1,5 +1,7 @@
 //! What this machine can and cannot do: each requirement tried, not guessed.
 
+pub mod filter;
+
 use std::io;
 
 use dataplane::wire::Mac;
@@ -11,7 +13,6 @@ use serde::Serialize;
 use userspace::engine::kernel::cgroup;
 use userspace::engine::kernel::object::OBJECT;
 
-use crate::dataplane::netfilter::{NFT, RESTORE, Tool};
 use crate::link::{End, Links, Vxlan, pair};
 use crate::netns::Netns;
 
@@ -44,24 +45,18 @@ const NETFILTER: &[&str] = &["iptables", "nftables"];
 
 /// Tries everything that a dataplane of ours may need. Leaves nothing behind.
 pub fn examine() -> Vec<Finding> {
+    let mut all = without_filter();
+    all.extend(packet_filter());
+    all
+}
+
+/// Of [`examine`] all but what is asked of the kernel's packet filter, which takes its tools many times.
+pub fn without_filter() -> Vec<Finding> {
     vec![
         finding("root", LIVE, root(), "run it as root: sudo podpath …"),
         finding("Linux 6.6 or newer", EBPF, kernel(), "boot a kernel from 6.6 on: older ones have no tcx"),
         finding("network namespaces", LIVE, namespace(), "allow CAP_SYS_ADMIN: docker run --privileged"),
         finding("veth pairs", LIVE, veth(), "load the module: modprobe veth"),
-        finding("VXLAN device", NETFILTER, vxlan(), "load the module: modprobe vxlan"),
-        finding(
-            "iptables",
-            &["iptables"],
-            rules(&RESTORE, "*nat\n-A POSTROUTING -m conntrack --ctstate NEW -j MASQUERADE\nCOMMIT\n"),
-            "install it: apt-get install iptables, or make setup",
-        ),
-        finding(
-            "nftables",
-            &["nftables"],
-            rules(&NFT, "add table ip t\nadd map ip t m { type inet_proto . inet_service : verdict; }\n"),
-            "install it: apt-get install nftables, or make setup",
-        ),
         finding("eBPF object", EBPF, object(), "build it in: make setup, then build again"),
         finding(
             "bpf system call",
@@ -77,6 +72,30 @@ pub fn examine() -> Vec<Finding> {
             "mount cgroup v2: mount -t cgroup2 none /sys/fs/cgroup/unified; without it leave socketTranslation off",
         ),
         finding("SCTP", &[], sctp(), "load the module: modprobe sctp; without it no pod listens over SCTP"),
+    ]
+}
+
+fn packet_filter() -> [Finding; 4] {
+    [
+        finding("VXLAN device", NETFILTER, vxlan(), "load the module: modprobe vxlan"),
+        finding(
+            "iptables",
+            &["iptables"],
+            filter::iptables(),
+            "install it: apt-get install iptables, or make setup; load the modules that are named: modprobe xt_…",
+        ),
+        finding(
+            "nftables",
+            &["nftables"],
+            filter::nftables(),
+            "install it: apt-get install nftables, or make setup; load the modules that are named: modprobe nft_…",
+        ),
+        finding(
+            "tracked connections listed",
+            NETFILTER,
+            filter::connections(),
+            "load the module: modprobe nf_conntrack_netlink; without it clients over UDP go on to endpoints that are gone",
+        ),
     ]
 }
 
@@ -145,13 +164,6 @@ fn vxlan() -> Result<String, String> {
     };
     Links::open(&near).and_then(|mut links| links.vxlan(&tunnel)).map_err(|error| error.to_string())?;
     Ok("made one".to_owned())
-}
-
-/// Loads some rules into a namespace.
-fn rules(tool: &Tool, text: &str) -> Result<String, String> {
-    let netns = Netns::create(throw_away(tool.program)).map_err(|error| error.to_string())?.guarded();
-    tool.load(&netns, text).map_err(|error| error.to_string())?;
-    Ok(format!("{} loaded some rules", tool.program))
 }
 
 fn throw_away(side: &str) -> String {
