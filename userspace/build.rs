@@ -18,8 +18,8 @@ use toolchain::{Lacks, Missing, Toolchain};
 /// The bpf target, little endian as every machine that this runs on.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// The objects: the packet path of a node, and the load balancer.
-const OBJECTS: [&str; 2] = ["podpath-ebpf", "podpath-balancer"];
+/// The objects: the packet path of a node, the load balancer, and a switch.
+const OBJECTS: [&str; 3] = ["podpath-ebpf", "podpath-balancer", "podpath-switch"];
 
 /// How they are compiled.
 const FLAGS: [&str; 4] = [
@@ -51,7 +51,8 @@ fn main() -> ExitCode {
         Err(missing) => {
             println!("cargo::warning=built without the eBPF engine: {}. Next: make setup", missing.lacks);
             watch_toolchain(&missing);
-            format!("[Err({0:?}), Err({0:?})]", missing.to_string())
+            let why = format!("Err({:?})", missing.to_string());
+            format!("[{}]", OBJECTS.map(|_| why.as_str()).join(", "))
         }
     };
     fs::write(out.join("object.rs"), expression).expect("OUT_DIR can be written");

@@ -1,18 +1,20 @@
 //! What has been measured so far, so that a run that was interrupted can go on.
 //!
 //! A file of lines beside the results: first what the run is, then each sample as soon as it is taken, and behind each
-//! round that it is over. The last line may be torn, if the process ended while it wrote. Only whole rounds are gone on
+//! round that it is over; last what was measured beside the samples. The last line may be torn, if the process ended while it wrote. Only whole rounds are gone on
 //! with: what is compared within a round must have been measured in turn, and not on two days.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::Suite;
 use crate::report::words::title;
-use crate::results::{Machine, Point, Sample, VERSION};
+use crate::results::{Fabric, Machine, Point, Sample, VERSION};
 
 /// What a run is: samples of another one are no part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +27,15 @@ pub struct Head {
     rounds: usize,
     seed: u64,
     time_s: f64,
+    fabric: Fabric,
     /// As it was when the run began.
     machine: Machine,
+}
+
+/// What of a [`Head`] every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// Why there is no journal, or no going on with one.
@@ -90,7 +99,9 @@ impl Spent {
 #[serde(rename_all = "lowercase")]
 enum Line<S> {
     Sample(S),
-    /// A round is over: what all of the run has taken until then.
+    /// What was measured beside the samples, and what of it.
+    Part(String, serde_json::Value),
+    /// A round, or such a part, is over: what all of the run has taken until then.
     Round(Spent),
 }
 
@@ -100,13 +111,14 @@ pub struct Journal {
     file: Option<(PathBuf, File)>,
     machine: Option<Machine>,
     samples: Vec<Sample>,
+    parts: BTreeMap<String, serde_json::Value>,
     spent: Spent,
 }
 
 impl Head {
     /// Of a run that begins on this machine.
     pub fn new(suite: &Suite, machine: Machine) -> Self {
-        let Suite { name, variants, rounds, seed, time, .. } = suite;
+        let Suite { name, variants, rounds, seed, time, fabric, .. } = suite;
         Self {
             version: VERSION,
             suite: (*name).to_owned(),
@@ -115,6 +127,7 @@ impl Head {
             rounds: *rounds,
             seed: *seed,
             time_s: time.as_secs_f64(),
+            fabric: *fabric,
             machine,
         }
     }
@@ -130,12 +143,12 @@ impl Head {
         let facts = |head: &Self| {
             let Machine { kernel, cpu, cpus, memory_bytes, commit, .. } = &head.machine;
             [
-                ("format", head.version.to_string()),
                 ("suite", head.suite.clone()),
                 ("list of dataplanes", head.variants.join(", ")),
                 ("number of rounds", head.rounds.to_string()),
                 ("seed", head.seed.to_string()),
                 ("time of a measurement", format!("{} s", head.time_s)),
+                ("fabric", head.fabric.to_string()),
                 ("kernel", kernel.clone()),
                 ("machine", format!("{cpus} x {cpu}, {memory_bytes} bytes")),
                 ("commit", commit.clone()),
@@ -184,24 +197,33 @@ impl Journal {
         let mut end = 0;
         let wrong = |at: usize| move |source| Error::Line { path: path.to_owned(), line: at + 1, source };
         let Some((_, first)) = lines.next() else { return Self::begin(path, head) };
+        let Version { version } = serde_json::from_slice(first).map_err(wrong(0))?;
+        if version != VERSION {
+            let (there, here) = (version.to_string(), VERSION.to_string());
+            return Err(Error::Another { path: path.to_owned(), what: "format", there, here });
+        }
         let there: Head = serde_json::from_slice(first).map_err(wrong(0))?;
         end += first.len();
         if let Some((what, there, here)) = there.differs(head) {
             return Err(Error::Another { path: path.to_owned(), what, there, here });
         }
-        let (mut samples, mut spent) = (Vec::new(), Spent::default());
-        let (mut known, mut kept) = (end, 0);
+        let (mut samples, mut parts, mut spent) = (Vec::new(), BTreeMap::new(), Spent::default());
+        let (mut known, mut kept, mut part) = (end, 0, None);
         for (at, line) in lines {
             end += line.len();
             match serde_json::from_slice(line).map_err(wrong(at))? {
                 Line::Sample(sample) => samples.push(sample),
-                Line::Round(until) => (spent, known, kept) = (until, end, samples.len()),
+                Line::Part(what, measured) => part = Some((what, measured)),
+                Line::Round(until) => {
+                    (spent, known, kept) = (until, end, samples.len());
+                    parts.extend(part.take());
+                }
             }
         }
         samples.truncate(kept);
         let file = OpenOptions::new().append(true).open(path).map_err(failed("write", path))?;
         file.set_len(known as u64).map_err(failed("write", path))?;
-        Ok(Self { file: Some((path.to_owned(), file)), machine: Some(there.machine), samples, spent })
+        Ok(Self { file: Some((path.to_owned(), file)), machine: Some(there.machine), samples, parts, spent })
     }
 
     /// What the earlier parts of the run have taken.
@@ -223,6 +245,20 @@ impl Journal {
     /// not be measured: to do so now would put it beside what others did at another time.
     pub fn is_over(&self, point: &Point, round: usize) -> bool {
         self.samples.iter().any(|it| it.round == round && it.point == *point)
+    }
+
+    /// What an earlier part of the run has measured beside the samples, if it has.
+    pub fn part<T: DeserializeOwned>(&self, what: &str) -> Option<T> {
+        // What cannot be read as that is measured again.
+        serde_json::from_value(self.parts.get(what)?.clone()).ok()
+    }
+
+    /// Notes what was measured beside the samples: [`Self::end_round`] says that this is all of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add_part(&mut self, what: &str, measured: &impl Serialize) -> Result<(), Error> {
+        self.note(&Line::<&Sample>::Part(what.to_owned(), serde_json::json!(measured)))
     }
 
     /// Notes a sample.
@@ -265,6 +301,7 @@ fn failed(tried: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Program;
     use crate::results::tests::results;
 
     fn head() -> Head {
@@ -313,13 +350,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_measured_beside_the_samples_is_not_measured_again() {
+        let (_folder, path) = written(2, "");
+        let mut journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        let programs = vec![Program { name: "from_pod".to_owned(), verified: 7, ..Program::default() }];
+        assert_eq!(journal.part::<Vec<Program>>("its programs"), None);
+        journal.add_part("its programs", &programs).expect("as before");
+        journal.end_round(Spent { took_s: 5.0, steal_percent: 0.0 }).expect("as before");
+        // What is behind it is torn.
+        journal.add_part("the cost of a packet", &programs).expect("as before");
+        let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(journal.part("its programs"), Some(programs));
+        assert_eq!(journal.part::<Vec<Program>>("the cost of a packet"), None);
+        assert_eq!((journal.samples.len(), journal.spent().took_s), (2, 5.0));
+        assert_eq!(journal.part::<Vec<u8>>("its programs"), None, "it is something else");
+    }
+
+    #[test]
     fn a_journal_torn_in_its_first_line_begins_anew() {
         let (_folder, path) = written(0, "");
-        fs::write(&path, "{\"version\":1,").expect("as before");
+        fs::write(&path, "{\"version\":2,").expect("as before");
         let journal = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
         assert!(journal.samples.is_empty() && journal.machine().is_none());
         let again = Journal::resume(&path, &head()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(again.machine().map(|it| it.cpus), Some(2));
+    }
+
+    #[test]
+    fn a_journal_of_another_version_is_refused_by_that_whatever_else_it_has() {
+        let (_folder, path) = written(0, "");
+        fs::write(&path, "{\"version\":1,\"suite\":\"quick\"}\n").expect("as before");
+        let error = Journal::resume(&path, &head()).expect_err("it is another format").to_string();
+        assert!(error.contains("its format is 1, and this run's is 2"), "{error}");
     }
 
     #[test]

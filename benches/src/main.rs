@@ -11,7 +11,7 @@ use anyhow::Context;
 use benches::journal::{Head, Journal};
 use benches::matrix::Suite;
 use benches::report::{self, Command, Output};
-use benches::results::Results;
+use benches::results::{Fabric, Results};
 use benches::services::Rounds;
 use benches::{changes, grid, machine, masquerade, measure, memory, micro, path, policies, services};
 use clap::{Parser, ValueEnum};
@@ -36,6 +36,10 @@ struct Options {
     /// How long each time, in seconds.
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
+    /// What joins the nodes of every dataplane: a program that hands frames over at once, if nothing is said, or the
+    /// kernel's bridge, which takes time of its own.
+    #[arg(long, value_enum)]
+    fabric: Option<Fabric>,
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -93,6 +97,7 @@ impl Options {
             ("--rounds", self.rounds.is_some(), timed || matches!(self.suite, Changes)),
             ("--seconds", self.seconds.is_some(), timed),
             ("--seed", self.seed.is_some(), compares),
+            ("--fabric", self.fabric.is_some(), compares),
             ("--resume", self.resume, compares),
         ];
         given.into_iter().find(|(_, given, taken)| *given && !taken).map(|(name, ..)| name)
@@ -155,6 +160,7 @@ fn compare(options: &Options, mut suite: Suite) -> anyhow::Result<()> {
     suite.rounds = options.rounds.map_or(suite.rounds, usize::from);
     suite.time = options.seconds.unwrap_or(suite.time);
     suite.seed = options.seed.unwrap_or(suite.seed);
+    suite.fabric = options.fabric.unwrap_or(suite.fabric);
     listen_for_signals().context("cannot listen for signals")?;
     let mut journal = match &options.out {
         Some(out) => {

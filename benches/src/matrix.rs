@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use testbed::dataplane::{Io, Name};
 
-use crate::results::Point;
+use crate::results::{Fabric, Point};
 
 /// A dataplane, and how one in this process gets at its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -314,6 +314,8 @@ pub struct Suite {
     pub time: Duration,
     /// What chance in it follows from: the order in which variants take turns.
     pub seed: u64,
+    /// What joins the nodes.
+    pub fabric: Fabric,
     /// What packets cost in the kernel's test run, and what the verifier says of the programs, are part of it.
     pub programs: bool,
 }
@@ -368,6 +370,7 @@ impl Suite {
             rounds: 5,
             time: Duration::from_millis(120),
             seed: 1,
+            fabric: Fabric::Switch,
             programs: false,
         }
     }
@@ -410,6 +413,7 @@ impl Suite {
             rounds: 7,
             time: Duration::from_millis(350),
             seed: 1,
+            fabric: Fabric::Switch,
             programs: true,
         }
     }
@@ -468,7 +472,16 @@ impl Suite {
         }
         let variants = Name::ALL.into_iter().map(Variant::from).collect();
         let time = Duration::from_millis(500);
-        Self { name: "scale", variants, blocks, rounds: 5, time, seed: 1, programs: false }
+        Self {
+            name: "scale",
+            variants,
+            blocks,
+            rounds: 5,
+            time,
+            seed: 1,
+            fabric: Fabric::Switch,
+            programs: false,
+        }
     }
 
     /// Every run, in the order of the blocks.

@@ -17,16 +17,19 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use testbed::dataplane::chains::walk::Dice;
 use testbed::dataplane::{self, Name, Up};
 use testbed::traffic::Ticks;
+use userspace::engine::kernel::switch::Switch;
 use userspace::model;
 
 use crate::affinity::{self, Held};
 use crate::journal::{self, Journal, Spent};
 use crate::matrix::{Run, Sizes, Suite, Variant};
 use crate::report::words::title;
-use crate::results::{Absent, Cost, Point, Program, Results, Sample, Stage, VERSION};
+use crate::results::{Absent, Fabric, Point, Program, Results, Sample, Stage, VERSION};
 use crate::{cluster, machine, noise, path, programs, rules, sample, stages};
 
 /// After this, flows that are only open are used once, so that nobody forgets them: less than the shortest time that a
@@ -55,17 +58,17 @@ pub enum Error {
         /// What went wrong.
         source: sample::Error,
     },
-    /// Namespaces that are still there.
-    #[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .left.join("; "))]
-    Left {
-        /// What had gone wrong before.
-        during: Option<Box<Error>>,
-        /// Each cluster that is left, why, and how to remove it.
-        left: Vec<String>,
-    },
+    /// Clusters that are still there.
+    #[error(transparent)]
+    Left(#[from] Left),
     /// A cluster that was to be measured by itself.
     #[error("cannot build a cluster: {0}")]
     Build(#[from] dataplane::Error),
+    /// What was to join the nodes of every variant.
+    #[error(
+        "cannot join nodes by a switch: {0}; measure on the kernel's bridge from the beginning, with --fabric bridge"
+    )]
+    Switch(#[source] userspace::engine::kernel::Error),
     /// Where threads run.
     #[error(transparent)]
     Affinity(#[from] affinity::Error),
@@ -75,6 +78,16 @@ pub enum Error {
     /// By the user.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// Clusters that could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .clusters.join("; "))]
+pub struct Left {
+    /// What had gone wrong before.
+    pub during: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Each cluster that is left, why, and how to remove it.
+    pub clusters: Vec<String>,
 }
 
 fn whys(absent: &[Absent]) -> String {
@@ -98,7 +111,8 @@ pub fn compare(
     for block in &suite.blocks {
         session.block(block)?;
     }
-    let Programs { costs, stages, programs } = session.programs()?;
+    let programs = session.programs()?;
+    let path::Costs { costs, stages } = session.costs()?;
     let spent = session.spent();
     let Session { samples, absent, .. } = session;
     if samples.is_empty() {
@@ -111,6 +125,7 @@ pub fn compare(
         seed: suite.seed,
         rounds: suite.rounds,
         time_s: suite.time.as_secs_f64(),
+        fabric: suite.fabric,
         machine: facts,
         absent,
         samples,
@@ -141,19 +156,13 @@ struct Session<'a> {
     begin: (Instant, Ticks),
 }
 
-/// What is told of our programs beside the samples.
-#[derive(Debug, Default)]
-struct Programs {
-    costs: Vec<Cost>,
-    stages: Vec<Stage>,
-    programs: Vec<Program>,
-}
-
 /// A variant's cluster that is up.
 struct Stand {
     variant: Variant,
     sizes: Sizes,
     up: Up,
+    /// What joins its nodes, where that is no bridge: there for as long as this is.
+    switch: Option<Switch>,
     /// When the flows that are only open were last used.
     used: Option<Instant>,
     /// Ports that first packets may still come from.
@@ -240,43 +249,73 @@ impl<'a> Session<'a> {
             // What is built here runs where it will be measured.
             self.held.to(Some(0))?;
             let cluster = cluster::of(&cluster_name(variant, place), sizes)?;
-            match Up::with_io(&cluster, variant.dataplane, variant.io) {
-                Ok(up) => stands.push(Stand { variant, sizes, up, used: None, unused: Default::default() }),
-                Err(error) => self.leave_out(variant, error.to_string()),
-            }
+            let up = match Up::with_io(&cluster, variant.dataplane, variant.io) {
+                Ok(up) => up,
+                Err(error) => {
+                    self.leave_out(variant, error.to_string());
+                    continue;
+                }
+            };
+            let unused = Default::default();
+            // It is noted before anything else can fail: then it is taken down with the others.
+            stands.push(Stand { variant, sizes, up, switch: None, used: None, unused });
+            let stand = stands.last_mut().expect("it is the one before");
+            stand.switch = joined(&stand.up, self.suite.fabric)?;
         }
         Ok(())
     }
 
-    /// What packets cost in the kernel's test run, and what the verifier says, where that is asked for; and where the
-    /// time of packets goes, there and on a live cluster.
-    fn programs(&mut self) -> Result<Programs, Error> {
+    /// What the verifier says of our programs, where that is asked for.
+    fn programs(&mut self) -> Result<Vec<Program>, Error> {
+        self.part("its programs", |session| {
+            (session.said)("having the verifier look at the programs");
+            programs::measure()
+        })
+    }
+
+    /// What packets cost in the kernel's test run, and where the time of packets goes, there and on a live cluster.
+    fn costs(&mut self) -> Result<path::Costs, Error> {
+        let mut costs: path::Costs = self.part("the cost of a packet", |session| {
+            let said = &mut *session.said;
+            path::measure(session.stop, |what| said(&format!("timing a packet: {what}")))
+        })?;
+        let live: Vec<Stage> = self.part("its stages, live", |session| {
+            (session.said)("timing the stages of packets on a live cluster");
+            let Suite { rounds, time, fabric, .. } = session.suite;
+            stages::live((*rounds, *time), *fabric, session.stop)
+        })?;
+        costs.stages.extend(live);
+        Ok(costs)
+    }
+
+    /// What is measured beside the samples, where the suite asks for it: what an earlier part of the run has of it, or
+    /// else what is measured now, and noted at once. Nothing, and why is told, where it can't be measured.
+    fn part<T, E>(&mut self, what: &str, measure: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, Error>
+    where
+        T: Default + Serialize + DeserializeOwned,
+        E: fmt::Display,
+    {
         if !self.suite.programs {
-            return Ok(Programs::default());
+            return Ok(T::default());
+        }
+        if let Some(measured) = self.journal.part(what) {
+            return Ok(measured);
         }
         check(self.stop)?;
-        (self.said)("having the verifier look at the programs");
         self.held.to(Some(0))?;
-        let programs = programs::measure().unwrap_or_else(|error| {
-            self.leave_out(Name::Ebpf.into(), format!("its programs: {error}"));
-            Vec::new()
-        });
+        let measured = measure(self);
         check(self.stop)?;
-        let said = &mut *self.said;
-        let costs = path::measure(self.stop, |what| said(&format!("timing a packet: {what}")));
-        check(self.stop)?;
-        let path::Costs { costs, mut stages } = costs.unwrap_or_else(|error| {
-            self.leave_out(Name::Ebpf.into(), format!("the cost of a packet: {error}"));
-            path::Costs::default()
-        });
-        (self.said)("timing the stages of packets on a live cluster");
-        let live = stages::live((self.suite.rounds, self.suite.time), self.stop);
-        check(self.stop)?;
-        match live {
-            Ok(live) => stages.extend(live),
-            Err(error) => self.leave_out(Name::Ebpf.into(), format!("its stages, live: {error}")),
+        match measured {
+            Ok(measured) => {
+                self.journal.add_part(what, &measured)?;
+                self.journal.end_round(self.spent())?;
+                Ok(measured)
+            }
+            Err(error) => {
+                self.leave_out(Name::Ebpf.into(), format!("{what}: {error}"));
+                Ok(T::default())
+            }
         }
-        Ok(Programs { costs, stages, programs })
     }
 
     fn leave_out(&mut self, variant: Variant, why: String) {
@@ -412,22 +451,35 @@ fn enough_flows(open: usize, wanted: usize) -> Result<(), String> {
 }
 
 /// Takes all of these clusters down, whatever came of measuring them; what could not be removed is told beside it.
-pub(crate) fn removed<T>(ups: impl IntoIterator<Item = Up>, measured: Result<T, Error>) -> Result<T, Error> {
-    let left = left(ups);
-    match measured {
-        measured if left.is_empty() => measured,
-        Ok(_) => Err(Error::Left { during: None, left }),
-        Err(error) => Err(Error::Left { during: Some(Box::new(error)), left }),
-    }
-}
-
-/// Takes all of these clusters down. What could not be removed: each cluster, why, and how to remove it.
-pub(crate) fn left(ups: impl IntoIterator<Item = Up>) -> Vec<String> {
+pub(crate) fn removed<T, E>(ups: impl IntoIterator<Item = Up>, measured: Result<T, E>) -> Result<T, E>
+where
+    E: std::error::Error + Send + Sync + From<Left> + 'static,
+{
     let down = ups.into_iter().filter_map(|up| {
         let name = up.topology().cluster().name.clone();
         up.down().err().map(|why| format!("{name}: {why}; try `podpath down {name}`"))
     });
-    down.collect()
+    beside(down.collect(), measured)
+}
+
+/// What came of measuring, and the clusters that could not be removed then.
+fn beside<T, E>(clusters: Vec<String>, measured: Result<T, E>) -> Result<T, E>
+where
+    E: std::error::Error + Send + Sync + From<Left> + 'static,
+{
+    match measured {
+        measured if clusters.is_empty() => measured,
+        Ok(_) => Err(Left { during: None, clusters }.into()),
+        Err(error) => Err(Left { during: Some(Box::new(error)), clusters }.into()),
+    }
+}
+
+/// Joins the nodes of a cluster, where that is not left to the bridge, for as long as what comes back lives.
+pub(crate) fn joined(up: &Up, fabric: Fabric) -> Result<Option<Switch>, Error> {
+    match fabric {
+        Fabric::Switch => up.topology().switch().map_err(Error::Switch),
+        Fabric::Bridge => Ok(None),
+    }
 }
 
 /// Of this process, and of nobody else in it: whose, and what tells it from its others.
@@ -468,10 +520,20 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_beside_what_went_wrong_before() {
-        let left = vec!["bench-a: busy; try `podpath down bench-a`".to_owned()];
-        let error = Error::Left { during: Some(Box::new(Error::Interrupted)), left };
+        fn told<E>(measured: Result<(), E>, clusters: &[&str]) -> String
+        where
+            E: std::error::Error + Send + Sync + From<Left> + 'static,
+        {
+            let clusters = clusters.iter().map(|cluster| (*cluster).to_owned()).collect();
+            beside(clusters, measured).map_or_else(|error| error.to_string(), |()| String::new())
+        }
+        let left = ["bench-a: busy; try `podpath down bench-a`"];
         let wanted = "interrupted; and could not remove bench-a: busy; try `podpath down bench-a`";
-        assert_eq!(error.to_string(), wanted);
+        assert_eq!(told(Err(Error::Interrupted), &left), wanted);
+        assert_eq!(told(Err(crate::memory::Error::Interrupted), &left), wanted);
+        assert_eq!(told(Err(crate::stages::Error::from(Error::Interrupted)), &left), wanted);
+        assert_eq!(told::<Error>(Ok(()), &left), &wanted["interrupted; and ".len()..]);
+        assert_eq!(told::<Error>(Ok(()), &[]) + &told(Err(Error::Interrupted), &[]), "interrupted");
     }
 
     #[test]

@@ -81,14 +81,9 @@ pub enum Error {
         /// What went wrong.
         source: traffic::Error,
     },
-    /// Namespaces that are still there.
-    #[error("{}could not remove {}", .during.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default(), .left.join("; "))]
-    Left {
-        /// What had gone wrong before.
-        during: Option<Box<Error>>,
-        /// Each cluster that is left, why, and how to remove it.
-        left: Vec<String>,
-    },
+    /// Clusters that are still there.
+    #[error(transparent)]
+    Left(#[from] measure::Left),
     /// Where threads run.
     #[error(transparent)]
     Affinity(#[from] affinity::Error),
@@ -357,13 +352,7 @@ fn on_links(
     let mut stands = Vec::new();
     let measured = build(services, stop, (&mut stands, &mut results.absent))
         .and_then(|()| in_rounds(&stands, services, (rounds, time), stop));
-    let left = measure::left(stands.into_iter().map(|(_, _, up)| up));
-    match measured {
-        Ok(samples) if left.is_empty() => results.samples.extend(samples),
-        Ok(_) => return Err(Error::Left { during: None, left }),
-        Err(error) if left.is_empty() => return Err(error),
-        Err(error) => return Err(Error::Left { during: Some(Box::new(error)), left }),
-    }
+    results.samples.extend(measure::removed(stands.into_iter().map(|(_, _, up)| up), measured)?);
     Ok(())
 }
 

@@ -3,9 +3,9 @@
 //! One of two nodes is loaded with everything on: a thousand Services, policies for all of its pods, the overlay. Its
 //! flows come from 32 pods of either node. Restoring the frame is measured as well and taken off, as for the load
 //! balancer: see [`crate::micro`]. What goes into the tunnel or comes out of it changes its length, and restoring it
-//! gives the room back: what that costs is measured apart, in one step and in two, so that the path's own step is
-//! counted and the one that restores is not. One thing is not in the figures: what the kernel notes of a tunnel beside
-//! the packet's bytes, where the inner headers are, since it does so once for a packet only.
+//! gives the room back: what it costs to make room is measured apart, in one step and in two, so that the path's own
+//! step is counted and the one that restores is not. One thing is not in the figures: what the kernel notes of a tunnel
+//! beside the packet's bytes, where the inner headers are, since it does so once for a packet only.
 //!
 //! Then the same node has programs that look at the clock wherever a stage ends. What a look takes is measured back to
 //! back in the same round and taken off for each. What the stages leave of what the packet costs without looks is called
@@ -49,6 +49,9 @@ const ALL: u32 = 1 << 21;
 /// Rows that there are for flows: two for each that dials a Service.
 const ROWS: u32 = 262_144;
 
+/// The headers of a tunnel and of Ethernet, and what stands before the target in that of IPv4.
+const TARGET_IN_TUNNEL: usize = 50 + 14 + 16;
+
 const PODS: u32 = 32;
 const SERVICES: u32 = 1000;
 const PORT: u16 = 8080;
@@ -71,7 +74,7 @@ const HERE: V4 = V4([10, 244, 0, 32]);
 const THERE: V4 = V4([10, 244, 1, 32]);
 const FRONTEND: V4 = V4([10, 96, 1, 7]);
 
-const KINDS: [Kind; 6] = {
+const KINDS: [Kind; 7] = {
     const OUT: Verdict = Verdict::Forward(IfIndex(0));
     const IN: Verdict = Verdict::Deliver(IfIndex(0));
     const NO: Verdict = Verdict::Drop(Reason::PolicyDenied);
@@ -82,6 +85,7 @@ const KINDS: [Kind; 6] = {
         kind("egress to a Service", Hook::FromPod, ACK, (FRONTEND, 80), OUT),
         kind("egress to a pod", Hook::FromPod, ACK, (THERE, PORT), OUT),
         kind("overlay ingress to a pod", Hook::FromUnderlay, ACK, (HERE, PORT), IN),
+        kind("answer of a Service, ingress", Hook::FromUnderlay, ACK, (FRONTEND, 80), IN),
         kind("new flow, egress", Hook::FromPod, SYN, (FRONTEND, 80), OUT),
         kind("new flow, ingress", Hook::FromUnderlay, SYN, (HERE, PORT), IN),
         kind("policy deny", Hook::FromPod, SYN, (THERE, 9999), NO),
@@ -116,7 +120,7 @@ impl From<userspace::engine::kernel::Error> for Error {
 }
 
 /// What packets cost, and what of it each stage.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Costs {
     /// Of each kind of packet and number of flows.
     pub costs: Vec<Cost>,
@@ -135,11 +139,9 @@ pub fn measure(stop: &AtomicBool, mut progress: impl FnMut(&str)) -> Result<Cost
     let mut all = Costs::default();
     for kind in KINDS {
         progress(kind.words);
-        let bench = Bench { plan: &here, frame: kind.frame(&there)?, kind, stop };
-        // A flow is new once, and one that is refused is never known: how many there are is the same to them.
-        let flows: &[u32] = if bench.kind.flags == SYN { &[ALL] } else { &FLOWS };
+        let bench = Bench { plan: &here, frame: kind.frame(&here, &there)?, kind, stop };
         let mut timed = None;
-        for flows in flows {
+        for flows in bench.kind.flows() {
             let cost = bench.cost(*flows)?;
             let timed = match &mut timed {
                 Some(timed) => timed,
@@ -176,21 +178,47 @@ impl Kind {
         self.flags == SYN && !matches!(self.verdict, Verdict::Drop(_))
     }
 
-    /// A frame of it: what comes from elsewhere as the other node wraps it.
-    fn frame(&self, there: &NodePlan) -> Result<Vec<u8>, Error> {
-        if self.hook == Hook::FromPod {
-            return Ok(segment((HERE, 1024), self.target, self.flags));
-        }
-        let frame = segment((THERE, 1024), self.target, self.flags);
-        Ok(Emulator::new(there)?.push(Hook::FromPod, LOOPBACK, &frame)?.frame)
+    /// Whether it answers one that went to a Service.
+    fn answers(&self) -> bool {
+        self.hook == Hook::FromUnderlay && self.target.0 == FRONTEND
     }
 
-    /// What stands in its place: with the same end, in the given number of steps.
-    fn stand_in(&self, steps: u8) -> Tested {
+    /// How many flows are measured.
+    fn flows(&self) -> &'static [u32] {
+        match self.flags {
+            // A flow is new once; one that is refused may come again and again.
+            SYN if self.opens() => &[ALL],
+            // Who answers is another for each flow; what is asked and what is answered are alike for one alone.
+            _ if self.answers() => &[1],
+            _ => &FLOWS,
+        }
+    }
+
+    /// A frame of it: what comes from elsewhere as the other node wraps it.
+    fn frame(&self, here: &NodePlan, there: &NodePlan) -> Result<Vec<u8>, Error> {
+        let (own, mut there) = (segment((HERE, 1024), self.target, self.flags), Emulator::new(there)?);
+        if self.hook == Hook::FromPod {
+            return Ok(own);
+        }
+        let mut frame = segment((THERE, 1024), self.target, self.flags);
+        if self.answers() {
+            let asked = Emulator::new(here)?.push(Hook::FromPod, LOOPBACK, &own)?.frame;
+            there.push(Hook::FromUnderlay, LOOPBACK, &asked)?;
+            // Who was chosen stands where a packet in a tunnel says whom it is for.
+            let chosen = asked.get(TARGET_IN_TUNNEL..).and_then(|rest| rest.first_chunk());
+            let chosen = V4(*chosen.expect("what leaves into the tunnel has headers"));
+            frame = segment((chosen, PORT), (HERE, 1024), self.flags);
+        }
+        Ok(there.push(Hook::FromPod, LOOPBACK, &frame)?.frame)
+    }
+
+    /// What stands in its place to be taken off, and how often what it costs to make room is added then: the path makes
+    /// room as that does, or `restore` makes it again behind the path alone.
+    fn stand_in(&self) -> (Tested, f64) {
         match self.verdict {
-            Verdict::Forward(_) => Tested::Opening(steps),
-            Verdict::Deliver(_) => Tested::Closing(steps),
-            _ => Tested::Trivial,
+            Verdict::Forward(_) => (Tested::Opening(1), 1.0),
+            Verdict::Deliver(_) => (Tested::Trivial, -1.0),
+            _ => (Tested::Trivial, 0.0),
         }
     }
 }
@@ -227,10 +255,9 @@ impl Bench<'_> {
     fn cost(&self, flows: u32) -> Result<Cost, Error> {
         let (frames, repeat) = (self.frames(flows), self.repeat());
         let mut kernel = loaded(self.plan, 0)?;
-        if !self.kind.opens() {
-            self.time(&mut kernel, &frames, flows.clamp(1, 65_536))?;
-        }
-        let mut runs = [const { Vec::new() }; 3];
+        self.warm(&mut kernel, &frames)?;
+        let (stand_in, room) = self.kind.stand_in();
+        let mut runs = [const { Vec::new() }; 4];
         let mut given = 0;
         for _ in 0..ROUNDS {
             self.check()?;
@@ -240,22 +267,22 @@ impl Bench<'_> {
             }
             given += repeat;
             let whole = self.time(&mut kernel, &frames, repeat)?;
-            let once = kernel.time(self.kind.stand_in(1), &frames, REPEAT)?.as_nanos() as f64;
-            let twice = kernel.time(self.kind.stand_in(2), &frames, REPEAT)?.as_nanos() as f64;
-            for (kept, value) in runs.iter_mut().zip([whole, once, twice]) {
+            let mut time = |other| kernel.time(other, &frames, REPEAT).map(|time| time.as_nanos() as f64);
+            let values = [whole, time(stand_in)?, time(Tested::Opening(1))?, time(Tested::Opening(2))?];
+            for (kept, value) in runs.iter_mut().zip(values) {
                 kept.push(value);
             }
         }
         for values in &mut runs {
             values.sort_by(f64::total_cmp);
         }
-        // Quiet of each: where one of three is disturbed in a round, the difference is of nothing.
-        let [whole, once, twice] = &runs;
-        let ns = |place: usize| whole[place] - once[place] + (twice[place] - once[place]);
+        // Quiet of each: where one of them is disturbed in a round, the difference is of nothing.
+        let [whole, other, once, twice] = &runs;
+        let ns = |place: usize| whole[place] - other[place] + room * (twice[place] - once[place]);
         Ok(Cost {
             program: self.kind.hook.program().to_owned(),
             packet: self.kind.words.to_owned(),
-            flows: if self.kind.flags == SYN { NEW_IN_A_TABLE } else { flows },
+            flows: if self.kind.opens() { NEW_IN_A_TABLE } else { flows },
             median_ns: ns(ROUNDS / 2),
             quiet_ns: ns(ROUNDS / QUIET),
         })
@@ -265,9 +292,7 @@ impl Bench<'_> {
     /// for.
     fn laps(&self, timed: &mut Timed, flows: u32) -> Result<[f64; Lap::ALL.len()], Error> {
         let (frames, repeat, hook) = (self.frames(flows), self.repeat(), self.kind.hook);
-        if !self.kind.opens() {
-            self.time(&mut timed.kernel, &frames, flows.clamp(1, 65_536))?;
-        }
+        self.warm(&mut timed.kernel, &frames)?;
         let mut laps = [const { Vec::new() }; Lap::ALL.len()];
         for _ in 0..NEW_IN_A_TABLE / NEW {
             self.check()?;
@@ -288,6 +313,19 @@ impl Bench<'_> {
     /// Packets of a run.
     fn repeat(&self) -> u32 {
         if self.kind.opens() { NEW } else { REPEAT }
+    }
+
+    /// Lets flows be known, where they are not to be new.
+    fn warm(&self, kernel: &mut Kernel, frames: &Frames<'_>) -> Result<(), Error> {
+        if self.kind.answers() {
+            let asked = segment((HERE, 1024), self.kind.target, ACK);
+            let asked = Frames { first: &asked, tunnelled: false, flows: 1 };
+            kernel.time(Tested::Path(Hook::FromPod), &asked, 1)?;
+        }
+        if !self.kind.opens() {
+            self.time(kernel, frames, frames.flows.clamp(1, 65_536))?;
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -469,12 +507,16 @@ mod tests {
         let [here, there] = ["n1", "n2"].map(|node| planned(&plan, &cluster, node).expect("as above"));
         for kind in KINDS {
             let (hook, words, opens) = (kind.hook, kind.words, kind.flags == SYN);
-            let frame = kind.frame(&there).unwrap_or_else(|error| panic!("{words}: {error}"));
+            let frame = kind.frame(&here, &there).unwrap_or_else(|error| panic!("{words}: {error}"));
             let bench = Bench { plan: &here, frame, kind, stop: &AtomicBool::new(false) };
-            let frames = bench.frames(ALL);
             let mut timed = Timed::load(&here).unwrap_or_else(|error| panic!("{error}"));
+            if bench.kind.answers() {
+                bench.warm(&mut timed.kernel, &bench.frames(1)).unwrap_or_else(|error| panic!("{error}"));
+            }
+            let before = timed.stopwatch.times(hook).expect("it can be read");
+            let frames = bench.frames(if bench.kind.answers() { 1 } else { ALL });
             bench.time(&mut timed.kernel, &frames, PACKETS).unwrap_or_else(|error| panic!("{error}"));
-            let times = timed.stopwatch.times(hook).expect("it can be read");
+            let times = timed.stopwatch.times(hook).expect("it can be read") - before;
             let laps: u64 = times.laps.iter().map(|(ns, _)| ns).sum();
             assert_eq!((times.packets, laps), (u64::from(PACKETS), times.whole_ns), "{words}: {times:?}");
             let taken = |lap: Lap| times.laps[lap as usize].1;
@@ -483,6 +525,21 @@ mod tests {
             assert!(taken(Lap::Policy) >= u64::from(opens), "{words}: {times:?}");
             assert!(timed.look_ns().expect("it can be calibrated") > 0.0);
         }
+    }
+
+    #[test]
+    fn what_answers_for_a_service_reaches_its_client_under_the_address_that_he_dialled() {
+        let cluster = cluster();
+        let plan = Plan::of(&cluster).expect("the benchmark's own cluster is sound");
+        let [here, there] = ["n1", "n2"].map(|node| planned(&plan, &cluster, node).expect("as above"));
+        let kind = KINDS.into_iter().find(Kind::answers).expect("there is one");
+        let frame = kind.frame(&here, &there).unwrap_or_else(|error| panic!("{error}"));
+        let mut node = Emulator::new(&here).expect("as above");
+        let asked = segment((HERE, 1024), kind.target, ACK);
+        node.push(Hook::FromPod, LOOPBACK, &asked).expect("as above");
+        let answer = node.push(Hook::FromUnderlay, LOOPBACK, &frame).expect("as above");
+        assert_eq!(answer.verdict.counter(), kind.verdict.counter(), "{:?}", answer.verdict);
+        assert_eq!(answer.frame[26..30], FRONTEND.0, "its source");
     }
 
     #[test]

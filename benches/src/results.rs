@@ -4,6 +4,7 @@
 //! whoever reads it can ask something else of it than we did.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,32 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// The version of the format: another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where the time of a stage was found out: in the kernel's test run, and on a live cluster.
 pub const TEST_RUN: &str = "test-run";
 /// See [`TEST_RUN`].
 pub const LIVE: &str = "live";
+
+/// What joins the nodes of every variant. What lies between them is none of a dataplane's, and hides what is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fabric {
+    /// The kernel's bridge, behind a queue for each of its ports.
+    #[default]
+    Bridge,
+    /// A program that hands each frame to the other node's uplink at once.
+    Switch,
+}
+
+impl fmt::Display for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bridge => "bridge",
+            Self::Switch => "switch",
+        })
+    }
+}
 
 /// Everything of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +53,8 @@ pub struct Results {
     pub rounds: usize,
     /// How long each time, in seconds.
     pub time_s: f64,
+    /// What joins the nodes.
+    pub fabric: Fabric,
     /// Where, and what it was like meanwhile.
     pub machine: Machine,
     /// Why the run is invalid; empty if it is valid.
@@ -104,7 +127,6 @@ pub struct Point {
     pub flows: usize,
     /// Requests that are offered per second, whether or not the one before is answered: latencies count from the
     /// moment that a request was due. 0 where the next one follows the last.
-    #[serde(default)]
     pub rate_per_s: u64,
 }
 
@@ -141,6 +163,15 @@ pub struct Cost {
     pub quiet_ns: f64,
 }
 
+impl Cost {
+    /// Between the two figures, around the median. What restores the packet is taken off each by itself, so the quiet one
+    /// may be the higher.
+    pub fn spread(&self) -> Spread {
+        let (median, quiet) = (self.median_ns, self.quiet_ns);
+        Spread { median, min: median.min(quiet), max: median.max(quiet) }
+    }
+}
+
 /// What one stage of the path adds for a packet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,13 +185,12 @@ pub struct Stage {
     /// Nanoseconds. Those of all stages of a packet come to what it costs, so what is left for the `rest` may be less
     /// than nothing.
     pub ns: f64,
-    /// As [`Cost::flows`]; 0 of a live one, and where nobody noted it.
-    #[serde(default)]
+    /// As [`Cost::flows`]; 0 of a live one.
     pub flows: u32,
 }
 
 /// What the verifier says of a program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
     /// Its name.
@@ -422,5 +452,9 @@ pub(crate) mod tests {
         results.write(&path).expect("as before");
         let error = Results::read(&path).expect_err("there is no such version");
         assert!(error.to_string().contains("version 7"), "{error}");
+        // As the first version began: another version is what is told of it, and not that it lacks fields.
+        fs::write(&path, r#"{"version":1,"suite":"quick"}"#).expect("as before");
+        let error = Results::read(&path).expect_err("it is of another version").to_string();
+        assert!(error.contains("its format is version 1, and this podpath knows version 2"), "{error}");
     }
 }

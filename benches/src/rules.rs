@@ -244,6 +244,8 @@ impl Filter {
         for (tool, rules) in told {
             tool.load(&self.netns, &rules)?;
         }
+        // As the product does after each change.
+        netfilter::forget(&self.netns, before, after, NODE)?;
         Ok(Some(planned))
     }
 }
@@ -348,6 +350,11 @@ fn kernel() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+
+    use testbed::link::{Links, Next, Route};
+    use userspace::model::Protocol;
+
     use super::*;
     use crate::matrix::{Sizes, Way};
 
@@ -391,5 +398,38 @@ mod tests {
         assert_ne!(changed, cluster);
         turn(&mut changed, 1);
         assert_eq!(changed, cluster);
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn an_update_of_the_kernels_packet_filter_forgets_connections_as_the_product_does() {
+        let mut before = cluster::of("bench-test", Sizes { services: 1, ..Sizes::LEAST }).expect("built in");
+        let service = &mut before.services[0];
+        service.ports.truncate(1);
+        service.ports[0].protocol = Protocol::Udp;
+        service.ports[0].backends.truncate(1);
+        let dialled = SocketAddr::new(service.addresses[0], service.ports[0].port);
+        let mut after = before.clone();
+        turn(&mut after, 0);
+        let own = before.node(NODE).expect("the cluster has it").address();
+        for name in [Name::Iptables, Name::Nftables] {
+            let netns = Netns::create(format!("podpath-test-{}-{name}-update", std::process::id()));
+            let netns = netns.expect("the name is free").guarded();
+            let all = "0.0.0.0/0".parse().expect("a range");
+            let led = Links::open(&netns).and_then(|mut links| {
+                links.up("lo")?;
+                links.address("lo", own, 32)?;
+                links.route(Route::net(all, Next::Link("lo")))
+            });
+            led.unwrap_or_else(|error| panic!("{error}"));
+            let mut filter = Filter { name, netns };
+            filter.program(&before).unwrap_or_else(|error| panic!("{error}"));
+            let send = || UdpSocket::bind((own, 0))?.send_to(b"x", dialled);
+            filter.netns.run(send).expect("it runs").expect("it is led somewhere");
+            let tracked = |filter: &Filter| netfilter::tracked(&filter.netns).expect("root may ask");
+            assert_eq!(tracked(&filter), 1, "{name}");
+            filter.update(&before, &after, 0).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(tracked(&filter), 0, "{name}");
+        }
     }
 }

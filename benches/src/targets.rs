@@ -132,7 +132,7 @@ pub const ALL: [Target; 20] = [
     cost("overlay ingress to a pod, 65,536 flows", 300.0, INGRESS, 65_536),
     cost("new flow, egress", 450.0, "new flow, egress", 0),
     cost("new flow, ingress", 400.0, "new flow, ingress", 0),
-    cost("policy deny", 80.0, "policy deny", 0),
+    cost("policy deny, 1 flow", 80.0, "policy deny", 1),
     figure(
         "ebpf: 5,000 services x 3 endpoints into an empty node",
         (Bound::AtMost(100.0), "ms"),
@@ -275,7 +275,7 @@ impl Target {
             Of::Cost(packet, flows) => {
                 let mut alike = results.costs.iter().filter(|cost| cost.packet == packet);
                 let cost = alike.find(|cost| flows == 0 || cost.flows == flows)?;
-                Some((Spread { median: cost.median_ns, min: cost.quiet_ns, max: cost.median_ns }, None))
+                Some((cost.spread(), None))
             }
         }
     }

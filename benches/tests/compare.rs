@@ -12,7 +12,7 @@ use testbed::netns::Netns;
 
 /// Namespaces of this process's comparisons.
 fn left() -> Vec<Netns> {
-    let ours = format!("-{}", std::process::id());
+    let ours = format!("-{}-", std::process::id());
     let all = Netns::list("podpath-bench-").expect("they can be listed");
     all.into_iter().filter(|netns| netns.name().contains(&ours)).collect()
 }

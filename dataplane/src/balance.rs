@@ -413,7 +413,8 @@ fn rewrite<A: Address>(
     let delta = checksum::add(checksum::address_delta(old, new), checksum::word_delta(old_port, new_port));
     let optional = ends.protocol == ip::protocol::UDP;
     let field = if optional { udp::CHECKSUM } else { tcp::CHECKSUM };
-    packet.mend(ends.transport + field, Mend { delta, pseudo: true, optional })?;
+    let mend = Mend { delta, pseudo: true, balanced: A::CHECKSUM.is_none(), optional };
+    packet.mend(ends.transport + field, mend)?;
     packet.write(ethernet::LENGTH + address_field, new)?;
     packet.write(ends.transport + port_field, new_port)
 }

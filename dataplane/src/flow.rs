@@ -31,8 +31,8 @@ use crate::wire::ip::extension;
 use crate::wire::transport::{self, sctp, tcp, udp};
 use crate::wire::{Address, Be16, Be32, Family, Mac, Port, V6, ethernet, icmp, ip};
 
-/// Bytes that are made readable before anything is read: Ethernet, and the longest IPv4 and TCP headers
-/// that the path looks into.
+/// Bytes that are made readable before a header is read that may be of any length: Ethernet, and the longest IPv4 and
+/// TCP headers that the path looks into.
 pub(crate) const HEADERS: usize = ethernet::LENGTH + 60 + tcp::LENGTH;
 
 /// How many extension headers of IPv6 are walked over.
@@ -199,10 +199,10 @@ pub fn ethertype(packet: &mut impl Packet) -> Result<Be16, Reason> {
 }
 
 /// Which instantiation of the path a frame is for: its EtherType decides, and what is neither IPv6 nor
-/// anything else the path knows is IPv4's to refuse.
+/// anything else the path knows is IPv4's to refuse. Every engine can read an Ethernet header at once.
 #[inline(always)]
-pub fn family(packet: &mut impl Packet) -> Family {
-    if ethertype(packet) == Ok(ethernet::IPV6) { Family::V6 } else { Family::V4 }
+pub fn family(packet: &impl Packet) -> Family {
+    if packet.read(ethernet::TYPE) == Some(ethernet::IPV6) { Family::V6 } else { Family::V4 }
 }
 
 /// What a tunnel's outer packet says: an IP packet that is not in fragments, with UDP in it but for
@@ -245,8 +245,8 @@ impl Datagram {
 /// The UDP datagram that the frame carries directly behind its IP header, if it does. What is broken is the
 /// walk's to refuse.
 #[inline(always)]
-pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
-    let carried: Be16 = packet.read(ethernet::TYPE)?;
+pub fn datagram<A: Address>(packet: &mut impl Packet) -> Option<Datagram> {
+    let carried = ethertype(packet).ok()?;
     if carried != A::ETHERTYPE {
         return None;
     }
@@ -268,8 +268,8 @@ pub fn datagram<A: Address>(packet: &impl Packet) -> Option<Datagram> {
 /// The outer packet of what the load balancer has put into another of the same family, if the frame carries such a
 /// thing: without ports, for it has none.
 #[inline(always)]
-pub fn wrapped<A: Address>(packet: &impl Packet) -> Option<Datagram> {
-    let carried: Be16 = packet.read(ethernet::TYPE)?;
+pub fn wrapped<A: Address>(packet: &mut impl Packet) -> Option<Datagram> {
+    let carried = ethertype(packet).ok()?;
     if carried != A::ETHERTYPE {
         return None;
     }

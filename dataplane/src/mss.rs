@@ -50,7 +50,7 @@ pub fn lower<A: Address>(
         // Half of it in each of two words: the same sum with its bytes swapped (RFC 1071, section 2).
         delta = checksum::word_delta(swapped(before), swapped(after));
     }
-    let mend = Mend { delta, pseudo: false, optional: false };
+    let mend = Mend { delta, ..Mend::default() };
     packet.mend(flow.transport + tcp::CHECKSUM, mend).ok_or(Reason::WriteFailed)?;
     trace::step(platform, || Record { source_port: before, target_port: after, ..flow.record(Stage::Mss) });
     Ok(())

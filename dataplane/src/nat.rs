@@ -30,6 +30,10 @@
 //!
 //! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 and RFC 9260 appendix A (checksums).
 
+mod quote;
+
+use quote::requote;
+
 use crate::Reason;
 use crate::flow::{Ends, Flow, spread};
 use crate::platform::{Mend, MendEnd, Packet, Platform};
@@ -322,14 +326,7 @@ pub fn replace<A: Address>(
     let (old, old_port) =
         if target { (ends.target, ends.target_port) } else { (ends.source, ends.source_port) };
     replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-    let delta = checksum::address_delta(old, address);
-    let mend = MendEnd {
-        address: delta,
-        port: if old_port == port { 0 } else { checksum::word_delta(old_port, port) },
-        whole: if A::CHECKSUM.is_some() { !delta } else { 0 },
-        optional: ends.protocol == ip::protocol::UDP,
-        left: ends.pseudo_sum(),
-    };
+    let mend = mend_of(ends.protocol, (old, old_port), (address, port), ends.pseudo_sum());
     packet.mend_end(ends.transport + checksum_offset(ends.protocol), mend).ok_or(Reason::WriteFailed)?;
     if old_port != port {
         let offset = ends.transport + port_offset::<A>(ends.protocol, side);
@@ -341,6 +338,25 @@ pub fn replace<A: Address>(
         (ends.source, ends.source_port) = (address, port);
     }
     Ok(())
+}
+
+/// What the checksum has to follow where an end takes another's place.
+#[inline(always)]
+fn mend_of<A: Address>(
+    protocol: u8,
+    (old, old_port): (A, Port),
+    (address, port): (A, Port),
+    left: Be16,
+) -> MendEnd {
+    let delta = checksum::address_delta(old, address);
+    MendEnd {
+        address: delta,
+        port: if old_port == port { 0 } else { checksum::word_delta(old_port, port) },
+        whole: !delta,
+        balanced: A::CHECKSUM.is_none(),
+        optional: protocol == ip::protocol::UDP,
+        left,
+    }
 }
 
 /// Notes what takes the place of an end.
@@ -376,11 +392,16 @@ fn rewrite<A: Address>(
     };
     // Ports, and the checksum of the whole packet, are in its first fragment only.
     let has_transport = flow.piece.offset == 0;
+    // The length of what will be cut into several is not the length of any of them.
+    let datagram =
+        flow.protocol == ip::protocol::UDP && !flow.error && flow.piece.is_whole() && packet.segment() == 0;
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
         let covered = if is_icmp(flow) { A::ICMP.pseudo } else { flow.protocol != ip::protocol::SCTP };
-        if has_transport && covered {
+        if datagram {
+            mend_datagram(packet, flow, (old, old_port), (address, port))?;
+        } else if has_transport && covered {
             mend(packet, flow, checksum::address_delta(old, address), true)?;
         }
     }
@@ -389,7 +410,7 @@ fn rewrite<A: Address>(
     } else if has_transport && old_port != port {
         if flow.protocol == ip::protocol::SCTP {
             unseal(packet, flow, side, (old_port, port))?;
-        } else {
+        } else if !datagram {
             mend(packet, flow, checksum::word_delta(old_port, port), false)?;
         }
         let offset = flow.transport + port_offset::<A>(flow.protocol, side);
@@ -444,8 +465,23 @@ fn mend<A: Address>(
 ) -> Result<(), Reason> {
     let protocol = if flow.error { A::ICMP.protocol } else { flow.protocol };
     let optional = protocol == ip::protocol::UDP;
-    let mend = Mend { delta, pseudo, optional };
+    let mend = Mend { delta, pseudo, balanced: A::CHECKSUM.is_none(), optional };
     packet.mend(flow.transport + checksum_offset(protocol), mend).ok_or(Reason::WriteFailed)
+}
+
+/// Corrects the checksum of a whole datagram for another end. Whether its sender left it to the network card is known by
+/// the field itself: where a pod has put a datagram around another packet, that may be left for the packet inside alone.
+#[inline(always)]
+fn mend_datagram<A: Address>(
+    packet: &mut impl Packet,
+    flow: &Flow<A>,
+    old: (A, Port),
+    new: (A, Port),
+) -> Result<(), Reason> {
+    let length = flow.end.wrapping_sub(flow.transport) as u16;
+    let left = checksum::pseudo(flow.source, flow.target, ip::protocol::UDP, length);
+    let mend = mend_of(ip::protocol::UDP, old, new, left);
+    packet.mend_end(flow.transport + udp::CHECKSUM, mend).ok_or(Reason::WriteFailed)
 }
 
 /// Notes that a port of an SCTP packet changes, which its checksum has to follow.
@@ -540,61 +576,4 @@ fn port_offset<A: Address>(protocol: u8, side: Side) -> usize {
     } else {
         transport::TARGET_PORT
     }
-}
-
-/// Replaces one end of the flow in the packet that an ICMP error quotes: there the sides are the other way
-/// round. The quoted checksums follow, and the error's own checksum follows everything.
-#[inline(always)]
-fn requote<A: Address>(
-    packet: &mut impl Packet,
-    flow: &mut Flow<A>,
-    side: Side,
-    (old, new): (A, A),
-    (old_port, new_port): (Port, Port),
-) -> Result<(), Reason> {
-    let inside = if side == Side::Source { Side::Target } else { Side::Source };
-    replace_address(packet, flow.quoted, inside, (old, new))?;
-    let addresses = checksum::address_delta(old, new);
-    // A header's own checksum moves by as much as the address, the other way: no change in the sum.
-    let mut delta = if A::CHECKSUM.is_none() { addresses } else { 0 };
-    let ports = checksum::word_delta(old_port, new_port);
-    if old_port != new_port {
-        let offset = flow.quoted_transport + port_offset::<A>(flow.protocol, inside);
-        packet.write(offset, new_port).ok_or(Reason::Truncated)?;
-    }
-    delta = checksum::add(delta, ports);
-    if flow.protocol == ip::protocol::SCTP {
-        note_port(flow, inside, (old_port, new_port));
-        return mend(packet, flow, delta, false);
-    }
-    let mut covered = ports;
-    if A::ICMP.pseudo || flow.protocol != A::ICMP.protocol {
-        covered = checksum::add(covered, addresses);
-    }
-    delta = checksum::add(delta, mend_quoted(packet, flow, covered)?);
-    mend(packet, flow, delta, false)
-}
-
-/// Corrects the quoted packet's transport checksum, if the quote reaches that far: TCP's lies beyond the
-/// eight bytes that are quoted for certain. Returns what that changes in the sum of the quote.
-#[inline(always)]
-fn mend_quoted<A>(packet: &mut impl Packet, flow: &Flow<A>, delta: u32) -> Result<u32, Reason> {
-    let offset = flow.quoted_transport + checksum_offset(flow.protocol);
-    if offset + size_of::<Be16>() > flow.end {
-        return Ok(0);
-    }
-    let Some(before) = packet.read::<Be16>(offset) else {
-        return Ok(0);
-    };
-    let mut after = checksum::mended(before, delta);
-    if flow.protocol == ip::protocol::UDP {
-        if before == Be16::new(0) {
-            return Ok(0);
-        }
-        if after == Be16::new(0) {
-            after = Be16::new(0xffff);
-        }
-    }
-    packet.write(offset, after).ok_or(Reason::Truncated)?;
-    Ok(checksum::word_delta(before, after))
 }

@@ -60,6 +60,8 @@ pub struct Carried {
     pub frontend_port: Port,
     /// Length of the outer frame in bytes.
     pub length: u32,
+    /// The flow of what is inside was looked for already, and has no row.
+    pub missed: bool,
 }
 
 impl Carried {
@@ -266,7 +268,7 @@ pub const PLAIN_V4: usize = tunnel::overhead(ip::LENGTH);
 /// The family of the packet inside, if the frame is in a tunnel over IPv4 in the usual way.
 #[inline(always)]
 pub fn inside(packet: &mut impl Packet) -> Family {
-    packet.pull((PLAIN_V4 + flow::HEADERS) as u32);
+    packet.pull((PLAIN_V4 + ethernet::LENGTH) as u32);
     let Some(inside) = packet.read::<Be16>(PLAIN_V4 + ethernet::TYPE) else {
         return Family::V4;
     };
@@ -276,7 +278,7 @@ pub fn inside(packet: &mut impl Packet) -> Family {
 /// Whether a frame is in the node's tunnel over IPv4 in the usual way: without options, without a mark of congestion,
 /// and with an identity. Others are [`unwrap`]'s to judge. Leaves in `outer` who sent it.
 #[inline(always)]
-pub fn glance(node: &Node, packet: &impl Packet, outer: &mut Ends<V4>) -> bool {
+pub fn glance(node: &Node, packet: &mut impl Packet, outer: &mut Ends<V4>) -> bool {
     if node.encapsulation == Node::PLAIN || !flow::glance(packet, outer) {
         return false;
     }
@@ -331,7 +333,7 @@ pub fn unwrap(
     carried: &mut Carried,
 ) -> Result<(), Reason> {
     // 2.
-    if Nodes::get(platform, &outer.source).is_none() {
+    if Nodes::often(platform, &outer.source).is_none() {
         return Err(Reason::UnknownTunnelSource);
     }
     let family = outer.source.family();
@@ -347,7 +349,8 @@ pub fn unwrap(
     let options = announced(platform.node().encapsulation, flags)?;
     let inner = start + tunnel::LENGTH + options;
     packet.pull((inner + ethernet::LENGTH + ip::v6::LENGTH) as u32);
-    *carried = Carried { node: outer.source, length: outer.length, ..Carried::default() };
+    let missed = carried.missed;
+    *carried = Carried { node: outer.source, length: outer.length, missed, ..Carried::default() };
     if platform.node().encapsulation == Node::GENEVE && flags.host() & geneve::CRITICAL != 0 {
         understand(packet, start + tunnel::LENGTH, inner, carried)?;
     }

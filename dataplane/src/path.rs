@@ -135,14 +135,17 @@ pub fn from_pod<A: Address, P: Platform<A>, K: Packet>(
         start(platform, packet, walk, From::Pod);
         part = pod_enter(platform, packet, walk);
     }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = meet(platform, packet, walk);
-    }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = judge::of_sender(platform, walk);
-    }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = go(platform, packet, walk);
+    // Of a family that nobody has an address of, it has come to its end.
+    if platform.node().speaks::<A>() {
+        if part.is_ok() && walk.verdict.is_none() {
+            part = meet(platform, packet, walk);
+        }
+        if part.is_ok() && walk.verdict.is_none() {
+            part = judge::of_sender(platform, walk);
+        }
+        if part.is_ok() && walk.verdict.is_none() {
+            part = go(platform, packet, walk);
+        }
     }
     close(platform, packet, walk, (bytes, part))
 }
@@ -200,13 +203,16 @@ fn host_enter<A: Address, P: Platform<A>, K: Packet>(
 ) -> Part {
     flow::read(packet, &mut walk.flow)?;
     head(platform, packet, &walk.flow, Stage::FromHost);
+    if !platform.node().speaks::<A>() {
+        return Err(Reason::Blackhole);
+    }
     walk.carried.identity = Identity::REMOTE_NODE;
     enter(platform, walk)
 }
 
 /// Takes what arrived at the node out of the tunnel, if it is in it: the first thing for every frame from the
-/// underlay, whose family may be another one inside. What it brings along is left in `carried`, which knows of
-/// nothing yet. Then [`from_underlay`].
+/// underlay, whose family may be another one inside. What it brings along is left in `carried`, as
+/// [`from_tunnel_known`] has left that. Then [`from_underlay`].
 ///
 /// # Errors
 /// What is refused here: the reason is counted already.
@@ -277,14 +283,17 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
         walk.from = From::Tunnel;
     }
     let mut part = underlay_enter(platform, packet, walk);
-    if part.is_ok() && walk.verdict.is_none() {
-        part = underlay_meet(platform, packet, walk);
-    }
-    if part.is_ok() && carried.is_some() {
-        part = fit_segments(platform, packet, walk);
-    }
-    if part.is_ok() && walk.verdict.is_none() {
-        part = go(platform, packet, walk);
+    // Of a family that nobody has an address of, it has come to its end.
+    if platform.node().speaks::<A>() {
+        if part.is_ok() && walk.verdict.is_none() {
+            part = underlay_meet(platform, packet, walk);
+        }
+        if part.is_ok() && carried.is_some() {
+            part = fit_segments(platform, packet, walk);
+        }
+        if part.is_ok() && walk.verdict.is_none() {
+            part = go(platform, packet, walk);
+        }
     }
     close(platform, packet, walk, (bytes, part))
 }
@@ -300,6 +309,9 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     *ours = true;
     if *from == From::Tunnel {
         flow::read(packet, flow)?;
+        if !platform.node().speaks::<A>() {
+            return Err(Reason::TunnelSpoofed);
+        }
         fragment::follow(platform, flow)?;
         // An echo has no port that a Service could be dialled at.
         if carried.is_direct() && flow.protocol != A::ICMP.protocol {
@@ -319,6 +331,9 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
             return if *ours { Err(reason) } else { walk.end(Verdict::Stack) };
         }
         head(platform, packet, flow, Stage::FromUnderlay);
+        if !platform.node().speaks::<A>() {
+            return to_host(platform, walk);
+        }
         if let Err(reason) = fragment::follow(platform, flow) {
             return if *ours { Err(reason) } else { to_host(platform, walk) };
         }
@@ -339,7 +354,9 @@ fn underlay_meet<A: Address, P: Platform<A>, K: Packet>(
 ) -> Part {
     // Where its client was told to go, its Service has been found already.
     if walk.from != From::Masquerade && walk.flow.direct == 0 {
-        if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
+        if walk.carried.missed {
+            walk.tracked.forget();
+        } else if let Err(reason) = conntrack::track(platform, &walk.flow, &mut walk.tracked) {
             let others = !walk.ours && reason as u8 == Reason::UnknownIcmp as u8;
             return if others { to_host(platform, walk) } else { Err(reason) };
         }

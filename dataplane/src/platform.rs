@@ -31,11 +31,14 @@ pub trait Packet {
     fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
     /// Corrects the transport checksum at `offset` for a change elsewhere.
     fn mend(&mut self, offset: usize, mend: Mend) -> Option<()>;
-    /// The same for both parts of an end at once.
+    /// The same for both parts of an end at once. Without more it is one [`Self::mend`] for both, as it may be in an engine
+    /// whose packets have all their checksums; where some are left to a network card, what becomes of each part of an end
+    /// is another, and the engine's own answer takes this one's place.
     #[inline(always)]
     fn mend_end(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
-        let MendEnd { address, port, optional, .. } = mend;
-        self.mend(offset, Mend { delta: checksum::add(address, port), pseudo: true, optional })
+        let MendEnd { address, port, balanced, optional, .. } = mend;
+        let delta = checksum::add(address, port);
+        self.mend(offset, Mend { delta, pseudo: true, balanced, optional })
     }
     /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
     /// bytes and `options` more) between the frame's Ethernet header and its payload. The room's content is
@@ -58,13 +61,16 @@ pub trait Packet {
 }
 
 /// A change that a transport checksum has to follow (RFC 1624).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mend {
     /// The one's complement sum of what came in, less what went out, in memory order.
     pub delta: u32,
     /// The change is in the pseudo-header. A checksum that the sender left to its network card covers
     /// only that yet.
     pub pseudo: bool,
+    /// Of a change in the pseudo-header: the sum of the whole packet stays, because the IP header has no checksum of its
+    /// own that makes up for the address once more (IPv6).
+    pub balanced: bool,
     /// It is UDP's, where 0 means that there is none (RFC 768; over IPv6, RFC 6936).
     pub optional: bool,
 }
@@ -77,8 +83,10 @@ pub struct MendEnd {
     /// What it adds to the sum of the rest; 0 if the port is the same.
     pub port: u32,
     /// What it adds to the sum of the whole packet, the checksums included. The transport's makes up for the port, and
-    /// for the address; where IP's header has one of its own, that does so again.
+    /// for the address; where IP's header has one of its own, that does so again. Nobody asks for it where that is `balanced`.
     pub whole: u32,
+    /// As [`Mend::balanced`].
+    pub balanced: bool,
     /// As [`Mend::optional`].
     pub optional: bool,
     /// The sum of the pseudo-header before: the field holds this where the sender left it to its network card.

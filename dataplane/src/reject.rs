@@ -291,7 +291,7 @@ fn reset<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Option<()> {
     // knows of it: so that is written, and the rest is a change for the engine to follow.
     packet.write(segment + tcp::CHECKSUM, inverted(pseudo))?;
     let delta = checksum::word_delta(pseudo, inverted(whole));
-    packet.mend(segment + tcp::CHECKSUM, Mend { delta, pseudo: false, optional: false })?;
+    packet.mend(segment + tcp::CHECKSUM, Mend { delta, ..Mend::default() })?;
     turn(packet)
 }
 

@@ -27,7 +27,10 @@ pub fn owner<A: Address>(
     flow: &Flow<A>,
     interface: IfIndex,
 ) -> Result<Endpoint, Reason> {
-    let pod = Endpoints::get(platform, &flow.sender).ok_or(Reason::InvalidSource)?;
+    if !platform.node().speaks::<A>() {
+        return Err(Reason::InvalidSource);
+    }
+    let pod = Endpoints::often(platform, &flow.sender).ok_or(Reason::InvalidSource)?;
     if pod.interface != interface {
         return Err(Reason::InvalidSource);
     }
@@ -40,7 +43,7 @@ pub fn owner<A: Address>(
 /// The pod of this node that has an address, if one has.
 #[inline(always)]
 pub fn at<A: Address>(platform: &impl Platform<A>, address: A) -> Option<Endpoint> {
-    Endpoints::get(platform, &address)
+    Endpoints::often(platform, &address)
 }
 
 /// Whether an address is of a pod of this node.
@@ -62,7 +65,7 @@ pub fn is_node<A: Address>(platform: &impl Platform<A>, address: A) -> bool {
 /// tunnel. What a node itself answers does not go through its path.
 #[inline(always)]
 pub fn is_direct<A: Address>(platform: &impl Platform<A>, client: A, backend: A) -> bool {
-    if Endpoints::get(platform, &backend).is_some() || is_inside(platform, client) {
+    if Endpoints::often(platform, &backend).is_some() || is_inside(platform, client) {
         return false;
     }
     match Routes::often(platform, &backend) {
@@ -84,7 +87,7 @@ pub fn is_of<A: Address>(platform: &impl Platform<A>, source: A, node: V6) -> bo
 /// send from it.
 #[inline(always)]
 pub fn is_inside<A: Address>(platform: &impl Platform<A>, source: A) -> bool {
-    if Endpoints::get(platform, &source).is_some() {
+    if Endpoints::often(platform, &source).is_some() {
         return true;
     }
     match Routes::often(platform, &source) {
@@ -105,7 +108,7 @@ pub fn local<A: Address>(
     flow: &Flow<A>,
 ) -> Result<Option<Endpoint>, Reason> {
     // 1.
-    let Some(pod) = Endpoints::get(platform, &flow.target) else {
+    let Some(pod) = Endpoints::often(platform, &flow.target) else {
         return Ok(None);
     };
     note(platform, flow, 0, pod.interface.0);

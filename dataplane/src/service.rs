@@ -42,6 +42,8 @@ pub struct Choice<A> {
     pub client_port: Port,
     /// The flow was given to it before.
     pub kept: bool,
+    /// It is on its way out, and takes the flow because nobody else does: a datagram is given to whom there is then.
+    pub leaving: bool,
     /// The backend's node is to answer the client straight, and tracks the flow between the two alone.
     pub direct: bool,
 }
@@ -74,6 +76,7 @@ pub fn keep<A: Address>(
         backend: row.backend,
         client_port: row.client_port,
         kept: true,
+        leaving: false,
         direct: row.direct == Connection::<A>::AWAY,
     };
 }
@@ -205,7 +208,8 @@ fn spread<A: Address>(
     };
     let number = Maglev::<A>::get(platform, &slot).ok_or(Reason::NoBackend)?;
     let backend = Backends::get(platform, &number.0).ok_or(Reason::NoBackend)?;
-    *choice = Choice { address: backend.address, port: backend.port, backend: number, ..*choice };
+    let leaving = backend.state != Backend::<A>::ACTIVE;
+    *choice = Choice { address: backend.address, port: backend.port, backend: number, leaving, ..*choice };
     Ok(backend.seed)
 }
 
@@ -227,7 +231,8 @@ pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, choice:
     });
 }
 
-/// Leaves in `service` the row of what the flow dials, if it is a Service.
+/// Leaves in `service` the row of what the flow dials, if it is a Service. Sockets ask as well, so no answer of before
+/// will do: see [`Table::often`](crate::tables::Table::often).
 #[inline(always)]
 fn find<A: Address>(platform: &impl Platform<A>, flow: &Flow<A>, service: &mut Service) {
     let key = Frontend { address: flow.target, port: flow.target_port, protocol: flow.protocol, pad: 0 };

@@ -127,6 +127,37 @@ impl Lap {
     ];
 }
 
+/// The shape of a stopwatch in the kernel, in words of eight bytes: those who time and those who read agree on it by
+/// these. A row has [`stopwatch::HEAD`] words, then [`stopwatch::HOOKS`] times [`stopwatch::TIMES`], of which the first
+/// [`stopwatch::TOTALS`] are packets and their nanoseconds, and the others [`stopwatch::LAPS`] pairs, by [`Lap`]:
+/// nanoseconds, and how often they were measured.
+pub mod stopwatch {
+    /// Rooms for hooks: a power of two, so that a mask keeps a number within them.
+    pub const HOOKS: usize = 4;
+    /// Rooms for laps: the same.
+    pub const LAPS: usize = 16;
+    /// Words about the packet that is being timed.
+    pub const HEAD: usize = 4;
+    /// Words of a hook before its laps.
+    pub const TOTALS: usize = 2;
+    /// Words of a hook.
+    pub const TIMES: usize = TOTALS + 2 * LAPS;
+    /// Words of a row.
+    pub const WORDS: usize = HEAD + HOOKS * TIMES;
+
+    /// The room of laps in which nothing is done.
+    pub const CALIBRATE: usize = 0;
+    /// The room of what pods send.
+    pub const FROM_POD: usize = 1;
+    /// The room of what comes in by the uplink.
+    pub const FROM_UNDERLAY: usize = 2;
+    /// The room of what the node's own stack sends.
+    pub const FROM_HOST: usize = 3;
+
+    const _: () = assert!(super::Lap::ALL.len() <= LAPS && FROM_HOST < HOOKS);
+    const _: () = assert!(HOOKS.is_power_of_two() && LAPS.is_power_of_two());
+}
+
 /// One report: which stage, and what it saw. The meaning of the fields is each [`Stage`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

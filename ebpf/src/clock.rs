@@ -25,8 +25,29 @@ pub(crate) fn now_s() -> u32 {
     }
     // SAFETY: it only reads. The coarse clock is a tenth of the fine one's price, and ticks often
     // enough for seconds.
-    (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_IN_SECOND) as u32
+    seconds(unsafe { bpf_ktime_get_coarse_ns() })
 }
+
+/// Whole seconds of so many nanoseconds, up to 68 years. By a multiplication: a division takes three times as long as
+/// looking at the clock.
+#[inline(always)]
+const fn seconds(ns: u64) -> u32 {
+    /// Seconds in 2^29 nanoseconds, times 2^32 and rounded down: a product is never too large.
+    const OF_A_PIECE: u64 = (1 << 61) / NANOSECONDS_IN_SECOND;
+    // The piece that has begun, and what is rounded, are less than a second together.
+    let seconds = ((ns >> 29) * OF_A_PIECE) >> 32;
+    let left = ns.wrapping_sub(seconds * NANOSECONDS_IN_SECOND);
+    (seconds + (left >= NANOSECONDS_IN_SECOND) as u64) as u32
+}
+
+const _: () = {
+    let mut second = 1;
+    while second < 1 << 31 {
+        let begins = second * NANOSECONDS_IN_SECOND;
+        assert!(seconds(begins - 1) == second as u32 - 1 && seconds(begins) == second as u32);
+        second += second / 5 + 1;
+    }
+};
 
 /// Whether runs are to be repeated, with a clock that is told: test runs alone.
 #[inline(always)]

@@ -13,6 +13,7 @@ use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use dataplane::trace::Lap;
+use dataplane::trace::stopwatch::{self, HOOKS, LAPS, WORDS};
 
 use crate::bytes::constants;
 
@@ -21,21 +22,10 @@ constants! {
     TIMED: u32;
 }
 
-/// Rooms for hooks and for laps: powers of two, so that a mask keeps a number within them.
-const HOOKS: usize = 4;
-const LAPS: usize = 16;
-const _: () = assert!(Lap::ALL.len() <= LAPS);
-
 /// Laps that [`calibrate`] takes of a packet.
 const BACK_TO_BACK: u32 = 16;
 
-/// The numbers of what is timed.
-pub(crate) const CALIBRATE: u64 = 0;
-pub(crate) const FROM_POD: u64 = 1;
-pub(crate) const FROM_UNDERLAY: u64 = 2;
-pub(crate) const FROM_HOST: u64 = 3;
-
-/// What a CPU has timed, and is timing. Userspace reads it as words.
+/// What a CPU has timed, and is timing. Userspace reads it as the words of [`stopwatch`].
 #[repr(C)]
 struct Stopwatch {
     /// Not 0: a packet is being timed.
@@ -59,14 +49,14 @@ struct Times {
     laps: [[u64; 2]; LAPS],
 }
 
-const _: () = assert!(size_of::<Stopwatch>() == 8 * (4 + HOOKS * (2 + 2 * LAPS)));
+const _: () = assert!(size_of::<Stopwatch>() == 8 * WORDS);
 
 #[map(name = "stopwatch")]
 static STOPWATCH: PerCpuArray<Stopwatch> = PerCpuArray::with_max_entries(1, 0);
 
 /// This CPU's.
 #[inline(always)]
-fn stopwatch() -> Option<&'static mut Stopwatch> {
+fn own() -> Option<&'static mut Stopwatch> {
     // SAFETY: programs are not preempted by each other on their CPU, each function asks once, and the row is there as
     // long as the map.
     STOPWATCH.get_ptr_mut(0).map(|row| unsafe { &mut *row })
@@ -74,7 +64,7 @@ fn stopwatch() -> Option<&'static mut Stopwatch> {
 
 /// A packet has come to a hook.
 #[inline(always)]
-pub(crate) fn begin(hook: u64) {
+pub(crate) fn begin(hook: usize) {
     let every = TIMED.load();
     if every != 0 {
         start(hook, every);
@@ -99,12 +89,12 @@ pub(crate) fn end(lap: Lap) {
 }
 
 #[inline(never)]
-fn start(hook: u64, every: u32) {
-    let Some(row) = stopwatch() else { return };
+fn start(hook: usize, every: u32) {
+    let Some(row) = own() else { return };
     // SAFETY: it only gives a number.
     let number = if every == 1 { 0 } else { unsafe { bpf_get_prandom_u32() } };
     row.running = (number.checked_rem(every) == Some(0)) as u64;
-    row.hook = hook;
+    row.hook = hook as u64;
     if row.running != 0 {
         // SAFETY: as above.
         row.began_ns = unsafe { bpf_ktime_get_ns() };
@@ -114,7 +104,7 @@ fn start(hook: u64, every: u32) {
 
 #[inline(never)]
 fn stop(lap: u32) {
-    let Some(row) = stopwatch() else { return };
+    let Some(row) = own() else { return };
     if row.running == 0 {
         return;
     }
@@ -129,7 +119,7 @@ fn stop(lap: u32) {
 
 #[inline(never)]
 fn finish() {
-    let Some(row) = stopwatch() else { return };
+    let Some(row) = own() else { return };
     if row.running == 0 {
         return;
     }
@@ -142,7 +132,7 @@ fn finish() {
 /// Laps back to back, in which nothing is done: what each of them says is what a lap takes by itself.
 #[classifier]
 pub fn calibrate(_context: TcContext) -> i32 {
-    begin(CALIBRATE);
+    begin(stopwatch::CALIBRATE);
     let mut times = 1;
     while times < BACK_TO_BACK {
         lap(Lap::Rest);

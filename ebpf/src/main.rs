@@ -18,6 +18,7 @@ mod maps;
 mod measure;
 mod platform;
 mod socket;
+mod whole;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
@@ -30,7 +31,7 @@ use aya_log_ebpf::macro_support::{Level, level_enabled};
 use dataplane::overlay::{self, Carried};
 use dataplane::path::Walk;
 use dataplane::tables::IfIndex;
-use dataplane::trace::Lap;
+use dataplane::trace::{Lap, stopwatch};
 use dataplane::wire::{Address, Family};
 use dataplane::{Machine, Packet, Platform, Reason, Verdict, flow, path};
 
@@ -41,7 +42,7 @@ use crate::platform::{Kernel, Skb};
 /// Ingress of a pod's host-side interface: what the pod sends.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
-    laps::begin(laps::FROM_POD);
+    laps::begin(stopwatch::FROM_POD);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_pod(&mut Kernel, frame, &mut room.v4),
@@ -57,7 +58,7 @@ pub fn from_underlay(context: TcContext) -> i32 {
     if let Some((counter, interface)) = frame.known() {
         return go_on(counter, interface);
     }
-    laps::begin(laps::FROM_UNDERLAY);
+    laps::begin(stopwatch::FROM_UNDERLAY);
     let verdict = with_room(frame, arrived);
     obey(&context, verdict)
 }
@@ -98,7 +99,7 @@ pub fn from_wire(context: XdpContext) -> u32 {
 /// Ingress of the node's own gateway interface: what the node's stack sends to pods.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
-    laps::begin(laps::FROM_HOST);
+    laps::begin(stopwatch::FROM_HOST);
     let frame = &mut Skb::new(context.skb.skb);
     let verdict = with_room(frame, |frame, room| match flow::family(frame) {
         Family::V4 => path::from_host(&mut Kernel, frame, &mut room.v4),
@@ -123,11 +124,10 @@ fn with_room<K: Packet>(frame: &mut K, walk: impl FnOnce(&mut K, &mut Room) -> V
 fn arrived<K: Packet>(frame: &mut K, room: &mut Room) -> Verdict {
     let mut verdict = Verdict::Stack;
     let known = match overlay::inside(frame) {
-        Family::V4 => walk_short(frame, &mut room.v4, &mut verdict),
-        Family::V6 => walk_short(frame, &mut room.v6, &mut verdict),
+        Family::V4 => walk_short(frame, &mut room.v4, &mut room.carried, &mut verdict),
+        Family::V6 => walk_short(frame, &mut room.v6, &mut room.carried, &mut verdict),
     };
     if !known {
-        room.carried = Carried::default();
         let part = path::from_tunnel(&mut Kernel, frame, &mut room.carried);
         Kernel.lap(Lap::Overlay);
         match part {
@@ -150,11 +150,16 @@ fn lose(reason: Reason, verdict: &mut Verdict) {
 
 /// Walks the short way, if that leads to an end.
 #[inline(never)]
-fn walk_short<A: Address, K: Packet>(frame: &mut K, walk: &mut Walk<A>, verdict: &mut Verdict) -> bool
+fn walk_short<A: Address, K: Packet>(
+    frame: &mut K,
+    walk: &mut Walk<A>,
+    carried: &mut Carried,
+    verdict: &mut Verdict,
+) -> bool
 where
     Kernel: Platform<A>,
 {
-    path::from_tunnel_known(&mut Kernel, frame, walk, verdict)
+    path::from_tunnel_known(&mut Kernel, frame, walk, (carried, verdict))
 }
 
 /// Walks on out of the tunnel. A function of its own: opening the tunnel needs most of the stack.
@@ -216,13 +221,3 @@ fn go_on(counter: u32, interface: u32) -> i32 {
 fn log<C: EbpfContext>(context: &C, interface: IfIndex, verdict: Verdict) {
     debug!(context, "interface {}, verdict {}", interface.0, verdict.counter());
 }
-
-/// Never reached: a panic that can happen is a loop without end, and the verifier refuses it.
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

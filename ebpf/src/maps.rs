@@ -21,7 +21,7 @@ use dataplane::wire::{Address, V4, V6};
 use crate::mapped::{Array, Count, Hash, Longest, Mapped, bits, mapped, same};
 
 mapped! {
-    Hash Endpoints<V4> "endpoints", <V6> "endpoints_v6";
+    Hash Endpoints<V4> "endpoints" often "last_endpoints", <V6> "endpoints_v6" often "last_ends_v6";
     Hash Frontends<V4> "frontends", <V6> "frontends_v6";
     Array Maglev<V4> "maglev", <V6> "maglev_v6";
     Array Backends<V4> "backends", <V6> "backends_v6";
@@ -32,7 +32,7 @@ mapped! {
     Longest Policy<V4> "policy" often "last_policy", <V6> "policy_v6" often "last_policy_v6";
     Hash Masquerades<V4> "masquerades", <V6> "masquerades_v6";
     Longest Routes<V4> "routes" often "last_routes", <V6> "routes_v6" often "last_routes_v6";
-    Hash Nodes "nodes";
+    Hash Nodes "nodes" often "last_nodes";
     Hash Fragments<V4> "fragments", <V6> "fragments_v6";
     Hash Homes<V4> "homes", <V6> "homes_v6";
     Hash Sockets<V4> "sockets", <V6> "sockets_v6";

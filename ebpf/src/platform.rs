@@ -90,14 +90,14 @@ impl Skb {
     /// left does not cover the port, and that tells: the helper changes only the other.
     #[inline(always)]
     fn mend_left(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
-        let MendEnd { address, port, optional, left, .. } = mend;
+        let MendEnd { address, port, balanced, optional, left, .. } = mend;
         if port != 0 {
-            self.mend(offset, Mend { delta: port, pseudo: false, optional })?;
+            self.mend(offset, Mend { delta: port, optional, ..Mend::default() })?;
             if self.read::<Be16>(offset)? == left {
                 return self.write(offset, checksum::extended(left, address));
             }
         }
-        self.mend(offset, Mend { delta: address, pseudo: true, optional })
+        self.mend(offset, Mend { delta: address, pseudo: true, balanced, optional })
     }
 
     /// Whether somebody may have walked the path before, and the verdict's words then.
@@ -173,13 +173,21 @@ impl Packet for Skb {
             flags |= BPF_F_MARK_MANGLED_0 as u64;
         }
         // SAFETY: the helper checks the offset.
-        done(unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, mend.delta as u64, flags) })
+        done(unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, mend.delta as u64, flags) })?;
+        if mend.pseudo && mend.balanced {
+            // The helper has changed the sum of the whole packet as well, if a network card computed one, as is right for
+            // IPv4 alone ("hw csum failure" in the kernel's log). Its flag `BPF_F_IPV6` would keep it from that, but kernels
+            // before 6.16 refuse it: so that change is taken back. It can go when none of them is to be run on.
+            // SAFETY: it changes but that sum.
+            unsafe { bpf_csum_update(self.skb, mend.delta) };
+        }
+        Some(())
     }
 
     /// The helper is called only where it alone can say what the field is: a call takes as long as the rest of this.
     #[inline(always)]
     fn mend_end(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
-        let MendEnd { address, port, whole, optional, left } = mend;
+        let MendEnd { address, port, whole, balanced, optional, left } = mend;
         let field: Be16 = self.read(offset)?;
         if field == left {
             return self.mend_left(offset, mend);
@@ -192,7 +200,7 @@ impl Packet for Skb {
             mended = Be16::new(0xffff);
         }
         self.write(offset, mended)?;
-        if whole != 0 {
+        if !balanced {
             // SAFETY: it changes but the sum of the whole packet, where the kernel has it from a network card. Elsewhere
             // it says that there is none.
             unsafe { bpf_csum_update(self.skb, whole) };

@@ -23,6 +23,7 @@
 mod balancer;
 mod build;
 mod ground;
+mod switch;
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -379,7 +380,7 @@ impl Topology {
     /// outside of its ranges. With the first frontend comes the load balancer; it stays when the last one goes.
     ///
     /// # Errors
-    /// The first thing that went wrong; it can be tried again.
+    /// The first thing that went wrong. The rules for nodes' own ports are as they were then, and it can be tried again.
     pub fn change_services(&mut self, after: &Cluster) -> Result<(), Error> {
         if self.is_balanced(after) && !self.balancer().exists() {
             let mut built = Vec::new();
@@ -391,7 +392,11 @@ impl Topology {
         self.lead_to_services(&ways[0], &ways[1])?;
         let before = self.own_ports();
         let services = std::mem::replace(&mut self.cluster.services, after.services.clone());
-        self.follow_own_ports(&before).inspect_err(|_| self.cluster.services = services)
+        self.follow_own_ports(&before).map_err(|cause| {
+            let tried = self.own_ports();
+            self.cluster.services = services;
+            undone(cause, std::iter::once(self.follow_own_ports(&tried)))
+        })
     }
 
     /// Deletes every namespace of the cluster, and with them every link.

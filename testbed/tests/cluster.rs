@@ -5,11 +5,15 @@ mod clusters;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Instant;
 
-use clusters::sockets::{ask, ask_by_udp, is_refused, ping, pour};
+use clusters::sockets::{PATIENCE, ask, ask_by_udp, is_refused, ping, pour};
 use clusters::{Families, PEER, Site, WORLD, WORLD_V6, capture, cluster};
+use dataplane::wire::Mac;
+use etherparse::PacketBuilder;
 use testbed::dataplane::{Name, Up};
 use testbed::netns::Netns;
+use testbed::topology::UPLINK;
 use userspace::model::{Cluster, Encapsulation, Model, Service};
 
 /// Everybody asks everybody, in each family that the cluster has.
@@ -143,6 +147,57 @@ fn a_service_without_endpoints_refuses_tcp_and_udp_at_once_over_the_emulator() {
 fn a_service_without_endpoints_refuses_tcp_and_udp_at_once_over_the_kernels_packet_filter() {
     a_service_without_endpoints_refuses(Name::Iptables);
     a_service_without_endpoints_refuses(Name::Nftables);
+}
+
+/// A datagram of a pod around a frame, as a tunnel of its own sends it: its checksum is there, and that of the datagram
+/// inside is left to the link. Where the latter begins and stands, for the link.
+fn packed((from, to): (SocketAddr, SocketAddr), mac: [u8; 6]) -> (Vec<u8>, u16, u16) {
+    const INSIDE: ([u8; 4], [u8; 4]) = ([192, 168, 7, 1], [192, 168, 7, 2]);
+    const HEADER: usize = 8;
+    let told = |written: Result<(), etherparse::err::packet::BuildWriteError>| written.expect("it fits");
+    let mut inside = vec![0x08, 0, 0, 0, 0, 0, 7, 0];
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(INSIDE.0, INSIDE.1, 64).udp(7, 7);
+    told(builder.write(&mut inside, b"whatever is inside"));
+    let mut frame = Vec::new();
+    let around = PacketBuilder::ethernet2(mac, Mac::GATEWAY.0);
+    let around = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => around.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => around.ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("{from} and {to} are of one family"),
+    };
+    told(around.udp(from.port(), to.port()).write(&mut frame, &inside));
+    // The sum of the pseudo-header alone takes the place of the whole one (RFC 768).
+    let transport = frame.len() - inside.len() + HEADER + 14 + 20;
+    let length = (frame.len() - transport) as u32;
+    let words = [INSIDE.0, INSIDE.1].concat();
+    let words = words.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let sum = words.sum::<u32>() + 17 + length;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[transport + 6..transport + 8].copy_from_slice(&(sum as u16).to_be_bytes());
+    (frame, transport as u16, 6)
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pods_own_tunnel_reaches_a_service_with_its_checksums() {
+    let name = "packed";
+    let cluster = cluster(name, Model::Overlay, Encapsulation::Vxlan, Families::Both);
+    let site = Site::up(cluster, Name::Ebpf);
+    for v6 in [false, true] {
+        let ((web, own), (api, address)) = (site.pod("web", v6), site.pod("api", v6));
+        // The first packet of a flow, and one that finds it known.
+        let heard = capture::at(&api, UPLINK);
+        let (from, to) = (SocketAddr::new(own, 50_000), SocketAddr::new(site.service(v6), 80));
+        for _ in 0..2 {
+            let (frame, start, place) = packed((from, to), [2, 0, 0, 0, 0, 9]);
+            capture::send_with_a_sum_left(&web, UPLINK, (&frame, start, place));
+        }
+        let (mut seen, begin) = (0, Instant::now());
+        while seen < 2 {
+            assert!(begin.elapsed() < PATIENCE, "{seen} of 2 datagrams came to {address}");
+            seen += heard.check_datagrams(8080);
+        }
+    }
 }
 
 /// The kernel's tunnel is VXLAN: whoever asks for another is told so, and nothing is left of the attempt.

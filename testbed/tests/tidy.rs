@@ -137,6 +137,18 @@ fn lower_layers_of_the_dataplane_do_not_know_the_higher_ones() {
     assert_none("wire < tables < platform < flow < stages < path", &breaches);
 }
 
+/// A socket's program can be interrupted by a packet's, in the middle of what its CPU was told.
+#[test]
+fn what_sockets_ask_is_never_an_answer_of_before() {
+    let asked = sources("dataplane/src").into_iter();
+    let asked =
+        asked.filter(|source| ["/service.rs", "/socket.rs"].iter().any(|end| source.path.ends_with(end)));
+    let stages: Vec<_> = asked.filter(|source| !source.path.contains("tables")).collect();
+    assert_eq!(stages.len(), 2, "the stages that sockets walk");
+    let hits = stages.iter().flat_map(|source| source.find("often(")).collect::<Vec<_>>();
+    assert_none("Table::often is for packets alone", &hits);
+}
+
 #[test]
 fn kernel_words_stay_in_their_rooms() {
     only_in("TC_ACT_", &["ebpf/src"]);

@@ -11,8 +11,10 @@ use testbed::link::Links;
 use testbed::listen::{self, Client, Listener, Spec};
 use testbed::netns::{self, Netns, Part};
 use testbed::state::{self, State};
-use testbed::topology::{self, HOST, HOST_PEER, Layout, Topology, host_side};
-use userspace::model::{Cluster, ContainerPort, External, Model, Node, Pod, Protocol, Settings};
+use testbed::topology::{self, HOST, HOST_PEER, Layout, Topology, fabric_side, host_side};
+use userspace::model::{
+    Cluster, ContainerPort, External, Model, Node, Pod, Protocol, Service, ServicePort, Settings,
+};
 
 /// Longer than any answer on this machine takes, a lost first packet included.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -148,6 +150,11 @@ fn reaches(from: &Netns, to: &Netns, address: IpAddr) -> IpAddr {
 fn with_kernel_routes_everybody_reaches_everybody_with_their_own_address() {
     let lab = two_nodes("routed");
     let topology = Topology::build(&lab.0, Layout::ROUTED).expect("the cluster is built");
+    everybody_reaches_everybody(&lab, &topology);
+}
+
+/// From everywhere to everywhere, with one's own address.
+fn everybody_reaches_everybody(lab: &Lab, topology: &Topology) {
     let [web, api, stray, agent] = &lab.0.pods[..] else { unreachable!("there are four") };
     let external = lab.0.externals[0].address;
     let places = [
@@ -165,6 +172,27 @@ fn with_kernel_routes_everybody_reaches_everybody_with_their_own_address() {
             }
         }
     }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_switch_hands_frames_from_node_to_node_past_the_bridge_for_as_long_as_it_lives() {
+    let lab = two_nodes("switch");
+    let topology = Topology::build(&lab.0, Layout::ROUTED).expect("the cluster is built");
+    let [web, api, ..] = &lab.0.pods[..] else { unreachable!("there are four") };
+    // What the bridge has sent to the other node.
+    let bridged = |topology: &Topology| packets(&topology.fabric(), &fabric_side("n2"), SENT);
+    let asked = || {
+        let before = bridged(&topology);
+        reaches(&topology.pod(web), &topology.pod(api), api.address());
+        bridged(&topology) - before
+    };
+    assert!(asked() > 0, "a connection takes the bridge");
+    let switch = topology.switch().expect("it is built").expect("there is a bridge");
+    assert_eq!(asked(), 0, "nothing of a connection takes the bridge");
+    everybody_reaches_everybody(&lab, &topology);
+    drop(switch);
+    assert!(asked() > 0, "a connection takes the bridge again");
 }
 
 #[test]
@@ -192,13 +220,22 @@ fn a_nodes_own_packets_to_pods_and_services_come_out_where_a_dataplane_catches_t
     assert!(Links::open(&node).expect("it opens").has(HOST).expect("it answers"));
 }
 
+/// Where a link's packets stand in the kernel's table of links: those it has received, and those it was given to send.
+const RECEIVED: usize = 1;
+const SENT: usize = 9;
+
 /// Packets that a link has received.
 fn received(netns: &Netns, link: &str) -> u64 {
+    packets(netns, link, RECEIVED)
+}
+
+/// A number of a link's packets.
+fn packets(netns: &Netns, link: &str, column: usize) -> u64 {
     let table = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
     let table = table.expect("it is there").expect("it can be read");
     let row =
         table.lines().find_map(|line| line.trim().strip_prefix(&format!("{link}:"))).expect("it is a link");
-    row.split_whitespace().nth(1).expect("packets follow bytes").parse().expect("it is a number")
+    row.split_whitespace().nth(column).expect("it has so many").parse().expect("it is a number")
 }
 
 #[test]
@@ -268,6 +305,31 @@ fn a_pod_comes_and_goes_while_the_cluster_is_up() {
     }
     topology.add_pod(&late).expect("it is added once more");
     assert_eq!(reaches(&api, &late_netns, late.address()), lab.0.pods[1].address());
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn where_a_node_cannot_follow_a_service_the_ports_of_the_others_lead_where_they_did() {
+    const NODE_PORT: u16 = 32_080;
+    let lab = two_nodes("own-ports");
+    // The way to Services' addresses outside is another thing that a node may refuse, and none of it here.
+    let layout = Layout { own_ports: true, services: false, ..Layout::USERSPACE };
+    let mut topology = Topology::build(&lab.0, layout).expect("the cluster is built");
+    let mut after = lab.0.clone();
+    after.services = vec![Service {
+        namespace: "default".to_owned(),
+        name: "api".to_owned(),
+        addresses: vec![IpAddr::from([10, 96, 0, 10])],
+        ports: vec![ServicePort { port: 80, node_port: Some(NODE_PORT), ..ServicePort::default() }],
+        ..Service::default()
+    }];
+    topology.node("n2").delete().expect("it is there");
+    topology.change_services(&after).expect_err("a node is gone");
+    // What is led into the path is answered by nobody.
+    let dialled = SocketAddr::new(lab.0.node("n1").expect("the cluster has it").address(), NODE_PORT);
+    let dial = || TcpStream::connect_timeout(&dialled, PATIENCE);
+    let error = topology.node("n1").run(dial).expect("it runs").expect_err("nobody listens");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn a_tunnel_s_room_opens_behind_the_ethernet_header_and_closes_without_a_trace()
 fn a_segment_and_the_sum_of_its_pseudo_header_are_what_its_checksum_covers() {
     for frame in [tcp(b"hi"), udp(b"hi")] {
         let mut ends = Ends::<V4>::default();
-        assert!(flow::glance(&Frame::new(&frame, IfIndex(1)), &mut ends));
+        assert!(flow::glance(&mut Frame::new(&frame, IfIndex(1)), &mut ends));
         let words = frame[ends.transport..].chunks_exact(2);
         let segment = words.map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum();
         assert_eq!(checksum::of([ends.pseudo_sum()], segment), Be16::new(0), "protocol {}", ends.protocol);
@@ -185,7 +185,7 @@ fn a_segment_and_the_sum_of_its_pseudo_header_are_what_its_checksum_covers() {
 #[test]
 fn a_sum_that_is_left_to_the_network_card_follows_an_address() {
     let mut ends = Ends::<V4>::default();
-    assert!(flow::glance(&Frame::new(&tcp(b"hi"), IfIndex(1)), &mut ends));
+    assert!(flow::glance(&mut Frame::new(&tcp(b"hi"), IfIndex(1)), &mut ends));
     for target in [V4([10, 96, 0, 1]), V4([255; 4]), V4::default()] {
         let delta = checksum::address_delta(ends.target, target);
         let sum = checksum::extended(ends.pseudo_sum(), delta);

@@ -137,8 +137,7 @@ fn figures(results: &Results) -> Figures {
     };
     for cost in &results.costs {
         let what = format!("{}: {}, {} flows", cost.program, cost.packet, thousands(cost.flows as usize));
-        let spread = Spread { median: cost.median_ns, min: cost.quiet_ns, max: cost.median_ns };
-        all.insert(key(what, "cost_ns"), (spread, Some(Better::Lower)));
+        all.insert(key(what, "cost_ns"), (cost.spread(), Some(Better::Lower)));
     }
     for program in &results.programs {
         for (figure, count) in [("verified", program.verified), ("stack_bytes", program.stack_bytes)] {
@@ -175,6 +174,10 @@ fn warnings(before: &Results, after: &Results) -> Vec<String> {
         if results.rounds < FEW {
             warnings.push(format!("the {name} run has {} rounds: too few to know the noise", results.rounds));
         }
+    }
+    if before.fabric != after.fabric {
+        warnings
+            .push(format!("nodes were joined by another fabric: a {} and a {}", before.fabric, after.fabric));
     }
     if before.seed != after.seed {
         warnings.push(format!("the seeds differ: {} and {}", before.seed, after.seed));
@@ -258,8 +261,8 @@ impl fmt::Display for Told<'_> {
 mod tests {
     use super::*;
     use crate::report::fixture::rich;
-    use crate::results::Results;
     use crate::results::tests::results;
+    use crate::results::{Fabric, Results};
 
     /// The same with one figure of one variant changed by a factor.
     fn changed(mut results: Results, variant: &str, figure: &str, factor: f64) -> Results {
@@ -325,12 +328,18 @@ mod tests {
         after.samples.retain(|sample| sample.variant != "wire");
         after.machine.cpu = "Another".to_owned();
         after.machine.commit = "fedcba".to_owned();
+        after.fabric = Fabric::Switch;
         after.noise.push("it was noisy".to_owned());
         let comparison = compare(&rich(), &after).expect("they are alike");
         assert!(comparison.only_before.iter().all(|what| what.starts_with("wire: ")));
         assert!(!comparison.only_before.is_empty() && comparison.only_after.is_empty());
         let said = comparison.warnings.join("\n");
-        for part in ["machines differ", "commits differ", "second run is invalid: it was noisy"] {
+        for part in [
+            "machines differ",
+            "commits differ",
+            "another fabric: a bridge and a switch",
+            "second run is invalid: it was noisy",
+        ] {
             assert!(said.contains(part), "{said}");
         }
         assert!(

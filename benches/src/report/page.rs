@@ -194,6 +194,7 @@ fn machine(results: &Results) -> String {
         ("took", format!("{:.0} s", machine.took_s)),
         ("CPU time taken away by the host", format!("{:.1} %", machine.steal_percent)),
         ("load in the minute before", number(machine.load)),
+        ("nodes joined by", format!("a {}", results.fabric)),
         ("seed", results.seed.to_string()),
     ];
     let facts = facts.map(|(name, fact)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(&fact)));

@@ -48,9 +48,10 @@ pub fn block(results: &Results) -> String {
     lines.extend(side_by_side(results));
     lines.extend(must_hold(results));
     lines.push(format!(
-        "Medians of {} rounds of {} s, [lowest..highest], as ratio to `routed` in the same round. {}; measured on {}.",
+        "Medians of {} rounds of {} s, [lowest..highest], as ratio to `routed` in the same round; nodes joined by a {}. {}; measured on {}.",
         results.rounds,
         results.time_s,
+        results.fabric,
         facts(&results.machine),
         day(results.machine.began_s)
     ));

@@ -126,7 +126,8 @@ pub(crate) fn write_stages(f: &mut fmt::Formatter<'_>, stages: &[Stage]) -> fmt:
     writeln!(
         f,
         "Nanoseconds of a packet's stages, without what it takes to look at the clock: in the kernel's test run, where the \
-         rest is what they\nleave of what the packet costs without looks, and on a live cluster."
+         rest is what they\nleave of what the packet costs without looks; and on a live cluster, of what is asked and what \
+         is answered together, where cold\nlooks at the clock take longer than those that are taken off."
     )?;
     write_columns(f, &stage_columns(stages))?;
     writeln!(f)

@@ -143,11 +143,13 @@ pub(super) fn fewer(results: &Results, point: &Point) -> String {
 
 /// How it was measured, and on what.
 pub(super) fn circumstances(results: &Results) -> Vec<String> {
-    let Results { rounds, time_s, machine, .. } = results;
+    let Results { rounds, time_s, fabric, machine, .. } = results;
     let other = results.points().into_iter().any(|point| !fewer(results, point).is_empty());
     let said = if other { " where no other number is said" } else { "" };
     let lines = [
-        format!("Medians of {rounds} rounds of {time_s} s{said}, [lowest..highest]; ratios within a round."),
+        format!(
+            "Medians of {rounds} rounds of {time_s} s{said}, [lowest..highest]; ratios within a round. Nodes joined by a {fabric}."
+        ),
         format!("{}.", facts(machine)),
     ];
     let but = unsteady(results).map(|points| format!("Of these figures {points}."));

@@ -15,10 +15,20 @@ use crate::wire::{Address, Mac, Port, ip};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Pod {
+    /// Nobody knows: the packet goes the long way.
+    Unknown = 0,
     /// It sends it.
     Sends = 1,
     /// It is for that.
     Receives = 2,
+}
+
+impl Pod {
+    /// Whether it is this. The numbers are compared, as the verifier follows them.
+    #[inline(always)]
+    pub fn is(self, other: Self) -> bool {
+        self as u8 == other as u8
+    }
 }
 
 /// A way as a row has it of which the packet's source is the higher end, or not: see [`learn`].
@@ -63,28 +73,27 @@ pub fn learn<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, way: &
 ///     out when the way was noted, and the agent has written nothing since.
 /// 13. It does not prolong it, because it comes in the same second as one before it.
 #[inline(always)]
-pub fn recall<A: Address>(
-    platform: &impl Platform<A>,
-    ends: &Ends<A>,
-    tracked: &mut Tracked<A>,
-) -> Option<Pod> {
+pub fn recall<A: Address>(platform: &impl Platform<A>, ends: &Ends<A>, tracked: &mut Tracked<A>) -> Pod {
     let source = (&ends.source, ends.source_port);
     let (tuple, from_high) = flow::ends(source, (&ends.target, ends.target_port), ends.protocol);
     tracked.state = State::New;
-    tracked.connection = Connections::get(platform, &tuple)?;
+    let Some(found) = Connections::get(platform, &tuple) else {
+        return Pod::Unknown;
+    };
+    tracked.connection = found;
     tracked.state = State::Established;
     let row = &tracked.connection;
     let generation = platform.generation();
     if generation == 0 || row.way.generation != generation {
-        return None;
+        return Pod::Unknown;
     }
     // 12.
     if row.direct != 0 || row.client_port != Port::default() || row.masquerade_port != Port::default() {
-        return None;
+        return Pod::Unknown;
     }
     tracked.original = is_original(row, from_high);
     if is_dialled(row) != (tracked.original && row.frontend != A::default()) {
-        return None;
+        return Pod::Unknown;
     }
     let connects = ends.protocol == ip::protocol::TCP;
     let mut flags = if connects { SETTLED } else { 0 };
@@ -92,13 +101,13 @@ pub fn recall<A: Address>(
         flags |= ANSWERED;
     }
     if row.flags & (flags | FINISHED | RESET) != flags || ends.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-        return None;
+        return Pod::Unknown;
     }
     // 13.
     let lasts_s = lifetime_s(row, ends.protocol, &platform.node().timeouts);
     if row.expires_s != platform.now_s().wrapping_add(lasts_s) {
-        return None;
+        return Pod::Unknown;
     }
     tracked.state = if tracked.original { State::Established } else { State::Reply };
-    Some(if (row.way.high != 0) == from_high { Pod::Sends } else { Pod::Receives })
+    if (row.way.high != 0) == from_high { Pod::Sends } else { Pod::Receives }
 }

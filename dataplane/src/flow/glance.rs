@@ -32,11 +32,10 @@ pub struct Ends<A> {
 }
 
 impl<A: Address> Ends<A> {
-    /// The sum of the pseudo-header (RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1).
+    /// The sum of its pseudo-header.
     #[inline(always)]
     pub fn pseudo_sum(&self) -> Be16 {
-        let [protocol, length] = [Be16([0, self.protocol]), Be16::new(self.length)];
-        Be16(checksum::sum([protocol, length], self.source.sum() + self.target.sum()).to_ne_bytes())
+        checksum::pseudo(self.source, self.target, self.protocol, self.length)
     }
 
     /// As [`super::Flow::hash`].
@@ -49,14 +48,18 @@ impl<A: Address> Ends<A> {
 
 /// Reads the ends of a frame that is as almost all are: a whole packet of TCP or UDP, right behind an IP header
 /// without options. Whether it is; others, and broken ones, are for [`super::read`].
+///
+/// No more is made readable than is read: what follows TCP's headers lies in pages of its own, and to make it readable
+/// is to copy the packet's head, which takes longer than the rest of the way.
 #[inline(always)]
-pub fn glance<A: Address>(packet: &impl Packet, ends: &mut Ends<A>) -> bool {
+pub fn glance<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>) -> bool {
     glance_behind(packet, 0, ends)
 }
 
 /// The same of a frame that begins at `start`.
 #[inline(always)]
-pub fn glance_behind<A: Address>(packet: &impl Packet, start: usize, ends: &mut Ends<A>) -> bool {
+pub fn glance_behind<A: Address>(packet: &mut impl Packet, start: usize, ends: &mut Ends<A>) -> bool {
+    packet.pull((start + ethernet::LENGTH + A::HEADER + tcp::LENGTH) as u32);
     usual(packet, start, ends).unwrap_or(false)
 }
 

@@ -11,7 +11,7 @@
 use super::{Part, Walk, close, head, tell};
 use crate::conntrack::{self, Pod, Tracked};
 use crate::flow::{self, Ends, Flow};
-use crate::overlay::{self, Outer};
+use crate::overlay::{self, Carried, Outer};
 use crate::platform::{Machine, Packet, Platform};
 use crate::service::{self, Choice};
 use crate::tables::{Node, Route};
@@ -34,7 +34,7 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     platform.lap(Lap::Parse);
     let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
     platform.lap(Lap::Conntrack);
-    if pod != Some(Pod::Sends) {
+    if !pod.is(Pod::Sends) {
         walk.missed = walk.tracked.is_new();
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     }
     if platform.tracing() {
         remember(walk, &ends, packet.length());
-        tell_sent(platform, packet, walk)?;
+        tell_sent(platform, packet, walk);
     }
     platform.lap(Lap::Route);
     turn(packet, &mut ends, &walk.tracked)?;
@@ -64,18 +64,20 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
 }
 
 /// What came through the tunnel for a flow that is known, with a packet of the family `A` inside: the short way.
-/// Whether it leads to an end, which is left in `verdict`; [`super::from_tunnel`] is for the others.
+/// Whether it leads to an end, which is left in `verdict`; [`super::from_tunnel`] is for the others. That one goes on
+/// with `carried`, which says whether the flow has no row.
 #[inline(always)]
 pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
     walk: &mut Walk<A>,
-    verdict: &mut Verdict,
+    (carried, verdict): (&mut Carried, &mut Verdict),
 ) -> bool {
     let bytes = packet.length();
     walk.verdict = None;
     let part = from_tunnel(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
+        *carried = Carried { missed: walk.missed, ..Carried::default() };
         return false;
     }
     *verdict = close(platform, packet, walk, (bytes, part));
@@ -90,6 +92,7 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let mut outer = Ends::<V4>::default();
+    walk.missed = false;
     if !is_open::<A>(platform) || !overlay::glance(&platform.node(), packet, &mut outer) {
         return Ok(());
     }
@@ -100,7 +103,8 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     platform.lap(Lap::Parse);
     let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
     platform.lap(Lap::Conntrack);
-    if pod != Some(Pod::Receives) {
+    if !pod.is(Pod::Receives) {
+        walk.missed = walk.tracked.is_new();
         return Ok(());
     }
     let row = &walk.tracked.connection;
@@ -140,11 +144,13 @@ fn receive<A: Address, P: Platform<A>, K: Packet>(
     walk.end(Verdict::Deliver(interface))
 }
 
-/// Whether there is a short way: not where flows are cut; and not for IPv6 while every stage reports, because what is
-/// reported needs more stack than is left ("combined stack size of 4 calls is 528", kernel 6.18).
+/// Whether there is a short way: not where flows are cut, or nobody has an address of the family; and not for IPv6 while
+/// every stage reports, because what is reported needs more stack than is left ("combined stack size of 4 calls is 528",
+/// kernel 6.18).
 #[inline(always)]
 fn is_open<A: Address>(platform: &impl Machine) -> bool {
-    platform.node().established != Node::CUT && !(A::VERSION == 6 && platform.tracing())
+    let node = platform.node();
+    node.speaks::<A>() && node.established != Node::CUT && !(A::VERSION == 6 && platform.tracing())
 }
 
 /// To the backend that the client was given before; or, of an answer, from what the client dialled.
@@ -190,18 +196,13 @@ fn remember<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
 
 /// What the long way reports of such a packet.
 #[inline(never)]
-fn tell_sent<A: Address, P: Platform<A>, K: Packet>(
-    platform: &mut P,
-    packet: &mut K,
-    walk: &mut Walk<A>,
-) -> Part {
+fn tell_sent<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &mut K, walk: &mut Walk<A>) {
     tell_head(platform, packet, walk);
     tell_turn(platform, walk);
     find_next_hop(platform, walk);
     tell_next_hop(platform, walk);
     tell_outer(platform, walk);
     tell_tail(platform, walk);
-    Ok(())
 }
 
 /// The same of one that came through the tunnel.

@@ -163,9 +163,13 @@ fn leave<A: Address, P: Platform<A>, K: Packet>(
 /// What is not as usual in other ways has no use for it, but does no harm: see [`conntrack::recall`].
 #[inline(always)]
 fn note_way<A: Address>(walk: &mut Walk<A>) {
-    let Walk { flow, from, exit, owner, pod, route, carried, way, generation, .. } = walk;
+    let Walk { flow, from, choice, exit, owner, pod, route, carried, way, generation, .. } = walk;
     let usual = flow.protocol == ip::protocol::TCP || flow.protocol == ip::protocol::UDP;
     if !usual || flow.error || flow.direct != 0 || !flow.piece.is_whole() {
+        return;
+    }
+    // Who it is for is asked each time.
+    if choice.leaving && flow.protocol == ip::protocol::UDP {
         return;
     }
     let sent = *from as u8 == From::Pod as u8 && *exit as u8 == Exit::Elsewhere as u8;

@@ -31,7 +31,7 @@ use core::hash::Hash;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
-use crate::wire::{Address, Be32, Mac, Plain, Port, V4, V6, plain};
+use crate::wire::{Address, Be32, Family, Mac, Plain, Port, V4, V6, plain};
 
 mod balance;
 mod policy;
@@ -118,7 +118,8 @@ pub trait Table {
     }
 
     /// The same for what packet after packet asks of few keys: an engine may keep what it was told for as long as the
-    /// agent writes nothing ([`Machine::generation`]).
+    /// agent writes nothing ([`Machine::generation`]). Not for what sockets ask: a packet may come in between, and
+    /// what one of the two was told be kept under the key of the other.
     ///
     /// [`Machine::generation`]: crate::platform::Machine::generation
     #[inline(always)]
@@ -512,8 +513,10 @@ pub struct Node {
     pub established: u8,
     /// 1 where a program in the uplink's driver walks the path before the one behind it; else 0.
     pub accelerated: u8,
+    /// Families of which nobody in the cluster has an address: [`Node::NO_V4`], [`Node::NO_V6`].
+    pub absent: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 impl Node {
@@ -527,6 +530,21 @@ impl Node {
     pub const KEEP: u8 = 0;
     /// In [`Node::established`]: it ends when it is not allowed any more. Policies judge every packet.
     pub const CUT: u8 = 1;
+    /// In [`Node::absent`].
+    pub const NO_V4: u8 = 1;
+    /// In [`Node::absent`].
+    pub const NO_V6: u8 = 2;
+
+    /// Whether anybody in the cluster has an address of the family. Of one that nobody has, the verifier follows no more
+    /// than finds that out.
+    #[inline(always)]
+    pub fn speaks<A: Address>(&self) -> bool {
+        let absent = match A::FAMILY {
+            Family::V4 => Self::NO_V4,
+            Family::V6 => Self::NO_V6,
+        };
+        self.absent & absent == 0
+    }
 }
 
 /// Seconds without a packet after which a flow ends.

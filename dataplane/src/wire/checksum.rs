@@ -29,6 +29,14 @@ pub fn sum<const N: usize>(words: [Be16; N], rest: u32) -> u16 {
     fold(sum)
 }
 
+/// The sum of the pseudo-header of a TCP segment or UDP datagram of that length in bytes (RFC 9293 section 3.1, RFC 768,
+/// RFC 8200 section 8.1).
+#[inline(always)]
+pub fn pseudo<A: Address>(source: A, target: A, protocol: u8, length: u16) -> Be16 {
+    let addresses = source.sum() + target.sum();
+    Be16(sum([Be16([0, protocol]), Be16::new(length)], addresses).to_ne_bytes())
+}
+
 /// One's complement addition of two 32-bit sums.
 #[inline(always)]
 pub const fn add(left: u32, right: u32) -> u32 {

@@ -18,6 +18,8 @@ mod mapped;
 mod maps;
 mod measure;
 mod platform;
+#[path = "../whole.rs"]
+mod whole;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
@@ -51,13 +53,3 @@ pub fn balance(context: XdpContext) -> u32 {
 pub fn pass(_context: XdpContext) -> u32 {
     XDP_PASS
 }
-
-/// Never reached: a panic that can happen is a loop without end, and the verifier refuses it.
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -95,16 +95,15 @@ impl Dataplane for Ebpf {
     fn start(&mut self, topology: &Topology) -> Result<(), Error> {
         let plan = Plan::of(topology.cluster()).map_err(userspace::error::Error::from)?;
         let (planned, _) = planned(topology, &plan)?;
-        let mut nodes = BTreeMap::new();
-        apply(&mut nodes, planned, self.timed)?;
+        let mut nodes = Nodes { timed: self.timed, loaded: BTreeMap::new() };
+        nodes.apply(planned)?;
         if self.timed != 0 {
-            let taken = nodes.values_mut().map(|loaded| loaded.kernel.take_stopwatch());
+            let taken = nodes.loaded.values_mut().map(|loaded| loaded.kernel.take_stopwatch());
             let taken = taken.collect::<Result<Vec<_>, _>>().map_err(userspace::error::Error::from)?;
             *self.stopwatches.0.lock().unwrap_or_else(PoisonError::into_inner) = taken;
         }
-        let timed = self.timed;
         let (orders, received) = mpsc::channel();
-        let thread = std::thread::spawn(move || keep((nodes, timed), &received));
+        let thread = std::thread::spawn(move || nodes.keep(&received));
         self.running = Some(Running { plan, orders, thread });
         Ok(())
     }
@@ -199,63 +198,69 @@ struct Loaded {
     constants: Node,
 }
 
-/// By the nodes' names.
-type Nodes = BTreeMap<String, Loaded>;
-
-/// The thread: ends, and takes everything off, when nobody can give orders any more.
-fn keep(
-    (mut nodes, timed): (Nodes, u32),
-    orders: &mpsc::Receiver<Order>,
-) -> Result<(), userspace::error::Error> {
-    let mut swept = Instant::now();
-    loop {
-        match orders.recv_timeout(GLANCE) {
-            // Nobody waits for the answer any more if it cannot be sent.
-            Ok((planned, answer)) => drop(answer.send(apply(&mut nodes, planned, timed))),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        for Loaded { kernel, sweeper, .. } in nodes.values_mut() {
-            if swept.elapsed() >= sweeper.interval() {
-                sweeper.sweep(kernel)?;
-                swept = Instant::now();
-            }
-        }
-    }
-    nodes.into_values().try_for_each(|loaded| Ok(loaded.kernel.remove()?))
+/// What is loaded, and how.
+#[derive(Debug)]
+struct Nodes {
+    /// As [`Ebpf::timed`].
+    timed: u32,
+    /// By the nodes' names.
+    loaded: BTreeMap<String, Loaded>,
 }
 
-/// Brings every node to its plan, together: those that are new too. Those that are no more go with their links.
-fn apply(nodes: &mut Nodes, planned: Vec<Planned>, timed: u32) -> Result<(), userspace::error::Error> {
-    nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
-    let mut ways = Vec::new();
-    for Planned { node, netns, mut plan, places, namespaces } in planned {
-        let constants = plan.node;
-        if let Some(loaded) = nodes.get_mut(&node) {
-            let legs = loaded.kernel.legs(&plan.rows)?;
-            loaded.kernel.attach(&places)?;
-            if loaded.constants != constants {
-                let trace = loaded.kernel.tracing();
-                plan.rows = loaded.kernel.rows().clone();
-                loaded.kernel.reload(&plan, trace)?;
-                loaded.constants = constants;
+impl Nodes {
+    /// The thread: ends, and takes everything off, when nobody can give orders any more.
+    fn keep(mut self, orders: &mpsc::Receiver<Order>) -> Result<(), userspace::error::Error> {
+        let mut swept = Instant::now();
+        loop {
+            match orders.recv_timeout(GLANCE) {
+                // Nobody waits for the answer any more if it cannot be sent.
+                Ok((planned, answer)) => drop(answer.send(self.apply(planned))),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            ways.push((node, legs, namespaces));
-            continue;
-        }
-        let options = Options { netns: Some(netns), timed, ..Options::default() };
-        let mut kernel = Kernel::load(&plan, options)?;
-        kernel.attach(&places)?;
-        nodes.insert(node, Loaded { kernel, sweeper: Sweeper::default(), constants });
-    }
-    for leg in 0..LEGS {
-        for (node, legs, namespaces) in &ways {
-            let Some(loaded) = nodes.get_mut(node) else { continue };
-            loaded.kernel.change(&legs[leg])?;
-            if leg + 1 == LEGS {
-                loaded.kernel.end_stale_clients(namespaces)?;
+            for Loaded { kernel, sweeper, .. } in self.loaded.values_mut() {
+                if swept.elapsed() >= sweeper.interval() {
+                    sweeper.sweep(kernel)?;
+                    swept = Instant::now();
+                }
             }
         }
+        self.loaded.into_values().try_for_each(|loaded| Ok(loaded.kernel.remove()?))
     }
-    Ok(())
+
+    /// Brings every node to its plan, together: those that are new too. Those that are no more go with their links.
+    fn apply(&mut self, planned: Vec<Planned>) -> Result<(), userspace::error::Error> {
+        let Self { timed, loaded: nodes } = self;
+        nodes.retain(|name, _| planned.iter().any(|one| one.node == *name));
+        let mut ways = Vec::new();
+        for Planned { node, netns, mut plan, places, namespaces } in planned {
+            let constants = plan.node;
+            if let Some(loaded) = nodes.get_mut(&node) {
+                let legs = loaded.kernel.legs(&plan.rows)?;
+                loaded.kernel.attach(&places)?;
+                if loaded.constants != constants {
+                    let trace = loaded.kernel.tracing();
+                    plan.rows = loaded.kernel.rows().clone();
+                    loaded.kernel.reload(&plan, trace)?;
+                    loaded.constants = constants;
+                }
+                ways.push((node, legs, namespaces));
+                continue;
+            }
+            let options = Options { netns: Some(netns), timed: *timed, ..Options::default() };
+            let mut kernel = Kernel::load(&plan, options)?;
+            kernel.attach(&places)?;
+            nodes.insert(node, Loaded { kernel, sweeper: Sweeper::default(), constants });
+        }
+        for leg in 0..LEGS {
+            for (node, legs, namespaces) in &ways {
+                let Some(loaded) = nodes.get_mut(node) else { continue };
+                loaded.kernel.change(&legs[leg])?;
+                if leg + 1 == LEGS {
+                    loaded.kernel.end_stale_clients(namespaces)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }

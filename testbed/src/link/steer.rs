@@ -44,9 +44,11 @@ pub enum Chosen<'a> {
     },
 }
 
-/// When rules are asked that come before a namespace's own addresses, and when those. The kernel begins with 0.
+/// When rules are asked that come before a namespace's own addresses, and when those; and when all others are. The kernel
+/// begins with 0, and asks the main table at 32,766.
 const FIRST: u32 = 1;
 const THEN_OWN: u32 = 2;
+const BEFORE_MAIN: u32 = 1000;
 /// The table of a namespace's own addresses (rtnetlink(7), `RT_TABLE_LOCAL`).
 const OWN: u8 = 255;
 
@@ -168,6 +170,7 @@ fn message(chosen: Chosen<'_>, rule: Rule) -> (RuleMessage, IpNet) {
         Chosen::From { link, range, protocol, ports: (start, end) } => {
             message.header.src_len = range.prefix_len();
             message.attributes = vec![
+                RuleAttribute::Priority(BEFORE_MAIN),
                 RuleAttribute::Source(range.network()),
                 RuleAttribute::Iifname(link.to_owned()),
                 RuleAttribute::IpProtocol(IpProtocol::from(protocol)),
@@ -176,7 +179,8 @@ fn message(chosen: Chosen<'_>, rule: Rule) -> (RuleMessage, IpNet) {
             range
         }
         Chosen::To(address) => {
-            message.attributes = vec![RuleAttribute::Destination(address)];
+            message.attributes =
+                vec![RuleAttribute::Priority(BEFORE_MAIN), RuleAttribute::Destination(address)];
             IpNet::from(address)
         }
         Chosen::Dialled { address, protocol, port } => {
@@ -202,5 +206,26 @@ fn family_of(range: IpNet) -> AddressFamily {
     match range {
         IpNet::V4(_) => AddressFamily::Inet,
         IpNet::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_says_when_it_is_asked() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let chosen = [
+            Chosen::From { link: "eth0", range: IpNet::from(address), protocol: 6, ports: (1, 2) },
+            Chosen::To(address),
+            Chosen::Dialled { address, protocol: 6, port: 80 },
+        ];
+        // Otherwise the kernel counts down from the main table's, and each is asked before the one that was added first.
+        for chosen in chosen {
+            let (message, _) = message(chosen, Rule::Blackhole);
+            let own = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::Priority(1..=1000));
+            assert!(message.attributes.iter().any(own), "{message:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 use testbed::netns::Netns;
 
 /// `struct virtio_net_hdr`: flags, kind, header length, segment size, where the sum begins, where it stands.
@@ -65,6 +65,16 @@ impl Capture {
         self.frames().iter().filter(|frame| check(frame)).count()
     }
 
+    /// Checks the datagrams to a port that have arrived: how many there were.
+    pub(crate) fn check_datagrams(&self, port: u16) -> usize {
+        let is_to_port = |frame: &Vec<u8>| match LaxSlicedPacket::from_ethernet(frame).map(|it| it.transport)
+        {
+            Ok(Some(TransportSlice::Udp(udp))) => udp.destination_port() == port,
+            _ => false,
+        };
+        self.frames().iter().filter(|frame| is_to_port(frame)).filter(|frame| check(frame)).count()
+    }
+
     /// The frames that have arrived, with their sums done.
     pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
         let (mut frames, mut bytes) = (Vec::new(), vec![0; 1 << 17]);
@@ -82,6 +92,18 @@ impl Capture {
             frames.push(frame);
         }
     }
+}
+
+/// Sends a frame over a link of a namespace, of which the link is to do one sum: that of the bytes from `start` on, which
+/// stands at `place` from there. The frame has the sum of the pseudo-header there.
+pub(crate) fn send_with_a_sum_left(netns: &Netns, link: &str, (frame, start, place): (&[u8], u16, u16)) {
+    let mut bytes = vec![NEEDS_CHECKSUM, 0, 0, 0, 0, 0];
+    bytes.extend([start, place].into_iter().flat_map(u16::to_le_bytes));
+    bytes.extend(frame);
+    let sent = netns.run(|| {
+        nix::sys::socket::send(open(link)?.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(io::Error::from)
+    });
+    assert_eq!(sent.unwrap_or_else(|error| panic!("{error}")).expect("the link takes it"), bytes.len());
 }
 
 /// The Internet checksum of these bytes (RFC 1071).

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use dataplane::conntrack::{self, Tracked};
+use dataplane::conntrack::{self, Pod, Tracked};
 use dataplane::flow::{self, Ends};
 use dataplane::tables::{Backends, Endpoints, Frontends, IfIndex, Maglev, Nodes, PolicyRow, Table};
 use dataplane::wire::{Address, Family, V4, V6};
@@ -218,13 +218,13 @@ fn way_known(emulator: &Emulator, hook: Hook, frame: &[u8]) -> (bool, Family) {
     (known && hook != Hook::FromHost, family)
 }
 
-fn recalled<A: Address>(emulator: &Emulator, frame: &Frame, start: usize) -> bool
+fn recalled<A: Address>(emulator: &Emulator, frame: &mut Frame, start: usize) -> bool
 where
     Emulator: Platform<A>,
 {
     let mut ends = Ends::<A>::default();
     flow::glance_behind(frame, start, &mut ends)
-        && conntrack::recall(emulator, &ends, &mut Tracked::default()).is_some()
+        && !conntrack::recall(emulator, &ends, &mut Tracked::default()).is(Pod::Unknown)
 }
 
 /// Tables just large enough for what the agent writes: to make large ones takes longer than to use them.

@@ -4,9 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use dataplane::tables::{Connection, IfIndex, Way};
-use dataplane::trace::{Record, Stage};
+use dataplane::trace::Record;
 use dataplane::wire::Address;
-use dataplane::wire::ip::protocol::UDP;
 use testbed::sound::hex;
 use userspace::engine::emulator::Emulator;
 use userspace::engine::{
@@ -97,7 +96,7 @@ impl Engine for Ways {
         let long = self.long.push(hook, interface, frame)?;
         self.compare("verdicts", &short.verdict, &long.verdict);
         self.compare("bytes", &hex(&short.frame), &hex(&long.frame));
-        self.compare("reports", &told(&short.records), &told(&long.records));
+        self.compare("reports", &short.records, &long.records);
         Ok(short)
     }
 
@@ -138,17 +137,6 @@ impl Clock for Ways {
         self.short.sweep()?;
         self.long.sweep()
     }
-}
-
-/// The reports, without whether a datagram's backend was chosen or kept. Where none of a Service's takes new flows, the
-/// long way chooses the one that is left for each datagram, and the short way keeps it.
-fn told(records: &[Record]) -> Vec<Record> {
-    let of_datagram = |record: &Record| record.stage == Stage::Service as u8 && record.protocol == UDP;
-    let told = records.iter().map(|record| match of_datagram(record) {
-        true => Record { detail: 0, ..*record },
-        false => *record,
-    });
-    told.collect()
 }
 
 /// The rows, without what only one of the two goes by.

@@ -1,23 +1,17 @@
 //! Rule sets and packets by lot: the same seed draws the same.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use testbed::dataplane::chains::Ruleset;
 use testbed::dataplane::chains::ruleset::{
     End, Match, RejectWith, Rule, SourcePorts, States, TableName, Then, is, not,
 };
 use testbed::dataplane::chains::walk::Dice;
-use testbed::dataplane::chains::{Family, Ruleset};
 
-use super::ground::{LINKS, MARKER};
+use super::ground::LINKS;
+use super::realm::{Realm, V4, V6};
 
-/// Whoever sends, beside the pods: hosts behind the uplink.
-pub(crate) const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 7), Ipv4Addr::new(198, 51, 100, 9)];
-/// Addresses that nobody has: rules may lead them on.
-const NOBODY: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-/// The pods' addresses, in the order of their links.
-pub(crate) const PODS: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 1, 3), Ipv4Addr::new(10, 244, 1, 4)];
 const PORTS: [u16; 3] = [53, 80, 8080];
 
 /// Somebody who sends to somebody.
@@ -25,8 +19,8 @@ const PORTS: [u16; 3] = [53, 80, 8080];
 pub(crate) struct Flow {
     /// As in the IP header: TCP, UDP or ICMP (an echo, whose number is `ports.0`).
     pub(crate) protocol: u8,
-    pub(crate) source: Ipv4Addr,
-    pub(crate) target: Ipv4Addr,
+    pub(crate) source: IpAddr,
+    pub(crate) target: IpAddr,
     pub(crate) ports: (u16, u16),
 }
 
@@ -52,17 +46,21 @@ pub(crate) enum Step {
 /// Rules, and what is sent through them.
 #[derive(Clone, Debug)]
 pub(crate) struct Scene {
+    pub(crate) realm: &'static Realm,
     pub(crate) rules: Ruleset,
     pub(crate) flows: Vec<Flow>,
     pub(crate) steps: Vec<Step>,
 }
 
 /// Chance.
-pub(crate) struct Lot(Dice);
+pub(crate) struct Lot {
+    dice: Dice,
+    realm: &'static Realm,
+}
 
 impl Lot {
     fn below(&mut self, end: u64) -> u64 {
-        self.0.roll() % end
+        self.dice.roll() % end
     }
 
     fn one<T: Clone>(&mut self, of: &[T]) -> T {
@@ -73,33 +71,40 @@ impl Lot {
         self.below(times) == 0
     }
 
-    fn anybody(&mut self) -> Ipv4Addr {
-        self.one(&[&PODS[..], &HOSTS].concat())
+    fn anybody(&mut self) -> IpAddr {
+        self.one(&[&self.realm.pods[..], &self.realm.hosts].concat())
+    }
+
+    /// The same, or nobody.
+    fn any_address(&mut self) -> IpAddr {
+        self.one(&[&self.realm.pods[..], &self.realm.hosts, &self.realm.nobody].concat())
     }
 }
 
 impl Scene {
     pub(crate) fn drawn(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let mut lot = Lot(Dice::new(dice.roll()));
+        let realm = if seed.is_multiple_of(2) { &V4 } else { &V6 };
+        let mut lot = Lot { dice: Dice::new(dice.roll()), realm };
         let rules = rules(&mut lot);
         let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
         let steps = (0..40).map(|_| step(&mut lot, flows.len())).collect();
-        Self { rules, flows, steps }
+        Self { realm, rules, flows, steps }
     }
 }
 
 fn flow(lot: &mut Lot) -> Flow {
     let source = lot.anybody();
     let target = loop {
-        let target = lot.one(&[&PODS[..], &HOSTS, &NOBODY].concat());
+        let target = lot.any_address();
         if target != source {
             break target;
         }
     };
-    let protocol = lot.one(&[6, 6, 17, 17, 1]);
+    let icmp = lot.realm.icmp;
+    let protocol = lot.one(&[6, 6, 17, 17, icmp]);
     let number = lot.one(&[1500, 2500, 33_000, 40_000]);
-    Flow { protocol, source, target, ports: (number, if protocol == 1 { 0 } else { lot.one(&PORTS) }) }
+    Flow { protocol, source, target, ports: (number, if protocol == icmp { 0 } else { lot.one(&PORTS) }) }
 }
 
 fn step(lot: &mut Lot, flows: usize) -> Step {
@@ -117,7 +122,7 @@ fn step(lot: &mut Lot, flows: usize) -> Step {
 
 /// Rules of every kind, in chains that lead to one another: never back.
 fn rules(lot: &mut Lot) -> Ruleset {
-    let mut rules = Ruleset::new(Family::V4);
+    let mut rules = Ruleset::new(lot.realm.family);
     for (table, hooks) in [
         (TableName::Raw, &["PREROUTING"] as &[&str]),
         (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
@@ -131,7 +136,7 @@ fn rules(lot: &mut Lot) -> Ruleset {
         };
         for hook in hooks {
             // What tells that all is through passes as it is.
-            rules.table(table).append(hook, Rule::then(Then::Accept).source(IpAddr::from(MARKER)));
+            rules.table(table).append(hook, Rule::then(Then::Accept).source(lot.realm.marker));
             let chains = [1, 2].map(|number| format!("{hook}-{number}"));
             chains.iter().for_each(|chain| rules.table(table).declare(chain));
             for (place, chain) in [*hook, &chains[0], &chains[1]].into_iter().enumerate() {
@@ -147,10 +152,11 @@ fn rules(lot: &mut Lot) -> Ruleset {
 
 /// A rule for a hook of a table, which may lead to these chains.
 fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> Rule {
-    let protocol = lot.one(&[6, 17, 1]);
+    let icmp = lot.realm.icmp;
+    let protocol = lot.one(&[6, 17, icmp]);
     let then = target(lot, (table, hook), protocol, chains);
     let mut rule = Rule::then(then.clone());
-    let has_ports = protocol != 1;
+    let has_ports = protocol != icmp;
     let needs_protocol = matches!(
         &then,
         Then::Dnat(_, Some(_))
@@ -162,8 +168,8 @@ fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> R
         rule = rule.protocol(protocol);
     }
     let range = |lot: &mut Lot| {
-        let address = lot.one(&[&PODS[..], &HOSTS, &NOBODY].concat());
-        IpNet::new(address.into(), lot.one(&[32, 32, 31, 24, 8])).expect("a prefix").trunc()
+        let (address, prefixes) = (lot.any_address(), lot.realm.prefixes);
+        IpNet::new(address, lot.one(&prefixes)).expect("a prefix").trunc()
     };
     let sign = |lot: &mut Lot, range| if lot.once_in(4) { not(range) } else { is(range) };
     if lot.once_in(4) {
@@ -239,19 +245,19 @@ fn target(lot: &mut Lot, (table, hook): (TableName, &str), protocol: u8, chains:
         return lot.one(&[Then::Return, Then::Accept]);
     }
     let ports = |lot: &mut Lot| {
-        let among = (protocol != 1 && lot.once_in(2)).then_some(32_768..=60_999);
+        let among = (protocol != lot.realm.icmp && lot.once_in(2)).then_some(32_768..=60_999);
         SourcePorts { among, random: false }
     };
     match (table, hook) {
         (TableName::Raw, _) => lot.one(&[Then::Drop, Then::Accept]),
         (TableName::Mangle, _) => Then::Mark(lot.one(&[0, 1, 2, 3]), lot.one(&[1, 2, 3])),
         (TableName::Nat, "PREROUTING") => {
-            let port = (protocol != 1 && lot.once_in(2)).then(|| lot.one(&PORTS));
-            Then::Dnat(lot.anybody().into(), port)
+            let port = (protocol != lot.realm.icmp && lot.once_in(2)).then(|| lot.one(&PORTS));
+            Then::Dnat(lot.anybody(), port)
         }
         (TableName::Nat, _) => match lot.below(2) {
             0 => Then::Masquerade(ports(lot)),
-            _ => Then::Snat(Ipv4Addr::new(192, 0, 2, 9).into(), ports(lot)),
+            _ => Then::Snat(lot.realm.stand_in, ports(lot)),
         },
         (TableName::Filter, _) => match lot.below(6) {
             0 if protocol == 6 => Then::Reject(RejectWith::TcpReset),

@@ -1,17 +1,19 @@
 //! A node's namespace with links whose other ends nobody listens to but this test, and rules in its kernel.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use pnet::datalink::{Channel, Config, DataLinkSender};
-use testbed::dataplane::netfilter::RESTORE;
+use testbed::dataplane::chains::Family;
+use testbed::dataplane::netfilter::{RESTORE, RESTORE_V6};
 use testbed::link::{End, Links, Next, Route, pair};
 use testbed::netns::{Guard, Netns};
 use testbed::topology::{self, host_side, mac};
 
 use super::clusters::capture::{self, Capture};
-use super::draw::PODS;
+use super::packet::{inside, source, target};
+use super::realm::{Realm, V4, V6};
 
 /// The uplink, and the pods' links, whose names follow from the pods'.
 pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
@@ -19,14 +21,6 @@ pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
     let pod = |place: usize| host_side(&cluster.pods[place]);
     ["eth0".to_owned(), pod(0), pod(1), pod(2)]
 });
-/// The node's address, and its gateway's.
-pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 4);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 1);
-/// Who sends what tells that all is through.
-pub(crate) const MARKER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// Somebody behind the uplink who is told so.
-const MARKED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-
 /// Longer than the kernel takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,19 +32,25 @@ pub(crate) struct Ground {
     senders: Vec<Box<dyn DataLinkSender>>,
     heard: Vec<Capture>,
     markers: u32,
+    realm: &'static Realm,
 }
 
 impl Ground {
     /// Makes it, with these rules in the kernel.
-    pub(crate) fn new(name: &str, rules: &str) -> Self {
+    pub(crate) fn new(name: &str, realm: &'static Realm, rules: &str) -> Self {
         let made = |side: &str| {
             let netns = Netns::named(format!("podpath-test-{}-{name}-{side}", std::process::id()));
             topology::create(netns).unwrap_or_else(|error| panic!("{error}")).guarded()
         };
         let (node, ends) = (made("node"), made("ends"));
         // Whether a segment fits into a window is not what rules are about.
-        node.set(&[("net/ipv4/ip_forward", "1")]).expect("root may");
-        RESTORE.load(&node, rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
+        node.set(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).expect("root may");
+        // Packets that the node makes have labels by lot.
+        node.set(&[("net/ipv6/auto_flowlabels", "0")]).expect("root may");
+        // Nobody at the other ends looks for routers or neighbours.
+        ends.set(&[("net/ipv6/conf/default/disable_ipv6", "1")]).expect("root may");
+        let tool = if realm.family == Family::V4 { RESTORE } else { RESTORE_V6 };
+        tool.load(&node, rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
         node.set(&[("net/netfilter/nf_conntrack_tcp_be_liberal", "1")]).expect("root may");
         LINKS.iter().zip(own_macs()).for_each(|(link, mac)| {
             let near = End { netns: &node, name: link, mac: Some(mac), mtu: 1500, gso_max_size: 65_535 };
@@ -65,7 +65,7 @@ impl Ground {
         LINKS.iter().for_each(|link| near.wait_up(link).unwrap_or_else(|error| panic!("{error}")));
         let senders = LINKS.iter().map(|link| sender(&ends, link)).collect();
         let heard = LINKS.iter().map(|link| capture::at(&ends, link)).collect();
-        Self { node, _ends: ends, senders, heard, markers: 0 }
+        Self { node, _ends: ends, senders, heard, markers: 0, realm }
     }
 
     /// Sends a frame into a link, and gives what the kernel sends for it, and by which link.
@@ -74,8 +74,8 @@ impl Ground {
         let mut came = Vec::new();
         self.markers += 1;
         for to in 0..LINKS.len() {
-            let target = if to == 0 { MARKED } else { PODS[to - 1] };
-            let marker = super::packet::datagram((MARKER, target), &self.markers.to_be_bytes());
+            let target = if to == 0 { self.realm.marked } else { self.realm.pods[to - 1] };
+            let marker = super::packet::datagram((self.realm.marker, target), &self.markers.to_be_bytes());
             // By the link that the frame took: it cannot overtake it.
             self.send(link, &super::packet::framed(own_macs()[link].0, &marker));
             self.wait_for_the_marker(to, &mut came);
@@ -86,8 +86,8 @@ impl Ground {
     fn wait_for_the_marker(&self, to: usize, came: &mut Vec<(usize, Vec<u8>)>) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            for frame in self.heard[to].frames() {
-                let is_marker = frame.get(26..30) == Some(&MARKER.octets());
+            for frame in self.heard[to].frames().into_iter().filter(|frame| is_of(self.realm, frame)) {
+                let is_marker = source(inside(&frame)) == self.realm.marker;
                 if !is_marker {
                     came.push((to, frame));
                 } else if frame.ends_with(&self.markers.to_be_bytes()) {
@@ -105,10 +105,26 @@ impl Ground {
     }
 }
 
+/// Whether a frame is of a family, and not the node's own talk about neighbours and routers on its links.
+fn is_of(realm: &Realm, frame: &[u8]) -> bool {
+    let own = match realm.family {
+        Family::V4 => [0x08, 0x00],
+        Family::V6 => [0x86, 0xdd],
+    };
+    let is_talk = |address: IpAddr| match address {
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local() || address.is_multicast() || address.is_unspecified()
+        }
+        IpAddr::V4(_) => false,
+    };
+    frame.get(12..14) == Some(&own)
+        && ![source(inside(frame)), target(inside(frame))].into_iter().any(is_talk)
+}
+
 /// The hardware addresses of the node's ends of its links.
 pub(crate) fn own_macs() -> [dataplane::wire::Mac; 4] {
     let gateway = dataplane::wire::Mac::GATEWAY;
-    [mac(NODE.into()), gateway, gateway, gateway]
+    [mac(V4.node), gateway, gateway, gateway]
 }
 
 /// Addresses, routes and neighbours of the node.
@@ -118,13 +134,14 @@ fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
         links.offload(link, false)?;
         links.up(link)?;
     }
-    links.address("eth0", NODE.into(), 32)?;
-    links.neighbour("eth0", GATEWAY.into(), mac(GATEWAY.into()))?;
-    links.route(Route::default(GATEWAY.into(), "eth0"))?;
-    for (link, pod) in LINKS[1..].iter().zip(PODS) {
-        let pod = IpAddr::from(pod);
-        links.neighbour(link, pod, mac(pod))?;
-        links.route(Route::host(pod, Next::Link(link)).source(NODE.into()))?;
+    for (realm, whole) in [(&V4, 32), (&V6, 128)] {
+        links.address("eth0", realm.node, whole)?;
+        links.neighbour("eth0", realm.gateway, mac(V4.gateway))?;
+        links.route(Route::default(realm.gateway, "eth0"))?;
+        for ((link, pod), first) in LINKS[1..].iter().zip(realm.pods).zip(V4.pods) {
+            links.neighbour(link, pod, mac(first))?;
+            links.route(Route::host(pod, Next::Link(link)).source(realm.node))?;
+        }
     }
     Ok(())
 }

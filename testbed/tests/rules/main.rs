@@ -2,7 +2,7 @@
 //!
 //! Rules are of every kind that [`Ruleset`](testbed::dataplane::chains::Ruleset) knows, loaded by `iptables-restore`;
 //! frames are opening and following packets, answers, errors, ends of connections and strays of TCP, UDP and ICMP,
-//! over IPv4. Compared is where each leaves, and its bytes: see [`packet::difference`]. What differs is shrunk.
+//! in turns over IPv4 and IPv6. Compared is where each leaves, and its bytes: see [`packet::difference`]. What differs is shrunk.
 //!
 //! `PODPATH_RULES_SEED` and `PODPATH_RULES` ask for others, and for more.
 
@@ -12,16 +12,17 @@ mod clusters;
 mod draw;
 mod ground;
 mod packet;
+mod realm;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use draw::{Flow, PODS, Scene, Step};
+use draw::{Flow, Scene, Step};
 use ground::{Ground, own_macs};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use packet::{Says, back, difference, error, framed, hex, inside, there};
+use packet::{Says, back, difference, error, framed, hex, inside, source, target, there};
+use realm::{Realm, V4};
 use testbed::dataplane::chains::{Family, Link, Node, Ruleset};
 use userspace::model::{self, Cluster};
 
@@ -31,38 +32,38 @@ const SCENES: u64 = 150;
 /// More differences than these are not looked for: each takes a while to shrink.
 const ENOUGH: usize = 3;
 
-/// A router on the way, who tells of errors.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
-
 const CLUSTER: &str = r#"
 apiVersion: podpath.dev/v1alpha1
 kind: Testbed
 metadata: {name: rules}
-spec: {model: kubenet}
+spec:
+  model: kubenet
+  nodeSubnets: [10.240.0.0/16, "fd00:240::/64"]
+  podCIDRs: [10.244.0.0/16, "fd00:244::/32"]
 ---
 apiVersion: v1
 kind: Node
 metadata: {name: n1}
-spec: {podCIDR: 10.244.1.0/24}
-status: {addresses: [{type: InternalIP, address: 10.240.0.4}]}
+spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, "fd00:244:1::/64"]}
+status: {addresses: [{type: InternalIP, address: 10.240.0.4}, {type: InternalIP, address: "fd00:240::4"}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: a}
 spec: {nodeName: n1, containers: [{name: c, image: i}]}
-status: {podIP: 10.244.1.2}
+status: {podIPs: [{ip: 10.244.1.2}, {ip: "fd00:244:1::2"}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: b}
 spec: {nodeName: n1, containers: [{name: c, image: i}]}
-status: {podIP: 10.244.1.3}
+status: {podIPs: [{ip: 10.244.1.3}, {ip: "fd00:244:1::3"}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: c}
 spec: {nodeName: n1, containers: [{name: c, image: i}]}
-status: {podIP: 10.244.1.4}
+status: {podIPs: [{ip: 10.244.1.4}, {ip: "fd00:244:1::4"}]}
 "#;
 
 /// The node that both are.
@@ -80,9 +81,9 @@ struct Progress {
 }
 
 /// What is sent for a step, into the kernel and into `chains`, and whether it goes as the flow's first packet went.
-fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 2], bool)> {
+fn sent(realm: &Realm, flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 2], bool)> {
     let tcp = flow.protocol == 6;
-    let home = PODS.iter().position(|pod| *pod == flow.source).map_or(0, |place| place + 1);
+    let home = realm.pods.iter().position(|pod| *pod == flow.source).map_or(0, |place| place + 1);
     let ahead = |says| {
         let packet = there(flow, says);
         Some((home, [packet.clone(), packet], true))
@@ -105,7 +106,11 @@ fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 
         }
         Step::Error(_, routed) => {
             let (link, arrived) = at.arrived.as_ref()?;
-            Some((*link, arrived.each_ref().map(|packet| error(packet, routed.then_some(ROUTER))), false))
+            Some((
+                *link,
+                arrived.each_ref().map(|packet| error(packet, routed.then_some(realm.router))),
+                false,
+            ))
         }
         Step::Finish(_, ours) if tcp && at.answered && !at.over => {
             if ours {
@@ -119,7 +124,7 @@ fn sent(flow: &Flow, step: Step, at: &mut Progress) -> Option<(usize, [Vec<u8>; 
             if ours { ahead(Says::Reset) } else { answer(at, Says::Reset) }
         }
         Step::Stray(_, reset) if tcp && !at.opened => ahead(if reset { Says::Reset } else { Says::SynAck }),
-        Step::Stray(..) if flow.protocol == 1 && !at.opened => {
+        Step::Stray(..) if flow.protocol == realm.icmp && !at.opened => {
             let packet = back(
                 &there(&Flow { source: flow.target, target: flow.source, ..*flow }, Says::Ack),
                 Says::Ack,
@@ -145,21 +150,22 @@ type Tally = BTreeMap<&'static str, usize>;
 /// # Errors
 /// The first that does not fare the same, and how.
 fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
-    let none = Ruleset::new(Family::V6);
-    let mut node =
-        Node::with_rules(&cluster(), "n1", [&scene.rules, &none], 1).map_err(|why| why.to_string())?;
-    let mut ground = Ground::new(name, &scene.rules.to_string());
+    let (realm, v4) = (scene.realm, scene.realm.family == Family::V4);
+    let none = Ruleset::new(if v4 { Family::V6 } else { Family::V4 });
+    let rules = if v4 { [&scene.rules, &none] } else { [&none, &scene.rules] };
+    let mut node = Node::with_rules(&cluster(), "n1", rules, 1).map_err(|why| why.to_string())?;
+    let mut ground = Ground::new(name, realm, &scene.rules.to_string());
     let mut progress = vec![Progress::default(); scene.flows.len()];
     for (number, step) in scene.steps.iter().enumerate() {
         let (flow, at) = (&scene.flows[flow_of(*step)], &mut progress[flow_of(*step)]);
-        let Some((link, [for_kernel, for_chains], ahead)) = sent(flow, *step, at) else { continue };
+        let Some((link, [for_kernel, for_chains], ahead)) = sent(realm, flow, *step, at) else { continue };
         let to = own_macs()[link].0;
         let kernel = ground.push(link, &framed(to, &for_kernel));
-        let from = if link == 0 { Link::Uplink } else { Link::Pod(PODS[link - 1].into()) };
+        let from = if link == 0 { Link::Uplink } else { Link::Pod(V4.pods[link - 1]) };
         let pushed = node.push(from, &framed(to, &for_chains), Duration::from_secs(1000));
         let place = |link| match link {
             Link::Uplink => Some(0),
-            Link::Pod(address) => PODS.iter().position(|pod| address == *pod).map(|place| place + 1),
+            Link::Pod(address) => V4.pods.iter().position(|pod| address == *pod).map(|place| place + 1),
             Link::Host | Link::Tunnel => None,
         };
         let chains: Vec<_> = pushed.frames.iter().map(|(link, frame)| (place(*link), frame)).collect();
@@ -174,13 +180,15 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
             _ => "passed",
         };
         *tally.entry(word).or_default() += 1;
+        *tally.entry(if v4 { "IPv4" } else { "IPv6" }).or_default() += 1;
         match (kernel.as_slice(), chains.as_slice()) {
             ([], []) => {}
             ([(out, one)], [(Some(other_out), other)]) if out == other_out => {
-                if let Some(what) = difference(one, other, &for_kernel, made) {
+                if let Some(what) = difference(one, other, [&for_kernel, &for_chains], made) {
                     return told(what);
                 }
-                if inside(one)[12..20] != for_kernel[12..20] && !made {
+                let ends = |packet: &[u8]| (source(packet), target(packet));
+                if ends(inside(one)) != ends(&for_kernel) && !made {
                     *tally.entry("translated").or_default() += 1;
                 }
                 if ahead && !made {
@@ -271,7 +279,7 @@ fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
     }
     println!("{tally:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    for word in ["passed", "dropped", "refused and told", "translated"] {
+    for word in ["passed", "dropped", "refused and told", "translated", "IPv4", "IPv6"] {
         assert!(tally.get(word).is_some_and(|times| *times > 50), "{word}: {tally:?}");
     }
 }

@@ -1,13 +1,13 @@
 //! Packets of a flow, made by etherparse, and what two frames have in common.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use etherparse::{PacketBuilder, PacketBuilderStep, TransportHeader};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TransportHeader};
 
 use super::draw::Flow;
+use super::realm::{self, Realm};
 
 const ETHERNET: usize = 14;
-const IP: usize = 20;
 /// A window that nothing is too long for.
 const WINDOW: u16 = 60_000;
 
@@ -23,11 +23,16 @@ pub(crate) enum Says {
 
 /// A frame for this hardware address.
 pub(crate) fn framed(to: [u8; 6], packet: &[u8]) -> Vec<u8> {
-    [&to[..], &[2, 0, 0, 0, 0, 9], &[8, 0], packet].concat()
+    let kind = if realm::of(packet) == &realm::V4 { [8, 0] } else { [0x86, 0xdd] };
+    [&to[..], &[2, 0, 0, 0, 0, 9], &kind, packet].concat()
 }
 
-fn ip(source: Ipv4Addr, target: Ipv4Addr) -> PacketBuilderStep<etherparse::IpHeaders> {
-    PacketBuilder::ipv4(source.octets(), target.octets(), 61)
+fn ip(source: IpAddr, target: IpAddr) -> PacketBuilderStep<IpHeaders> {
+    match (source, target) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => PacketBuilder::ipv4(source.octets(), target.octets(), 61),
+        (IpAddr::V6(source), IpAddr::V6(target)) => PacketBuilder::ipv6(source.octets(), target.octets(), 61),
+        _ => panic!("{source} and {target} are of one family"),
+    }
 }
 
 fn written<T>(
@@ -37,20 +42,23 @@ fn written<T>(
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(step, &mut bytes, payload);
+    if realm::of(&bytes) == &realm::V6 {
+        return bytes;
+    }
     // One that is no zero shows whether it is kept.
     bytes[4..6].copy_from_slice(&0x1234_u16.to_be_bytes());
     bytes[10..12].fill(0);
-    let sum = header_checksum(&bytes[..IP]);
+    let sum = header_checksum(&bytes[..realm::V4.header]);
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
     bytes
 }
 
 /// A datagram with this payload.
-pub(crate) fn datagram((source, target): (Ipv4Addr, Ipv4Addr), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn datagram((source, target): (IpAddr, IpAddr), payload: &[u8]) -> Vec<u8> {
     udp((source, target), (9, 9), payload)
 }
 
-fn udp((source, target): (Ipv4Addr, Ipv4Addr), (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
+fn udp((source, target): (IpAddr, IpAddr), (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
     written(ip(source, target).udp(from, to), payload, |step, bytes, payload| {
         step.write(bytes, payload).expect("it fits");
     })
@@ -69,7 +77,7 @@ pub(crate) fn there(flow: &Flow, says: Says) -> Vec<u8> {
 /// The answer to a packet as it arrived.
 pub(crate) fn back(arrived: &[u8], says: Says) -> Vec<u8> {
     let (ends, ports) = ((target(arrived), source(arrived)), (port(arrived, 2), port(arrived, 0)));
-    match arrived[9] {
+    match protocol(arrived) {
         6 => segment(ends, ports, says, (2001, 1001)),
         17 => udp(ends, ports, b"answer"),
         // The identifier stands after type, code and checksum.
@@ -78,22 +86,31 @@ pub(crate) fn back(arrived: &[u8], says: Says) -> Vec<u8> {
 }
 
 /// An error about a packet as it arrived: "host unreachable" from a router, or "port unreachable" from its target.
-pub(crate) fn error(arrived: &[u8], router: Option<Ipv4Addr>) -> Vec<u8> {
-    let (from, code) = router.map_or((target(arrived), 3), |router| (router, 1));
-    written(ip(from, source(arrived)).icmpv4_raw(3, code, [0; 4]), arrived, |step, bytes, payload| {
-        step.write(bytes, payload).expect("it fits");
-    })
+pub(crate) fn error(arrived: &[u8], router: Option<IpAddr>) -> Vec<u8> {
+    let (from, to) = (router.unwrap_or(target(arrived)), source(arrived));
+    if from.is_ipv4() {
+        let code = if router.is_some() { 1 } else { 3 };
+        let step = ip(from, to).icmpv4_raw(3, code, [0; 4]);
+        return written(step, arrived, |step, bytes, payload| step.write(bytes, payload).expect("it fits"));
+    }
+    let code = if router.is_some() { 3 } else { 4 };
+    let step = ip(from, to).icmpv6_raw(1, code, [0; 4]);
+    written(step, arrived, |step, bytes, payload| step.write(bytes, payload).expect("it fits"))
 }
 
-fn echo((source, target): (Ipv4Addr, Ipv4Addr), number: u16, asks: bool) -> Vec<u8> {
-    let step = ip(source, target);
-    let step = if asks { step.icmpv4_echo_request(number, 1) } else { step.icmpv4_echo_reply(number, 1) };
+fn echo((source, target): (IpAddr, IpAddr), number: u16, asks: bool) -> Vec<u8> {
+    let (step, v4) = (ip(source, target), source.is_ipv4());
+    if v4 {
+        let step = if asks { step.icmpv4_echo_request(number, 1) } else { step.icmpv4_echo_reply(number, 1) };
+        return written(step, b"echo", |step, bytes, payload| step.write(bytes, payload).expect("it fits"));
+    }
+    let step = if asks { step.icmpv6_echo_request(number, 1) } else { step.icmpv6_echo_reply(number, 1) };
     written(step, b"echo", |step, bytes, payload| step.write(bytes, payload).expect("it fits"))
 }
 
 /// A segment with the next numbers of its sender and of the other end.
 fn segment(
-    (source, target): (Ipv4Addr, Ipv4Addr),
+    (source, target): (IpAddr, IpAddr),
     (from, to): (u16, u16),
     says: Says,
     (own, other): (u32, u32),
@@ -111,17 +128,31 @@ fn segment(
     written(step, payload, |step, bytes, payload| step.write(bytes, payload).expect("it fits"))
 }
 
-fn source(packet: &[u8]) -> Ipv4Addr {
-    Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15])
+fn address(packet: &[u8], at: usize) -> IpAddr {
+    match packet[at..at + realm::of(packet).width()] {
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        ref bytes => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).expect("so long is an address")).into(),
+    }
 }
 
-fn target(packet: &[u8]) -> Ipv4Addr {
-    Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19])
+pub(crate) fn source(packet: &[u8]) -> IpAddr {
+    address(packet, realm::of(packet).source)
+}
+
+pub(crate) fn target(packet: &[u8]) -> IpAddr {
+    let Realm { source, .. } = realm::of(packet);
+    address(packet, source + realm::of(packet).width())
+}
+
+/// As in the IP header.
+fn protocol(packet: &[u8]) -> u8 {
+    packet[realm::of(packet).protocol]
 }
 
 /// A 16-bit field of the transport header.
 fn port(packet: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([packet[IP + at], packet[IP + at + 1]])
+    let start = realm::of(packet).header + at;
+    u16::from_be_bytes([packet[start], packet[start + 1]])
 }
 
 /// The packet in a frame.
@@ -134,31 +165,46 @@ pub(crate) fn inside(frame: &[u8]) -> &[u8] {
 ///
 /// Compared is every byte, but for these: the identification of packets that the node makes, which the kernel counts
 /// or draws; and where a source port (or an echo's identifier) had to be another, which one that is: then it must be
-/// another in both. Checksums must be right in both.
-pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: &[u8], made: bool) -> Option<String> {
+/// another in both, also where an error quotes what was sent to it. Checksums must be right in both.
+pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: bool) -> Option<String> {
     for (whose, frame) in [("the kernel's", kernel), ("chains'", chains)] {
         if let Err(why) = sums(frame) {
             return Some(format!("{whose} frame has {why}"));
         }
     }
     let [mut one, mut other] = [kernel, chains].map(<[u8]>::to_vec);
+    let Realm { header, icmp, .. } = *realm::of(inside(kernel));
     for frame in [&mut one, &mut other] {
-        frame[ETHERNET + 10..ETHERNET + 12].fill(0);
-        if made {
-            frame[ETHERNET + 4..ETHERNET + 6].fill(0);
+        if realm::of(inside(frame)) == &realm::V4 {
+            frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+            if made {
+                frame[ETHERNET + 4..ETHERNET + 6].fill(0);
+            }
         }
         clear_checksum(frame);
     }
-    let place = match inside(kernel)[9] {
+    let asks = if icmp == realm::V4.icmp { 8 } else { 128 };
+    let place = match protocol(inside(kernel)) {
         6 | 17 => Some(0),
-        _ if inside(kernel)[IP] == 8 => Some(4),
+        _ if inside(kernel)[header] == asks => Some(4),
         _ => None,
     };
     if let Some(place) = place.filter(|_| !made && one.len() == other.len()) {
-        let [own, theirs, before] = [inside(kernel), inside(chains), sent].map(|packet| port(packet, place));
+        let [own, theirs, before] =
+            [inside(kernel), inside(chains), sent[0]].map(|packet| port(packet, place));
         if own != before && theirs != before && own != theirs {
             for frame in [&mut one, &mut other] {
-                frame[ETHERNET + IP + place..ETHERNET + IP + place + 2].fill(0);
+                frame[ETHERNET + header + place..ETHERNET + header + place + 2].fill(0);
+            }
+        }
+    }
+    let quotes = ETHERNET + header + 8;
+    if made && sent[0] != sent[1] && one.len() == other.len() {
+        for (frame, sent) in [(&mut one, sent[0]), (&mut other, sent[1])] {
+            // Hops and the header's checksum may have changed before it was refused: the transport's part has not.
+            let (quote, own) = (quotes + header, &sent[header..]);
+            if frame.get(quote..).is_some_and(|quoted| !quoted.is_empty() && own.starts_with(quoted)) {
+                frame.truncate(quote);
             }
         }
     }
@@ -174,32 +220,42 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn clear_checksum(frame: &mut [u8]) {
-    let at = match frame[ETHERNET + 9] {
+    let at = match protocol(inside(frame)) {
         6 => 16,
         17 => 6,
         _ => 2,
     };
-    frame[ETHERNET + IP + at..ETHERNET + IP + at + 2].fill(0);
+    let start = ETHERNET + realm::of(inside(frame)).header + at;
+    frame[start..start + 2].fill(0);
 }
 
 /// Whether the checksums of a frame are right: its header's, and its transport's.
 fn sums(frame: &[u8]) -> Result<(), String> {
     let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).map_err(|why| why.to_string())?;
-    let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &packet.net else { return Err("no IPv4".to_owned()) };
-    if ip.header_checksum != ip.calc_header_checksum() {
-        return Err(format!("a wrong header checksum {:#06x}", ip.header_checksum));
-    }
     let payload = packet.payload.slice();
-    let (own, right) = match &packet.transport {
-        Some(TransportHeader::Tcp(tcp)) => {
-            (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload).map_err(|why| why.to_string())?)
+    let (own, right) = match (&packet.net, &packet.transport) {
+        (Some(etherparse::NetHeaders::Ipv4(ip, _)), Some(transport)) => {
+            if ip.header_checksum != ip.calc_header_checksum() {
+                return Err(format!("a wrong header checksum {:#06x}", ip.header_checksum));
+            }
+            match transport {
+                TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload)),
+                TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv4(ip, payload)),
+                TransportHeader::Icmpv4(icmp) => (icmp.checksum, Ok(icmp.icmp_type.calc_checksum(payload))),
+                _ => return Err(format!("the protocol {:?}", ip.protocol)),
+            }
         }
-        Some(TransportHeader::Udp(udp)) => {
-            (udp.checksum, udp.calc_checksum_ipv4(ip, payload).map_err(|why| why.to_string())?)
-        }
-        Some(TransportHeader::Icmpv4(icmp)) => (icmp.checksum, icmp.icmp_type.calc_checksum(payload)),
-        _ => return Err(format!("the protocol {:?}", ip.protocol)),
+        (Some(etherparse::NetHeaders::Ipv6(ip, _)), Some(transport)) => match transport {
+            TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload)),
+            TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv6(ip, payload)),
+            TransportHeader::Icmpv6(icmp) => {
+                (icmp.checksum, icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload))
+            }
+            _ => return Err(format!("the protocol {:?}", ip.next_header)),
+        },
+        (net, transport) => return Err(format!("{net:?} and {transport:?}")),
     };
+    let right = right.map_err(|why| why.to_string())?;
     if own == right { Ok(()) } else { Err(format!("the checksum {own:#06x}, and {right:#06x} is right")) }
 }
 

@@ -44,6 +44,7 @@ use std::sync::Arc;
 
 use dataplane::tables::{self, IfIndex, Node};
 use dataplane::wire::{Address, Mac, Port, V4, V6};
+use ipnet::IpNet;
 
 pub use bits::Bits;
 pub use diff::{Change, Legs, NodeChange, Use, diff, peak};
@@ -267,8 +268,25 @@ fn constants(cluster: &Cluster) -> Node {
             Established::Keep => Node::KEEP,
             Established::Cut => Node::CUT,
         },
+        absent: absent(cluster),
         ..Node::default()
     }
+}
+
+/// [`Node::absent`]: the families that neither a range of the cluster is of, nor a node, a pod or a Service.
+fn absent(cluster: &Cluster) -> u8 {
+    let Settings { node_subnets, pod_cidrs, service_cidrs, .. } = &cluster.settings;
+    let ranges = cluster.nodes.iter().flat_map(|node| &node.pod_cidrs);
+    let ranges = ranges.chain(node_subnets).chain(pod_cidrs).chain(service_cidrs).map(IpNet::addr);
+    let own = cluster.nodes.iter().flat_map(|node| &node.addresses).copied();
+    let pods = cluster.pods.iter().flat_map(|pod| &pod.addresses).copied();
+    let services = cluster.services.iter().flat_map(|service| {
+        [&service.addresses, &service.external_addresses, &service.load_balancer_addresses]
+    });
+    let all = ranges.chain(own).chain(pods).chain(services.flatten().copied());
+    all.fold(Node::NO_V4 | Node::NO_V6, |absent, address| {
+        absent & !(if address.is_ipv4() { Node::NO_V4 } else { Node::NO_V6 })
+    })
 }
 
 /// A node's end of the tunnel, as tables name it.

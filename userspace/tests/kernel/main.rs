@@ -15,7 +15,7 @@ use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
 use userspace::engine::kernel::{Kernel, Options, Pins, Sweeper, Way};
 use userspace::engine::{Claims, Clock, Engine, Flows, Hook, Tracks};
-use userspace::plan::{NodePlan, NodeRows, Prefix, Rows, Rules};
+use userspace::plan::{Change, NodeChange, NodePlan, NodeRows, Prefix, Rows, Rules};
 
 use netns::Netns;
 
@@ -76,7 +76,8 @@ fn plan(netns: &Netns) -> NodePlan {
             balanced: 0,
             established: Node::KEEP,
             accelerated: 0,
-            pad: [0; 3],
+            absent: 0,
+            pad: [0; 2],
         },
         addresses: (NODE, V6::default()),
         rows: NodeRows {
@@ -128,7 +129,8 @@ fn every_program_loads_and_says_what_the_verifier_walked() {
         println!("loaded in {took:?}, tracing {trace}");
         for (program, verified) in kernel.verified_instructions().expect("the kernel tells") {
             println!("  {program}: {verified} instructions verified");
-            assert!(verified > 0 && verified < 500_000, "{program} is near the limit of a million");
+            // The verifier gives up at a million.
+            assert!(verified > 0 && verified < 700_000, "{program} leaves too little room to grow");
         }
     }
 }
@@ -402,4 +404,21 @@ fn hooked(netns: &Netns, link: &str) -> usize {
             .1
             .len()
     })
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn after_a_change_that_fails_flows_are_known_all_the_same() {
+    let netns = Netns::with_links("failed");
+    let (mut plan, far) = (plan(&netns), V4([10, 244, 1, 2]));
+    let node = V4([10, 240, 0, 5]).to_v6();
+    let route = Route { node, id: NodeId(2), mac: Mac::BROADCAST, kind: Route::REMOTE, own: 0 };
+    plan.rows.v4.routes.insert(Prefix { key: far, bits: 32 }, route);
+    let mut kernel = Kernel::load(&plan, traced(&netns, None)).expect("loads");
+    // There are not so many bits in an address.
+    let wrong = NodeChange::V4(Change::Route(Prefix { key: far, bits: 200 }, Some(route)));
+    kernel.change(&[wrong]).expect_err("the kernel has no such route");
+    kernel.push(Hook::FromPod, netns.interface("pod0"), &datagram(far, 53)).expect("it runs");
+    let noted: Vec<u32> = flows(&kernel).iter().map(|(_, row)| row.way.generation).collect();
+    assert!(noted == [kernel.generation()] && noted != [0], "{noted:?}");
 }

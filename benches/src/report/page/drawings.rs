@@ -53,7 +53,9 @@ pub(super) fn all(results: &Results) -> String {
         section(
             "Where the time goes",
             "Nanoseconds of a packet's stages, without what it takes to look at the clock. The rest is what they leave of \
-             what a packet costs without that; where it is less than nothing it is not drawn, but stands in the table.",
+             what a packet costs without that; where it is less than nothing it is not drawn, but stands in the table. \
+             On a live cluster they are of what is asked and what is answered together, and what a cold look at the clock \
+             takes longer is in them.",
             stages(results),
         ),
     ]

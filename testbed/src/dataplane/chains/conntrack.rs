@@ -47,6 +47,8 @@ pub enum Direction {
 /// How far a connection has come, as far as time limits go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
+    /// It began with a SYN, and was not taken over under way.
+    called: bool,
     replied: bool,
     /// One per direction: it has sent a FIN.
     finished: [bool; 2],
@@ -71,6 +73,12 @@ impl Progress {
     /// It may make room where the table is full (`nf_conntrack_core.c`, `early_drop`).
     fn may_go(self) -> bool {
         !self.replied || self.reset || self.finished.contains(&true)
+    }
+
+    /// Nobody has answered its SYN: nothing follows but another one, or a reset (SYN_SENT in the table of states of
+    /// `nf_conntrack_proto_tcp.c`).
+    fn is_waiting(self) -> bool {
+        self.called && !self.replied && !self.reset
     }
 
     /// Its ports may open another connection.
@@ -235,7 +243,9 @@ impl Conntrack {
             let opens = matches!(packet.kind, Kind::Tcp { syn: true, ack: false, .. });
             // Whoever opened a connection does not take it up. (Two who open one at the same time may, which nobody does.)
             let takes_up = matches!(packet.kind, Kind::Tcp { syn: true, ack: true, .. });
-            if takes_up && direction == Direction::Original {
+            let goes_on = matches!(packet.kind, Kind::Tcp { syn: false, rst: false, .. });
+            let too_early = goes_on && connection.progress.is_waiting();
+            if (takes_up || too_early) && direction == Direction::Original {
                 let connection = Connection::draft(packet.tuple);
                 return Tracked { state: State::Invalid, direction, connection, kept: false };
             }
@@ -335,6 +345,7 @@ impl Conntrack {
                 return Err(NotKept::Clash);
             }
         }
+        draft.progress.called = matches!(kind, Kind::Tcp { syn: true, ack: false, .. });
         draft.observe(kind, Direction::Original, now_s);
         let id = match self.free.pop() {
             Some(id) => id,

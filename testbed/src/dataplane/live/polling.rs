@@ -32,6 +32,9 @@ const LOOKS: u32 = 4;
 /// How long it sleeps at most, so that it sees when it is to stop.
 const SLEEP: Duration = Duration::from_millis(100);
 
+/// How long after a ring with longer slots could not be had another one is tried for.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Bytes for what arrives at a pod's link: a TCP sender's window.
 const POD: usize = 2 << 20;
 
@@ -70,6 +73,8 @@ struct Link {
     /// When the ring was opened, in bytes.
     mtu: usize,
     ring: Ring,
+    /// When another ring may be tried for, since the node's start.
+    widens_from: Duration,
     _deaf: Deaf,
 }
 
@@ -120,7 +125,8 @@ impl<P: Path> Station for Polling<P> {
         })??;
         let mut desk = self.node.desk();
         self.node.epoll.add(ring.as_fd()).map_err(failed("wait for"))?;
-        desk.links.push(Link { wire, index, interface: interface.to_owned(), mtu, ring, _deaf: deaf });
+        let (interface, widens_from) = (interface.to_owned(), Duration::ZERO);
+        desk.links.push(Link { wire, index, interface, mtu, ring, widens_from, _deaf: deaf });
         Ok(())
     }
 
@@ -216,8 +222,8 @@ impl<P: Path> Node<P> {
             }
             self.counts.received(frames, kept);
             self.counts.lost(Loss::TooLong, cut);
-            if cut > 0 {
-                self.widen(&mut links[place]);
+            if cut > 0 && links[place].widens_from <= now {
+                self.widen(&mut links[place], now);
             }
             self.flush(links, out, burst);
             all += frames + cut;
@@ -225,9 +231,9 @@ impl<P: Path> Node<P> {
         all
     }
 
-    /// A link of which frames were cut gets a ring with longer slots, if that is because its MTU was raised since. What
-    /// it has not been asked for by then is lost.
-    fn widen(&self, link: &mut Link) {
+    /// A link of which frames were cut gets a ring with longer slots, if that is because its MTU was raised since. Where
+    /// that cannot be had its own goes on, and the next frame that is cut asks again.
+    fn widen(&self, link: &mut Link, now: Duration) {
         let told = self.netns.run(|| socket::mtu(&link.interface));
         let Ok(Ok(mtu)) = told else {
             return tracing::warn!("nobody knows the MTU of {}: {told:?}", link.interface);
@@ -235,18 +241,38 @@ impl<P: Path> Node<P> {
         if mtu <= link.mtu {
             return;
         }
-        // First, so that no frame comes twice.
-        self.counts.lost(Loss::Down, link.ring.stop(link.index));
-        self.count_overrun(link);
-        let (index, bytes) = (link.index, room(link.wire));
-        let opened = self.netns.run(|| Ring::open(index, mtu, bytes));
-        let Ok(Ok(ring)) = opened else {
-            return tracing::error!("{} is no longer read: {opened:?}", link.interface);
-        };
-        if let Err(error) = self.epoll.add(ring.as_fd()) {
-            tracing::error!("frames of {} are not waited for: {error}", link.interface);
+        let bytes = room(link.wire);
+        let made = self.netns.run(|| {
+            let ring = Ring::deaf(mtu, bytes)?;
+            self.epoll.add(ring.as_fd())?;
+            Ok(ring)
+        });
+        self.replace(link, made.unwrap_or_else(|error| Err(io::Error::other(error))), (mtu, now));
+    }
+
+    /// A ring that hears nothing yet takes the place of a link's. What its own was not asked for by then is lost.
+    fn replace(&self, link: &mut Link, made: io::Result<Ring>, (mtu, now): (usize, Duration)) {
+        let listening = made.and_then(|ring| {
+            // First, so that no frame comes twice.
+            self.counts.lost(Loss::Down, link.ring.stop(link.index));
+            self.count_overrun(link);
+            ring.listen(link.index).map(|()| ring)
+        });
+        match listening {
+            Ok(ring) => (link.ring, link.mtu) = (ring, mtu),
+            Err(error) => {
+                link.widens_from = now + AGAIN;
+                tracing::error!(
+                    "cannot read {} in frames of {mtu} bytes: {error}; longer ones than {} are lost until it can",
+                    link.interface,
+                    link.mtu
+                );
+                // It fails for a link that is gone, and nothing comes from there.
+                if let Err(error) = link.ring.listen(link.index) {
+                    tracing::warn!("{} is no longer read: {error}", link.interface);
+                }
+            }
         }
-        (link.ring, link.mtu) = (ring, mtu);
     }
 
     /// Sends all that there is.
@@ -322,5 +348,68 @@ impl Epoll {
                 error => Err(error),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Links;
+    use crate::netns::Guard;
+
+    /// A path that frames end in.
+    struct End;
+
+    impl Path for End {
+        fn new(_: &Cluster, _: &str) -> Result<Self, Refusal> {
+            Ok(Self)
+        }
+
+        fn apply(&mut self, _: &Cluster, _: &str) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn pass(&mut self, _: Wire, _: &[u8], _: Duration, _: &mut Out) {}
+    }
+
+    const LOOPBACK: &str = "lo";
+
+    /// A node that reads the loopback of a namespace of its own, at which arrives what is sent over it.
+    fn looped(purpose: &str) -> (Guard, Polling<End>) {
+        let name = format!("podpath-test-{}-{purpose}", std::process::id());
+        let netns = Netns::create(name).expect("the name is free").guarded();
+        Links::open(&netns).and_then(|mut links| links.up(LOOPBACK)).expect("every namespace has one");
+        let mut polling = Polling::start((*netns).clone(), End).expect("a thread can be had");
+        polling.open(Wire::Uplink, LOOPBACK).expect("it is there");
+        (netns, polling)
+    }
+
+    /// Sends frames over the link until the path has had another one.
+    fn is_heard(polling: &Polling<End>) {
+        let (begin, before) = (Instant::now(), polling.tally().received);
+        while polling.tally().received == before {
+            assert!(begin.elapsed() < Duration::from_secs(20), "nobody hears: {:?}", polling.tally());
+            let mut burst = Burst::default();
+            burst.push(&[0; 60]);
+            let desk = polling.node.desk();
+            desk.links[0].ring.send(&mut burst, &polling.node.counts);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn a_link_whose_ring_cannot_be_replaced_keeps_its_own_and_asks_again() {
+        let (netns, polling) = looped("kept");
+        is_heard(&polling);
+        let bytes = room(Wire::Uplink);
+        let refused = Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        polling.node.replace(&mut polling.node.desk().links[0], refused, (9000, Duration::ZERO));
+        assert_eq!(polling.node.desk().links[0].widens_from, AGAIN);
+        is_heard(&polling);
+        let made = netns.run(|| Ring::deaf(9000, bytes)).expect("it runs");
+        let made = made.and_then(|ring| polling.node.epoll.add(ring.as_fd()).map(|()| ring));
+        polling.node.replace(&mut polling.node.desk().links[0], made, (9000, AGAIN));
+        assert_eq!(polling.node.desk().links[0].mtu, 9000);
+        is_heard(&polling);
     }
 }

@@ -86,6 +86,16 @@ impl Ring {
     /// # Errors
     /// The kernel's reason.
     pub(super) fn open(index: u32, mtu: usize, bytes: usize) -> io::Result<Self> {
+        let ring = Self::deaf(mtu, bytes)?;
+        ring.listen(index)?;
+        Ok(ring)
+    }
+
+    /// One for a link of that MTU, in the calling thread's namespace, that hears nothing yet.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub(super) fn deaf(mtu: usize, bytes: usize) -> io::Result<Self> {
         let socket = packet_socket()?;
         let slot = (mtu + HEAD).next_power_of_two().max(SLOT);
         let block = slot.max(BLOCK);
@@ -102,8 +112,15 @@ impl Ring {
         let map = Map::new(&socket, length)?;
         // With less room a burst waits for its end.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
-        bind(&socket, index, libc::ETH_P_ALL)?;
         Ok(Self { map, slot, slots, next: 0, socket })
+    }
+
+    /// Hears what arrives at the link of that number from now on.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub(super) fn listen(&self, index: u32) -> io::Result<()> {
+        bind(&self.socket, index, libc::ETH_P_ALL)
     }
 
     /// Shows the next frame to `take`, if one has arrived, and gives its memory back.

@@ -28,6 +28,7 @@ mod run;
 mod stale;
 
 pub use run::{Error, NFT, RESTORE, RESTORE_V6, Tool};
+pub use stale::{forget, tracked};
 
 /// What a cluster asks for that the kernel's packet filter does not do.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +132,7 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
             }
             loaded => loaded?,
         }
-        stale::forget(&netns, before, after, &node.name)?;
+        forget(&netns, before, after, &node.name)?;
     }
     Ok(())
 }

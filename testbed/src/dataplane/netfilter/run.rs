@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// The table of connections.
     #[error(
-        "cannot forget connections of network namespace {netns} that lead to nobody any more: {source}; load the module: modprobe nf_conntrack_netlink"
+        "cannot look through the tracked connections of network namespace {netns} for those that lead to nobody: {source}; `podpath doctor` says whether this kernel lists them, else try again"
     )]
     Connections {
         /// The namespace.

@@ -24,12 +24,7 @@ type Frontends = HashMap<SocketAddr, HashSet<SocketAddr>>;
 ///
 /// # Errors
 /// The table cannot be read, or not be changed.
-pub(super) fn forget(
-    netns: &Netns,
-    before: Option<&Cluster>,
-    after: &Cluster,
-    node: &str,
-) -> Result<(), Error> {
+pub fn forget(netns: &Netns, before: Option<&Cluster>, after: &Cluster, node: &str) -> Result<(), Error> {
     let Some(before) = before else { return Ok(()) };
     let mut frontends = frontends(after, node);
     for gone in self::frontends(before, node).into_keys() {
@@ -48,6 +43,16 @@ pub(super) fn forget(
     })?;
     let name = || netns.name().to_owned();
     forgotten.map_err(|source| Error::Connections { netns: name(), source })
+}
+
+/// How many connections over UDP a namespace has.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn tracked(netns: &Netns) -> Result<usize, Error> {
+    let rows = netns.run(|| Table::open()?.rows())?;
+    let failed = |source| Error::Connections { netns: netns.name().to_owned(), source };
+    Ok(rows.map_err(failed)?.len())
 }
 
 /// The frontends over UDP at which a client may come in to this node, and who answers there: also those on their way
@@ -95,6 +100,18 @@ struct Row {
 /// The connections of the calling thread's namespace.
 struct Table(Socket);
 
+/// How often the table is read at most, until nobody has changed it meanwhile.
+const READS: u32 = 8;
+
+/// What a datagram of the kernel's says of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// More of it comes.
+    More,
+    /// That was all.
+    All,
+}
+
 /// What is asked of the kernel's table: `NFNL_SUBSYS_CTNETLINK`, and what to do (`IPCTNL_MSG_CT_…`).
 const CONNECTIONS: u16 = 1 << 8;
 const GET: u16 = CONNECTIONS | 1;
@@ -123,13 +140,17 @@ impl Table {
         Ok(Self(socket))
     }
 
-    /// All connections over UDP.
+    /// All connections over UDP. Where the table was changed while it was read, some may be missing: then once more.
     fn rows(&mut self) -> io::Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        self.ask(GET, libc::NLM_F_DUMP as u16, (libc::AF_UNSPEC as u8, &[]), |message| {
-            rows.extend(row(message));
-        })?;
-        Ok(rows)
+        for _ in 0..READS {
+            let mut rows = Vec::new();
+            let all = (libc::AF_UNSPEC as u8, [].as_slice());
+            let whole = self.ask(GET, libc::NLM_F_DUMP as u16, all, |message| rows.extend(row(message)))?;
+            if whole {
+                return Ok(rows);
+            }
+        }
+        Err(io::Error::other(format!("the table was changed each of the {READS} times that it was read")))
     }
 
     /// Forgets one. To forget one that is no more succeeds.
@@ -137,18 +158,19 @@ impl Table {
         let (family, way) = &row.name;
         match self.ask(DELETE, libc::NLM_F_ACK as u16, (*family, way), |_| ()) {
             Err(why) if why.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            deleted => deleted,
+            deleted => deleted.map(drop),
         }
     }
 
-    /// Sends a request and gives what is answered to `take`, until the kernel says that that was all.
+    /// Sends a request and gives what is answered to `take`, until the kernel says that that was all. Whether it is a
+    /// whole answer: not where the table was changed meanwhile.
     fn ask(
         &mut self,
         kind: u16,
         flags: u16,
         (family, attributes): (u8, &[u8]),
         mut take: impl FnMut(&[u8]),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let mut request = Vec::with_capacity(BODY + attributes.len());
         request.extend(((BODY + attributes.len()) as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
@@ -158,25 +180,40 @@ impl Table {
         request.extend([family, 0, 0, 0]);
         request.extend(attributes);
         self.0.send(&request, 0)?;
+        let mut whole = true;
         loop {
             let (datagram, _) = self.0.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while let Some((length, kind)) = u32_at(rest, 0).zip(u16_at(rest, 4)) {
-                let length = (length as usize).clamp(HEADER, rest.len().max(HEADER));
-                let message = rest.get(..length).unwrap_or_default();
-                match i32::from(kind) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => {
-                        let errno = u32_at(message, HEADER).map_or(0, |code| -(code as i32));
-                        return if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) };
-                    }
-                    _ => take(message),
-                }
-                // Messages stand at multiples of four bytes.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if read(&datagram, &mut whole, &mut take)? == Told::All {
+                return Ok(whole);
             }
         }
     }
+}
+
+/// Gives the messages of a datagram to `take`, but those that end an answer. `whole` is no longer so where one of them
+/// says that the table was changed while it was read (`NLM_F_DUMP_INTR`).
+///
+/// # Errors
+/// Why the kernel has not done what was asked, or not all of it.
+fn read(datagram: &[u8], whole: &mut bool, mut take: impl FnMut(&[u8])) -> io::Result<Told> {
+    let mut rest = datagram;
+    while let Some(length) = u32_at(rest, 0) {
+        let length = (length as usize).clamp(HEADER, rest.len().max(HEADER));
+        let message = rest.get(..length).unwrap_or_default();
+        let Some((kind, flags)) = u16_at(message, 4).zip(u16_at(message, 6)) else { break };
+        *whole &= flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+        match i32::from(kind) {
+            // Both carry a number that is 0 where all went well.
+            libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                let errno = u32_at(message, HEADER).map_or(0, |code| (code as i32).wrapping_neg());
+                return if errno == 0 { Ok(Told::All) } else { Err(io::Error::from_raw_os_error(errno)) };
+            }
+            _ => take(message),
+        }
+        // Messages stand at multiples of four bytes.
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Told::More)
 }
 
 /// The connection that a message tells of, if it is one over UDP.
@@ -222,4 +259,54 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of the kernel's of that kind, with these flags and four bytes behind its header.
+    fn message(kind: i32, flags: i32, number: i32) -> Vec<u8> {
+        let mut message = (HEADER as u32 + 4).to_ne_bytes().to_vec();
+        message.extend([kind as u16, flags as u16].into_iter().flat_map(u16::to_ne_bytes));
+        message.extend([0; 8]);
+        message.extend(number.to_ne_bytes());
+        message
+    }
+
+    const ROW: i32 = CONNECTIONS as i32;
+
+    /// What a datagram tells, how many messages of it are rows, and whether it is a whole answer.
+    fn told(datagram: &[Vec<u8>]) -> (io::Result<Told>, usize, bool) {
+        let (mut rows, mut whole) = (0, true);
+        let told = read(&datagram.concat(), &mut whole, |_| rows += 1);
+        (told, rows, whole)
+    }
+
+    #[test]
+    fn an_answer_goes_on_until_it_is_said_to_be_over() {
+        let (more, rows, _) = told(&[message(ROW, libc::NLM_F_MULTI, 1), message(ROW, libc::NLM_F_MULTI, 2)]);
+        assert_eq!((more.ok(), rows), (Some(Told::More), 2));
+        let (all, rows, whole) = told(&[message(ROW, libc::NLM_F_MULTI, 1), message(libc::NLMSG_DONE, 0, 0)]);
+        assert_eq!((all.ok(), rows, whole), (Some(Told::All), 1, true));
+        assert_eq!(told(&[message(libc::NLMSG_ERROR, 0, 0)]).0.ok(), Some(Told::All));
+    }
+
+    #[test]
+    fn an_answer_that_ends_in_an_error_is_none() {
+        for kind in [libc::NLMSG_DONE, libc::NLMSG_ERROR] {
+            let (failed, ..) = told(&[message(ROW, libc::NLM_F_MULTI, 1), message(kind, 0, -libc::ENOBUFS)]);
+            assert_eq!(failed.expect_err("the kernel says so").raw_os_error(), Some(libc::ENOBUFS));
+        }
+    }
+
+    #[test]
+    fn an_answer_during_which_the_table_was_changed_is_not_whole() {
+        for place in 0..2 {
+            let mut flags = [libc::NLM_F_MULTI; 2];
+            flags[place] |= libc::NLM_F_DUMP_INTR;
+            let (all, _, whole) = told(&[message(ROW, flags[0], 1), message(libc::NLMSG_DONE, flags[1], 0)]);
+            assert_eq!((all.ok(), whole), (Some(Told::All), false), "message {place}");
+        }
+    }
 }

@@ -82,7 +82,7 @@ impl Balancer {
     pub fn push(&mut self, frame: &[u8], now_s: u32) -> Carried {
         self.clock_s = now_s;
         let mut frame = Frame::new(frame, IfIndex(1));
-        let fate = match flow::family(&mut frame) {
+        let fate = match flow::family(&frame) {
             Family::V4 => balance::carry::<V4, _, _>(self, &mut frame),
             Family::V6 => balance::carry::<V6, _, _>(self, &mut frame),
         };

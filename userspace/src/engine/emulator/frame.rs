@@ -245,9 +245,9 @@ mod tests {
     #[test]
     fn an_absent_udp_checksum_stays_absent() {
         let mut frame = Frame::new(&[0, 0], IfIndex(1));
-        frame.mend(0, Mend { delta: 0x1234, pseudo: true, optional: true }).expect("fits");
+        frame.mend(0, Mend { delta: 0x1234, optional: true, ..Mend::default() }).expect("fits");
         assert_eq!(frame.bytes(), [0, 0]);
-        frame.mend(0, Mend { delta: 0x1234, pseudo: true, optional: false }).expect("fits");
+        frame.mend(0, Mend { delta: 0x1234, ..Mend::default() }).expect("fits");
         assert_ne!(frame.bytes(), [0, 0]);
     }
 
@@ -258,7 +258,7 @@ mod tests {
             let delta = u32::from(old);
             assert_eq!(mended(old, delta), 0, "the change was chosen so");
             let mut frame = Frame::new(&old.to_ne_bytes(), IfIndex(1));
-            frame.mend(0, Mend { delta, pseudo: false, optional: true }).expect("fits");
+            frame.mend(0, Mend { delta, optional: true, ..Mend::default() }).expect("fits");
             assert_eq!(frame.bytes(), [0xff, 0xff]);
         }
     }
@@ -287,7 +287,7 @@ mod tests {
                 sum + u32::from(carry)
             };
             let mut frame = Frame::new(&before.to_be_bytes(), IfIndex(1));
-            frame.mend(0, Mend { delta, pseudo: false, optional: false }).expect("fits");
+            frame.mend(0, Mend { delta, ..Mend::default() }).expect("fits");
             assert_eq!(frame.bytes(), checksum(&words).to_be_bytes(), "round {round}");
         }
     }

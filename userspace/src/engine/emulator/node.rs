@@ -198,21 +198,21 @@ impl Emulator {
                 Family::V6 => path::from_host::<V6, _, _>(self, frame, &mut path::Walk::default()),
             },
             Hook::FromUnderlay => {
-                let mut verdict = Verdict::Stack;
+                let (mut carried, mut verdict) = (Carried::default(), Verdict::Stack);
+                let told = (&mut carried, &mut verdict);
                 let known = match overlay::inside(frame) {
                     Family::V4 => {
                         let walk = &mut path::Walk::default();
-                        path::from_tunnel_known::<V4, _, _>(self, frame, walk, &mut verdict)
+                        path::from_tunnel_known::<V4, _, _>(self, frame, walk, told)
                     }
                     Family::V6 => {
                         let walk = &mut path::Walk::default();
-                        path::from_tunnel_known::<V6, _, _>(self, frame, walk, &mut verdict)
+                        path::from_tunnel_known::<V6, _, _>(self, frame, walk, told)
                     }
                 };
                 if known {
                     return verdict;
                 }
-                let mut carried = Carried::default();
                 if let Err(reason) = path::from_tunnel(self, frame, &mut carried) {
                     return Verdict::Drop(reason);
                 }

@@ -13,7 +13,7 @@ use super::error::Error;
 use super::table::{ArrayTable, HashTable, LongestTable};
 use super::{Kernel, Pressure, take};
 use crate::engine::Capacities;
-use crate::plan::Change;
+use crate::plan::{Change, NodeChange};
 
 /// The keys and rows of changes that are all of one kind.
 macro_rules! of {
@@ -110,6 +110,24 @@ impl<A: Address> Tables<A> {
                 Change::Home(..) => self.homes.make(of!(alike, Home)),
                 Change::Route(..) => self.routes.make(of!(alike, Route)),
             }?;
+        }
+        Ok(())
+    }
+}
+
+impl Kernel {
+    /// Writes rows. Those in a row that are of one table are written together.
+    pub(super) fn write(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
+        for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
+            match alike[0] {
+                NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
+                NodeChange::V4(_) => {
+                    self.v4.make(&alike.iter().filter_map(NodeChange::v4).collect::<Vec<_>>())?
+                }
+                NodeChange::V6(_) => {
+                    self.v6.make(&alike.iter().filter_map(NodeChange::v6).collect::<Vec<_>>())?
+                }
+            }
         }
         Ok(())
     }

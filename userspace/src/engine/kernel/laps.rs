@@ -6,6 +6,7 @@ use std::ops::{Add, Sub};
 use aya::maps::{MapData, PerCpuArray};
 use aya::{TestRun, TestRunOptions};
 use dataplane::trace::Lap;
+use dataplane::trace::stopwatch::{self, HEAD, TIMES, TOTALS, WORDS};
 
 use super::error::{Error, sentence};
 use super::{Kernel, scheduled, table_failed, take, typed};
@@ -14,12 +15,6 @@ use crate::engine::Hook;
 const STOPWATCH: &str = "stopwatch";
 /// The program that measures what a lap takes by itself.
 pub(super) const CALIBRATE: &str = "calibrate";
-
-/// Words of a row before its hooks, of a hook before its laps, and of a hook.
-const HEAD: usize = 4;
-const TOTALS: usize = 2;
-const TIMES: usize = TOTALS + 2 * 16;
-const WORDS: usize = HEAD + 4 * TIMES;
 
 const LAPS: usize = Lap::ALL.len();
 
@@ -105,9 +100,9 @@ impl Stopwatch {
     /// [`Error::Table`].
     pub fn times(&self, hook: Hook) -> Result<Times, Error> {
         self.read(match hook {
-            Hook::FromPod => 1,
-            Hook::FromUnderlay => 2,
-            Hook::FromHost => 3,
+            Hook::FromPod => stopwatch::FROM_POD,
+            Hook::FromUnderlay => stopwatch::FROM_UNDERLAY,
+            Hook::FromHost => stopwatch::FROM_HOST,
         })
     }
 
@@ -116,7 +111,7 @@ impl Stopwatch {
     /// # Errors
     /// [`Error::Table`].
     pub fn calibration(&self) -> Result<Times, Error> {
-        self.read(0)
+        self.read(stopwatch::CALIBRATE)
     }
 
     fn read(&self, place: usize) -> Result<Times, Error> {

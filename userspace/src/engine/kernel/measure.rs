@@ -15,8 +15,7 @@ const RESTORE: &str = "restore";
 const TESTED: &str = "tested";
 const TEMPLATE: &str = "template";
 /// Those that are loaded beside the path's.
-pub(super) const PROGRAMS: [&str; 7] =
-    [RESTORE, "trivial", "open_once", "open_twice", "close_once", "close_twice", laps::CALIBRATE];
+pub(super) const PROGRAMS: [&str; 5] = [RESTORE, "trivial", "open_once", "open_twice", laps::CALIBRATE];
 /// Bytes of a tunnel's headers over IPv4, and of a segment's: Ethernet, IPv4 and TCP without options.
 const TUNNEL: usize = 50;
 const SEGMENT: usize = 54;
@@ -33,8 +32,6 @@ pub enum Tested {
     Trivial,
     /// One that makes room for a tunnel's headers over IPv4, in so many steps: one or two.
     Opening(u8),
-    /// One that takes it away.
-    Closing(u8),
 }
 
 impl Tested {
@@ -44,8 +41,6 @@ impl Tested {
             Self::Trivial => "trivial",
             Self::Opening(1) => "open_once",
             Self::Opening(_) => "open_twice",
-            Self::Closing(1) => "close_once",
-            Self::Closing(_) => "close_twice",
         }
     }
 }

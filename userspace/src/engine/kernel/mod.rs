@@ -30,6 +30,7 @@ mod run;
 mod sockets;
 mod spare;
 mod sweep;
+pub mod switch;
 mod table;
 mod uplink;
 mod verified;
@@ -37,7 +38,6 @@ mod verifier;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::mem::discriminant;
 use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, MapType, PerCpuArray};
@@ -370,7 +370,6 @@ impl Engine for Kernel {
         Ok(legs)
     }
 
-    /// Those in a row that are of one table are written together.
     fn change(&mut self, changes: &[NodeChange]) -> Result<(), crate::error::Error> {
         self.capacities.check_room(&self.rows, changes)?;
         // What is known of flows stays known where nothing changes.
@@ -380,19 +379,11 @@ impl Engine for Kernel {
         self.spare = None;
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
         self.generation.suspend()?;
-        for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
-            match alike[0] {
-                NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
-                NodeChange::V4(_) => {
-                    self.v4.make(&alike.iter().filter_map(NodeChange::v4).collect::<Vec<_>>())?
-                }
-                NodeChange::V6(_) => {
-                    self.v6.make(&alike.iter().filter_map(NodeChange::v6).collect::<Vec<_>>())?
-                }
-            }
-        }
-        changes.iter().for_each(|change| self.rows.make(*change));
+        let written = self.write(changes);
+        // Also where that failed half way: the tables do not change any more, and what they hold may be learned.
         self.generation.next()?;
+        written?;
+        changes.iter().for_each(|change| self.rows.make(*change));
         if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
     }
 

@@ -16,7 +16,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::{Error, sentence};
-use super::{Options, cgroup, driver, object, sized, sockets};
+use super::{Options, cgroup, driver, object, sized, sockets, switch};
 use crate::engine::Hook;
 use crate::model::{Cluster, Node};
 use crate::plan::{Links, NodePlan, plan};
@@ -59,7 +59,7 @@ struct Said {
     stacks: Vec<u64>,
 }
 
-/// Has the verifier look at every program of both objects, on a node that has all that a node can have, without
+/// Has the verifier look at every program of every object, on a node that has all that a node can have, without
 /// tracing. Nothing is hooked in, and nothing stays loaded.
 ///
 /// # Errors
@@ -69,10 +69,11 @@ pub fn verified() -> Result<Vec<Verified>, crate::error::Error> {
     let names = Hook::ALL.into_iter().map(Hook::program).chain([driver::PROGRAM]).chain(cgroup::PROGRAMS);
     let mut path = path(&node)?;
     let mut all = names.map(|name| look_at(&mut path, name)).collect::<Result<Vec<_>, _>>()?;
-    let mut balancer = balancer()?;
+    let mut balancer = plain(object::BALANCER)?;
     for name in BALANCER {
         all.push(look_at(&mut balancer, name)?);
     }
+    all.push(look_at(&mut plain(object::SWITCH)?, switch::PROGRAM)?);
     Ok(all)
 }
 
@@ -86,7 +87,7 @@ fn everything() -> Result<NodePlan, crate::error::Error> {
     };
     let cluster = Cluster { name: "verified".to_owned(), nodes: vec![node], ..Cluster::default() };
     let mut plan = plan(&cluster, "n1", &Links::default())?;
-    (plan.node.sockets, plan.node.accelerated) = (1, 1);
+    (plan.node.sockets, plan.node.accelerated, plan.node.absent) = (1, 1, 0);
     Ok(plan)
 }
 
@@ -96,8 +97,9 @@ fn path(node: &NodePlan) -> Result<Ebpf, crate::error::Error> {
     Ok(super::object(node, (&options, true), &capacities, VerifierLogLevel::STATS)?)
 }
 
-fn balancer() -> Result<Ebpf, Error> {
-    let bytes = object::BALANCER.map_err(Error::NotBuilt)?;
+/// An object whose constants are what they are in the file.
+fn plain(object: Result<&[u8], &'static str>) -> Result<Ebpf, Error> {
+    let bytes = object.map_err(Error::NotBuilt)?;
     let loaded = EbpfLoader::new().btf(None).verifier_log_level(VerifierLogLevel::STATS).load(bytes);
     loaded.map_err(|why| Error::Object { why: sentence(&why) })
 }

@@ -319,6 +319,28 @@ fn ways_back_from_more_nodes_than_there_is_room_for_are_refused() {
 }
 
 #[test]
+fn nodes_that_have_ipv6_only_are_asked_as_often_as_is_stated() {
+    let mut balanced = Balanced::new(Forward::FloatingIp, |cluster| {
+        cluster.settings.load_balancer.probe_interval_s = 2;
+        cluster.nodes.iter_mut().for_each(|node| node.addresses.retain(IpAddr::is_ipv6));
+        cluster.services[0].load_balancer_addresses = vec![ip(FRONTEND_V6)];
+    });
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        balanced.bench.wait(1);
+        let now_ns = balanced.bench.now_ns;
+        balanced.bench.fabric.probe(now_ns);
+        let probes: Vec<_> = std::iter::from_fn(|| balanced.bench.fabric.due(now_ns)).collect();
+        for probe in &probes {
+            let (_, to) = ends(&probe.frame);
+            assert!(to.starts_with("[fd00:240::"), "{to}");
+        }
+        asked.push(probes.len());
+    }
+    assert_eq!(asked, [0, 3, 0, 3, 0, 3]);
+}
+
+#[test]
 fn with_local_policy_the_health_check_node_port_is_asked_for_by_http() {
     let mut balanced = Balanced::new(Forward::FloatingIp, |cluster| {
         cluster.services[0].health_check_node_port = Some(32_000);

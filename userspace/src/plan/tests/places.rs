@@ -162,6 +162,24 @@ fn an_ipv6_plan_is_made_of_the_ipv6_half() {
     assert_eq!(route(&plan.rows.v4, "203.0.113.7").kind, Route::BLACKHOLE, "it has no address to lend");
 }
 
+#[test]
+fn a_family_is_absent_until_a_range_a_node_or_a_pod_is_of_it() {
+    let absent = |cluster: &Cluster| planned(cluster, "n1").node.absent;
+    let four = cluster(1);
+    assert_eq!(absent(&four), dataplane::tables::Node::NO_V6);
+    let (mut of_pod, mut of_node, mut of_range, mut six) = (cluster(1), cluster(1), cluster(1), cluster(1));
+    pod(&mut of_pod, "a/six", ("n1", "2001:db8:1::5"), &[]);
+    of_node.nodes[0].addresses.push(ip("2001:db8::4"));
+    of_range.settings.service_cidrs.push("fd00:10:96::/112".parse().expect("a range"));
+    assert_eq!([of_pod, of_node, of_range].map(|cluster| absent(&cluster)), [0; 3]);
+    let ranges = &mut six.settings;
+    ranges.node_subnets = vec!["2001:db8::/64".parse().expect("a range")];
+    (ranges.pod_cidrs, ranges.service_cidrs) = (Vec::new(), Vec::new());
+    six.nodes[0].addresses = vec![ip("2001:db8::4")];
+    six.nodes[0].pod_cidrs.clear();
+    assert_eq!(absent(&six), dataplane::tables::Node::NO_V4);
+}
+
 /// The row of the longest prefix that holds the address.
 fn longest_v6(rows: &std::collections::BTreeMap<Prefix<V6>, Route>, address: &str) -> Route {
     let address = V6(address.parse::<std::net::Ipv6Addr>().expect("an address").octets());

@@ -79,6 +79,22 @@ fn a_full_table_takes_no_more_until_answered_connections_end() {
 }
 
 #[test]
+fn whoever_goes_on_before_his_syn_is_answered_is_of_no_connection() {
+    let mut conntrack = Conntrack::new(8);
+    let there = |flags| tcp((WEB, 1), (API, 2), flags);
+    opened(&mut conntrack, &there("S"), 0);
+    for flags in ["A", "FA"] {
+        assert_eq!(state(&mut conntrack, &there(flags), 0), State::Invalid, "{flags}");
+    }
+    assert_eq!(state(&mut conntrack, &there("S"), 0), State::New, "a SYN sent again");
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "SA"), 0), State::Established);
+    assert_eq!(state(&mut conntrack, &there("A"), 0), State::Established);
+    let other = tcp((WEB, 3), (API, 2), "A");
+    opened(&mut conntrack, &other, 0);
+    assert!(tracked(&mut conntrack, &other, 0).1.kept, "it was under way when it was met");
+}
+
+#[test]
 fn an_error_or_an_answer_about_nothing_is_invalid() {
     let mut conntrack = Conntrack::new(8);
     for flags in ["R", "SA", "FA", "SR"] {
