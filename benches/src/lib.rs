@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod changes;
+pub mod charged;
 mod cluster;
 pub mod figure;
 pub mod grid;

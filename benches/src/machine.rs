@@ -18,7 +18,7 @@ pub fn now() -> Machine {
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         cpu: cpu.unwrap_or_else(|| "unknown".to_owned()),
         cpus: cpus(),
-        memory_bytes: kernel_memory(&["MemTotal"]),
+        memory_bytes: memory_bytes(),
         // Of the sources when this was built, whatever stands there now: see `build.rs`.
         commit: env!("PODPATH_COMMIT").to_owned(),
         began_s: began.as_secs(),
@@ -32,15 +32,11 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The sum of these lines of /proc/meminfo, in bytes.
-pub(crate) fn kernel_memory(lines: &[&str]) -> u64 {
+/// Memory of the machine, in bytes: MemTotal of /proc/meminfo; 0 where nobody tells.
+fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let value: u64 = value.trim().trim_end_matches("kB").trim().parse().ok()?;
-        lines.contains(&name).then_some(value)
-    });
-    1024 * kib.sum::<u64>()
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 
 #[cfg(test)]

@@ -19,20 +19,18 @@ use userspace::engine::kernel::{Kernel, Options};
 use userspace::model::Cluster;
 use userspace::plan::{Links, NodePlan, NodeRows, Plan};
 
+use crate::charged::{self, Charged};
 use crate::cluster::{self, NODE};
 use crate::figure::{LATENCY_P50, LATENCY_P99, MEMORY, PLANNED, PLANNED_P50, TOOK, WRITTEN, WRITTEN_P50};
 use crate::matrix::{Run, Variant, Workload};
 use crate::measure::cluster_name;
+use crate::memory;
 use crate::results::Spread;
 use crate::sample::Measured;
-use crate::{machine, memory};
 
 /// Changes that are made one after the other: at least so many, then until their time is over, and at most.
 const FEWEST_CHANGES: usize = 20;
 const MOST_CHANGES: usize = 2000;
-
-/// Growth of all of the kernel's memory below which it may be anybody's.
-const FEWEST_BYTES: u64 = 64 << 10;
 
 /// Pods of a cluster that is built to see how long it takes.
 const PODS: u8 = 32;
@@ -61,9 +59,9 @@ pub enum Error {
     /// Frames.
     #[error(transparent)]
     Forward(#[from] memory::Error),
-    /// Others allocate and free as much meanwhile.
-    #[error("{0} bytes are too little to tell from the rest of the machine: fewer than {FEWEST_BYTES}")]
-    TooLittle(u64),
+    /// What the kernel allocates for its packet filter.
+    #[error(transparent)]
+    Charged(#[from] charged::Error),
     /// Rules take something.
     #[error("nothing says how many bytes they take: this process's allocator does not tell, or the kernel")]
     Unknown,
@@ -85,7 +83,7 @@ trait Rules {
         service: usize,
     ) -> Result<Option<Duration>, Error>;
 
-    /// Bytes that the tables take, where they say so themselves.
+    /// Bytes that the kernel has for them, where they are there.
     fn memory(&self) -> Result<Option<u64>, Error>;
 
     /// Lets go of what only the next change needs.
@@ -107,8 +105,8 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
             ..Measured::default()
         });
     }
-    let before = (heap(), kernel());
-    let mut rules = empty(variant, &cluster)?;
+    let before = heap();
+    let mut rules = empty(variant, &cluster, run.workload)?;
     let begin = Instant::now();
     let planned = rules.program(&cluster)?;
     let took = begin.elapsed();
@@ -117,11 +115,11 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
         Workload::Memory => {
             rules.forget_plan();
             // Nobody else allocates in this process meanwhile.
-            let own = match variant.dataplane {
-                Name::Emulator | Name::Chains => Some(heap().saturating_sub(before.0)),
-                _ => rules.memory()?,
+            let bytes = match rules.memory()? {
+                Some(bytes) => bytes,
+                None => heap().saturating_sub(before),
             };
-            Measured::of(&[(MEMORY, told(own, kernel().saturating_sub(before.1))? as f64)])
+            Measured::of(&[(MEMORY, told(bytes)? as f64)])
         }
         _ => {
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -134,7 +132,7 @@ pub fn measure(variant: Variant, run: &Run, time: Duration) -> Result<Measured, 
 }
 
 /// A node of that kind with no rules yet.
-fn empty(variant: Variant, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
+fn empty(variant: Variant, cluster: &Cluster, workload: Workload) -> Result<Box<dyn Rules>, Error> {
     let dataplane = variant.dataplane;
     let bare = Cluster { services: Vec::new(), policies: Vec::new(), ..cluster.clone() };
     let node = || -> Result<NodePlan, Error> {
@@ -152,7 +150,8 @@ fn empty(variant: Variant, cluster: &Cluster) -> Result<Box<dyn Rules>, Error> {
         Name::Chains => Box::new(Chains(None)),
         Name::Iptables | Name::Nftables => {
             let name = format!("podpath-{}", cluster_name(variant, "rules"));
-            Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded() })
+            let charged = (workload == Workload::Memory).then(|| Charged::new(&name)).transpose()?;
+            Box::new(Filter { name: dataplane, netns: Netns::create(name)?.guarded(), charged })
         }
         Name::Routed | Name::Wire | Name::Bare => unreachable!("they have no rules, and are not asked"),
     })
@@ -234,6 +233,8 @@ impl Rules for Chains {
 struct Filter {
     name: Name,
     netns: Guard,
+    /// Who pays for it, where that is asked.
+    charged: Option<Charged>,
 }
 
 impl Filter {
@@ -242,7 +243,11 @@ impl Filter {
         let told = netfilter::change(self.name, before, after, NODE)?;
         let planned = begin.elapsed();
         for (tool, rules) in told {
-            tool.load(&self.netns, &rules)?;
+            let load = || tool.load(&self.netns, &rules);
+            match &self.charged {
+                Some(charged) => charged.during(load)??,
+                None => load()?,
+            }
         }
         // As the product does after each change.
         netfilter::forget(&self.netns, before, after, NODE)?;
@@ -260,7 +265,7 @@ impl Rules for Filter {
     }
 
     fn memory(&self) -> Result<Option<u64>, Error> {
-        Ok(None)
+        Ok(self.charged.as_ref().map(Charged::bytes).transpose()?)
     }
 
     fn forget_plan(&mut self) {}
@@ -325,15 +330,9 @@ fn boot(variant: Variant) -> Result<Measured, Error> {
     Ok(Measured::of(&[(TOOK, took.as_secs_f64() * 1e3)]))
 }
 
-/// What tables take by themselves, or else what all of the kernel's memory has grown by, if that can be theirs. Nothing
-/// is no figure: not every allocator says what it has given.
-fn told(own: Option<u64>, grown: u64) -> Result<u64, Error> {
-    match own {
-        Some(0) => Err(Error::Unknown),
-        Some(bytes) => Ok(bytes),
-        None if grown < FEWEST_BYTES => Err(Error::TooLittle(grown)),
-        None => Ok(grown),
-    }
+/// Nothing is no figure: not every allocator says what it has given.
+fn told(bytes: u64) -> Result<u64, Error> {
+    if bytes == 0 { Err(Error::Unknown) } else { Ok(bytes) }
 }
 
 /// Bytes that this process has allocated and not given back.
@@ -341,11 +340,6 @@ fn heap() -> u64 {
     // SAFETY: a call without pointers; what it reads is the allocator's own.
     let info = black_box(unsafe { libc::mallinfo2() });
     (info.uordblks + info.hblkhd) as u64
-}
-
-/// Bytes that the kernel has allocated for itself, whoever asked for them.
-fn kernel() -> u64 {
-    machine::kernel_memory(&["Slab", "VmallocUsed", "Percpu"])
 }
 
 #[cfg(test)]
@@ -380,14 +374,20 @@ mod tests {
     }
 
     #[test]
-    fn growth_that_may_be_anybodys_is_no_figure_but_what_tables_say_is() {
-        assert!(matches!(told(None, 0), Err(Error::TooLittle(0))));
-        assert_eq!(told(None, FEWEST_BYTES).ok(), Some(FEWEST_BYTES));
-        assert_eq!(told(Some(5), 0).ok(), Some(5));
-        assert!(
-            matches!(told(Some(0), FEWEST_BYTES), Err(Error::Unknown)),
-            "not everybody says what it takes"
-        );
+    fn nothing_is_no_figure() {
+        assert_eq!(told(5).ok(), Some(5));
+        assert!(matches!(told(0), Err(Error::Unknown)), "not everybody says what it takes");
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn what_the_kernels_packet_filter_takes_grows_with_its_rules() {
+        let [few, many] = [20, 2_000];
+        for name in [Name::Iptables, Name::Nftables] {
+            let bytes = |services| measured(name, Workload::Memory, services).figures[MEMORY];
+            let (alone, all) = (bytes(few), bytes(many));
+            assert!(alone > 0.0 && all > 10.0 * alone, "{name}: {alone} and {all} bytes");
+        }
     }
 
     #[test]
@@ -422,7 +422,7 @@ mod tests {
                 links.route(Route::net(all, Next::Link("lo")))
             });
             led.unwrap_or_else(|error| panic!("{error}"));
-            let mut filter = Filter { name, netns };
+            let mut filter = Filter { name, netns, charged: None };
             filter.program(&before).unwrap_or_else(|error| panic!("{error}"));
             let send = || UdpSocket::bind((own, 0))?.send_to(b"x", dialled);
             filter.netns.run(send).expect("it runs").expect("it is led somewhere");

@@ -21,8 +21,8 @@ pub(super) fn sentence(workload: &str) -> &'static str {
         "PROGRAM" => "everything planned and written into an empty node",
         "UPDATE" => "one endpoint changed among all of them",
         "MEMORY" => {
-            "what rules or tables take: of ebpf its maps, of paths in this process what they allocated, of the others what all \
-             kernel memory grew by"
+            "what rules or tables take: of ebpf its maps, of paths in this process what they allocated, of the others what the \
+             kernel allocated for who loaded them"
         }
         "BOOT" => "the cluster built, until packets pass",
         "FORWARD" => {
