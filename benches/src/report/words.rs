@@ -137,18 +137,23 @@ pub(super) fn variants_at<'a>(results: &'a Results, point: &Point) -> Vec<&'a st
 pub(super) fn fewer(results: &Results, point: &Point) -> String {
     match results.rounds_of(point) {
         rounds if rounds == results.rounds => String::new(),
-        rounds => format!("; {rounds} rounds"),
+        number => format!("; {}", rounds(number)),
     }
+}
+
+fn rounds(number: usize) -> String {
+    format!("{number} round{}", if number == 1 { "" } else { "s" })
 }
 
 /// How it was measured, and on what.
 pub(super) fn circumstances(results: &Results) -> Vec<String> {
-    let Results { rounds, time_s, fabric, machine, .. } = results;
+    let Results { time_s, fabric, machine, .. } = results;
+    let rounds = rounds(results.rounds);
     let other = results.points().into_iter().any(|point| !fewer(results, point).is_empty());
     let said = if other { " where no other number is said" } else { "" };
     let lines = [
         format!(
-            "Medians of {rounds} rounds of {time_s} s{said}, [lowest..highest]; ratios within a round. Nodes joined by a {fabric}."
+            "Medians of {rounds} of {time_s} s{said}, [lowest..highest]; ratios within a round. Nodes joined by a {fabric}."
         ),
         format!("{}.", facts(machine)),
     ];
@@ -219,6 +224,8 @@ mod tests {
         let mut results = crate::results::tests::results();
         assert_eq!(fewer(&results, &point()), "");
         assert!(circumstances(&results)[0].starts_with("Medians of 3 rounds of 0 s, "));
+        results.rounds = 1;
+        assert!(circumstances(&results)[0].starts_with("Medians of 1 round of 0 s "));
         results.rounds = 7;
         assert_eq!(fewer(&results, &point()), "; 3 rounds");
         assert!(circumstances(&results)[0].contains("7 rounds of 0 s where no other number is said, "));
