@@ -9,6 +9,7 @@ use testbed::dataplane::chains::ruleset::{
 };
 use testbed::dataplane::chains::walk::Dice;
 
+use super::association::Saying;
 use super::ground::LINKS;
 use super::realm::{Realm, V4, V6};
 
@@ -17,7 +18,7 @@ const PORTS: [u16; 3] = [53, 80, 8080];
 /// Somebody who sends to somebody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// As in the IP header: TCP, UDP or ICMP (an echo, whose number is `ports.0`).
+    /// As in the IP header: TCP, UDP, SCTP or ICMP (an echo, whose number is `ports.0`).
     pub(crate) protocol: u8,
     pub(crate) source: IpAddr,
     pub(crate) target: IpAddr,
@@ -41,6 +42,8 @@ pub(crate) enum Step {
     Reset(usize, bool),
     /// A packet that could only follow others, of which there are none: an answer, or a reset.
     Stray(usize, bool),
+    /// Either end of an association says something, whatever was said before.
+    Say(usize, bool, Saying),
 }
 
 /// Rules, and what is sent through them.
@@ -59,15 +62,15 @@ pub(crate) struct Lot {
 }
 
 impl Lot {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.dice.roll() % end
     }
 
-    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+    pub(crate) fn one<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize].clone()
     }
 
-    fn once_in(&mut self, times: u64) -> bool {
+    pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
@@ -88,7 +91,7 @@ impl Scene {
         let mut lot = Lot { dice: Dice::new(dice.roll()), realm };
         let rules = rules(&mut lot);
         let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
-        let steps = (0..40).map(|_| step(&mut lot, flows.len())).collect();
+        let steps = (0..40).map(|_| step(&mut lot, &flows)).collect();
         Self { realm, rules, flows, steps }
     }
 }
@@ -102,13 +105,16 @@ fn flow(lot: &mut Lot) -> Flow {
         }
     };
     let icmp = lot.realm.icmp;
-    let protocol = lot.one(&[6, 6, 17, 17, icmp]);
+    let protocol = lot.one(&[6, 6, 17, 17, 132, 132, icmp]);
     let number = lot.one(&[1500, 2500, 33_000, 40_000]);
     Flow { protocol, source, target, ports: (number, if protocol == icmp { 0 } else { lot.one(&PORTS) }) }
 }
 
-fn step(lot: &mut Lot, flows: usize) -> Step {
-    let (flow, either) = (lot.below(flows as u64) as usize, lot.once_in(2));
+fn step(lot: &mut Lot, flows: &[Flow]) -> Step {
+    let (flow, either) = (lot.below(flows.len() as u64) as usize, lot.once_in(2));
+    if flows[flow].protocol == 132 && lot.once_in(3) {
+        return Step::Say(flow, either, Saying::drawn(lot));
+    }
     match lot.below(20) {
         0..=6 => Step::Open(flow),
         7..=9 => Step::On(flow),
@@ -123,6 +129,8 @@ fn step(lot: &mut Lot, flows: usize) -> Step {
 /// Rules of every kind, in chains that lead to one another: never back.
 fn rules(lot: &mut Lot) -> Ruleset {
     let mut rules = Ruleset::new(lot.realm.family);
+    // The node's own stack is not what rules are about: it is not to answer.
+    rules.table(TableName::Filter).chains.entry("INPUT".to_owned()).or_default().drops = true;
     for (table, hooks) in [
         (TableName::Raw, &["PREROUTING"] as &[&str]),
         (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
@@ -153,7 +161,7 @@ fn rules(lot: &mut Lot) -> Ruleset {
 /// A rule for a hook of a table, which may lead to these chains.
 fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> Rule {
     let icmp = lot.realm.icmp;
-    let protocol = lot.one(&[6, 17, icmp]);
+    let protocol = lot.one(&[6, 17, 132, icmp]);
     let then = target(lot, (table, hook), protocol, chains);
     let mut rule = Rule::then(then.clone());
     let has_ports = protocol != icmp;

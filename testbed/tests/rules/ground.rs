@@ -24,6 +24,18 @@ pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
 /// Longer than the kernel takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time limits of the kernel that are a few seconds long.
+const SILENCE: [&str; 8] = [
+    "net/netfilter/nf_conntrack_tcp_timeout_close",
+    "net/netfilter/nf_conntrack_sctp_timeout_closed",
+    "net/netfilter/nf_conntrack_sctp_timeout_cookie_wait",
+    "net/netfilter/nf_conntrack_sctp_timeout_cookie_echoed",
+    "net/netfilter/nf_conntrack_sctp_timeout_shutdown_sent",
+    "net/netfilter/nf_conntrack_sctp_timeout_shutdown_recd",
+    "net/netfilter/nf_conntrack_sctp_timeout_shutdown_ack_sent",
+    "net/netfilter/nf_conntrack_sctp_timeout_heartbeat_sent",
+];
+
 /// The node, and the far ends of its links.
 pub(crate) struct Ground {
     node: Guard,
@@ -52,6 +64,8 @@ impl Ground {
         let tool = if realm.family == Family::V4 { RESTORE } else { RESTORE_V6 };
         tool.load(&node, rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
         node.set(&[("net/netfilter/nf_conntrack_tcp_be_liberal", "1")]).expect("root may");
+        // No connection is over because the machine was slow.
+        node.set(&SILENCE.map(|limit| (limit, "600"))).expect("root may");
         LINKS.iter().zip(own_macs()).for_each(|(link, mac)| {
             let near = End { netns: &node, name: link, mac: Some(mac), mtu: 1500, gso_max_size: 65_535 };
             pair(&near, &End { netns: &ends, mac: None, ..near }).unwrap_or_else(|error| panic!("{error}"));

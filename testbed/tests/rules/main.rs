@@ -1,11 +1,15 @@
 //! Rules by lot, in the kernel and in `chains`, and the same frames through both: what differs, `chains` has wrong.
 //!
 //! Rules are of every kind that [`Ruleset`](testbed::dataplane::chains::Ruleset) knows, loaded by `iptables-restore`;
-//! frames are opening and following packets, answers, errors, ends of connections and strays of TCP, UDP and ICMP,
+//! frames are opening and following packets, answers, errors, ends of connections and strays of TCP, UDP, SCTP and ICMP,
 //! in turns over IPv4 and IPv6. Compared is where each leaves, and its bytes: see [`packet::difference`]. What differs is shrunk.
+//!
+//! The kernel needs no sockets of SCTP for this, but its connections (`CONFIG_NF_CT_PROTO_SCTP`) and the match of its
+//! ports (`CONFIG_NETFILTER_XT_MATCH_SCTP`). That match's `--chunk-types` is not drawn: `Ruleset` does not know it.
 //!
 //! `PODPATH_RULES_SEED` and `PODPATH_RULES` ask for others, and for more.
 
+mod association;
 #[path = "../clusters/mod.rs"]
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod clusters;
@@ -17,6 +21,7 @@ mod realm;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use association::{ABORT, BACK, INIT_ACK, LAST, Saying, THERE};
 use draw::{Flow, Scene, Step};
 use ground::{Ground, own_macs};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -77,6 +82,8 @@ struct Progress {
     opened: bool,
     answered: bool,
     over: bool,
+    /// What was said in an association, in turn: there, back, and at its end.
+    said: [usize; 3],
     arrived: Option<(usize, [Vec<u8>; 2])>,
 }
 
@@ -92,6 +99,11 @@ fn sent(realm: &Realm, flow: &Flow, step: Step, at: &mut Progress) -> Option<(us
         let (link, arrived) = at.arrived.as_ref()?;
         Some((*link, arrived.each_ref().map(|packet| back(packet, says)), false))
     };
+    if flow.protocol == 132
+        && let Some((saying, back)) = said(step, at)
+    {
+        return if back { answer(at, Says::Chunks(saying)) } else { ahead(Says::Chunks(saying)) };
+    }
     match step {
         Step::Open(_) if tcp && (at.answered || at.over) => None,
         Step::Open(_) => {
@@ -135,10 +147,33 @@ fn sent(realm: &Realm, flow: &Flow, step: Step, at: &mut Progress) -> Option<(us
     }
 }
 
+/// What an association's end says for a step, and whether it is the end that answers; an error says nothing itself.
+fn said(step: Step, at: &mut Progress) -> Option<(Saying, bool)> {
+    fn next(said: &mut usize, of: [&'static [u8]; 3]) -> Saying {
+        *said += 1;
+        Saying::plain(of[(*said).min(3) - 1])
+    }
+    match step {
+        Step::Open(_) => {
+            at.said = [0; 3];
+            Some((next(&mut at.said[0], THERE), false))
+        }
+        Step::On(_) => Some((next(&mut at.said[0], THERE), false)),
+        Step::Answer(_) if at.arrived.is_none() => None,
+        Step::Answer(_) => Some((next(&mut at.said[1], BACK), true)),
+        Step::Finish(_, ours) => Some((next(&mut at.said[2], LAST), !ours)),
+        Step::Reset(_, ours) => Some((Saying::plain(&[ABORT]), !ours)),
+        Step::Stray(_, reset) => Some((Saying::plain(if reset { &[ABORT] } else { &[INIT_ACK] }), false)),
+        Step::Say(_, ours, saying) => Some((saying, !ours)),
+        Step::Error(..) => None,
+    }
+}
+
 fn flow_of(step: Step) -> usize {
     match step {
         Step::Open(flow) | Step::On(flow) | Step::Answer(flow) => flow,
         Step::Error(flow, _) | Step::Finish(flow, _) | Step::Reset(flow, _) | Step::Stray(flow, _) => flow,
+        Step::Say(flow, ..) => flow,
     }
 }
 
@@ -181,15 +216,20 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
         };
         *tally.entry(word).or_default() += 1;
         *tally.entry(if v4 { "IPv4" } else { "IPv6" }).or_default() += 1;
+        let of_sctp = flow.protocol == 132;
+        if of_sctp {
+            *tally.entry("SCTP").or_default() += 1;
+        }
         match (kernel.as_slice(), chains.as_slice()) {
-            ([], []) => {}
+            // What is for the node itself goes no further in the kernel, which drops it there.
+            ([], [] | [(None, _)]) => {}
             ([(out, one)], [(Some(other_out), other)]) if out == other_out => {
                 if let Some(what) = difference(one, other, [&for_kernel, &for_chains], made) {
                     return told(what);
                 }
                 let ends = |packet: &[u8]| (source(packet), target(packet));
                 if ends(inside(one)) != ends(&for_kernel) && !made {
-                    *tally.entry("translated").or_default() += 1;
+                    *tally.entry(if of_sctp { "SCTP translated" } else { "translated" }).or_default() += 1;
                 }
                 if ahead && !made {
                     at.arrived = Some((*out, [inside(one).to_vec(), inside(other).to_vec()]));
@@ -279,7 +319,9 @@ fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
     }
     println!("{tally:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    for word in ["passed", "dropped", "refused and told", "translated", "IPv4", "IPv6"] {
+    let words =
+        ["passed", "dropped", "refused and told", "translated", "IPv4", "IPv6", "SCTP", "SCTP translated"];
+    for word in words {
         assert!(tally.get(word).is_some_and(|times| *times > 50), "{word}: {tally:?}");
     }
 }

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TransportHeader};
+use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep, TransportHeader};
 
+use super::association::{self, Saying};
 use super::draw::Flow;
 use super::realm::{self, Realm};
 
@@ -11,7 +12,7 @@ const ETHERNET: usize = 14;
 /// A window that nothing is too long for.
 const WINDOW: u16 = 60_000;
 
-/// What a TCP segment of a flow says.
+/// What a packet of a flow says, of TCP or SCTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Says {
     Syn,
@@ -19,6 +20,7 @@ pub(crate) enum Says {
     Ack,
     Fin,
     Reset,
+    Chunks(Saying),
 }
 
 /// A frame for this hardware address.
@@ -64,12 +66,13 @@ fn udp((source, target): (IpAddr, IpAddr), (from, to): (u16, u16), payload: &[u8
     })
 }
 
-/// The flow's packet in the direction of its first; `says` is for TCP.
+/// The flow's packet in the direction of its first; `says` is for TCP and SCTP.
 pub(crate) fn there(flow: &Flow, says: Says) -> Vec<u8> {
     let ends = (flow.source, flow.target);
-    match flow.protocol {
-        6 => segment(ends, flow.ports, says, (1001, 2001)),
-        17 => udp(ends, flow.ports, b"ask"),
+    match (flow.protocol, says) {
+        (_, Says::Chunks(saying)) => chunks(ends, &saying.written(flow.ports, false)),
+        (6, _) => segment(ends, flow.ports, says, (1001, 2001)),
+        (17, _) => udp(ends, flow.ports, b"ask"),
         _ => echo(ends, flow.ports.0, true),
     }
 }
@@ -77,9 +80,10 @@ pub(crate) fn there(flow: &Flow, says: Says) -> Vec<u8> {
 /// The answer to a packet as it arrived.
 pub(crate) fn back(arrived: &[u8], says: Says) -> Vec<u8> {
     let (ends, ports) = ((target(arrived), source(arrived)), (port(arrived, 2), port(arrived, 0)));
-    match protocol(arrived) {
-        6 => segment(ends, ports, says, (2001, 1001)),
-        17 => udp(ends, ports, b"answer"),
+    match (protocol(arrived), says) {
+        (_, Says::Chunks(saying)) => chunks(ends, &saying.written(ports, true)),
+        (6, _) => segment(ends, ports, says, (2001, 1001)),
+        (17, _) => udp(ends, ports, b"answer"),
         // The identifier stands after type, code and checksum.
         _ => echo(ends, port(arrived, 4), false),
     }
@@ -108,6 +112,12 @@ fn echo((source, target): (IpAddr, IpAddr), number: u16, asks: bool) -> Vec<u8> 
     written(step, b"echo", |step, bytes, payload| step.write(bytes, payload).expect("it fits"))
 }
 
+fn chunks((source, target): (IpAddr, IpAddr), packet: &[u8]) -> Vec<u8> {
+    written(ip(source, target), packet, |step, bytes, payload| {
+        step.write(bytes, IpNumber::SCTP, payload).expect("it fits");
+    })
+}
+
 /// A segment with the next numbers of its sender and of the other end.
 fn segment(
     (source, target): (IpAddr, IpAddr),
@@ -123,6 +133,7 @@ fn segment(
         Says::Ack => step.ack(other),
         Says::Fin => step.fin().ack(other),
         Says::Reset => step.rst().ack(other),
+        Says::Chunks(_) => panic!("no segment has chunks"),
     };
     let payload: &[u8] = if says == Says::Ack { b"say" } else { b"" };
     written(step, payload, |step, bytes, payload| step.write(bytes, payload).expect("it fits"))
@@ -165,50 +176,75 @@ pub(crate) fn inside(frame: &[u8]) -> &[u8] {
 ///
 /// Compared is every byte, but for these: the identification of packets that the node makes, which the kernel counts
 /// or draws; and where a source port (or an echo's identifier) had to be another, which one that is: then it must be
-/// another in both, also where an error quotes what was sent to it. Checksums must be right in both.
+/// another in both, also where an error quotes what was sent to it, or where what was sent to it leaves as it came.
+/// Checksums must be right in both; one of SCTP that was sent wrong must be the same still.
 pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: bool) -> Option<String> {
-    for (whose, frame) in [("the kernel's", kernel), ("chains'", chains)] {
-        if let Err(why) = sums(frame) {
+    for (whose, frame, sent) in [("the kernel's", kernel, sent[0]), ("chains'", chains, sent[1])] {
+        let of_sctp = [inside(frame), sent].map(protocol) == [132; 2];
+        let [own, before] = [inside(frame), sent].map(|packet| &packet[realm::of(packet).header..]);
+        let stays = of_sctp && !association::is_sound(before);
+        if stays && own[association::CHECKSUM] != before[association::CHECKSUM] {
+            return Some(format!("{whose} frame has another checksum than the wrong one that was sent"));
+        }
+        if !stays && let Err(why) = sums(frame) {
             return Some(format!("{whose} frame has {why}"));
         }
     }
-    let [mut one, mut other] = [kernel, chains].map(<[u8]>::to_vec);
+    let mut frames = [kernel, chains].map(<[u8]>::to_vec);
     let Realm { header, icmp, .. } = *realm::of(inside(kernel));
-    for frame in [&mut one, &mut other] {
+    for frame in &mut frames {
         if realm::of(inside(frame)) == &realm::V4 {
             frame[ETHERNET + 10..ETHERNET + 12].fill(0);
             if made {
                 frame[ETHERNET + 4..ETHERNET + 6].fill(0);
             }
         }
-        clear_checksum(frame);
+        clear_checksum(frame, ETHERNET);
     }
     let asks = if icmp == realm::V4.icmp { 8 } else { 128 };
     let place = match protocol(inside(kernel)) {
-        6 | 17 => Some(0),
+        6 | 17 | 132 => Some(0),
         _ if inside(kernel)[header] == asks => Some(4),
         _ => None,
     };
-    if let Some(place) = place.filter(|_| !made && one.len() == other.len()) {
-        let [own, theirs, before] =
-            [inside(kernel), inside(chains), sent[0]].map(|packet| port(packet, place));
-        if own != before && theirs != before && own != theirs {
-            for frame in [&mut one, &mut other] {
-                frame[ETHERNET + header + place..ETHERNET + header + place + 2].fill(0);
+    let is_as_long = frames[0].len() == frames[1].len();
+    if let Some(place) = place.filter(|_| !made && is_as_long) {
+        forget_chosen(&mut frames, ETHERNET + header + place, port(sent[0], place));
+        let to = |packet| port(packet, 2);
+        if place == 0 && [inside(kernel), inside(chains)].map(to) == sent.map(to) {
+            frames.iter_mut().for_each(|frame| frame[ETHERNET + header + 2..][..2].fill(0));
+        }
+    }
+    let quote = ETHERNET + header + 8;
+    if place.is_none() && !made && is_as_long && kernel.len() >= quote + header + 4 {
+        let quoted = &sent[0][header + 8..];
+        for place in [0, 2] {
+            if forget_chosen(&mut frames, quote + header + place, port(quoted, place)) {
+                frames.iter_mut().for_each(|frame| clear_checksum(frame, quote));
             }
         }
     }
-    let quotes = ETHERNET + header + 8;
-    if made && sent[0] != sent[1] && one.len() == other.len() {
-        for (frame, sent) in [(&mut one, sent[0]), (&mut other, sent[1])] {
+    if made && sent[0] != sent[1] && is_as_long {
+        for (frame, sent) in frames.iter_mut().zip(sent) {
             // Hops and the header's checksum may have changed before it was refused: the transport's part has not.
-            let (quote, own) = (quotes + header, &sent[header..]);
+            let (quote, own) = (quote + header, &sent[header..]);
             if frame.get(quote..).is_some_and(|quoted| !quoted.is_empty() && own.starts_with(quoted)) {
                 frame.truncate(quote);
             }
         }
     }
+    let [one, other] = frames;
     (one != other).then(|| format!("kernel {}\n  chains {}", hex(&one), hex(&other)))
+}
+
+/// Clears a port that had to be another than `before`, and is another in each of two frames; whether it is so.
+fn forget_chosen(frames: &mut [Vec<u8>; 2], at: usize, before: u16) -> bool {
+    let [own, theirs] = frames.each_ref().map(|frame| u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let is_chosen = own != before && theirs != before && own != theirs;
+    if is_chosen {
+        frames.iter_mut().for_each(|frame| frame[at..at + 2].fill(0));
+    }
+    is_chosen
 }
 
 /// Bytes, for people.
@@ -219,38 +255,45 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn clear_checksum(frame: &mut [u8]) {
-    let at = match protocol(inside(frame)) {
-        6 => 16,
-        17 => 6,
-        _ => 2,
+/// Clears the transport's checksum of the packet whose IP header is at this place of a frame.
+fn clear_checksum(frame: &mut [u8], packet: usize) {
+    let at = match protocol(&frame[packet..]) {
+        6 => 16..18,
+        17 => 6..8,
+        132 => association::CHECKSUM,
+        _ => 2..4,
     };
-    let start = ETHERNET + realm::of(inside(frame)).header + at;
-    frame[start..start + 2].fill(0);
+    let start = packet + realm::of(&frame[packet..]).header;
+    frame[start..][at].fill(0);
 }
 
 /// Whether the checksums of a frame are right: its header's, and its transport's.
 fn sums(frame: &[u8]) -> Result<(), String> {
     let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).map_err(|why| why.to_string())?;
     let payload = packet.payload.slice();
+    let crc = || if association::is_sound(payload) { Ok(()) } else { Err("a wrong CRC32c".to_owned()) };
     let (own, right) = match (&packet.net, &packet.transport) {
-        (Some(etherparse::NetHeaders::Ipv4(ip, _)), Some(transport)) => {
+        (Some(etherparse::NetHeaders::Ipv4(ip, _)), transport) => {
             if ip.header_checksum != ip.calc_header_checksum() {
                 return Err(format!("a wrong header checksum {:#06x}", ip.header_checksum));
             }
             match transport {
-                TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload)),
-                TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv4(ip, payload)),
-                TransportHeader::Icmpv4(icmp) => (icmp.checksum, Ok(icmp.icmp_type.calc_checksum(payload))),
+                Some(TransportHeader::Tcp(tcp)) => (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload)),
+                Some(TransportHeader::Udp(udp)) => (udp.checksum, udp.calc_checksum_ipv4(ip, payload)),
+                Some(TransportHeader::Icmpv4(icmp)) => {
+                    (icmp.checksum, Ok(icmp.icmp_type.calc_checksum(payload)))
+                }
+                None if ip.protocol == IpNumber::SCTP => return crc(),
                 _ => return Err(format!("the protocol {:?}", ip.protocol)),
             }
         }
-        (Some(etherparse::NetHeaders::Ipv6(ip, _)), Some(transport)) => match transport {
-            TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload)),
-            TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv6(ip, payload)),
-            TransportHeader::Icmpv6(icmp) => {
+        (Some(etherparse::NetHeaders::Ipv6(ip, _)), transport) => match transport {
+            Some(TransportHeader::Tcp(tcp)) => (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload)),
+            Some(TransportHeader::Udp(udp)) => (udp.checksum, udp.calc_checksum_ipv6(ip, payload)),
+            Some(TransportHeader::Icmpv6(icmp)) => {
                 (icmp.checksum, icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload))
             }
+            None if ip.next_header == IpNumber::SCTP => return crc(),
             _ => return Err(format!("the protocol {:?}", ip.next_header)),
         },
         (net, transport) => return Err(format!("{net:?} and {transport:?}")),

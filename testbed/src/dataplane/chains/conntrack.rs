@@ -9,7 +9,8 @@
 //! answered, but the nat table is asked about its first packet alone.
 //!
 //! What the kernel's does and this does not: sequence numbers are not followed (as with
-//! `nf_conntrack_tcp_be_liberal`), and no protocol expects others.
+//! `nf_conntrack_tcp_be_liberal`), checksums are looked at in what opens a connection and in all of SCTP only, and no
+//! protocol expects others.
 //!
 //! Source: Ayuso, "Netfilter's connection tracking system", ;login: 31(3), 2006; time limits from the
 //! kernel's `Documentation/networking/nf_conntrack-sysctl.rst`; the choice of ports from `nf_nat_core.c`.
@@ -19,6 +20,10 @@ use std::ops::RangeInclusive;
 
 use super::frame::{Address, Fast, Kind, Packet, Tuple, protocol};
 use super::ruleset::{SourcePorts, States};
+
+mod association;
+
+use association::{Association, Heard};
 
 /// How a packet stands to its connection (`--ctstate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,8 @@ struct Progress {
     /// One per direction: it has sent a FIN.
     finished: [bool; 2],
     reset: bool,
+    /// Of SCTP.
+    association: Association,
 }
 
 impl Progress {
@@ -64,14 +71,17 @@ impl Progress {
             protocol::TCP if closing || !self.replied => 120,
             protocol::TCP => 432_000,
             protocol::UDP if self.replied => 120,
-            protocol::SCTP if self.replied => 210,
-            protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMP_V6 => 30,
+            protocol::SCTP => self.association.limit_s(),
+            protocol::UDP | protocol::ICMP | protocol::ICMP_V6 => 30,
             _ => 600,
         }
     }
 
     /// It may make room where the table is full (`nf_conntrack_core.c`, `early_drop`).
-    fn may_go(self) -> bool {
+    fn may_go(self, protocol: u8) -> bool {
+        if protocol == protocol::SCTP {
+            return !self.association.is_established();
+        }
         !self.replied || self.reset || self.finished.contains(&true)
     }
 
@@ -139,12 +149,33 @@ impl Connection {
         (if snat { States::SNAT.0 } else { 0 }) | (if dnat { States::DNAT.0 } else { 0 })
     }
 
-    fn observe(&mut self, kind: Kind, direction: Direction, now_s: u64) {
+    /// Whether a packet that has its tuple is its own.
+    fn hear(&mut self, packet: &Packet, frame: &[u8], direction: Direction) -> Heard {
+        match packet.kind {
+            // One that came broken is not translated: it would leave with a right checksum.
+            Kind::Sctp if !packet.is_sound(frame) => Heard::Strange,
+            Kind::Sctp => self.progress.association.hear(packet.transport(frame), direction),
+            // Whoever opened a connection does not take it up. (Two who open one at the same time may, which nobody does.)
+            Kind::Tcp { syn: true, ack: true, .. } if direction == Direction::Original => Heard::Strange,
+            Kind::Tcp { syn: false, rst: false, .. }
+                if direction == Direction::Original && self.progress.is_waiting() =>
+            {
+                Heard::Strange
+            }
+            _ => Heard::Own,
+        }
+    }
+
+    fn observe(&mut self, kind: Kind, direction: Direction) {
         self.progress.replied |= direction == Direction::Reply;
         if let Kind::Tcp { fin, rst, .. } = kind {
             self.progress.finished[direction as usize] |= fin;
             self.progress.reset |= rst;
         }
+    }
+
+    /// It may be silent for as long as one may that has come so far.
+    fn stay(&mut self, now_s: u64) {
         self.expires_s = now_s + self.progress.limit_s(self.original.protocol);
     }
 }
@@ -241,29 +272,33 @@ impl Conntrack {
             && let Some(connection) = &mut self.connections[id as usize]
         {
             let opens = matches!(packet.kind, Kind::Tcp { syn: true, ack: false, .. });
-            // Whoever opened a connection does not take it up. (Two who open one at the same time may, which nobody does.)
-            let takes_up = matches!(packet.kind, Kind::Tcp { syn: true, ack: true, .. });
-            let goes_on = matches!(packet.kind, Kind::Tcp { syn: false, rst: false, .. });
-            let too_early = goes_on && connection.progress.is_waiting();
-            if (takes_up || too_early) && direction == Direction::Original {
-                let connection = Connection::draft(packet.tuple);
-                return Tracked { state: State::Invalid, direction, connection, kept: false };
-            }
-            if opens && connection.progress.is_over() {
+            match connection.hear(packet, frame, direction) {
+                Heard::Strange => {
+                    let connection = Connection::draft(packet.tuple);
+                    return Tracked { state: State::Invalid, direction, connection, kept: false };
+                }
                 // The same ports again: a new connection takes the place of the one that is over.
-                self.remove(id);
-            } else {
-                connection.observe(packet.kind, direction, now_s);
-                let answered = direction == Direction::Reply || connection.progress.replied;
-                let state = if answered { State::Established } else { State::New };
-                return Tracked { state, direction, connection: *connection, kept: true };
+                _ if opens && connection.progress.is_over() => self.remove(id),
+                heard => {
+                    connection.observe(packet.kind, direction);
+                    if heard == Heard::Own {
+                        connection.stay(now_s);
+                    }
+                    let answered = direction == Direction::Reply || connection.progress.replied;
+                    let state = if answered { State::Established } else { State::New };
+                    return Tracked { state, direction, connection: *connection, kept: true };
+                }
             }
         }
+        let association = match packet.kind {
+            Kind::Sctp => Association::open(packet.transport(frame)),
+            _ => None,
+        };
         let opens = match packet.kind {
             // A connection that is under way is taken over, as the kernel does (`nf_conntrack_tcp_loose`).
             Kind::Tcp { syn, ack, fin, rst } => !rst && !fin && syn != ack,
             Kind::Echo => packet.tuple.target_port == 0,
-            Kind::Sctp { init } => init,
+            Kind::Sctp => association.is_some(),
             Kind::Udp | Kind::Other => true,
             Kind::Error(_) | Kind::Message => false,
         };
@@ -273,7 +308,8 @@ impl Conntrack {
             _ if opens && packet.is_sound(frame) => State::New,
             _ => State::Invalid,
         };
-        let connection = Connection::draft(packet.tuple);
+        let mut connection = Connection::draft(packet.tuple);
+        connection.progress.association = association.unwrap_or_default();
         Tracked { state, direction: Direction::Original, connection, kept: false }
     }
 
@@ -346,7 +382,8 @@ impl Conntrack {
             }
         }
         draft.progress.called = matches!(kind, Kind::Tcp { syn: true, ack: false, .. });
-        draft.observe(kind, Direction::Original, now_s);
+        draft.observe(kind, Direction::Original);
+        draft.stay(now_s);
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
@@ -387,8 +424,8 @@ impl Conntrack {
     fn drop_early(&mut self) -> bool {
         for _ in 0..EARLY.min(self.connections.len()) {
             self.cursor = (self.cursor + 1) % self.connections.len();
-            let progress = self.connections[self.cursor].as_ref().map(|connection| connection.progress);
-            if progress.is_some_and(Progress::may_go) {
+            let may_go = |own: &Connection| own.progress.may_go(own.original.protocol);
+            if self.connections[self.cursor].as_ref().is_some_and(may_go) {
                 self.remove(self.cursor as u32);
                 return true;
             }

@@ -201,10 +201,7 @@ pub enum Kind {
     /// A datagram.
     Udp,
     /// Chunks of an association.
-    Sctp {
-        /// The first of them is an INIT.
-        init: bool,
-    },
+    Sctp,
     /// An ICMP request, or the answer to one.
     Echo,
     /// An ICMP error about a packet with this tuple.
@@ -424,9 +421,7 @@ impl Packet {
                 }
             }
             // Its checksum does not cover addresses.
-            (Kind::Sctp { .. }, _)
-                if (from.source_port, from.target_port) != (to.source_port, to.target_port) =>
-            {
+            (Kind::Sctp, _) if (from.source_port, from.target_port) != (to.source_port, to.target_port) => {
                 write_ports(payload, &to);
                 let sum = sctp_checksum(payload);
                 payload[8..SCTP].copy_from_slice(&sum);
@@ -456,7 +451,7 @@ impl Packet {
             + u64::from(quoted.target_port)
             + u64::from(!before.source_port)
             + u64::from(!before.target_port);
-        // The quoted checksum was computed over more than is quoted: it can only be mended by difference.
+        // The quoted checksum was computed over more than may be quoted: it can only be mended by difference.
         match quoted.protocol {
             protocol::ICMP | protocol::ICMP_V6 => {
                 inner[4..6].copy_from_slice(&(quoted.source_port | quoted.target_port).to_be_bytes());
@@ -472,7 +467,14 @@ impl Packet {
                     mend(inner, 6, addresses + ports);
                 }
             }
-            protocol::SCTP => write_ports(inner, &quoted),
+            protocol::SCTP => {
+                write_ports(inner, &quoted);
+                // That of SCTP cannot: it is that of what is quoted, if it is quoted itself.
+                if inner.len() >= SCTP && before != quoted {
+                    let sum = sctp_checksum(inner);
+                    inner[8..SCTP].copy_from_slice(&sum);
+                }
+            }
             _ => {}
         }
         sum_icmp(payload, &self.tuple);
@@ -510,7 +512,10 @@ fn read_transport(header: &Header, payload: &[u8]) -> Option<(Tuple, Kind)> {
             (payload.len() >= 8 && (8..=payload.len()).contains(&length)).then_some(())?;
             Some((ports()?, Kind::Udp))
         }
-        protocol::SCTP => Some((ports()?, Kind::Sctp { init: *payload.get(SCTP)? == 1 })),
+        protocol::SCTP => {
+            (payload.len() >= SCTP).then_some(())?;
+            Some((ports()?, Kind::Sctp))
+        }
         protocol::ICMP if header.source.is_v4() => read_icmp(header, payload, ((8, 0), &[3, 4, 5, 11, 12])),
         protocol::ICMP_V6 if !header.source.is_v4() => {
             read_icmp(header, payload, ((128, 129), &[1, 2, 3, 4]))
@@ -580,7 +585,7 @@ mod tests {
         let header = sum(&bytes[..20]);
         bytes[10..12].copy_from_slice(&header.to_be_bytes());
         let mut packet = Packet::read(&bytes, 0).expect("it is sound");
-        assert_eq!(packet.kind, Kind::Sctp { init: true });
+        assert_eq!(packet.kind, Kind::Sctp);
         assert_eq!((packet.tuple.source_port, packet.tuple.target_port), (5000, 80));
         assert!(packet.is_sound(&bytes));
         let tuple = packet.tuple;

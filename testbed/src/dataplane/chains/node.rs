@@ -101,11 +101,20 @@ struct Refusal {
     forwarded: bool,
     /// Its target was another than its sender dialled: who was dialled answers.
     translated: bool,
+    /// It is of no connection; but an error about it may be of one.
+    stray: bool,
+}
+
+impl Refusal {
+    /// One that the sender is told of.
+    fn told(why: Refused, answer: Option<Answer>) -> Self {
+        Self { why, answer, forwarded: false, translated: false, stray: false }
+    }
 }
 
 impl<T: Into<Refused>> From<T> for Refusal {
     fn from(why: T) -> Self {
-        Self { why: why.into(), answer: None, forwarded: false, translated: false }
+        Self::told(why.into(), None)
     }
 }
 
@@ -215,12 +224,14 @@ impl Node {
                 Ok(to) => (Some(to), None),
                 Err(why) => (None, Some(why)),
             },
-            Err(Refusal { why, answer, forwarded, translated }) => {
+            Err(Refusal { why, answer, forwarded, translated, stray }) => {
                 let (mut packet, mut frame) = (packet, Cow::Borrowed(frame));
                 if forwarded && answer.is_some() {
                     packet.take_hop(frame.to_mut());
                 }
-                let to = answer.and_then(|answer| state.answer((answer, translated), &packet, &frame, out));
+                let now_s = stray.then_some(now.as_secs());
+                let to =
+                    answer.and_then(|answer| state.answer((answer, translated, now_s), &packet, &frame, out));
                 (to, Some(why))
             }
         };
@@ -265,14 +276,29 @@ fn forward<A: Bits>(
     (packet, frame): (&Packet, &[u8]),
     now_s: u64,
 ) -> Result<Way, Refusal> {
-    let Memory { ground, conntrack, dice } = state;
-    let mut world = World { own: &ground.own, now_s, dice };
     let states = States::INVALID.0;
     let mut seen = Seen { tuple: packet.tuple, from, to: Interface::NONE, states, reply: false, mark: 0 };
     let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
+    let mut world = World { own: &state.ground.own, now_s, dice: &mut state.dice };
     ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
-    let mut tracked = conntrack.track(packet, frame, now_s);
+    let tracked = state.conntrack.track(packet, frame, now_s);
     (seen.states, seen.reply) = (tracked.states(), tracked.direction == Direction::Reply);
+    let stray = tracked.state == State::Invalid;
+    forward_tracked(rules, state, packet, (tracked, first, seen), now_s)
+        .map_err(|refusal| Refusal { stray, ..refusal })
+}
+
+/// The way of a packet whose connection is known, if it has one; `first` is the hook that it came by.
+fn forward_tracked<A: Bits>(
+    rules: &mut Program<A>,
+    state: &mut Memory,
+    packet: &Packet,
+    (mut tracked, first, mut seen): (Tracked, Hook, Seen),
+    now_s: u64,
+) -> Result<Way, Refusal> {
+    let Memory { ground, conntrack, dice } = state;
+    let mut world = World { own: &ground.own, now_s, dice };
+    let from = seen.from;
     let from_outside = [OUT, BETWEEN].map(Interface::at).contains(&from);
     if from_outside && tracked.state == State::Invalid && ground.is_own(packet.tuple.target) {
         // An answer to what the node's own stack sent past us: that keeps track of it.
@@ -359,13 +385,7 @@ fn ask<A: Bits>(
     match rules.walk(table, hook, seen, world) {
         Walked::Drop(line) => Err(Refused::Dropped(rules.place(line)).into()),
         Walked::Reject(line, with) => {
-            let answer = Some(Answer::Reject(with));
-            Err(Refusal {
-                why: Refused::Rejected(rules.place(line)),
-                answer,
-                forwarded: false,
-                translated: false,
-            })
+            Err(Refusal::told(Refused::Rejected(rules.place(line)), Some(Answer::Reject(with))))
         }
         Walked::Accept | Walked::Dnat(_) | Walked::Snat(_) => Ok(()),
     }
@@ -389,17 +409,12 @@ fn fits(ground: &Ground, packet: &Packet, hop: Hop, takes_hop: bool) -> Result<(
         return Ok(());
     }
     if takes_hop && packet.hops <= 1 {
-        return Err(Refusal {
-            why: Refused::TimeExceeded,
-            answer: Some(Answer::TimeExceeded),
-            forwarded: false,
-            translated: false,
-        });
+        return Err(Refusal::told(Refused::TimeExceeded, Some(Answer::TimeExceeded)));
     }
     let mtu = ground.mtu[usize::from(hop == Hop::Outside)];
     if packet.length() > mtu {
         let answer = packet.whole.then_some(Answer::TooBig(mtu));
-        return Err(Refusal { why: Refused::TooBig, answer, forwarded: false, translated: false });
+        return Err(Refusal::told(Refused::TooBig, answer));
     }
     Ok(())
 }
@@ -466,10 +481,11 @@ impl Memory {
         })
     }
 
-    /// An error for the sender of a refused packet, on its way.
+    /// An error for the sender of a refused packet, on its way. About a packet of no connection it may itself be of
+    /// one, which is looked for as things are at `now_s`.
     fn answer(
-        &self,
-        (what, translated): (Answer, bool),
+        &mut self,
+        (what, translated, now_s): (Answer, bool, Option<u64>),
         packet: &Packet,
         frame: &[u8],
         out: &mut Vec<u8>,
@@ -481,6 +497,11 @@ impl Memory {
             self.ground.own_like(target)
         };
         let (answer, bytes) = what.write(own?, packet, frame)?;
+        if let (Some(now_s), Kind::Error(_)) = (now_s, answer.kind) {
+            let tracked = self.conntrack.track(&answer, &bytes, now_s);
+            let hop = self.ground.hop(leaving(&answer, &tracked).target);
+            return self.send(&Way { hop, tracked, takes_hop: false }, answer, &bytes, out).ok();
+        }
         let hop = self.ground.hop(answer.tuple.target);
         self.begin(hop, out);
         out.extend_from_slice(answer.bytes(&bytes));

@@ -12,6 +12,7 @@ use super::ruleset::{RejectWith, Rule, TableName};
 use super::walk::{Dice, Hook, Interface, Program, Seen, Walked, World};
 use super::{Family, Link, Network, Node, Refused, Ruleset, Sent, Stop};
 
+mod associations;
 mod connections;
 mod rules;
 
