@@ -3,16 +3,20 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use testbed::dataplane::chains::Ruleset;
 use testbed::dataplane::chains::ruleset::{
     End, Match, RejectWith, Rule, SourcePorts, States, TableName, Then, is, not,
 };
 use testbed::dataplane::chains::walk::Dice;
+use testbed::dataplane::chains::{Family, Ruleset};
+use testbed::topology::TUNNEL;
 
 use super::association::Saying;
 use super::ground::LINKS;
 use super::realm::{Realm, V4, V6};
+use super::tunnel;
 
+/// The comment of rules that every scene has.
+pub(crate) const STAYS: &str = "stays";
 const PORTS: [u16; 3] = [53, 80, 8080];
 
 /// Somebody who sends to somebody.
@@ -50,6 +54,8 @@ pub(crate) enum Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Scene {
     pub(crate) realm: &'static Realm,
+    /// The other node is beyond a tunnel, else beyond the uplink as everybody.
+    pub(crate) tunnelled: bool,
     pub(crate) rules: Ruleset,
     pub(crate) flows: Vec<Flow>,
     pub(crate) steps: Vec<Step>,
@@ -59,6 +65,7 @@ pub(crate) struct Scene {
 pub(crate) struct Lot {
     dice: Dice,
     realm: &'static Realm,
+    tunnelled: bool,
 }
 
 impl Lot {
@@ -74,13 +81,22 @@ impl Lot {
         self.below(times) == 0
     }
 
+    /// Those who send.
+    fn everybody(&self) -> Vec<IpAddr> {
+        let Realm { pods, hosts, remote, .. } = self.realm;
+        let beyond: &[IpAddr] = if self.tunnelled { remote } else { &[] };
+        [&pods[..], hosts, beyond].concat()
+    }
+
     fn anybody(&mut self) -> IpAddr {
-        self.one(&[&self.realm.pods[..], &self.realm.hosts].concat())
+        let everybody = self.everybody();
+        self.one(&everybody)
     }
 
     /// The same, or nobody.
     fn any_address(&mut self) -> IpAddr {
-        self.one(&[&self.realm.pods[..], &self.realm.hosts, &self.realm.nobody].concat())
+        let all = [&self.everybody()[..], &self.realm.nobody].concat();
+        self.one(&all)
     }
 }
 
@@ -88,11 +104,12 @@ impl Scene {
     pub(crate) fn drawn(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let realm = if seed.is_multiple_of(2) { &V4 } else { &V6 };
-        let mut lot = Lot { dice: Dice::new(dice.roll()), realm };
+        let tunnelled = !(seed / 2).is_multiple_of(2);
+        let mut lot = Lot { dice: Dice::new(dice.roll()), realm, tunnelled };
         let rules = rules(&mut lot);
         let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
         let steps = (0..40).map(|_| step(&mut lot, &flows)).collect();
-        Self { realm, rules, flows, steps }
+        Self { realm, tunnelled, rules, flows, steps }
     }
 }
 
@@ -131,6 +148,7 @@ fn rules(lot: &mut Lot) -> Ruleset {
     let mut rules = Ruleset::new(lot.realm.family);
     // The node's own stack is not what rules are about: it is not to answer.
     rules.table(TableName::Filter).chains.entry("INPUT".to_owned()).or_default().drops = true;
+    pass_others(&mut rules, lot.realm, TableName::Filter, "INPUT");
     for (table, hooks) in [
         (TableName::Raw, &["PREROUTING"] as &[&str]),
         (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
@@ -143,8 +161,7 @@ fn rules(lot: &mut Lot) -> Ruleset {
             TableName::Nat | TableName::Filter => 6,
         };
         for hook in hooks {
-            // What tells that all is through passes as it is.
-            rules.table(table).append(hook, Rule::then(Then::Accept).source(lot.realm.marker));
+            pass_others(&mut rules, lot.realm, table, hook);
             let chains = [1, 2].map(|number| format!("{hook}-{number}"));
             chains.iter().for_each(|chain| rules.table(table).declare(chain));
             for (place, chain) in [*hook, &chains[0], &chains[1]].into_iter().enumerate() {
@@ -156,6 +173,23 @@ fn rules(lot: &mut Lot) -> Ruleset {
         }
     }
     rules
+}
+
+/// Lets pass as it is what is no part of the scene: what tells that all is through; the tunnel's frames, whose outsides
+/// rules of the kernel see and those of `chains` never do; and the node's own talk about neighbours and groups, which
+/// comes when it likes and would be counted.
+fn pass_others(rules: &mut Ruleset, realm: &Realm, table: TableName, hook: &str) {
+    let from = |range: &str| Rule::then(Then::Accept).source(range.parse::<IpNet>().expect("a range"));
+    let others = match realm.family {
+        Family::V4 => {
+            let subnet = IpNet::new(realm.node, realm.subnet).expect("a prefix").trunc();
+            vec![from(&subnet.to_string()).ports(17, tunnel::PORT, tunnel::PORT)]
+        }
+        Family::V6 => vec![from("fe80::/10"), from("::/128")],
+    };
+    for rule in std::iter::once(Rule::then(Then::Accept).source(realm.marker)).chain(others) {
+        rules.table(table).append(hook, rule.comment(STAYS));
+    }
 }
 
 /// A rule for a hook of a table, which may lead to these chains.
@@ -188,7 +222,10 @@ fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> R
         let range = range(lot);
         rule.target = Some(sign(lot, range));
     }
-    let name = |lot: &mut Lot| lot.one(&[&LINKS[..], &["pp+".to_owned()]].concat());
+    let name = |lot: &mut Lot| {
+        let tunnel = lot.tunnelled.then(|| TUNNEL.to_owned());
+        lot.one(&[&LINKS[..], &["pp+".to_owned()], tunnel.as_slice()].concat())
+    };
     if hook != "POSTROUTING" && lot.once_in(5) {
         let name = name(lot);
         rule.from = Some(if lot.once_in(4) { not(name) } else { is(name) });

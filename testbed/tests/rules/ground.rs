@@ -7,20 +7,24 @@ use std::time::{Duration, Instant};
 use pnet::datalink::{Channel, Config, DataLinkSender};
 use testbed::dataplane::chains::Family;
 use testbed::dataplane::netfilter::{RESTORE, RESTORE_V6};
-use testbed::link::{End, Links, Next, Route, pair};
+use testbed::link::{End, Links, Next, Route, Vxlan, pair};
 use testbed::netns::{Guard, Netns};
 use testbed::topology::{self, host_side, mac};
 
 use super::clusters::capture::{self, Capture};
 use super::packet::{inside, source, target};
-use super::realm::{Realm, V4, V6};
+use super::realm::{Realm, TUNNEL, V4, V6};
+use super::tunnel;
 
 /// The uplink, and the pods' links, whose names follow from the pods'.
 pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    let cluster = super::cluster();
+    let cluster = super::cluster(false);
     let pod = |place: usize| host_side(&cluster.pods[place]);
     ["eth0".to_owned(), pod(0), pod(1), pod(2)]
 });
+/// The longest packets of a link, and of those whose packets may leave by the tunnel.
+const MTU: u32 = 1500;
+const TUNNEL_MTU: u32 = 1450;
 /// Longer than the kernel takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,7 +53,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// Makes it, with these rules in the kernel.
-    pub(crate) fn new(name: &str, realm: &'static Realm, rules: &str) -> Self {
+    pub(crate) fn new(name: &str, realm: &'static Realm, tunnelled: bool, rules: &str) -> Self {
         let made = |side: &str| {
             let netns = Netns::named(format!("podpath-test-{}-{name}-{side}", std::process::id()));
             topology::create(netns).unwrap_or_else(|error| panic!("{error}")).guarded()
@@ -64,13 +68,19 @@ impl Ground {
         let tool = if realm.family == Family::V4 { RESTORE } else { RESTORE_V6 };
         tool.load(&node, rules).unwrap_or_else(|error| panic!("{error}\n{rules}"));
         node.set(&[("net/netfilter/nf_conntrack_tcp_be_liberal", "1")]).expect("root may");
+        // Everybody is told.
+        node.set(&[("net/ipv4/icmp_ratelimit", "0"), ("net/ipv6/icmp/ratelimit", "0")]).expect("root may");
         // No connection is over because the machine was slow.
         node.set(&SILENCE.map(|limit| (limit, "600"))).expect("root may");
         LINKS.iter().zip(own_macs()).for_each(|(link, mac)| {
-            let near = End { netns: &node, name: link, mac: Some(mac), mtu: 1500, gso_max_size: 65_535 };
+            let mtu = if tunnelled && *link != LINKS[0] { TUNNEL_MTU } else { MTU };
+            let near = End { netns: &node, name: link, mac: Some(mac), mtu, gso_max_size: 65_535 };
             pair(&near, &End { netns: &ends, mac: None, ..near }).unwrap_or_else(|error| panic!("{error}"));
         });
         lead(&node).unwrap_or_else(|error| panic!("{error}"));
+        if tunnelled {
+            lead_beyond(&node).unwrap_or_else(|error| panic!("{error}"));
+        }
         let mut far = Links::open(&ends).expect("it is there");
         for link in LINKS.iter() {
             far.offload(link, false).and_then(|()| far.up(link)).unwrap_or_else(|error| panic!("{error}"));
@@ -82,7 +92,8 @@ impl Ground {
         Self { node, _ends: ends, senders, heard, markers: 0, realm }
     }
 
-    /// Sends a frame into a link, and gives what the kernel sends for it, and by which link.
+    /// Sends a frame into a link, and gives what the kernel sends for it, and by which link; what leaves by the tunnel
+    /// leaves by the uplink.
     pub(crate) fn push(&mut self, link: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
         self.send(link, frame);
         let mut came = Vec::new();
@@ -100,7 +111,8 @@ impl Ground {
     fn wait_for_the_marker(&self, to: usize, came: &mut Vec<(usize, Vec<u8>)>) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            for frame in self.heard[to].frames().into_iter().filter(|frame| is_of(self.realm, frame)) {
+            let is_of = |frame: &Vec<u8>| is_of(self.realm, tunnel::unwrapped(frame).unwrap_or(frame));
+            for frame in self.heard[to].frames().into_iter().filter(is_of) {
                 let is_marker = source(inside(&frame)) == self.realm.marker;
                 if !is_marker {
                     came.push((to, frame));
@@ -114,7 +126,8 @@ impl Ground {
     }
 
     fn send(&mut self, link: usize, frame: &[u8]) {
-        let sent = self.senders[link].send_to(frame, None).expect("it takes frames");
+        let (link, frame) = into_link(link, frame);
+        let sent = self.senders[link].send_to(&frame, None).expect("it takes frames");
         sent.unwrap_or_else(|error| panic!("{error}"));
     }
 }
@@ -135,10 +148,15 @@ fn is_of(realm: &Realm, frame: &[u8]) -> bool {
         && ![source(inside(frame)), target(inside(frame))].into_iter().any(is_talk)
 }
 
-/// The hardware addresses of the node's ends of its links.
-pub(crate) fn own_macs() -> [dataplane::wire::Mac; 4] {
+/// What is sent where, so that a frame comes by a link: by the tunnel it comes inside one on the uplink.
+pub(crate) fn into_link(link: usize, frame: &[u8]) -> (usize, Vec<u8>) {
+    if link == TUNNEL { (0, tunnel::wrapped(frame)) } else { (link, frame.to_vec()) }
+}
+
+/// The hardware addresses of the node's ends of its links, and of the tunnel.
+pub(crate) fn own_macs() -> [dataplane::wire::Mac; 5] {
     let gateway = dataplane::wire::Mac::GATEWAY;
-    [mac(V4.node), gateway, gateway, gateway]
+    [mac(V4.node), gateway, gateway, gateway, mac(V4.node)]
 }
 
 /// Addresses, routes and neighbours of the node.
@@ -148,13 +166,45 @@ fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
         links.offload(link, false)?;
         links.up(link)?;
     }
-    for (realm, whole) in [(&V4, 32), (&V6, 128)] {
-        links.address("eth0", realm.node, whole)?;
+    for realm in [&V4, &V6] {
+        links.address("eth0", realm.node, realm.subnet)?;
         links.neighbour("eth0", realm.gateway, mac(V4.gateway))?;
         links.route(Route::default(realm.gateway, "eth0"))?;
         for ((link, pod), first) in LINKS[1..].iter().zip(realm.pods).zip(V4.pods) {
             links.neighbour(link, pod, mac(first))?;
             links.route(Route::host(pod, Next::Link(link)).source(realm.node))?;
+        }
+    }
+    Ok(())
+}
+
+/// The tunnel to the other node, as the testbed lays it.
+fn lead_beyond(node: &Netns) -> Result<(), testbed::link::Error> {
+    let mut links = Links::open(node)?;
+    let far = mac(V4.remote[2]);
+    links.vxlan(&Vxlan {
+        name: topology::TUNNEL,
+        over: "eth0",
+        v6: false,
+        vni: tunnel::VNI,
+        port: tunnel::PORT,
+        mac: mac(V4.node),
+        mtu: TUNNEL_MTU,
+        gso_max_size: 65_535,
+    })?;
+    links.neighbour("eth0", V4.remote[2], far)?;
+    for (realm, whole) in [(&V4, 32), (&V6, 128)] {
+        links.address(topology::TUNNEL, realm.node, whole)?;
+    }
+    links.offload(topology::TUNNEL, false)?;
+    links.up(topology::TUNNEL)?;
+    links.beyond(topology::TUNNEL, far, (V4.remote[2], "eth0"))?;
+    for realm in [&V4, &V6] {
+        let [pods @ .., other] = realm.remote;
+        links.neighbour(topology::TUNNEL, other, far)?;
+        links.route(Route::host(other, Next::Link(topology::TUNNEL)).source(realm.node))?;
+        for pod in pods {
+            links.route(Route::host(pod, Next::Via(other, topology::TUNNEL)).source(realm.node))?;
         }
     }
     Ok(())

@@ -156,7 +156,7 @@ pub(crate) fn target(packet: &[u8]) -> IpAddr {
 }
 
 /// As in the IP header.
-fn protocol(packet: &[u8]) -> u8 {
+pub(crate) fn protocol(packet: &[u8]) -> u8 {
     packet[realm::of(packet).protocol]
 }
 
@@ -216,8 +216,8 @@ pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: b
         }
     }
     let quote = ETHERNET + header + 8;
-    if place.is_none() && !made && is_as_long && kernel.len() >= quote + header + 4 {
-        let quoted = &sent[0][header + 8..];
+    if place.is_none() && is_as_long && kernel.len() >= quote + header + 4 {
+        let quoted = if made { sent[0] } else { &sent[0][header + 8..] };
         for place in [0, 2] {
             if forget_chosen(&mut frames, quote + header + place, port(quoted, place)) {
                 frames.iter_mut().for_each(|frame| clear_checksum(frame, quote));

@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use testbed::dataplane::chains::Family;
 
+/// The number of the tunnel among the node's links: after the uplink and those of the pods.
+pub(crate) const TUNNEL: usize = 4;
+
 /// The addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Realm {
@@ -14,6 +17,8 @@ pub(crate) struct Realm {
     pub(crate) pods: [IpAddr; 3],
     /// Whoever sends, beside the pods: hosts behind the uplink.
     pub(crate) hosts: [IpAddr; 2],
+    /// Pods of the other node, and the other node itself: beyond the tunnel, where there is one.
+    pub(crate) remote: [IpAddr; 3],
     /// Addresses that nobody has: rules may lead them on.
     pub(crate) nobody: [IpAddr; 2],
     /// Another one, that rules put in a source's place.
@@ -28,6 +33,8 @@ pub(crate) struct Realm {
     pub(crate) marked: IpAddr,
     /// Lengths of ranges that rules are about.
     pub(crate) prefixes: [u8; 5],
+    /// How long the nodes' subnet is.
+    pub(crate) subnet: u8,
     /// Bytes of an IP header, and where its source stands in it, and its protocol.
     pub(crate) header: usize,
     pub(crate) source: usize,
@@ -47,6 +54,7 @@ pub(crate) const V4: Realm = Realm {
     icmp: 1,
     pods: [v4(10, 244, 1, 2), v4(10, 244, 1, 3), v4(10, 244, 1, 4)],
     hosts: [v4(203, 0, 113, 7), v4(198, 51, 100, 9)],
+    remote: [v4(10, 244, 2, 2), v4(10, 244, 2, 3), v4(10, 240, 0, 5)],
     nobody: [v4(192, 0, 2, 1), v4(192, 0, 2, 2)],
     stand_in: v4(192, 0, 2, 9),
     router: v4(198, 51, 100, 254),
@@ -55,6 +63,7 @@ pub(crate) const V4: Realm = Realm {
     marker: v4(198, 18, 0, 1),
     marked: v4(198, 18, 0, 2),
     prefixes: [32, 32, 31, 24, 8],
+    subnet: 16,
     header: 20,
     source: 12,
     protocol: 9,
@@ -65,6 +74,7 @@ pub(crate) const V6: Realm = Realm {
     icmp: 58,
     pods: [v6(0xfd00, 0x244, 1, 2), v6(0xfd00, 0x244, 1, 3), v6(0xfd00, 0x244, 1, 4)],
     hosts: [v6(0x2001, 0xdb8, 7, 7), v6(0x2001, 0xdb8, 9, 9)],
+    remote: [v6(0xfd00, 0x244, 2, 2), v6(0xfd00, 0x244, 2, 3), v6(0xfd00, 0x240, 0, 5)],
     nobody: [v6(0x2001, 0xdb8, 2, 1), v6(0x2001, 0xdb8, 2, 2)],
     stand_in: v6(0x2001, 0xdb8, 2, 9),
     router: v6(0x2001, 0xdb8, 9, 0xfe),
@@ -73,12 +83,22 @@ pub(crate) const V6: Realm = Realm {
     marker: v6(0x2001, 0x2, 0, 1),
     marked: v6(0x2001, 0x2, 0, 2),
     prefixes: [128, 128, 127, 64, 32],
+    subnet: 64,
     header: 40,
     source: 8,
     protocol: 6,
 };
 
 impl Realm {
+    /// By which of the node's links somebody's packets come.
+    pub(crate) fn home(&self, address: IpAddr, tunnelled: bool) -> usize {
+        match self.pods.iter().position(|pod| *pod == address) {
+            Some(place) => place + 1,
+            None if tunnelled && self.remote.contains(&address) => TUNNEL,
+            None => 0,
+        }
+    }
+
     /// Bytes of an address.
     pub(crate) fn width(&self) -> usize {
         if self.family == Family::V4 { 4 } else { 16 }

@@ -199,6 +199,10 @@ impl Association {
                 }
                 self.tags[other] = named;
             }
+            // Asking for what was not answered, or is over, again and again keeps nothing.
+            if chunk.kind == INIT && [self.state, after] == [State::Closed; 2] {
+                heard = Heard::Aside;
+            }
             self.state = after;
         }
         heard
@@ -208,6 +212,10 @@ impl Association {
     fn may_name(&mut self, kind: u8, named: u32, direction: Direction) -> bool {
         let (own, other) = (direction as usize, 1 - direction as usize);
         if kind == INIT {
+            // One that was sent before says nothing new.
+            if self.state != State::Unheard && self.tags[other] == named {
+                return true;
+            }
             if self.asked == [true; 2] {
                 self.asked[other] = false;
             }

@@ -25,7 +25,11 @@ const THEIRS: u32 = 8;
 
 /// A packet of these chunks under a tag; those that name one name that of who sends from port 1.
 fn packet((from, to): (u16, u16), tag: u32, chunks: &[u8]) -> Vec<u8> {
-    let named = if from == 1 { OURS } else { THEIRS };
+    naming(if from == 1 { OURS } else { THEIRS }, (from, to), tag, chunks)
+}
+
+/// The same, but that they name this one.
+fn naming(named: u32, (from, to): (u16, u16), tag: u32, chunks: &[u8]) -> Vec<u8> {
     let mut packet = [&from.to_be_bytes()[..], &to.to_be_bytes(), &tag.to_be_bytes(), &[0; 4]].concat();
     for kind in chunks {
         packet.extend_from_slice(&[*kind, 0, 0, 20]);
@@ -139,6 +143,32 @@ fn an_init_once_more_is_of_the_same_association() {
     state(&mut conntrack, &there(THEIRS, &[ABORT]), 0);
     assert_eq!(state(&mut conntrack, &there(0, &[INIT]), 1), State::Established);
     assert_eq!(conntrack.connections().count(), 1);
+}
+
+#[test]
+fn an_association_that_nobody_answers_ends_though_it_is_asked_for_again() {
+    let mut conntrack = Conntrack::new(8);
+    let init = there(0, &[INIT]);
+    for (now_s, begins) in [(0, true), (9, false), (10, true)] {
+        let packet = Packet::read(&init, ETHERNET).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(conntrack.track(&packet, &init, now_s).kept, !begins, "{now_s} s");
+        assert_eq!(state(&mut conntrack, &init, now_s), State::New);
+    }
+}
+
+#[test]
+fn where_both_ends_ask_neither_answers_with_another_tag_also_if_one_asks_once_more() {
+    let answer = frame((API, WEB), &naming(THEIRS + 1, (2, 1), OURS, &[INIT_ACK]));
+    for again in [false, true] {
+        let mut conntrack = Conntrack::new(8);
+        state(&mut conntrack, &there(0, &[INIT]), 0);
+        assert_eq!(state(&mut conntrack, &back(0, &[INIT]), 0), State::Established);
+        if again {
+            assert_eq!(state(&mut conntrack, &there(0, &[INIT]), 0), State::Established);
+        }
+        assert_eq!(state(&mut conntrack, &answer, 0), State::Invalid);
+        assert_eq!(state(&mut conntrack, &back(OURS, &[INIT_ACK]), 0), State::Established);
+    }
 }
 
 #[test]
