@@ -80,6 +80,8 @@ pub fn mark<A: Address>(packet: &mut impl Packet, ecn: u8) -> Option<()> {
     if let Some(offset) = A::CHECKSUM {
         let sum: Be16 = packet.read(START + offset)?;
         packet.write(START + offset, checksum::mended(sum, checksum::word_delta(before, after)))?;
+    } else {
+        packet.tell(checksum::word_delta(before, after));
     }
     Some(())
 }

@@ -40,6 +40,11 @@ pub trait Packet {
         let delta = checksum::add(address, port);
         self.mend(offset, Mend { delta, pseudo: true, balanced, optional })
     }
+    /// Says what a change adds to the sum of the whole packet, its checksums counted in. Of use only to an engine whose
+    /// packets may come with such a sum. Nobody is told of headers that the path writes anew: what they are for leaves by a
+    /// link, where that sum has no reader.
+    #[inline(always)]
+    fn tell(&mut self, _delta: u32) {}
     /// Makes room for a tunnel's headers (an IP header of this family, a UDP and an Ethernet header around 8
     /// bytes and `options` more) between the frame's Ethernet header and its payload. The room's content is
     /// undefined.

@@ -162,23 +162,34 @@ pub fn pass_on<A: Address>(
 ) -> Result<(), Reason> {
     let link = ethernet::Header { target, source, ethertype: A::ETHERTYPE };
     packet.write(ethernet::TARGET, link).ok_or(Reason::Truncated)?;
-    take_hop::<A>(packet, hops, protocol)
+    take_hop::<A>(packet, hops, protocol)?;
+    if A::CHECKSUM.is_none() {
+        packet.tell(hop_delta::<A>(hops, protocol));
+    }
+    Ok(())
 }
 
-/// Takes a hop off a packet that has so many left and is of this protocol.
+/// Takes a hop off a packet that has so many left and is of this protocol, and is about to go into the tunnel: see
+/// [`Packet::tell`].
 ///
 /// # Errors
 /// `Truncated`.
 #[inline(always)]
 pub fn take_hop<A: Address>(packet: &mut impl Packet, had: u8, protocol: u8) -> Result<(), Reason> {
-    let hops = had.wrapping_sub(1);
-    packet.write(ethernet::LENGTH + A::HOPS, hops).ok_or(Reason::Truncated)?;
+    packet.write(ethernet::LENGTH + A::HOPS, had.wrapping_sub(1)).ok_or(Reason::Truncated)?;
     if let Some(offset) = A::CHECKSUM {
         let sum: Be16 = packet.read(ethernet::LENGTH + offset).ok_or(Reason::Truncated)?;
-        let delta = checksum::word_delta(Be16([had, protocol]), Be16([hops, protocol]));
-        packet.write(ethernet::LENGTH + offset, checksum::mended(sum, delta)).ok_or(Reason::Truncated)?;
+        let mended = checksum::mended(sum, hop_delta::<A>(had, protocol));
+        packet.write(ethernet::LENGTH + offset, mended).ok_or(Reason::Truncated)?;
     }
     Ok(())
+}
+
+/// What a hop less adds to the sum of the IP header.
+#[inline(always)]
+fn hop_delta<A: Address>(had: u8, protocol: u8) -> u32 {
+    let word = |hops| if A::VERSION == 4 { Be16([hops, protocol]) } else { Be16([protocol, hops]) };
+    checksum::word_delta(word(had), word(had.wrapping_sub(1)))
 }
 
 /// Notes where a flow's target is.

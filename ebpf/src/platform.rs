@@ -172,14 +172,18 @@ impl Packet for Skb {
         if mend.optional {
             flags |= BPF_F_MARK_MANGLED_0 as u64;
         }
+        let bare = mend.optional && self.read::<Be16>(offset)? == Be16::new(0);
         // SAFETY: the helper checks the offset.
         done(unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, mend.delta as u64, flags) })?;
+        if bare && !mend.pseudo {
+            // There is no checksum to make up for the change.
+            self.tell(mend.delta);
+        }
         if mend.pseudo && mend.balanced {
             // The helper has changed the sum of the whole packet as well, if a network card computed one, as is right for
             // IPv4 alone ("hw csum failure" in the kernel's log). Its flag `BPF_F_IPV6` would keep it from that, but kernels
             // before 6.16 refuse it: so that change is taken back. It can go when none of them is to be run on.
-            // SAFETY: it changes but that sum.
-            unsafe { bpf_csum_update(self.skb, mend.delta) };
+            self.tell(mend.delta);
         }
         Some(())
     }
@@ -193,6 +197,8 @@ impl Packet for Skb {
             return self.mend_left(offset, mend);
         }
         if optional && field == Be16::new(0) {
+            // Nothing makes up for the port, and for the address only a checksum of IP's header.
+            self.tell(if balanced { checksum::add(address, port) } else { port });
             return Some(());
         }
         let mut mended = checksum::mended(field, checksum::add(address, port));
@@ -201,11 +207,16 @@ impl Packet for Skb {
         }
         self.write(offset, mended)?;
         if !balanced {
-            // SAFETY: it changes but the sum of the whole packet, where the kernel has it from a network card. Elsewhere
-            // it says that there is none.
-            unsafe { bpf_csum_update(self.skb, whole) };
+            self.tell(whole);
         }
         Some(())
+    }
+
+    #[inline(always)]
+    fn tell(&mut self, delta: u32) {
+        // SAFETY: it changes but the sum of the whole packet, where the kernel has it from a network card. Elsewhere it says
+        // that there is none.
+        unsafe { bpf_csum_update(self.skb, delta) };
     }
 
     #[inline(always)]

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 
+use dataplane::Verdict;
 use dataplane::tables::{Connection, IfIndex, Node, Way};
 use dataplane::trace::Record;
 use dataplane::wire::{Address, V4, V6};
 use testbed::sound::hex;
 use userspace::engine::emulator::Emulator;
-use userspace::engine::kernel::{Kernel, Options};
+use userspace::engine::kernel::{self, Kernel, Options};
 use userspace::engine::{
     Capacities, Claims, Clients, Clock, Count, Dialling, Engine, Flows, Hook, Outcome, Pieces, Tracks,
 };
@@ -92,6 +93,16 @@ impl Twins {
         self.kernel.as_mut().expect("nobody has laid it aside")
     }
 
+    /// Whether the sum of a packet with this verdict is to be its own afterwards, where it came with one: not where
+    /// headers were written anew, nor of what is dropped (see `dataplane::Packet::tell`).
+    fn keeps_sum(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Deliver(_) | Verdict::Stack => true,
+            Verdict::Forward(_) => self.kind.node.encapsulation == Node::PLAIN,
+            Verdict::Answer | Verdict::Reject(_) | Verdict::Drop(_) => false,
+        }
+    }
+
     fn compare<T: PartialEq + fmt::Debug>(&self, what: &str, emulator: &T, kernel: &T) {
         if emulator != kernel {
             self.note(what, &format!("{emulator:?}"), &format!("{kernel:?}"));
@@ -133,7 +144,17 @@ impl Engine for Twins {
             return Ok(emulator);
         }
         self.kernel_mut().set_random(chance)?;
-        let kernel = self.kernel_mut().push(hook, interface, frame)?;
+        let summed = is_summed(frame) && self.keeps_sum(emulator.verdict);
+        let kernel = if summed {
+            self.kernel_mut().push_summed(hook, interface, frame)
+        } else {
+            self.kernel_mut().push(hook, interface, frame)
+        };
+        if let Err(Error::Kernel(error @ kernel::Error::Sum { .. })) = &kernel {
+            self.differences.borrow_mut().push(format!("{error}: {:?}", emulator.verdict));
+            return Ok(emulator);
+        }
+        let kernel = kernel?;
         self.compare("verdicts", &emulator.verdict, &kernel.verdict);
         if emulator.frame != kernel.frame {
             self.note("bytes", &hex(&emulator.frame), &hex(&kernel.frame));
@@ -212,6 +233,12 @@ impl Clock for Twins {
         self.emulator.sweep()?;
         self.kernel_mut().sweep()
     }
+}
+
+/// Whether the kernel is given a frame as a network card hands it over, with the sum of its packet: every other one, and
+/// the same one every time.
+fn is_summed(frame: &[u8]) -> bool {
+    frame.iter().fold(0, |all, byte| all ^ byte) & 1 == 0
 }
 
 /// The rows, each with 1 for the number of a way that still holds, and 0 for any other.

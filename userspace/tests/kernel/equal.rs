@@ -7,8 +7,9 @@ use dataplane::tables::IfIndex;
 use dataplane::wire::{Address, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
 use userspace::engine::emulator::Emulator;
-use userspace::engine::kernel::{Kernel, Options};
+use userspace::engine::kernel::{self, Kernel, Options};
 use userspace::engine::{Engine, Hook, Outcome};
+use userspace::error::Error;
 
 use crate::tunnels::Side;
 
@@ -98,4 +99,24 @@ fn both_engines_make_the_same_of_frames_of_every_length_over_ipv4() {
 #[ignore = "needs root: make test"]
 fn both_engines_make_the_same_of_frames_of_every_length_over_ipv6() {
     every_length("equal6", Side::node_v6);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn the_sum_that_a_packet_comes_with_is_its_own_where_it_is_delivered() {
+    let (left, right) = crate::tunnels::sides("summed");
+    let tunnel = |number: u8| Side::node_v4(number).to_v6();
+    let (mut sender, mut receiver) = (Both::of(&left, tunnel), Both::of(&right, tunnel));
+    let (pod, uplink) = (left.node.interface("pod0"), right.node.interface("eth0"));
+    for six in [false, true] {
+        let frame = datagram(six);
+        let wrapped = sender.push(Hook::FromPod, pod, &frame).expect("the kernel takes a whole frame");
+        let opened = receiver.push(Hook::FromUnderlay, uplink, &wrapped.frame).expect("it is whole");
+        let summed = receiver.kernel.push_summed(Hook::FromUnderlay, uplink, &wrapped.frame);
+        let summed = summed.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((summed.verdict, summed.frame), (opened.verdict, opened.frame));
+        // The kernel does look: nobody tells it of a tunnel's headers.
+        let told = sender.kernel.push_summed(Hook::FromPod, pod, &frame);
+        assert!(matches!(told, Err(Error::Kernel(kernel::Error::Sum { .. }))), "{told:?}");
+    }
 }

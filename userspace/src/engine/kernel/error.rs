@@ -72,6 +72,18 @@ pub enum Error {
         /// What the kernel says.
         why: String,
     },
+    /// A program has changed a packet, but not the sum of it that came with it.
+    #[error(
+        "{program} leaves a frame of {length} bytes from interface {interface} with a sum that is not its own: what changes the sum of a packet must tell the kernel (CHECKSUM_COMPLETE)"
+    )]
+    Sum {
+        /// The program.
+        program: &'static str,
+        /// Of the frame, as it came in.
+        length: usize,
+        /// Its number.
+        interface: u32,
+    },
     /// A file, or the BPF file system itself.
     #[error("cannot {tried} {}: {why}", path.display())]
     File {

@@ -29,6 +29,7 @@ mod renew;
 mod run;
 mod sockets;
 mod spare;
+mod summed;
 mod sweep;
 pub mod switch;
 mod table;

@@ -16,6 +16,37 @@ const CONTROL: usize = 48;
 /// Room for the headers that a tunnel puts before a frame: over IPv6, with an address of IPv6 that was dialled.
 pub(super) const TUNNEL_BYTES: usize = 94;
 
+/// What a test run reads beside the frame, and has room to write.
+pub(super) struct Buffers {
+    pub(super) context: [u8; CONTEXT],
+    pub(super) after: [u8; CONTEXT],
+    pub(super) frame: Vec<u8>,
+}
+
+impl Buffers {
+    /// Those for a frame that comes in by an interface of this thread's namespace.
+    pub(super) fn new(interface: IfIndex, frame: &[u8]) -> Self {
+        let mut context = [0; CONTEXT];
+        context[INTERFACE..][..4].copy_from_slice(&interface.0.to_ne_bytes());
+        Self { context, after: [0; CONTEXT], frame: vec![0; frame.len() + TUNNEL_BYTES] }
+    }
+
+    /// The verdict, and the frame, which has so many bytes after the run.
+    pub(super) fn outcome(mut self, length: u32) -> Result<(Verdict, Vec<u8>), String> {
+        self.frame.truncate(length as usize);
+        let interface = IfIndex(word(&self.after, CONTROL + 4));
+        let verdict = verdict(word(&self.after, CONTROL), interface).ok_or_else(|| {
+            "it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned()
+        })?;
+        Ok((verdict, self.frame))
+    }
+}
+
+/// Says why a frame of so many bytes could not be run.
+pub(super) fn failed(program: &'static str, interface: IfIndex, (length, why): (usize, String)) -> Error {
+    Error::Run { program, length, interface: interface.0, why }
+}
+
 /// Runs a frame through a program as if it had come in by an interface of this thread's namespace: the
 /// verdict, and the frame as it is then. Only a program that was loaded with tracing on, or with a
 /// fixed clock, says its verdict.
@@ -25,26 +56,19 @@ pub(super) fn run(
     interface: IfIndex,
     frame: &[u8],
 ) -> Result<(Verdict, Vec<u8>), Error> {
-    let failed = |why: String| Error::Run { program: name, length: frame.len(), interface: interface.0, why };
-    let mut context = [0; CONTEXT];
-    context[INTERFACE..][..4].copy_from_slice(&interface.0.to_ne_bytes());
-    let mut after = [0; CONTEXT];
-    let mut out = vec![0; frame.len() + TUNNEL_BYTES];
+    let failed = |why: String| failed(name, interface, (frame.len(), why));
+    let mut buffers = Buffers::new(interface, frame);
     let options = TestRunOptions {
         data_in: Some(frame),
-        data_out: Some(&mut out),
-        ctx_in: Some(&context),
-        ctx_out: Some(&mut after),
+        data_out: Some(&mut buffers.frame),
+        ctx_in: Some(&buffers.context),
+        ctx_out: Some(&mut buffers.after),
         // A second run would see what the first made of the frame.
         repeat: 1,
         ..TestRunOptions::default()
     };
     let result = program.test_run(options).map_err(|why| failed(sentence(&why)))?;
-    out.truncate(result.data_size_out as usize);
-    let verdict = verdict(word(&after, CONTROL), IfIndex(word(&after, CONTROL + 4))).ok_or_else(|| {
-        failed("it does not say its verdict: load it with tracing on, or with a fixed clock".to_owned())
-    })?;
-    Ok((verdict, out))
+    buffers.outcome(result.data_size_out).map_err(failed)
 }
 
 fn word(context: &[u8; CONTEXT], offset: usize) -> u32 {
