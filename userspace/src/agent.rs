@@ -241,7 +241,12 @@ impl Running {
         let Some(ahead) = &mut self.ahead else { return Ok(()) };
         let leg = ahead.legs.next().unwrap_or_default();
         let arrives = ahead.legs.as_slice().is_empty();
-        self.kernel.change(&leg)?;
+        if let Err(why) = self.kernel.change(&leg) {
+            // There is no way on from half way: the next state is set out for from what the tables hold.
+            self.ahead = None;
+            self.node.rows.clone_from(self.kernel.rows());
+            return Err(why);
+        }
         leg.into_iter().for_each(|change| self.node.rows.make(change));
         if arrives {
             self.kernel.end_stale_clients(&self.namespaces)?;

@@ -1,6 +1,5 @@
 //! The load balancer's walk in the kernel, as an XDP program.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -103,6 +102,19 @@ fn different<R: Copy + PartialEq>(from: &[R], to: &[R]) -> impl Iterator<Item = 
         .map(|(_, (index, row))| (index, *row))
 }
 
+/// Brings an array, of which these rows are known, to others. If that fails nothing is known of it any more, and the
+/// next time all of it is written.
+fn write<T: Table<Row: PartialEq>>(
+    table: &mut ArrayTable<T>,
+    known: &mut Vec<T::Row>,
+    rows: &[T::Row],
+) -> Result<(), Error> {
+    let before = std::mem::take(known);
+    table.write(different(&before, rows)).map_err(|stopped| stopped.why)?;
+    known.extend_from_slice(rows);
+    Ok(())
+}
+
 impl<A: Address> Tables<A> {
     fn new(ebpf: &mut Ebpf, at_home: &'static str) -> Result<Self, Error> {
         Ok(Self {
@@ -117,19 +129,20 @@ impl<A: Address> Tables<A> {
 
     /// Nodes first, then slots, then frontends: no packet meets a row that points to one not yet there.
     fn apply(&mut self, rows: &FamilyRows<A>) -> Result<(), Error> {
-        self.reals.write(different(&self.rows.reals, &rows.reals))?;
-        self.ring.write(different(&self.rows.ring, &rows.ring))?;
-        let gone: BTreeMap<_, _> =
-            self.rows.virtuals.iter().filter(|(key, _)| !rows.virtuals.contains_key(key)).collect();
-        for key in gone.keys() {
-            self.virtuals.set(&(**key).into(), None)?;
+        write(&mut self.reals, &mut self.rows.reals, &rows.reals)?;
+        write(&mut self.ring, &mut self.rows.ring, &rows.ring)?;
+        let known = &mut self.rows.virtuals;
+        let gone: Vec<_> = known.keys().filter(|key| !rows.virtuals.contains_key(key)).copied().collect();
+        for key in gone {
+            self.virtuals.set(&key.into(), None)?;
+            known.remove(&key);
         }
         for (key, row) in &rows.virtuals {
-            if self.rows.virtuals.get(key) != Some(row) {
+            if known.get(key) != Some(row) {
                 self.virtuals.set(&(*key).into(), Some(*row))?;
+                known.insert(*key, *row);
             }
         }
-        self.rows = rows.clone();
         Ok(())
     }
 

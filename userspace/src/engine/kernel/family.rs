@@ -10,7 +10,7 @@ use dataplane::tables::{
 use dataplane::wire::{Address, V4, V6};
 
 use super::error::Error;
-use super::table::{ArrayTable, HashTable, LongestTable};
+use super::table::{ArrayTable, HashTable, LongestTable, Stopped};
 use super::{Kernel, Pressure, take};
 use crate::engine::Capacities;
 use crate::plan::{Change, NodeChange};
@@ -97,7 +97,8 @@ impl<A: Address> Tables<A> {
     }
 
     /// Makes changes, in their order: those in a row that are of one table together.
-    pub(super) fn make(&mut self, changes: &[Change<A>]) -> Result<(), Error> {
+    pub(super) fn make(&mut self, changes: &[Change<A>]) -> Result<(), Stopped> {
+        let mut made = 0;
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
             match alike[0] {
                 Change::Endpoint(..) => self.endpoints.make(of!(alike, Endpoint)),
@@ -109,7 +110,9 @@ impl<A: Address> Tables<A> {
                 Change::Policy(..) => self.policy.make(of!(alike, Policy)),
                 Change::Home(..) => self.homes.make(of!(alike, Home)),
                 Change::Route(..) => self.routes.make(of!(alike, Route)),
-            }?;
+            }
+            .map_err(|stopped| stopped.behind(made))?;
+            made += alike.len();
         }
         Ok(())
     }
@@ -117,17 +120,20 @@ impl<A: Address> Tables<A> {
 
 impl Kernel {
     /// Writes rows. Those in a row that are of one table are written together.
-    pub(super) fn write(&mut self, changes: &[NodeChange]) -> Result<(), Error> {
+    pub(super) fn write(&mut self, changes: &[NodeChange]) -> Result<(), Stopped> {
+        let mut made = 0;
         for alike in changes.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
             match alike[0] {
-                NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node))?,
+                NodeChange::Node(..) => self.nodes.make(alike.iter().filter_map(NodeChange::node)),
                 NodeChange::V4(_) => {
-                    self.v4.make(&alike.iter().filter_map(NodeChange::v4).collect::<Vec<_>>())?
+                    self.v4.make(&alike.iter().filter_map(NodeChange::v4).collect::<Vec<_>>())
                 }
                 NodeChange::V6(_) => {
-                    self.v6.make(&alike.iter().filter_map(NodeChange::v6).collect::<Vec<_>>())?
+                    self.v6.make(&alike.iter().filter_map(NodeChange::v6).collect::<Vec<_>>())
                 }
             }
+            .map_err(|stopped| stopped.behind(made))?;
+            made += alike.len();
         }
         Ok(())
     }

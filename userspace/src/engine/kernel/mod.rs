@@ -381,11 +381,15 @@ impl Engine for Kernel {
         let remembers = changes.iter().any(|change| self.rows.remembers(change));
         self.generation.suspend()?;
         let written = self.write(changes);
-        // Also where that failed half way: the tables do not change any more, and what they hold may be learned.
+        // Also where that failed half way: what was written is there, the next change begins with it, and as the tables do
+        // not change any more, what they hold may be learned.
+        let made = written.as_ref().err().map_or(changes.len(), |stopped| stopped.made);
+        changes[..made].iter().for_each(|change| self.rows.make(*change));
         self.generation.next()?;
-        written?;
-        changes.iter().for_each(|change| self.rows.make(*change));
-        if remembers { Ok(self.forget_clients()?) } else { Ok(()) }
+        if remembers {
+            self.forget_clients()?;
+        }
+        Ok(written.map_err(|stopped| stopped.why)?)
     }
 
     fn push(&mut self, hook: Hook, interface: IfIndex, frame: &[u8]) -> Result<Outcome, crate::error::Error> {

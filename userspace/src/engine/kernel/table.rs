@@ -30,6 +30,22 @@ pub(super) struct ArrayTable<T: Table>(Array<MapData, Row<T::Row>>);
 /// A row of a table, or none where it is to be removed.
 pub(super) type Change<K, R> = (K, Option<R>);
 
+/// Changes were made up to one that failed.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// How many were made, from the first on.
+    pub(super) made: usize,
+    /// Why the next one was not.
+    pub(super) why: Error,
+}
+
+impl Stopped {
+    /// The same of more changes, of which so many came before these.
+    pub(super) fn behind(self, before: usize) -> Self {
+        Self { made: before + self.made, ..self }
+    }
+}
+
 /// Makes changes of a map that are alike, all rows or all removals, in one call, and says how many it came to.
 /// One alone is left to others, and so is what the call does not come to: they say why it can't be done if it
 /// can't.
@@ -99,11 +115,16 @@ impl<T: Table> HashTable<T> {
     pub(super) fn make(
         &mut self,
         changes: impl Iterator<Item = Change<T::Key, T::Row>>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Stopped> {
         let changes: Vec<_> = changes.map(|(key, row)| (Row(key), row)).collect();
+        let mut made = 0;
         for alike in alike(&changes) {
             let done = make(self.0.map(), alike);
-            alike[done..].iter().try_for_each(|(Row(key), row)| self.set(key, *row))?;
+            made += done;
+            for (Row(key), row) in &alike[done..] {
+                self.set(key, *row).map_err(|why| Stopped { made, why })?;
+                made += 1;
+            }
         }
         Ok(())
     }
@@ -146,17 +167,20 @@ impl<T: Table> LongestTable<T> {
     pub(super) fn make(
         &mut self,
         changes: impl Iterator<Item = Change<Prefix<T::Key>, T::Row>>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Stopped> {
         let key = |prefix: Prefix<T::Key>| Key::new(prefix.bits, Row(prefix.key));
         let changes: Vec<_> = changes.map(|(prefix, row)| (key(prefix), row)).collect();
+        let mut made = 0;
         for alike in alike(&changes) {
             let done = make(self.0.map(), alike);
+            made += done;
             for (key, row) in &alike[done..] {
-                let made = match row {
+                let written = match row {
                     Some(row) => self.0.insert(key, Row(*row), 0),
                     None => gone(self.0.remove(key)),
                 };
-                made.map_err(failed::<T>("write"))?;
+                written.map_err(|why| Stopped { made, why: failed::<T>("write")(why) })?;
+                made += 1;
             }
         }
         Ok(())
@@ -188,12 +212,13 @@ impl<T: Table> ArrayTable<T> {
     }
 
     /// Writes rows, in their order.
-    pub(super) fn write(&mut self, rows: impl Iterator<Item = (u32, T::Row)>) -> Result<(), Error> {
+    pub(super) fn write(&mut self, rows: impl Iterator<Item = (u32, T::Row)>) -> Result<(), Stopped> {
         let rows: Vec<_> = rows.map(|(index, row)| (index, Some(row))).collect();
         let done = make(self.0.map(), &rows);
-        for (index, row) in &rows[done..] {
+        for (made, (index, row)) in rows.iter().enumerate().skip(done) {
             let Some(row) = row else { continue };
-            self.0.set(*index, Row(*row), 0).map_err(failed::<T>("write"))?;
+            let written = self.0.set(*index, Row(*row), 0);
+            written.map_err(|why| Stopped { made, why: failed::<T>("write")(why) })?;
         }
         Ok(())
     }
@@ -217,12 +242,14 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use dataplane::tables::{Allowed, Backend, BackendId, Frontend, Node, Service, ServiceId, Slots};
+    use dataplane::tables::{
+        Allowed, Backend, BackendId, Frontend, Frontends, Node, Service, ServiceId, Slots,
+    };
     use dataplane::wire::{Be16, V4, V6};
 
     use super::*;
-    use crate::engine::Engine;
     use crate::engine::kernel::{Kernel, Options};
+    use crate::engine::{Capacities, Engine};
     use crate::plan::{FrontendKey, NodePlan, NodeRows, RangePrefix, Rows, Rules};
 
     const NODE: V4 = V4([10, 240, 0, 4]);
@@ -286,14 +313,48 @@ mod tests {
         let mut kernel = loaded(rows(3000));
         assert_holds(&kernel, &rows(3000));
         for services in [3001, 1000, 1, 0, 2000] {
-            let mut next = rows(services);
-            // Arrays keep what they had.
-            let before = kernel.rows.v4.clone();
-            next.v4.maglev.extend(before.maglev.iter().skip(next.v4.maglev.len()).copied());
-            next.v4.backends.extend(before.backends.iter().skip(next.v4.backends.len()).copied());
+            let next = kept(rows(services), &kernel.rows);
             kernel.apply(&next).expect("it fits");
             assert_holds(&kernel, &next);
         }
+    }
+
+    /// `next`, and what arrays keep of `before` behind that.
+    fn kept(mut next: NodeRows, before: &NodeRows) -> NodeRows {
+        next.v4.maglev.extend(before.v4.maglev.iter().skip(next.v4.maglev.len()));
+        next.v4.backends.extend(before.v4.backends.iter().skip(next.v4.backends.len()));
+        next
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn what_a_change_has_written_until_it_failed_is_taken_back_by_the_next_one() {
+        let node = Node { mtu: 1500, ..Node::default() };
+        let plan =
+            NodePlan { node, addresses: (NODE, V6::default()), rows: rows(10), rules: Rules::default() };
+        let mut capacities = Capacities::default();
+        capacities.set(Frontends::<V4>::NAME, 20).expect("there is such a table");
+        let options = Options { capacities, ..Options::default() };
+        let mut kernel = Kernel::load(&plan, options).unwrap_or_else(|error| panic!("{error}"));
+        // Nobody knows of these, and with them the table is full too soon.
+        let others: Vec<FrontendKey<V4>> = (0..5)
+            .map(|index| FrontendKey { address: V4([192, 0, 2, index]), port: 80, protocol: 6 })
+            .collect();
+        for key in &others {
+            kernel.v4.frontends.set(&(*key).into(), Some(Service::default())).expect("there is room");
+        }
+        kernel.apply(&rows(20)).expect_err("five of its frontends find no room");
+        for key in &others {
+            kernel.v4.frontends.set(&(*key).into(), None).expect("it is there");
+        }
+        assert_eq!(kernel.rows.v4.frontends.len(), 15);
+        assert_eq!(kernel.rows.v4.source_ranges.len(), 20, "ranges are written before frontends");
+        assert_holds(&kernel, &kernel.rows);
+        let half = kernel.rows.clone();
+        kernel.apply(&rows(10)).expect("what was written can be removed");
+        assert_holds(&kernel, &kept(rows(10), &half));
+        kernel.apply(&rows(20)).expect("there is room now");
+        assert_holds(&kernel, &rows(20));
     }
 
     #[test]
