@@ -280,13 +280,20 @@ impl Conntrack {
                 // The same ports again: a new connection takes the place of the one that is over.
                 _ if opens && connection.progress.is_over() => self.remove(id),
                 heard => {
+                    // Refused by its first answer, or given up before one: nothing is kept of it.
+                    let ends =
+                        matches!(packet.kind, Kind::Tcp { rst: true, .. }) && !connection.progress.replied;
                     connection.observe(packet.kind, direction);
                     if heard == Heard::Own {
                         connection.stay(now_s);
                     }
                     let answered = direction == Direction::Reply || connection.progress.replied;
                     let state = if answered { State::Established } else { State::New };
-                    return Tracked { state, direction, connection: *connection, kept: true };
+                    let connection = *connection;
+                    if ends {
+                        self.remove(id);
+                    }
+                    return Tracked { state, direction, connection, kept: true };
                 }
             }
         }

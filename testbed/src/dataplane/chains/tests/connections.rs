@@ -95,6 +95,24 @@ fn whoever_goes_on_before_his_syn_is_answered_is_of_no_connection() {
 }
 
 #[test]
+fn of_a_connection_that_is_reset_before_it_was_answered_nothing_is_kept() {
+    let there = |flags| tcp((WEB, 1), (API, 2), flags);
+    let back = |flags| tcp((API, 2), (WEB, 1), flags);
+    for (reset, stands) in [(there("R"), State::New), (back("RA"), State::Established)] {
+        let mut conntrack = Conntrack::new(8);
+        opened(&mut conntrack, &there("S"), 0);
+        assert_eq!(state(&mut conntrack, &reset, 0), stands);
+        assert_eq!(conntrack.connections().count(), 0);
+        assert_eq!(state(&mut conntrack, &back("SA"), 0), State::Invalid);
+    }
+    let mut conntrack = Conntrack::new(8);
+    opened(&mut conntrack, &there("S"), 0);
+    state(&mut conntrack, &back("SA"), 0);
+    state(&mut conntrack, &there("R"), 0);
+    assert_eq!(state(&mut conntrack, &back("A"), 0), State::Established, "it was answered");
+}
+
+#[test]
 fn an_error_or_an_answer_about_nothing_is_invalid() {
     let mut conntrack = Conntrack::new(8);
     for flags in ["R", "SA", "FA", "SR"] {
