@@ -13,6 +13,7 @@ use serde::Serialize;
 use userspace::engine::kernel::cgroup;
 use userspace::engine::kernel::object::OBJECT;
 
+use self::filter::Share;
 use crate::link::{End, Links, Vxlan, pair};
 use crate::netns::Netns;
 
@@ -26,7 +27,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub struct Finding {
     /// What is required.
     pub requirement: &'static str,
-    /// The values of `--dataplane` that need it; empty for what is only good to have.
+    /// The values of `--dataplane` that need it; empty for what is only good to have, or only some clusters need.
     pub needed_for: &'static [&'static str],
     /// Whether it is there.
     pub found: bool,
@@ -75,20 +76,37 @@ pub fn without_filter() -> Vec<Finding> {
     ]
 }
 
-fn packet_filter() -> [Finding; 4] {
+/// What of `iptables` only some clusters need.
+pub const IPTABLES_OF_SOME: &str = "iptables, what some clusters need";
+/// The same of `nftables`.
+pub const NFTABLES_OF_SOME: &str = "nftables, what some clusters need";
+
+fn packet_filter() -> [Finding; 6] {
     [
         finding("VXLAN device", NETFILTER, vxlan(), "load the module: modprobe vxlan"),
         finding(
             "iptables",
             &["iptables"],
-            filter::iptables(),
+            filter::iptables(Share::Every),
             "install it: apt-get install iptables, or make setup; load the modules that are named: modprobe xt_…",
+        ),
+        finding(
+            IPTABLES_OF_SOME,
+            &[],
+            filter::iptables(Share::Some),
+            "load the modules that are named: modprobe xt_…; without them clusters with what they are for do not come up",
         ),
         finding(
             "nftables",
             &["nftables"],
-            filter::nftables(),
+            filter::nftables(Share::Every),
             "install it: apt-get install nftables, or make setup; load the modules that are named: modprobe nft_…",
+        ),
+        finding(
+            NFTABLES_OF_SOME,
+            &[],
+            filter::nftables(Share::Some),
+            "load the modules that are named: modprobe nft_…; without them clusters with what they are for do not come up",
         ),
         finding(
             "tracked connections listed",

@@ -3,6 +3,7 @@
 mod command;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -481,6 +482,59 @@ fn doctor_reports_each_requirement_with_a_remedy_for_what_is_missing() {
     for one in report["requirements"].as_array().expect("an array") {
         assert_eq!(one["found"].as_bool(), Some(one["remedy"].is_null()), "{one}");
     }
+}
+
+/// A Service that remembers its clients.
+const REMEMBERED: &str = r#"
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, sessionAffinity: ClientIP, ports: [{port: 80}]}
+"#;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_kernel_that_lacks_what_some_clusters_need_takes_the_others() {
+    let stage = Stage::new("lacks");
+    // In the place of a kernel that does not know the match.
+    let tools = stage.path("tools");
+    std::fs::create_dir(&tools).expect("there is room");
+    for tool in ["iptables-restore", "ip6tables-restore"] {
+        let script = format!(
+            "#!/bin/sh\nrules=$(cat)\ncase $rules in *'-m recent'*)\n\
+             echo 'RULE_APPEND failed (No such file or directory): rule in chain OUTPUT' >&2; exit 4;; esac\n\
+             printf '%s\\n' \"$rules\" | /usr/sbin/{tool} \"$@\"\n"
+        );
+        let path = tools.join(tool);
+        std::fs::write(&path, script).expect("there is room");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").expect("there is one"));
+    let run = |arguments: &[&str]| command(arguments).env("PATH", &path).output().expect("it was built");
+    let plain = stage.file("plain.yaml", CLUSTER);
+    let remembered = stage.file("remembered.yaml", &format!("{CLUSTER}{REMEMBERED}"));
+    let (plain, remembered) = (plain.to_str().expect("UTF-8"), remembered.to_str().expect("UTF-8"));
+    let lacks = "IPv4: the kernel lacks -m recent for sessionAffinity (module xt_recent)";
+
+    let findings = json(&run(&["doctor", "-o", "json"]));
+    let finding = |name: &str| {
+        let all = findings["requirements"].as_array().expect("an array");
+        all.iter().find(|one| one["requirement"] == name).expect("it is tried").clone()
+    };
+    assert_eq!(finding("iptables")["found"], true);
+    let some = finding("iptables, what some clusters need");
+    assert_eq!((some["found"].as_bool(), some["detail"].as_str()), (Some(false), Some(lacks)), "{some}");
+
+    let up = run(&["up", "-f", plain, "--dataplane", "iptables"]);
+    exits(&up, 0);
+    exits(&podpath(&["down", &stage.name]), 0);
+    let refused = run(&["up", "-f", remembered, "--dataplane", "iptables"]);
+    exits(&refused, 2);
+    assert!(stderr(&refused).contains(lacks), "{refused:?}");
+    let checked = run(&["check", "-f", remembered, "--dataplane", "all", "--port", "80/tcp"]);
+    exits(&checked, 0);
+    assert!(stderr(&checked).contains(&format!("left out iptables: {lacks}")), "{checked:?}");
 }
 
 #[test]

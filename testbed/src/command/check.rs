@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use testbed::agents;
 use testbed::dataplane::emulator::Emulated;
 use testbed::dataplane::{Name, chains, netfilter};
-use testbed::doctor::{self, Finding};
+use testbed::doctor::{self, Finding, filter};
 use testbed::interrupt::Interrupt;
 use testbed::lab::{self, Lab};
 use testbed::netns::check_cluster;
@@ -119,7 +119,7 @@ fn chosen(asked: Option<Asked>, subject: &Subject) -> anyhow::Result<Vec<Datapla
         Some(Asked::All) => {
             let findings = doctor::examine();
             let here = COMPLETE.into_iter().filter(|one| is_here(*one, &findings));
-            here.filter(|one| is_able(*one, subject.cluster())).collect()
+            here.filter(|one| is_able(*one, subject.cluster(), &findings)).collect()
         }
         Some(Asked::One(one)) => vec![one.among(&ABLE, "check")?],
         None => vec![subject.runs_on().unwrap_or_else(|| fitting(subject.cluster()))],
@@ -152,12 +152,20 @@ fn is_here(dataplane: Dataplane, findings: &[Finding]) -> bool {
     missing.is_none()
 }
 
-/// Whether a dataplane knows all that the cluster asks of it; says why if not.
-fn is_able(dataplane: Dataplane, cluster: &Cluster) -> bool {
+/// Whether a dataplane knows all that the cluster asks of it, and the kernel does; says why if not.
+fn is_able(dataplane: Dataplane, cluster: &Cluster, findings: &[Finding]) -> bool {
+    let suits = |name, requirement: &str| {
+        let missing = findings.iter().any(|one| !one.found && one.requirement == requirement);
+        if missing { filter::suits(name, cluster) } else { Ok(()) }
+    };
     let checked = match dataplane {
         Dataplane::Chains => chains::check(cluster).map_err(|why| why.to_string()),
-        Dataplane::Iptables => netfilter::check(Name::Iptables, cluster).map_err(|why| why.to_string()),
-        Dataplane::Nftables => netfilter::check(Name::Nftables, cluster).map_err(|why| why.to_string()),
+        Dataplane::Iptables => netfilter::check(Name::Iptables, cluster)
+            .map_err(|why| why.to_string())
+            .and_then(|()| suits(Name::Iptables, doctor::IPTABLES_OF_SOME)),
+        Dataplane::Nftables => netfilter::check(Name::Nftables, cluster)
+            .map_err(|why| why.to_string())
+            .and_then(|()| suits(Name::Nftables, doctor::NFTABLES_OF_SOME)),
         _ => Ok(()),
     };
     if let Err(why) = &checked {

@@ -42,7 +42,7 @@ fn table(report: &Report) -> String {
     let rows = report.requirements.iter().map(|one| {
         let found = match (one.found, one.needed_for) {
             (true, _) => "found",
-            (false, []) => "missing, not needed",
+            (false, []) => "missing, not always needed",
             (false, _) => "missing",
         };
         let needed = if one.needed_for.is_empty() { "-".to_owned() } else { one.needed_for.join(",") };

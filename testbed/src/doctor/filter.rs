@@ -1,5 +1,8 @@
 //! What the kernel's packet filter must know for `iptables` and `nftables`, each tried: a kernel may lack any of them.
 
+use userspace::model::Cluster;
+
+use crate::dataplane::Name;
 use crate::dataplane::netfilter::{self, NFT, RESTORE, RESTORE_V6, Tool};
 use crate::netns::Netns;
 
@@ -14,10 +17,24 @@ pub struct Part {
     pub for_what: &'static str,
     /// The module that knows it.
     pub module: &'static str,
+    /// What rules say that have it, where only some clusters' do; `None`: every cluster's do.
+    pub told_by: Option<&'static str>,
+}
+
+impl Part {
+    /// The same, of rules that say this alone.
+    const fn told_by(self, words: &'static str) -> Self {
+        Self { told_by: Some(words), ..self }
+    }
+
+    /// Whether rules have it.
+    fn is_in(&self, rules: &str) -> bool {
+        self.told_by.is_none_or(|words| rules.contains(words))
+    }
 }
 
 const fn part(name: &'static str, rules: &'static str, for_what: &'static str, module: &'static str) -> Part {
-    Part { name, rules, for_what, module }
+    Part { name, rules, for_what, module, told_by: None }
 }
 
 /// The matches and targets of `iptables`' rules, and what they are without addresses.
@@ -41,7 +58,8 @@ pub const MATCHES_AND_TARGETS: &[Part] = &[
         "ports",
         "xt_tcpudp",
     ),
-    part("-m sctp", "*filter\n-A INPUT -p sctp -m sctp --dport 1\nCOMMIT\n", "ports of SCTP", "xt_sctp"),
+    part("-m sctp", "*filter\n-A INPUT -p sctp -m sctp --dport 1\nCOMMIT\n", "ports of SCTP", "xt_sctp")
+        .told_by("-m sctp"),
     part(
         "-m conntrack",
         "*filter\n-A INPUT -m conntrack --ctstate NEW -m conntrack --ctdir REPLY\nCOMMIT\n",
@@ -72,7 +90,8 @@ pub const MATCHES_AND_TARGETS: &[Part] = &[
           -A OUTPUT -m recent --rcheck --seconds 9 --reap --name x --rsource\nCOMMIT\n",
         "sessionAffinity",
         "xt_recent",
-    ),
+    )
+    .told_by("-m recent"),
     part(
         "-j MARK",
         "*mangle\n-A OUTPUT -j MARK --set-xmark 0x1/0x1\nCOMMIT\n",
@@ -92,7 +111,8 @@ pub const MATCHES_AND_TARGETS: &[Part] = &[
         "Services without endpoints",
         "ipt_REJECT and ip6t_REJECT",
     ),
-    part("-j LOG", "*filter\n-A INPUT -j LOG --log-prefix x\nCOMMIT\n", "policies that audit", "xt_LOG"),
+    part("-j LOG", "*filter\n-A INPUT -j LOG --log-prefix x\nCOMMIT\n", "policies that audit", "xt_LOG")
+        .told_by("-j LOG"),
 ];
 
 /// The expressions of `nftables`' rules. Each is a rule of a chain of its own hook.
@@ -123,7 +143,8 @@ pub const EXPRESSIONS: &[Part] = &[
          add rule ip6 t c icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n",
         "clusters with IPv6",
         "nf_tables, built with IPv6",
-    ),
+    )
+    .told_by(" ip6 "),
     part(
         "ct",
         "add rule ip t c ct state new ct state invalid drop\nadd rule ip t c ct direction reply ct state established,related accept\n",
@@ -142,7 +163,8 @@ pub const EXPRESSIONS: &[Part] = &[
           add rule ip t c update @d { ip saddr }\n",
         "sessionAffinity",
         "nf_tables",
-    ),
+    )
+    .told_by("flags dynamic"),
     part(
         "meta mark",
         "add rule ip t c meta mark set meta mark | 1\nadd rule ip t c meta mark set meta mark ^ 1\n\
@@ -159,7 +181,8 @@ pub const EXPRESSIONS: &[Part] = &[
         "nft_masq",
     ),
     part("reject", "add rule ip t c reject\n", "Services without endpoints", "nft_reject_ipv4"),
-    part("log", "add rule ip t c log prefix \"x\"\n", "policies that audit", "nft_log and nf_log_syslog"),
+    part("log", "add rule ip t c log prefix \"x\"\n", "policies that audit", "nft_log and nf_log_syslog")
+        .told_by(" log prefix "),
 ];
 
 /// What is there before the rules of [`EXPRESSIONS`].
@@ -168,23 +191,103 @@ const HOOKS: &str = "add table ip t\nadd chain ip t a2\n\
                      add chain ip t n { type nat hook output priority -100; policy accept; }\n\
                      add chain ip t p { type nat hook postrouting priority srcnat; policy accept; }\n";
 
-/// Tries what `iptables` needs, for both families.
-pub(super) fn iptables() -> Result<String, String> {
-    in_a_namespace("iptables", |netns| {
-        let try_of = |tool: &'static Tool| move |part: &Part| tool.load(netns, part.rules);
-        lacks(MATCHES_AND_TARGETS, "IPv4", try_of(&RESTORE))?;
-        lacks(MATCHES_AND_TARGETS, "IPv6", try_of(&RESTORE_V6))
-    })
+/// Why not all parts are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Missing {
+    /// The kernel lacks some: which, why that matters, and what knows them.
+    Lacks(String),
+    /// They could not be tried.
+    Untried(String),
+}
+
+impl Missing {
+    fn untried(why: impl ToString) -> Self {
+        Self::Untried(why.to_string())
+    }
+
+    fn text(self) -> String {
+        let (Self::Lacks(why) | Self::Untried(why)) = self;
+        why
+    }
+}
+
+/// Which parts are tried: those that every cluster needs, or those that only some need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    Every,
+    Some,
+}
+
+/// Tries what `iptables` needs. IPv6 is what some clusters need.
+pub(super) fn iptables(share: Share) -> Result<String, String> {
+    let v4 = (RESTORE, MATCHES_AND_TARGETS);
+    let seen = match share {
+        Share::Every => known(v4, "IPv4", |part| part.told_by.is_none()),
+        Share::Some => known(v4, "IPv4", |part| part.told_by.is_some()).and_then(|seen| {
+            let more = known((RESTORE_V6, MATCHES_AND_TARGETS), "IPv6", |_| true)?;
+            Ok(format!("{seen}, {more}"))
+        }),
+    };
+    seen.map_err(Missing::text)
 }
 
 /// Tries what `nftables` needs.
-pub(super) fn nftables() -> Result<String, String> {
-    in_a_namespace("nftables", |netns| {
-        lacks(EXPRESSIONS, "rules", |part| {
+pub(super) fn nftables(share: Share) -> Result<String, String> {
+    let seen = known((NFT, EXPRESSIONS), "rules", |part| part.told_by.is_none() == (share == Share::Every));
+    seen.map_err(Missing::text)
+}
+
+/// Tries what the rules of a cluster have, on any of its nodes, beyond what every cluster's do.
+///
+/// # Errors
+/// What the kernel lacks of it, and what for; or why it could not be tried.
+pub fn suits(dataplane: Name, cluster: &Cluster) -> Result<(), String> {
+    let mut all: Vec<(Tool, String)> = Vec::new();
+    for node in &cluster.nodes {
+        let told = netfilter::change(dataplane, None, cluster, &node.name).map_err(|why| why.to_string())?;
+        for (tool, rules) in told {
+            match all.iter_mut().find(|(known, _)| *known == tool) {
+                Some((_, text)) => text.push_str(&rules),
+                None => all.push((tool, rules)),
+            }
+        }
+    }
+    all.iter().try_for_each(|(tool, rules)| known_of(tool, rules).map(|_| ()).map_err(Missing::text))
+}
+
+/// What the kernel lacks of what these rules have, if it lacks something.
+pub fn lacking(tool: &Tool, rules: &str) -> Option<String> {
+    match known_of(tool, rules) {
+        Err(Missing::Lacks(why)) => Some(why),
+        Ok(_) | Err(Missing::Untried(_)) => None,
+    }
+}
+
+/// Tries what these rules have.
+fn known_of(tool: &Tool, rules: &str) -> Result<String, Missing> {
+    let (parts, of) = match *tool {
+        RESTORE => (MATCHES_AND_TARGETS, "IPv4"),
+        RESTORE_V6 => (MATCHES_AND_TARGETS, "IPv6"),
+        _ => (EXPRESSIONS, "rules"),
+    };
+    known((*tool, parts), of, |part| part.is_in(rules))
+}
+
+/// Tries those parts for a tool that are chosen.
+fn known(
+    (tool, parts): (Tool, &[Part]),
+    of: &str,
+    chosen: impl Fn(&Part) -> bool,
+) -> Result<String, Missing> {
+    let netns = Netns::create(super::throw_away(tool.program)).map_err(Missing::untried)?.guarded();
+    let chosen: Vec<&Part> = parts.iter().filter(|part| chosen(part)).collect();
+    lacks(&chosen, of, |part| {
+        if tool == NFT {
             // What is of the last one goes: nothing of it is in the way.
             let again = format!("add table ip t\ndelete table ip t\n{HOOKS}{}", part.rules);
-            NFT.load(netns, &again)
-        })
+            return tool.load(&netns, &again);
+        }
+        tool.load(&netns, part.rules)
     })
 }
 
@@ -194,36 +297,50 @@ pub(super) fn connections() -> Result<String, String> {
     netfilter::tracked(&netns).map(|_| "listed".to_owned()).map_err(|error| error.to_string())
 }
 
-fn in_a_namespace(
-    which: &str,
-    work: impl FnOnce(&Netns) -> Result<String, String>,
-) -> Result<String, String> {
-    let netns = Netns::create(super::throw_away(which)).map_err(|error| error.to_string())?.guarded();
-    work(&netns)
-}
-
 /// Tries each part. What is there; or which are not, why that matters, and what knows them.
 fn lacks(
-    parts: &[Part],
+    parts: &[&Part],
     of: &str,
     attempt: impl Fn(&Part) -> Result<(), netfilter::Error>,
-) -> Result<String, String> {
+) -> Result<String, Missing> {
     let mut missing = Vec::new();
     for part in parts {
         match attempt(part) {
             Ok(()) => {}
-            Err(netfilter::Error::Refused { .. }) => {
+            Err(netfilter::Error::Refused { said, .. }) if is_unknown(&said) => {
                 let Part { name, for_what, module, .. } = part;
                 missing.push(format!("{name} for {for_what} (module {module})"));
             }
+            // That says nothing of what the kernel knows.
+            Err(netfilter::Error::Refused { program, said, .. }) => {
+                return Err(Missing::Untried(format!(
+                    "cannot try {} of {of}: {program} says: {said}",
+                    part.name
+                )));
+            }
             // Without the tool there is nothing to be tried.
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Missing::untried(error)),
         }
     }
     if missing.is_empty() {
         return Ok(format!("all {} kinds of {of} loaded", parts.len()));
     }
-    Err(format!("{of}: the kernel lacks {}", missing.join("; ")))
+    Err(Missing::Lacks(format!("{of}: the kernel lacks {}", missing.join("; "))))
+}
+
+/// Whether a tool says that the kernel, or the tool itself, does not know what it was told: in the words of ENOENT and
+/// EOPNOTSUPP, or in those of its own.
+fn is_unknown(said: &str) -> bool {
+    const WORDS: [&str; 5] = [
+        "No such file or directory",
+        "not supported",
+        "No chain/target/match by that name",
+        "missing kernel module",
+        "Table does not exist",
+    ];
+    // The older `iptables-restore` says no more than that of what the kernel refuses.
+    let bare = said.starts_with("iptables-restore: line") || said.starts_with("ip6tables-restore: line");
+    WORDS.iter().any(|words| said.contains(words)) || bare && said.ends_with(" failed")
 }
 
 #[cfg(test)]
@@ -314,25 +431,87 @@ mod tests {
     fn what_a_kernel_lacks_is_named_with_what_for_and_the_module_that_knows_it() {
         let refused = |part: &Part| match part.name {
             "-m recent" | "-j LOG" => {
-                let (netns, said) = ("n".to_owned(), "no".to_owned());
+                let (netns, said) = ("n".to_owned(), "Extension: No such file or directory".to_owned());
                 Err(netfilter::Error::Refused { program: "iptables-restore", netns, said })
             }
             _ => Ok(()),
         };
-        let why = lacks(MATCHES_AND_TARGETS, "IPv4", refused).expect_err("two are missing");
+        let parts: Vec<&Part> = MATCHES_AND_TARGETS.iter().collect();
+        let why = lacks(&parts, "IPv4", refused).expect_err("two are missing");
         let wanted = "IPv4: the kernel lacks -m recent for sessionAffinity (module xt_recent); \
                       -j LOG for policies that audit (module xt_LOG)";
-        assert_eq!(why, wanted);
-        let all = lacks(MATCHES_AND_TARGETS, "IPv4", |_| Ok(()));
+        assert_eq!(why, Missing::Lacks(wanted.to_owned()));
+        let all = lacks(&parts, "IPv4", |_| Ok(()));
         assert_eq!(all, Ok(format!("all {} kinds of IPv4 loaded", MATCHES_AND_TARGETS.len())));
+    }
+
+    #[test]
+    fn a_refusal_for_another_reason_says_nothing_of_what_the_kernel_knows() {
+        let refused = |said: &'static str| {
+            let parts: Vec<&Part> = MATCHES_AND_TARGETS.iter().collect();
+            let refusal = |_: &Part| {
+                let (netns, said) = ("n".to_owned(), said.to_owned());
+                Err(netfilter::Error::Refused { program: "iptables-restore", netns, said })
+            };
+            lacks(&parts, "IPv4", refusal).expect_err("it is refused")
+        };
+        for said in [
+            "iptables-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)",
+            "/dev/stdin:1:1-15: Error: Could not process rule: Operation not permitted",
+            "Another app is currently holding the xtables lock",
+            "Error: syntax error, unexpected newline",
+        ] {
+            let wanted = format!("cannot try tables of IPv4: iptables-restore says: {said}");
+            assert_eq!(refused(said), Missing::Untried(wanted));
+        }
+        for said in [
+            "iptables-restore: line 3 failed",
+            "iptables-restore v1.8.9 (nf_tables): line 2: RULE_APPEND failed (No such file or directory): rule in chain INPUT",
+            "Error: Could not process rule: Operation not supported",
+        ] {
+            let why = refused(said);
+            assert!(
+                matches!(&why, Missing::Lacks(why) if why.contains("tables for all rules")),
+                "{said}: {why:?}"
+            );
+        }
+    }
+
+    /// The names of parts that only some clusters need, and that these rules have.
+    fn rare(parts: &[Part], rules: &str) -> Vec<&'static str> {
+        let rare = parts.iter().filter(|part| part.told_by.is_some() && part.is_in(rules));
+        rare.map(|part| part.name).collect()
+    }
+
+    #[test]
+    fn what_only_some_clusters_need_is_in_their_rules_alone() {
+        let plain =
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: x}]}}";
+        let plain = userspace::model::load_text("plain", plain).expect("it is sound");
+        for (dataplane, parts, count) in
+            [(Name::Iptables, MATCHES_AND_TARGETS, 3), (Name::Nftables, EXPRESSIONS, 3)]
+        {
+            let all = rare(parts, &told(dataplane));
+            assert_eq!(all.len(), count, "{dataplane}: {all:?}");
+            assert_eq!(rare(parts, &tried(parts)), all, "what is tried says what it is told by");
+            for node in &plain.nodes {
+                let rules = netfilter::change(dataplane, None, &plain, &node.name).expect("it is a node");
+                assert!(!rules.is_empty());
+                for (_, rules) in rules {
+                    assert_eq!(rare(parts, &rules), Vec::<&str>::new(), "{dataplane}");
+                }
+            }
+        }
     }
 
     #[test]
     #[ignore = "needs root: make test"]
     fn this_machine_has_all_that_is_tried() {
-        for (which, tried) in
-            [("iptables", iptables()), ("nftables", nftables()), ("connections", connections())]
-        {
+        let shares = [Share::Every, Share::Some];
+        let tools = shares
+            .into_iter()
+            .flat_map(|share| [("iptables", iptables(share)), ("nftables", nftables(share))]);
+        for (which, tried) in tools.chain([("connections", connections())]) {
             tried.unwrap_or_else(|why| panic!("{which}: {why}"));
         }
     }

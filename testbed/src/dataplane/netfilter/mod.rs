@@ -18,6 +18,7 @@
 use userspace::model::{Cluster, Encapsulation, Model};
 
 use super::{Dataplane, Name, chains};
+use crate::doctor::filter;
 use crate::netns::Netns;
 use crate::topology::{Layout, Topology};
 
@@ -137,8 +138,16 @@ pub fn apply(dataplane: Name, before: Option<&Cluster>, topology: &Topology) -> 
     Ok(())
 }
 
+/// What is refused because the kernel does not know something of it is said to be that.
 fn load(netns: &Netns, told: Vec<(Tool, String)>) -> Result<(), Error> {
-    told.into_iter().try_for_each(|(tool, rules)| tool.load(netns, &rules))
+    told.into_iter().try_for_each(|(tool, rules)| {
+        let refused = match tool.load(netns, &rules) {
+            Err(refused @ Error::Refused { .. }) => refused,
+            loaded => return loaded,
+        };
+        let lacking = filter::lacking(&tool, &rules);
+        Err(lacking.map_or(refused, |lacking| Error::Lacking { netns: netns.name().to_owned(), lacking }))
+    })
 }
 
 /// What the tools of a dataplane are told, to go from one cluster's rules of a node to another's. Empty where nothing

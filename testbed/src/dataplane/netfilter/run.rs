@@ -52,6 +52,16 @@ pub enum Error {
         /// The first lines of what it said.
         said: String,
     },
+    /// The kernel does not know what the rules have.
+    #[error(
+        "cannot load rules into network namespace {netns}: {lacking}: load the module, or choose `--dataplane ebpf` or `emulator`"
+    )]
+    Lacking {
+        /// The namespace.
+        netns: String,
+        /// What it lacks, and what for.
+        lacking: String,
+    },
     /// The table of connections.
     #[error(
         "cannot look through the tracked connections of network namespace {netns} for those that lead to nobody: {source}; `podpath doctor` says whether this kernel lists them, else try again"

@@ -34,7 +34,10 @@ pub(super) fn table(cluster: &Cluster, node: &Node, family: Family) -> Table {
     table.set("sources", format!("type ifname . {address};"));
     table.map("egress", "type ifname : verdict;");
     table.map("ingress", "type ifname : verdict;");
-    table.chain("audited", vec!["log prefix \"podpath audit: \"".to_owned()]);
+    // Only there: not every kernel can log.
+    if cluster.pods_on(&node.name).any(|pod| cluster.audits(&pod.namespace)) {
+        table.chain("audited", vec!["log prefix \"podpath audit: \"".to_owned()]);
+    }
     table.base("guard", "filter hook prerouting priority raw", guard(cluster, node, family));
     let judged: Vec<String> = match cluster.settings.policies.established {
         Established::Keep => vec!["ct state established,related accept".to_owned()],
