@@ -38,7 +38,8 @@ pub fn lower<A: Address>(
     let Some(before) = packet.read::<Be16>(place) else {
         return Ok(());
     };
-    let most = room.saturating_sub((A::HEADER + tcp::LENGTH) as u32);
+    // No way is so narrow that there is no room for the headers: asked, the verifier would follow each width apart.
+    let most = room.wrapping_sub((A::HEADER + tcp::LENGTH) as u32);
     // 2.
     if before.host() as u32 <= most {
         return Ok(());
@@ -59,31 +60,29 @@ pub fn lower<A: Address>(
 /// Where the size stands in the frame whose TCP header is at `transport`, if it says one.
 #[inline(always)]
 fn find(packet: &mut impl Packet, transport: usize) -> Option<usize> {
-    let length: u8 = packet.read(transport + tcp::DATA_OFFSET)?;
-    let end = (length >> 4) as usize * 4;
-    packet.pull((transport + end) as u32);
-    let mut at = tcp::LENGTH;
+    let words: u8 = packet.read(transport + tcp::DATA_OFFSET)?;
+    let header = (words >> 4) as usize * 4;
+    let end = transport + header;
+    packet.pull(end as u32);
+    let mut left = header.checked_sub(tcp::LENGTH)?;
     let mut options = 0;
-    while options < option::MOST {
-        if at >= end {
-            return None;
-        }
-        let kind: u8 = packet.read(transport + at)?;
+    while left != 0 && options < option::MOST {
+        let at = end - left;
+        // Behind the last byte there is no size.
+        let Be16([kind, stated]) = packet.read(at)?;
         if kind == option::END {
             return None;
         }
-        let mut length = 1;
-        if kind != option::NOTHING {
-            length = packet.read::<u8>(transport + at + 1)? as usize;
-        }
+        let length = if kind == option::NOTHING { 1 } else { stated as usize };
         // 3.
-        if length == 0 || at + length > end {
+        if length == 0 || length > left {
             return None;
         }
         if kind == option::MAXIMUM_SEGMENT {
-            return if length == option::MAXIMUM_SEGMENT_LENGTH { Some(transport + at + 2) } else { None };
+            return if length == option::MAXIMUM_SEGMENT_LENGTH { Some(at + 2) } else { None };
         }
-        at += length;
+        // It is never more: but so the verifier knows as much behind every option, and follows the next one once.
+        left = (left - length) & 0x3f;
         options += 1;
     }
     None

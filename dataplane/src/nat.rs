@@ -30,16 +30,18 @@
 //!
 //! Source: RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP); RFC 1624 and RFC 9260 appendix A (checksums).
 
+mod mend;
 mod quote;
 
+use mend::{checksum_offset, follow, mend, mend_of, port_delta};
 use quote::requote;
 
 use crate::Reason;
 use crate::flow::{Ends, Flow, spread};
-use crate::platform::{Mend, MendEnd, Packet, Platform};
+use crate::platform::{Mend, Packet, Platform};
 use crate::tables::{BackendId, Connection, Masquerade, Masqueraded, Masquerades, NotAdded, Table, Writes};
 use crate::trace::{self, Record, Stage};
-use crate::wire::transport::{self, sctp, tcp, udp};
+use crate::wire::transport::{self, sctp};
 use crate::wire::{Address, Be16, Be32, Port, checksum, crc, ethernet, icmp, ip};
 
 /// How many ports beside its own are tried before a new flow is refused.
@@ -326,7 +328,8 @@ pub fn replace<A: Address>(
     let (old, old_port) =
         if target { (ends.target, ends.target_port) } else { (ends.source, ends.source_port) };
     replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-    let mend = mend_of(ends.protocol, (old, old_port), (address, port), ends.pseudo_sum());
+    let change = (checksum::address_delta(old, address), port_delta(old_port, port));
+    let mend = mend_of::<A>(ends.protocol, change, ends.pseudo_sum());
     packet.mend_end(ends.transport + checksum_offset(ends.protocol), mend).ok_or(Reason::WriteFailed)?;
     if old_port != port {
         let offset = ends.transport + port_offset::<A>(ends.protocol, side);
@@ -338,25 +341,6 @@ pub fn replace<A: Address>(
         (ends.source, ends.source_port) = (address, port);
     }
     Ok(())
-}
-
-/// What the checksum has to follow where an end takes another's place.
-#[inline(always)]
-fn mend_of<A: Address>(
-    protocol: u8,
-    (old, old_port): (A, Port),
-    (address, port): (A, Port),
-    left: Be16,
-) -> MendEnd {
-    let delta = checksum::address_delta(old, address);
-    MendEnd {
-        address: delta,
-        port: if old_port == port { 0 } else { checksum::word_delta(old_port, port) },
-        whole: !delta,
-        balanced: A::CHECKSUM.is_none(),
-        optional: protocol == ip::protocol::UDP,
-        left,
-    }
 }
 
 /// Notes what takes the place of an end.
@@ -390,37 +374,31 @@ fn rewrite<A: Address>(
         Side::Source => (flow.source, flow.source_port),
         Side::Target => (flow.target, flow.target_port),
     };
-    // Ports, and the checksum of the whole packet, are in its first fragment only.
-    let has_transport = flow.piece.offset == 0;
-    // The length of what will be cut into several is not the length of any of them.
-    let datagram =
-        flow.protocol == ip::protocol::UDP && !flow.error && flow.piece.is_whole() && packet.segment() == 0;
+    let mut pseudo = 0;
     // An error may come from a router on the way, whose address is nobody's business here.
     if side == Side::Target || flow.sender == old {
         replace_address(packet, ethernet::LENGTH, side, (old, address))?;
-        let covered = if is_icmp(flow) { A::ICMP.pseudo } else { flow.protocol != ip::protocol::SCTP };
-        if datagram {
-            mend_datagram(packet, flow, (old, old_port), (address, port))?;
-        } else if has_transport && covered {
-            mend(packet, flow, checksum::address_delta(old, address), true)?;
-        }
-        // A checksum of IP's header makes up for the address, and so does one that covers it. Not a branch of the above, for
-        // the sake of `from_wire`'s stack, of which nothing would be left (512 bytes, kernel 6.18).
-        if A::CHECKSUM.is_none() && !(has_transport && covered) {
-            packet.tell(checksum::address_delta(old, address));
-        }
+        pseudo = checksum::address_delta(old, address);
     }
     if flow.error {
-        requote(packet, flow, side, (old, address), (old_port, port))?;
-    } else if has_transport && old_port != port {
-        if flow.protocol == ip::protocol::SCTP {
-            unseal(packet, flow, side, (old_port, port))?;
-            packet.tell(checksum::word_delta(old_port, port));
-        } else if !datagram {
-            mend(packet, flow, checksum::word_delta(old_port, port), false)?;
+        let quoted = requote(packet, flow, side, (old, address), (old_port, port))?;
+        mend(packet, flow, A::ICMP.protocol, (if A::ICMP.pseudo { pseudo } else { 0 }, quoted))?;
+    } else if flow.piece.offset == 0 {
+        // Ports, and the checksum of the whole packet, are in its first fragment only.
+        follow(packet, flow, pseudo, (old_port, port))?;
+        if old_port != port {
+            if flow.protocol == ip::protocol::SCTP {
+                unseal(packet, flow, side, (old_port, port))?;
+                packet.tell(checksum::word_delta(old_port, port));
+            }
+            let offset = flow.transport + port_offset::<A>(flow.protocol, side);
+            packet.write(offset, port).ok_or(Reason::Truncated)?;
         }
-        let offset = flow.transport + port_offset::<A>(flow.protocol, side);
-        packet.write(offset, port).ok_or(Reason::Truncated)?;
+    }
+    // A checksum of IP's header makes up for the address, and so does one that covers it.
+    let covered = flow.error || flow.piece.offset == 0 && flow.protocol != ip::protocol::SCTP;
+    if A::CHECKSUM.is_none() && !covered {
+        packet.tell(pseudo);
     }
     match side {
         Side::Source => {
@@ -459,35 +437,6 @@ fn replace_address<A: Address>(
 #[inline(always)]
 fn is_icmp<A: Address>(flow: &Flow<A>) -> bool {
     flow.error || flow.protocol == A::ICMP.protocol
-}
-
-/// Corrects the packet's transport checksum.
-#[inline(always)]
-fn mend<A: Address>(
-    packet: &mut impl Packet,
-    flow: &Flow<A>,
-    delta: u32,
-    pseudo: bool,
-) -> Result<(), Reason> {
-    let protocol = if flow.error { A::ICMP.protocol } else { flow.protocol };
-    let optional = protocol == ip::protocol::UDP;
-    let mend = Mend { delta, pseudo, balanced: A::CHECKSUM.is_none(), optional };
-    packet.mend(flow.transport + checksum_offset(protocol), mend).ok_or(Reason::WriteFailed)
-}
-
-/// Corrects the checksum of a whole datagram for another end. Whether its sender left it to the network card is known by
-/// the field itself: where a pod has put a datagram around another packet, that may be left for the packet inside alone.
-#[inline(always)]
-fn mend_datagram<A: Address>(
-    packet: &mut impl Packet,
-    flow: &Flow<A>,
-    old: (A, Port),
-    new: (A, Port),
-) -> Result<(), Reason> {
-    let length = flow.end.wrapping_sub(flow.transport) as u16;
-    let left = checksum::pseudo(flow.source, flow.target, ip::protocol::UDP, length);
-    let mend = mend_of(ip::protocol::UDP, old, new, left);
-    packet.mend_end(flow.transport + udp::CHECKSUM, mend).ok_or(Reason::WriteFailed)
 }
 
 /// Notes that a port of an SCTP packet changes, which its checksum has to follow.
@@ -544,7 +493,8 @@ pub fn seal<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), 
     let after = Be32((u32::from_le_bytes(before.0) ^ added).to_le_bytes());
     packet.write(offset, after).ok_or(Reason::Truncated)?;
     if flow.error {
-        mend(packet, flow, seal_delta(before, after), false)?;
+        let mend = Mend { delta: seal_delta(before, after), ..Mend::default() };
+        packet.mend(flow.transport + icmp::CHECKSUM, mend).ok_or(Reason::WriteFailed)?;
     } else {
         packet.tell(seal_delta(before, after));
     }
@@ -568,16 +518,6 @@ fn quoted_end<A: Address>(packet: &impl Packet, flow: &Flow<A>) -> Result<usize,
     let stated: Be16 = packet.read(flow.quoted + field).ok_or(Reason::Truncated)?;
     let start = if A::VERSION == 4 { flow.quoted } else { flow.quoted + A::HEADER };
     Ok(start + stated.host() as usize)
-}
-
-/// Where a transport header's checksum stands, other than SCTP's.
-#[inline(always)]
-fn checksum_offset(protocol: u8) -> usize {
-    match protocol {
-        ip::protocol::TCP => tcp::CHECKSUM,
-        ip::protocol::UDP => udp::CHECKSUM,
-        _ => icmp::CHECKSUM,
-    }
 }
 
 /// Where the port of a side stands: an echo has but one, its identifier.

@@ -80,21 +80,18 @@ pub struct Mend {
     pub optional: bool,
 }
 
-/// A change of an address and a port of a whole packet of TCP or UDP that its checksum has to follow, as [`Mend`].
+/// A change of an address and a port of a whole packet that its transport checksum has to follow, as [`Mend`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MendEnd {
-    /// What it adds to the sum of the pseudo-header.
+    /// What it adds to the sum of the pseudo-header; 0 if the checksum covers none.
     pub address: u32,
     /// What it adds to the sum of the rest; 0 if the port is the same.
     pub port: u32,
-    /// What it adds to the sum of the whole packet, the checksums included. The transport's makes up for the port, and
-    /// for the address; where IP's header has one of its own, that does so again. Nobody asks for it where that is `balanced`.
-    pub whole: u32,
     /// As [`Mend::balanced`].
     pub balanced: bool,
     /// As [`Mend::optional`].
     pub optional: bool,
-    /// The sum of the pseudo-header before: the field holds this where the sender left it to its network card.
+    /// The sum of the pseudo-header before, or 0: the field holds this where the sender left it to its network card.
     pub left: Be16,
 }
 

@@ -38,13 +38,16 @@ pub const UNREACHABLE: u8 = 3;
 
 /// Bytes that are summed in one step; quotes are so many times a whole number long.
 const STEP: usize = 4;
-/// The longest quote of both families.
-const LONGEST_QUOTE: usize = longest::<V6>() - ip::v6::LENGTH - icmp::LENGTH;
 
 /// The longest error of a family, in bytes of its IP packet (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4).
 #[inline(always)]
 pub const fn longest<A: Address>() -> usize {
     if A::VERSION == 4 { 576 } else { 1280 }
+}
+
+/// The longest quote of such an error.
+const fn longest_quote<A: Address>() -> usize {
+    longest::<A>() - A::HEADER - icmp::LENGTH
 }
 
 /// Whether an IP packet of at most `room` bytes may take this frame's, whose transport header of that protocol stands
@@ -193,7 +196,7 @@ fn quote<A: Address>(packet: &mut impl Packet, flow: &Flow<A>, complaint: &Compl
     };
     header::write(packet, &header)?;
     let [a, b, c, d] = complaint.rest.0;
-    let mut sum = sum(packet, quote, length)?;
+    let mut sum = sum::<A>(packet, quote, length)?;
     let mut words = [complaint.kind, Be16([a, b]), Be16([c, d]), Be16::default(), Be16::default()];
     if A::ICMP.pseudo {
         sum += source.sum() + target.sum();
@@ -315,10 +318,10 @@ fn turn(packet: &mut impl Packet) -> Option<()> {
 /// The frame's end is what ends it early: of two bounds, one of them unknown, the compiler makes a third, by which
 /// the verifier sees no end ("sequence of 8193 jumps is too complex", kernel 6.18).
 #[inline(always)]
-fn sum(packet: &impl Packet, offset: usize, length: usize) -> Option<u32> {
+fn sum<A: Address>(packet: &impl Packet, offset: usize, length: usize) -> Option<u32> {
     let mut sum = 0u64;
     let mut summed = 0;
-    while summed < LONGEST_QUOTE {
+    while summed < const { longest_quote::<A>() } {
         let Some(word) = packet.read::<u32>(offset + summed) else {
             break;
         };

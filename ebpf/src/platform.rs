@@ -191,7 +191,7 @@ impl Packet for Skb {
     /// The helper is called only where it alone can say what the field is: a call takes as long as the rest of this.
     #[inline(always)]
     fn mend_end(&mut self, offset: usize, mend: MendEnd) -> Option<()> {
-        let MendEnd { address, port, whole, balanced, optional, left } = mend;
+        let MendEnd { address, port, balanced, optional, left } = mend;
         let field: Be16 = self.read(offset)?;
         if field == left {
             return self.mend_left(offset, mend);
@@ -207,7 +207,8 @@ impl Packet for Skb {
         }
         self.write(offset, mended)?;
         if !balanced {
-            self.tell(whole);
+            // The checksum makes up for the address, and that of the IP header does so once more.
+            self.tell(!address);
         }
         Some(())
     }

@@ -37,11 +37,12 @@ pub fn pseudo<A: Address>(source: A, target: A, protocol: u8, length: u16) -> Be
     Be16(sum([Be16([0, protocol]), Be16::new(length)], addresses).to_ne_bytes())
 }
 
-/// One's complement addition of two 32-bit sums.
+/// One's complement addition of two 32-bit sums. Without a branch for what is carried over: the verifier would follow
+/// both, and both of the next addition from each.
 #[inline(always)]
 pub const fn add(left: u32, right: u32) -> u32 {
-    let (sum, carry) = left.overflowing_add(right);
-    sum + carry as u32
+    let sum = left as u64 + right as u64;
+    sum as u32 + (sum >> 32) as u32
 }
 
 /// What a change from one sum of words to another adds to a checksummed sum.
