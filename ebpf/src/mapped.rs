@@ -111,7 +111,11 @@ pub(crate) const fn same(left: &str, right: &str) -> bool {
 impl<T: Table> Finds<T> for Hash<T> {
     #[inline(always)]
     fn find(&self, key: &T::Key) -> Option<*const T::Row> {
-        self.get_ptr(key)
+        let row = self.get_ptr(key)?;
+        // SAFETY: the kernel keeps the rows of such a map at multiples of eight: long ones are copied in half as many
+        // steps.
+        unsafe { assert_unchecked(row.addr().is_multiple_of(8)) };
+        Some(row)
     }
 }
 
@@ -163,10 +167,10 @@ impl<T: Mapped<Map = Hash<T>>> Writes<T> for Kernel {
     #[inline(always)]
     fn change<R>(&mut self, key: &T::Key, change: impl FnOnce(&mut T::Row) -> R) -> Option<R> {
         let row = T::map().get_ptr_mut(key)?;
-        // SAFETY: as in `copy`. Another CPU may change the row at the same time; every bit pattern is a
+        // SAFETY: as in `find`. Another CPU may change the row at the same time; every bit pattern is a
         // valid row, and a lost update is one packet's.
         unsafe {
-            assert_unchecked(row.addr().is_multiple_of(4));
+            assert_unchecked(row.addr().is_multiple_of(8));
             Some(change(&mut *row))
         }
     }
