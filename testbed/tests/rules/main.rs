@@ -347,7 +347,8 @@ fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
     let first = number("PODPATH_RULES_SEED", 0);
     let mut tally = Tally::new();
     let mut wrong = Vec::new();
-    for seed in first..first + number("PODPATH_RULES", SCENES) {
+    let scenes = number("PODPATH_RULES", SCENES);
+    for seed in first..first + scenes {
         let scene = Scene::drawn(seed);
         if let Err(first) = run(&scene, &format!("rules-{seed}"), &mut tally) {
             let least = shrunk(scene, &format!("rules-{seed}"));
@@ -374,7 +375,8 @@ fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
         "wrapped",
         "unwrapped",
     ];
-    for word in words {
-        assert!(tally.get(word).is_some_and(|times| *times > 50), "{word}: {tally:?}");
+    // Few scenes do not have everything.
+    for word in words.iter().filter(|_| scenes >= SCENES) {
+        assert!(tally.get(*word).is_some_and(|times| *times > 50), "{word}: {tally:?}");
     }
 }
