@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use userspace::engine::kernel::cgroup::mounted;
+
 /// Readings of the same number that are believed, one after the other, and how many are waited for at most.
 const SAME: usize = 3;
 const MOST_READINGS: usize = 100;
@@ -146,28 +148,17 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// The version that has the memory, its root, and the group of this process, by /proc/self/mounts and
 /// /proc/self/cgroup.
 fn place(mounts: &str, own: &str) -> Option<(Version, PathBuf, PathBuf)> {
-    let (mut one, mut two) = (None, None);
-    for line in mounts.lines() {
-        let fields: Vec<_> = line.split(' ').collect();
-        match fields[..] {
-            [_, root, "cgroup", options, ..] if options.split(',').any(|it| it == "memory") => {
-                one = Some(root)
-            }
-            [_, root, "cgroup2", ..] => two = Some(root),
-            _ => {}
-        }
-    }
-    let (version, root, controllers) = match (one, two) {
-        (Some(root), _) => (Version::One, root, "memory"),
-        (None, Some(root)) => (Version::Two, root, ""),
-        (None, None) => return None,
+    let one =
+        mounted(mounts, |kind, options| kind == "cgroup" && options.split(',').any(|it| it == "memory"));
+    let (version, root, controllers) = match one {
+        Some(root) => (Version::One, root, "memory"),
+        None => (Version::Two, mounted(mounts, |kind, _| kind == "cgroup2")?, ""),
     };
     let home = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let named = fields.next()?.split(',').any(|it| it == controllers);
         fields.next().filter(|_| named)
     })?;
-    let root = PathBuf::from(root);
     let home = root.join(home.trim_start_matches('/'));
     Some((version, root, home))
 }

@@ -1,8 +1,9 @@
 //! What has been measured so far, so that a run that was interrupted can go on.
 //!
 //! A file of lines beside the results: first what the run is, then each sample as soon as it is taken, and behind each
-//! round that it is over; last what was measured beside the samples. The last line may be torn, if the process ended while it wrote. Only whole rounds are gone on
-//! with: what is compared within a round must have been measured in turn, and not on two days.
+//! round that it is over; last what was measured beside the samples. The last line may be torn, if the process ended
+//! while it wrote. Only whole rounds are gone on with: what is compared within a round must have been measured in turn,
+//! and not on two days.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

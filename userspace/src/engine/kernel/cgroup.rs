@@ -42,14 +42,18 @@ const MOST: u32 = 64;
 pub fn root() -> Result<PathBuf, Error> {
     let mounts = fs::read_to_string("/proc/self/mounts")
         .map_err(|why| Error::NoCgroup { why: format!("/proc/self/mounts: {why}") })?;
-    mounted(&mounts).ok_or_else(|| Error::NoCgroup { why: "it is not mounted".to_owned() })
+    mounted(&mounts, |kind, _| kind == "cgroup2")
+        .ok_or_else(|| Error::NoCgroup { why: "it is not mounted".to_owned() })
 }
 
-fn mounted(mounts: &str) -> Option<PathBuf> {
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2"))?;
-    // As proc(5) writes a blank in a path.
-    found.get(1).map(|path| PathBuf::from(path.replace("\\040", " ")))
+/// Where the first file system is mounted whose kind and options are asked for, by the text of /proc/self/mounts.
+pub fn mounted(mounts: &str, is_it: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        // As proc(5) writes a blank in a path.
+        is_it(kind, options).then(|| PathBuf::from(path.replace("\\040", " ")))
+    })
 }
 
 /// Whether sockets can be translated here: hooks a program that lets everything pass into the root, takes it off
@@ -236,8 +240,11 @@ mod tests {
     fn the_root_is_found_among_the_mounts() {
         let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n";
-        assert_eq!(mounted(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(mounted("proc /proc proc rw 0 0\n"), None);
+        assert_eq!(
+            mounted(mounts, |kind, _| kind == "cgroup2"),
+            Some(PathBuf::from("/sys/fs/cgroup/uni fied"))
+        );
+        assert_eq!(mounted("proc /proc proc rw 0 0\n", |kind, _| kind == "cgroup2"), None);
     }
 
     #[test]
