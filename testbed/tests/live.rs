@@ -174,10 +174,26 @@ fn traffic_passes_the_bare_loop_and_none_is_lost() {
 }
 
 /// Whether [`Stuck`] goes on.
-static OPEN: AtomicBool = AtomicBool::new(false);
+static OPEN: AtomicBool = AtomicBool::new(true);
 
 /// A path that takes a frame only when it is let.
 struct Stuck;
+
+/// Lets [`Stuck`] go on when it is dropped, whatever fails: who stops a node waits for the frame that its path has.
+struct Shut;
+
+impl Shut {
+    fn now() -> Self {
+        OPEN.store(false, Ordering::Release);
+        Self
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        OPEN.store(true, Ordering::Release);
+    }
+}
 
 impl Path for Stuck {
     fn new(_: &Cluster, _: &str) -> Result<Self, Refusal> {
@@ -202,10 +218,11 @@ impl Path for Stuck {
 fn what_a_busy_path_has_no_room_for_is_counted_and_so_is_what_has_no_link() {
     const FRAMES: u64 = 16_000;
     for io in Io::ALL {
-        OPEN.store(false, Ordering::Release);
         let cluster = cluster(&format!("stuck-{io}"));
         let topology = Topology::build(&cluster, Layout::USERSPACE).unwrap_or_else(|error| panic!("{error}"));
         let live = Live::<Stuck>::start(&topology, io).unwrap_or_else(|error| panic!("{error}"));
+        // Only now: a link is opened between two frames, and the fabric's bridge asks for listeners at once.
+        let shut = Shut::now();
         let ends = ends(&topology);
         // As long as they come: room is counted in bytes.
         let mut frame = vec![0; 1400];
@@ -213,7 +230,7 @@ fn what_a_busy_path_has_no_room_for_is_counted_and_so_is_what_has_no_link() {
         let limits = Limits { warm_up: Duration::ZERO, time: PATIENCE, count: FRAMES };
         let flooded = traffic::forward(&ends, &[frame], limits);
         assert!(flooded.is_err(), "{io}: {flooded:?}");
-        OPEN.store(true, Ordering::Release);
+        drop(shut);
         let count = |tally: &Tally, why| tally.lost.get(&why).copied().unwrap_or(0);
         let all = |tally: &Tally| count(tally, Loss::NoLink) + count(tally, Loss::Overrun);
         let tally = until(|| live.tally(), |tally| all(tally) >= FRAMES && adds_up(tally));
