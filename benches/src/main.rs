@@ -30,7 +30,8 @@ struct Options {
     /// (program, update, memory, boot) is left out where a way is named, unless it is named itself.
     #[arg(long)]
     only: Option<String>,
-    /// How often each is measured; rules at most 3 times, and traffic of the rarer ways at most 5.
+    /// How often each is measured; rules at most 3 times, traffic of the rarer ways at most 5, and by ebpf and routed
+    /// three times as often what must hold of them.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
     /// How long each time, in seconds.

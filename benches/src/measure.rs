@@ -208,7 +208,8 @@ impl<'a> Session<'a> {
     fn missing(&self, run: &Run) -> impl Iterator<Item = (Variant, usize)> {
         let (run, point) = (*run, run.point());
         let can = self.suite.variants.iter().filter(move |variant| variant.lacks(&run).is_none());
-        can.flat_map(move |variant| (0..run.rounds(self.suite.rounds)).map(move |round| (*variant, round)))
+        let rounds = move |variant| 0..run.rounds(variant, self.suite.rounds);
+        can.flat_map(move |variant| rounds(*variant).map(move |round| (*variant, round)))
             .filter(move |(_, round)| !self.journal.is_over(&point, *round))
     }
 
@@ -329,12 +330,14 @@ impl<'a> Session<'a> {
     fn rounds(&mut self, block: &[Run], stands: &mut [Stand]) -> Result<(), Error> {
         // What failed once would fail again, and take its time.
         let mut failed = BTreeSet::new();
-        for round in 0..self.suite.rounds {
-            for (at, run) in block.iter().enumerate().filter(|(_, run)| round < run.rounds(self.suite.rounds))
-            {
-                for variant in order(&self.suite.variants, self.suite.seed, round) {
+        let suite = self.suite;
+        let rounds = |run: &Run| suite.variants.iter().map(|it| run.rounds(*it, suite.rounds)).max();
+        for round in 0..block.iter().filter_map(rounds).max().unwrap_or_default() {
+            for (at, run) in block.iter().enumerate() {
+                for variant in order(&suite.variants, suite.seed, round) {
                     check(self.stop)?;
-                    if variant.lacks(run).is_some() || failed.contains(&(variant, at)) {
+                    let has_it = round < run.rounds(variant, suite.rounds) && variant.lacks(run).is_none();
+                    if !has_it || failed.contains(&(variant, at)) {
                         continue;
                     }
                     let own = |it: &&mut Stand| it.variant == variant && it.sizes == run.sizes;
@@ -371,7 +374,7 @@ impl<'a> Session<'a> {
             // It could not be built, which was said then.
             return Ok(false);
         }
-        let (rounds, time_left) = (run.rounds(self.suite.rounds), self.time_left());
+        let (rounds, time_left) = (run.rounds(variant, self.suite.rounds), self.time_left());
         let what = title(&point);
         (self.said)(&format!("round {} of {rounds}: {what} on {variant}{time_left}", round + 1));
         self.held.to(if run.spreads() { None } else { Some(0) })?;

@@ -49,7 +49,7 @@ pub struct Results {
     pub suite: String,
     /// What chance in it follows from.
     pub seed: u64,
-    /// How often a point was measured; some were less often: see [`Results::rounds_of`].
+    /// How often a point was measured; some were more often, or less: see [`Results::rounds_of`].
     pub rounds: usize,
     /// How long each time, in seconds.
     pub time_s: f64,
@@ -318,9 +318,9 @@ impl Results {
         &self.samples[at - before..=at + behind]
     }
 
-    /// How often a point was measured.
-    pub fn rounds_of(&self, point: &Point) -> usize {
-        let own = self.samples.iter().filter(|sample| sample.point == *point);
+    /// How often a variant was measured at a point.
+    pub fn rounds_of(&self, variant: &str, point: &Point) -> usize {
+        let own = self.samples.iter().filter(|sample| sample.variant == variant && sample.point == *point);
         own.map(|sample| sample.round + 1).max().unwrap_or_default()
     }
 

@@ -249,6 +249,7 @@ fn service(cluster: &Cluster) -> &Service {
 mod tests {
     use super::*;
     use crate::matrix::Suite;
+    use testbed::dataplane::Name;
 
     #[test]
     fn what_keeps_to_one_cpu_is_not_charged_with_the_work_of_others_and_says_how_much_there_was() {
@@ -275,7 +276,7 @@ mod tests {
                 let rounds = suite.rounds;
                 sizes.map(move |sizes| {
                     let alike = first.clone().filter(|run| run.sizes == sizes);
-                    alike.map(|run| run.rounds(rounds)).sum::<usize>()
+                    alike.map(|run| run.rounds(Name::Ebpf.into(), rounds)).sum::<usize>()
                 })
             });
             let most = most.max().unwrap_or_default() * (crate::measure::REPEATS + 1);

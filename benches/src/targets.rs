@@ -314,7 +314,10 @@ impl fmt::Display for Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::matrix::{Often, Run, Suite, Variant};
     use crate::report::fixture::rich;
 
     fn judged(results: &Results, measure: &str) -> Judged {
@@ -329,6 +332,34 @@ mod tests {
         assert_eq!(open.map(|judged| judged.target.measure).collect::<Vec<_>>(), [""; 0]);
         let empty = judge(&Results::default());
         assert!(empty.iter().all(|judged| judged.outcome == Outcome::NotMeasured), "{empty:?}");
+    }
+
+    #[test]
+    fn what_must_hold_beside_routed_is_measured_more_often_than_the_rest() {
+        let suite = Suite::standard();
+        let often: Vec<_> = suite.runs().filter(|run| run.often == Often::More).collect();
+        let (mut asked, mut wanted) = (BTreeSet::new(), 0);
+        for target in &ALL {
+            let Of::Ratio(_, own, by) = target.of else { continue };
+            if by.variant != YARDSTICK && by.variant != own.variant {
+                continue;
+            }
+            wanted += 1;
+            for side in [own, by] {
+                let is_it = |run: &&&Run| {
+                    let point = run.point();
+                    point.workload == side.workload
+                        && point.way == side.way
+                        && point.services >= side.services
+                        && side.size_bytes.is_none_or(|size| point.size_bytes == size)
+                };
+                let run = often.iter().find(is_it);
+                asked.insert(run.unwrap_or_else(|| panic!("{}: {side:?}", target.measure)).point());
+                let variant: Variant = side.variant.parse().unwrap_or_else(|()| panic!("{side:?}"));
+                assert!(variant.must_hold(), "{side:?}");
+            }
+        }
+        assert_eq!((wanted, asked.len()), (6, often.len()), "and nothing else is");
     }
 
     #[test]

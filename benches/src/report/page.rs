@@ -6,7 +6,7 @@ mod drawings;
 
 use super::readme::{Beside, beside};
 use super::table::{columns, measured_as, target};
-use super::words::{day, fewer, number, sentence, spread, title, unsteady, variants};
+use super::words::{day, number, other_rounds, sentence, spread, title, unsteady, variants};
 use crate::results::{Cost, Program, Results};
 use crate::targets::{self, Outcome};
 
@@ -207,8 +207,8 @@ fn raw(results: &Results) -> String {
         let heads: Vec<&str> = columns.iter().map(|column| column[0].as_str()).collect();
         let rows =
             (1..columns[0].len()).map(|row| columns.iter().map(|column| column[row].clone()).collect());
-        let (said, fewer) = (sentence(&point.workload), fewer(results, point));
-        let said = escaped(&format!("{}: {said}{fewer}", title(point)));
+        let (said, rounds) = (sentence(&point.workload), other_rounds(results, point));
+        let said = escaped(&format!("{}: {said}{rounds}", title(point)));
         format!("<h3>{said}</h3>{}", table(&heads, rows))
     });
     points.collect()

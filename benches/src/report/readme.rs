@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::table::{measured_as, target};
 use super::to_routed;
-use super::words::{day, facts, spread, unsteady, variants, variants_at};
+use super::words::{all_rounds, day, facts, spread, unsteady, variants, variants_at};
 use crate::figure::{LATENCY_P50, RECEIVED, THROUGHPUT, TRANSACTIONS};
 use crate::matrix::{Suite, Variant};
 use crate::results::{Point, Results, Spread};
@@ -48,8 +48,8 @@ pub fn block(results: &Results) -> String {
     lines.extend(side_by_side(results));
     lines.extend(must_hold(results));
     lines.push(format!(
-        "Medians of {} rounds of {} s, [lowest..highest], as ratio to `routed` in the same round; nodes joined by a {}. {}; measured on {}.",
-        results.rounds,
+        "Medians of {} of {} s, [lowest..highest], as ratio to `routed` in the same round; nodes joined by a {}. {}; measured on {}.",
+        all_rounds(results),
         results.time_s,
         results.fabric,
         facts(&results.machine),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use testbed::output::Paint;
 
-use super::words::{circumstances, fewer, figures, number, sentence, spread, title, variants_at};
+use super::words::{circumstances, figures, number, other_rounds, sentence, spread, title, variants_at};
 use super::{YARDSTICK, to_routed, yardstick};
 use crate::figure::{Figure, LATENCY_P50, LATENCY_P99, MEMORY, RECEIVED, THROUGHPUT, TOOK, TRANSACTIONS};
 use crate::results::{Point, Results, Stage};
@@ -23,7 +23,13 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Results { absent, noise, .. } = self.results;
         for point in self.results.points() {
-            writeln!(f, "{}: {}{}", title(point), sentence(&point.workload), fewer(self.results, point))?;
+            writeln!(
+                f,
+                "{}: {}{}",
+                title(point),
+                sentence(&point.workload),
+                other_rounds(self.results, point)
+            )?;
             write_columns(f, &columns(self.results, point, is_brief))?;
             match yardstick(self.results, point) {
                 Some(other) if other != point => {

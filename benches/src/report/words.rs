@@ -1,5 +1,7 @@
 //! Points, numbers and spreads in words.
 
+use std::collections::BTreeMap;
+
 use super::YARDSTICK;
 use crate::figure::{self, Figure};
 use crate::noise;
@@ -133,12 +135,34 @@ pub(super) fn variants_at<'a>(results: &'a Results, point: &Point) -> Vec<&'a st
     variants(results).into_iter().filter(here).collect()
 }
 
-/// How often a point was measured, where that is not as often as the run says.
-pub(super) fn fewer(results: &Results, point: &Point) -> String {
-    match results.rounds_of(point) {
-        rounds if rounds == results.rounds => String::new(),
-        number => format!("; {}", rounds(number)),
+/// How often a point was measured, where that is not as often as the run says: by all variants, or by some.
+pub(super) fn other_rounds(results: &Results, point: &Point) -> String {
+    let variants = variants_at(results, point);
+    let mut often: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for variant in &variants {
+        often.entry(results.rounds_of(variant, point)).or_default().push(variant);
     }
+    often.remove(&results.rounds);
+    let said = often.into_iter().map(|(number, who)| match who.len() == variants.len() {
+        true => format!("; {}", rounds(number)),
+        false => format!("; {} of {}", rounds(number), who.join(" and ")),
+    });
+    said.collect()
+}
+
+/// How many rounds a run has, and who was measured in more of them where something must hold.
+pub(super) fn all_rounds(results: &Results) -> String {
+    let points = results.points();
+    let mut more: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for variant in variants(results) {
+        let most = points.iter().map(|point| results.rounds_of(variant, point)).max().unwrap_or_default();
+        more.entry(most).or_default().push(format!("`{variant}`"));
+    }
+    let more = more.split_off(&(results.rounds + 1)).into_iter();
+    let said = more.map(|(number, who)| {
+        format!(" ({number} of {} where something must hold of them)", who.join(" and "))
+    });
+    rounds(results.rounds) + &said.collect::<String>()
 }
 
 fn rounds(number: usize) -> String {
@@ -149,7 +173,7 @@ fn rounds(number: usize) -> String {
 pub(super) fn circumstances(results: &Results) -> Vec<String> {
     let Results { time_s, fabric, machine, .. } = results;
     let rounds = rounds(results.rounds);
-    let other = results.points().into_iter().any(|point| !fewer(results, point).is_empty());
+    let other = results.points().into_iter().any(|point| !other_rounds(results, point).is_empty());
     let said = if other { " where no other number is said" } else { "" };
     let lines = [
         format!(
@@ -207,6 +231,7 @@ pub(super) fn day(began_s: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Sample;
     use crate::results::tests::point;
 
     #[test]
@@ -222,13 +247,23 @@ mod tests {
     #[test]
     fn a_point_with_other_rounds_than_the_run_says_so() {
         let mut results = crate::results::tests::results();
-        assert_eq!(fewer(&results, &point()), "");
+        assert_eq!(other_rounds(&results, &point()), "");
         assert!(circumstances(&results)[0].starts_with("Medians of 3 rounds of 0 s, "));
         results.rounds = 1;
         assert!(circumstances(&results)[0].starts_with("Medians of 1 round of 0 s "));
         results.rounds = 7;
-        assert_eq!(fewer(&results, &point()), "; 3 rounds");
+        assert_eq!(other_rounds(&results, &point()), "; 3 rounds");
         assert!(circumstances(&results)[0].contains("7 rounds of 0 s where no other number is said, "));
+        assert_eq!(all_rounds(&results), "7 rounds");
+    }
+
+    #[test]
+    fn variants_with_more_rounds_than_the_others_of_a_point_are_named() {
+        let mut results = crate::results::tests::results();
+        let own = results.samples.iter().rfind(|sample| sample.variant == "routed").cloned();
+        results.samples.extend(own.map(|sample| Sample { round: 8, ..sample }));
+        assert_eq!(other_rounds(&results, &point()), "; 9 rounds of routed");
+        assert_eq!(all_rounds(&results), "3 rounds (9 of `routed` where something must hold of them)");
     }
 
     #[test]
