@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod command;
 
 use command::{
-    apply, bench, check, delete, demo, diff, doctor, down, exec, explain, fabric, get, link, lint, plan,
-    serve, up, upgrade, r#where,
+    apply, bench, check, completion, delete, demo, diff, doctor, down, exec, explain, fabric, get, link,
+    lint, plan, schema, serve, up, upgrade, r#where,
 };
 
 /// A Kubernetes cluster's packet path on one machine, without the cluster.
@@ -37,6 +37,8 @@ enum Command {
     Diff(diff::Args),
     Link(link::Args),
     Bench(bench::Args),
+    Schema(schema::Args),
+    Completion(completion::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Serve(serve::Args),
@@ -63,6 +65,8 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completion(args) => completion::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Fabric(args) => fabric::run(&args),

@@ -484,6 +484,19 @@ fn doctor_reports_each_requirement_with_a_remedy_for_what_is_missing() {
     }
 }
 
+#[test]
+fn editors_and_shells_are_told_what_may_be_written() {
+    let output = podpath(&["schema"]);
+    exits(&output, 0);
+    let models = &json(&output)["$defs"]["TestbedSpec"]["properties"]["model"]["enum"];
+    assert_eq!(*models, serde_json::json!(["overlay", "flat", "flat-dynamic", "kubenet", null]));
+    let output = podpath(&["completion", "bash"]);
+    exits(&output, 0);
+    let script = stdout(&output);
+    assert!(["complete -F _podpath", "--dataplane", "explain"].iter().all(|word| script.contains(word)));
+    assert!(!script.contains(" serve "), "what is hidden is not offered");
+}
+
 /// A Service that remembers its clients.
 const REMEMBERED: &str = r#"
 ---

@@ -11,10 +11,10 @@ use super::fabric;
 use super::own::{LoadBalancerSpec, PoliciesSpec, PortsSpec, ServicesSpec, TestbedSpec, TimeoutsSpec};
 use super::ranges::{self, Purpose, Ranges};
 use super::settings::{
-    Acceleration, Algorithm, Encapsulation, Established, Fabric, FabricKind, Forward, IpBlocks, LoadBalancer,
-    Model, Policies, Probe, Services, Settings, Timeouts,
+    Acceleration, Encapsulation, Fabric, FabricKind, LoadBalancer, Model, Policies, Services, Settings,
+    Timeouts,
 };
-use super::syntax;
+use super::{syntax, words};
 use crate::ipam::{self, IpFamily, SNAT_PORTS};
 
 /// The UDP port of the overlay. Source: the default of the Linux vxlan driver and of Cilium; IANA's is 4789.
@@ -24,7 +24,7 @@ const GENEVE_PORT: u16 = 6081;
 /// The source ports that may stand for pods outside. Source: Linux, `ip_local_port_range`.
 const MASQUERADE_PORTS: (u16, u16) = (32_768, 60_999);
 /// Slots of a Maglev table. Source: Cilium, `bpf-lb-maglev-table-size`.
-const TABLE_SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 131_071];
+pub(super) const TABLE_SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 131_071];
 /// The longest packet that fits what a program in a driver is given: a page, less the room before and behind it.
 /// Source: Linux, `veth_xdp_set` in drivers/net/veth.c, where it is some bytes more.
 const DRIVER_MTU: u32 = 3498;
@@ -112,8 +112,8 @@ pub(super) fn read(spec: &TestbedSpec, fields: &mut Fields<'_>) -> Choices {
     // The least that IPv4 hosts must take, after encapsulation (RFC 791), and the most a veth can carry.
     let mtu = number("spec.mtu", spec.mtu, (576 + 50, 65_535), 1500);
     let model = word("spec.model", spec.model.as_deref(), &Model::ALL, fields);
-    let encapsulations = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
-    let encapsulation = word("spec.encapsulation", spec.encapsulation.as_deref(), &encapsulations, fields);
+    let encapsulation =
+        word("spec.encapsulation", spec.encapsulation.as_deref(), &words::ENCAPSULATIONS, fields);
     let default_port = match encapsulation {
         Encapsulation::Vxlan => VXLAN_PORT,
         Encapsulation::Geneve => GENEVE_PORT,
@@ -202,8 +202,6 @@ fn services(
     let unstated = ServicesSpec::default();
     let stated = spec.services.as_ref().unwrap_or(&unstated);
     let path = |name: &str| format!("spec.services.{name}");
-    let algorithms = [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
-    let accelerations = [("disabled", Acceleration::Disabled), ("native", Acceleration::Native)];
     let size = stated.maglev_table_size.unwrap_or(default.maglev_table_size.into());
     let known = TABLE_SIZES.into_iter().find(|prime| i64::from(*prime) == size);
     if known.is_none() {
@@ -229,12 +227,17 @@ fn services(
         fields.wrong(path("directReturn"), why);
     }
     Services {
-        algorithm: word(&path("algorithm"), stated.algorithm.as_deref(), &algorithms, fields),
+        algorithm: word(&path("algorithm"), stated.algorithm.as_deref(), &words::ALGORITHMS, fields),
         maglev_table_size: known.unwrap_or(default.maglev_table_size),
         node_ports,
         direct_return,
         socket_translation: stated.socket_translation.unwrap_or(default.socket_translation),
-        acceleration: word(&path("acceleration"), stated.acceleration.as_deref(), &accelerations, fields),
+        acceleration: word(
+            &path("acceleration"),
+            stated.acceleration.as_deref(),
+            &words::ACCELERATIONS,
+            fields,
+        ),
     }
 }
 
@@ -243,12 +246,15 @@ fn policies(spec: Option<&PoliciesSpec>, fields: &mut Fields<'_>) -> Policies {
     let Some(spec) = spec else {
         return default;
     };
-    let established = [("keep", Established::Keep), ("cut", Established::Cut)];
-    let ip_blocks = [("literal", IpBlocks::Literal), ("outside", IpBlocks::Outside)];
     Policies {
         audit: spec.audit.unwrap_or(default.audit),
-        established: word("spec.policies.established", spec.established.as_deref(), &established, fields),
-        ip_blocks: word("spec.policies.ipBlocks", spec.ip_blocks.as_deref(), &ip_blocks, fields),
+        established: word(
+            "spec.policies.established",
+            spec.established.as_deref(),
+            &words::ESTABLISHED,
+            fields,
+        ),
+        ip_blocks: word("spec.policies.ipBlocks", spec.ip_blocks.as_deref(), &words::IP_BLOCKS, fields),
     }
 }
 
@@ -315,17 +321,11 @@ fn load_balancer(spec: Option<&LoadBalancerSpec>, fields: &mut Fields<'_>) -> Lo
         fields
             .wrong(path("probeThreshold"), format!("must be between 1 and 100, inclusive, not {threshold}"));
     }
-    let probes = [("tcp", Probe::Tcp), ("http", Probe::Http)];
-    let ways = [
-        ("floating-ip", Forward::FloatingIp),
-        ("node-port", Forward::NodePort),
-        ("ip-in-ip", Forward::IpInIp),
-    ];
     LoadBalancer {
-        probe: word(&path("probe"), spec.probe.as_deref(), &probes, fields),
+        probe: word(&path("probe"), spec.probe.as_deref(), &words::PROBES, fields),
         probe_threshold: probe_threshold.unwrap_or(default.probe_threshold),
         client_affinity: spec.client_affinity.unwrap_or(default.client_affinity),
-        forward: word(&path("forward"), spec.forward.as_deref(), &ways, fields),
+        forward: word(&path("forward"), spec.forward.as_deref(), &words::FORWARDS, fields),
         probe_interval_s: seconds(
             path("probeInterval"),
             spec.probe_interval.as_ref(),

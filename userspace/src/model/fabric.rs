@@ -12,10 +12,8 @@ use super::choice::word;
 use super::endpoint::did_you_mean;
 use super::error::Fields;
 use super::own::{FabricSpec, LinkSpec, RouteSpec, SecurityRuleSpec, TestbedSpec};
-use super::settings::{
-    Direction, Fabric, FabricKind, LinkQuality, Model, NextHop, SecurityRule, Settings, UserRoute,
-};
-use super::syntax;
+use super::settings::{Fabric, FabricKind, LinkQuality, Model, NextHop, SecurityRule, Settings, UserRoute};
+use super::{syntax, words};
 use crate::ipam::overlap;
 
 /// Where Azure's health probes come from, and what `AzureLoadBalancer` stands for. Source: Azure, "What is IP
@@ -42,8 +40,7 @@ pub(super) fn read(spec: &TestbedSpec, inside: &[IpNet], fields: &mut Fields<'_>
         ("loadBalancer.outboundAddress", outbound),
     ];
     let needs: Vec<&str> = needs.into_iter().filter(|(_, stated)| *stated).map(|(name, _)| name).collect();
-    let kinds = [("bridge", FabricKind::Bridge), ("emulator", FabricKind::Emulator)];
-    let stated = word("spec.fabric.kind", fabric.kind.as_deref(), &kinds, fields);
+    let stated = word("spec.fabric.kind", fabric.kind.as_deref(), &words::FABRICS, fields);
     let kind = match (fabric.kind.as_deref(), needs.is_empty()) {
         (None, false) => FabricKind::Emulator,
         (Some("bridge"), false) => {
@@ -116,8 +113,7 @@ fn routes(specs: &[RouteSpec], fields: &mut Fields<'_>) -> Vec<UserRoute> {
             ("Internet", None) => NextHop::Internet,
             ("None", None) => NextHop::None,
             (other, None) => {
-                let known = ["Internet", "None", "VirtualAppliance", "VirtualNetwork"];
-                fields.wrong(path("nextHopType"), syntax::unsupported(other, &known));
+                fields.wrong(path("nextHopType"), syntax::unsupported(other, &words::NEXT_HOPS));
                 continue;
             }
         };
@@ -168,12 +164,10 @@ fn security_rule(
         let why = format!("must be between 100 and 4096, inclusive, not {}", spec.priority);
         fields.wrong(format!("{path}.priority"), why);
     }
-    let directions = [("Inbound", Some(Direction::Inbound)), ("Outbound", Some(Direction::Outbound))];
-    let direction = word(&format!("{path}.direction"), Some(&spec.direction), &directions, fields);
-    let accesses = [("Allow", Some(true)), ("Deny", Some(false))];
-    let allow = word(&format!("{path}.access"), Some(&spec.access), &accesses, fields);
-    let protocols = [("*", None), ("Icmp", Some(1)), ("Tcp", Some(6)), ("Udp", Some(17))];
-    let protocol = word(&format!("{path}.protocol"), spec.protocol.as_deref(), &protocols, fields);
+    let direction = word(&format!("{path}.direction"), Some(&spec.direction), &words::DIRECTIONS, fields);
+    let allow = word(&format!("{path}.access"), Some(&spec.access), &words::ACCESSES, fields);
+    let protocol =
+        word(&format!("{path}.protocol"), spec.protocol.as_deref(), &words::SECURITY_PROTOCOLS, fields);
     let mut addresses = |name: &str, list: &[String]| {
         let path = format!("{path}.{name}");
         any_of(&path, list, fields, |text| prefixes(text, inside))

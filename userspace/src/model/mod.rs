@@ -24,6 +24,7 @@ mod place;
 mod ranges;
 mod read;
 mod resolve;
+mod schema;
 mod selector;
 mod service;
 pub mod settings;
@@ -33,6 +34,7 @@ mod syntax;
 mod tier;
 mod tiers;
 mod validate;
+mod words;
 mod workload;
 
 pub use cluster::*;
@@ -43,6 +45,7 @@ pub use error::{Error, Origin};
 pub(crate) use fabric::{PROBES, PROBES_V6, inside as virtual_network};
 pub use object::{Change, Entry, Key, Kind, Object, Objects};
 pub use own::{External as ExternalObject, ExternalPort, ExternalSpec, Testbed, TestbedSpec};
+pub use schema::schema;
 pub use settings::*;
 pub use tier::{Action, ClusterPolicy, PodPeer, Tier, TierPeer, TierPort, TierRule};
 

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::cluster::Protocol;
+use super::words;
 
 const LABEL: &str = "must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
 const SUBDOMAIN: &str = "must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
@@ -130,7 +131,7 @@ pub(super) fn protocol(name: Option<&str>) -> Result<Protocol, String> {
         None | Some("TCP") => Ok(Protocol::Tcp),
         Some("UDP") => Ok(Protocol::Udp),
         Some("SCTP") => Ok(Protocol::Sctp),
-        Some(other) => Err(unsupported(other, &["SCTP", "TCP", "UDP"])),
+        Some(other) => Err(unsupported(other, &words::PROTOCOLS)),
     }
 }
 

@@ -15,6 +15,7 @@ mod names;
 mod node_ports;
 mod policies;
 mod reading;
+mod schema;
 mod services;
 mod testbed;
 mod workloads;
