@@ -2,16 +2,13 @@
 
 pub mod filter;
 
-use std::io;
-
 use dataplane::wire::Mac;
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 use serde::Serialize;
-use userspace::engine::kernel::cgroup;
 use userspace::engine::kernel::object::OBJECT;
+use userspace::engine::kernel::{bpf, cgroup};
 
 use self::filter::Share;
 use crate::link::{End, Links, Vxlan, pair};
@@ -188,24 +185,8 @@ fn throw_away(side: &str) -> String {
     format!("podpath-test-{}-doctor-{side}", std::process::id())
 }
 
-/// Makes the smallest map there is, and forgets it (bpf(2), BPF_MAP_CREATE).
 fn bpf() -> Result<String, String> {
-    #[repr(C)]
-    struct Map {
-        kind: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        flags: u32,
-    }
-    const MAP_CREATE: libc::c_int = 0;
-    const ARRAY: u32 = 2;
-    let map = Map { kind: ARRAY, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
-    // SAFETY: the call reads as many bytes as it is told the map has, which outlives it.
-    let made = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const map, size_of::<Map>()) };
-    let made = Errno::result(made).map_err(|errno| io::Error::from(errno).to_string())?;
-    // SAFETY: the descriptor is ours alone, and not used again.
-    unsafe { libc::close(made as libc::c_int) };
+    bpf::try_out().map_err(|error| error.to_string())?;
     Ok("made a map".to_owned())
 }
 

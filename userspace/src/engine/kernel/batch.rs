@@ -4,10 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
 
-/// `bpf_cmd` of `linux/bpf.h`.
-const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-/// `bpf_cmd` of `linux/bpf.h`.
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+use super::bpf::{self, Command};
 
 /// The part of `union bpf_attr` that these commands read (`batch`).
 #[derive(Debug, Default)]
@@ -38,7 +35,7 @@ pub(super) fn update<K: Pod, R: Pod>(map: BorrowedFd<'_>, keys: &[K], rows: &[R]
     };
     // SAFETY: the kernel reads `count` keys and as many rows of the map's sizes, which are theirs, out of slices
     // that are as long and live until the call is over.
-    unsafe { call(BPF_MAP_UPDATE_BATCH, batch) }
+    unsafe { call(Command::MapUpdateBatch, batch) }
 }
 
 /// Removes the rows of these keys, in the same way.
@@ -50,19 +47,18 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
         ..Batch::default()
     };
     // SAFETY: as in `update`; no rows are read.
-    unsafe { call(BPF_MAP_DELETE_BATCH, batch) }
+    unsafe { call(Command::MapDeleteBatch, batch) }
 }
 
 /// Has the kernel do it, and says how many rows it came to.
 ///
 /// # Safety
-/// What `batch` points to must be as long as it says.
-unsafe fn call(command: libc::c_long, mut batch: Batch) -> usize {
+/// The command is one of the two, and what `batch` points to is as long as it says.
+unsafe fn call(command: Command, mut batch: Batch) -> usize {
     let asked = batch.count;
-    // SAFETY: the kernel reads and writes the attributes, whose size it is told; what they point to is the
-    // caller's word.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut batch, size_of::<Batch>()) };
-    if done == 0 {
+    // SAFETY: `Batch` is what these commands read, and they write to nothing that it points to; that this is there is
+    // the caller's word.
+    if unsafe { bpf::call(command, &mut batch) }.is_ok() {
         return asked as usize;
     }
     // The kernel sets the count once it has begun. It has not come to all of them, or it would not have failed.

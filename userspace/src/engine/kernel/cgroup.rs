@@ -6,13 +6,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 
+use super::bpf::{self, Command, Instruction, Kind};
 use super::error::{Error, sentence};
 use super::hook::Hooked;
 use super::pin::Pins;
@@ -34,6 +35,14 @@ pub(super) const PROGRAMS: [&str; 9] = [
 const PLACE: &str = "cgroup";
 /// The most programs of a kind that a control group takes (`BPF_CGROUP_MAX_PROGS`).
 const MOST: u32 = 64;
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT`.
+const CONNECT4: Kind = Kind { program: 18, hook: 10 };
+/// The shortest program there is: `r0 = 1; exit`.
+const LET_PASS: [Instruction; 2] = [
+    Instruction { code: 0xb7, registers: 0, offset: 0, value: 1 },
+    Instruction { code: 0x95, registers: 0, offset: 0, value: 0 },
+];
 
 /// The root of the control groups, version 2, wherever it is mounted.
 ///
@@ -64,8 +73,8 @@ pub fn mounted(mounts: &str, is_it: impl Fn(&str, &str) -> bool) -> Option<PathB
 pub fn try_out() -> Result<PathBuf, Error> {
     let root = root()?;
     let tried = File::open(&root).and_then(|cgroup| {
-        let program = let_pass()?;
-        drop(hooked(&program, &cgroup)?);
+        let program = bpf::load(CONNECT4, &LET_PASS)?;
+        drop(bpf::attach(CONNECT4, program.as_fd(), cgroup.as_raw_fd() as u32)?);
         super::netns::cookie()
     });
     let failed = |why: io::Error| Error::Attach {
@@ -75,60 +84,6 @@ pub fn try_out() -> Result<PathBuf, Error> {
     };
     tried.map_err(failed)?;
     Ok(root)
-}
-
-/// The shortest program there is for sockets that connect to IPv4 addresses.
-fn let_pass() -> io::Result<OwnedFd> {
-    const PROG_LOAD: libc::c_int = 5;
-    const CGROUP_SOCK_ADDR: u32 = 18;
-    /// `r0 = 1; exit`
-    const CODE: [u64; 2] = [0x1_0000_00b7, 0x95];
-    /// Up to what the kernel expects the program to be hooked into (`union bpf_attr`).
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instructions: u32,
-        code: u64,
-        license: u64,
-        log: [u64; 2],
-        flags: [u32; 2],
-        name: [u8; 16],
-        interface: u32,
-        expected: u32,
-    }
-    let load = Load {
-        kind: CGROUP_SOCK_ADDR,
-        instructions: CODE.len() as u32,
-        code: CODE.as_ptr() as u64,
-        license: c"Dual MIT/GPL".as_ptr() as u64,
-        log: [0; 2],
-        flags: [0; 2],
-        name: [0; 16],
-        interface: 0,
-        expected: CONNECT4,
-    };
-    let program = bpf(PROG_LOAD, &load)?;
-    // SAFETY: the kernel has just made it, for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(program) })
-}
-
-/// `BPF_CGROUP_INET4_CONNECT`.
-const CONNECT4: u32 = 10;
-
-/// Hooks a program in, for as long as the link is open.
-fn hooked(program: &OwnedFd, cgroup: &File) -> io::Result<OwnedFd> {
-    const LINK_CREATE: libc::c_int = 28;
-    #[repr(C)]
-    struct Create {
-        program: u32,
-        target: u32,
-        hook: u32,
-        flags: u32,
-    }
-    let (program, target) = (program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32);
-    let link = bpf(LINK_CREATE, &Create { program, target, hook: CONNECT4, flags: 0 })?;
-    // SAFETY: as for the program.
-    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
 /// Where the link of a program is pinned.
@@ -198,8 +153,6 @@ fn refusal(why: &ProgramError) -> String {
 /// Puts the program into a pinned link, in one step (`BPF_LINK_UPDATE`, which the loader has for other links
 /// only).
 fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    const OBJ_GET: libc::c_int = 7;
-    const LINK_UPDATE: libc::c_int = 29;
     #[repr(C)]
     struct Get {
         path: u64,
@@ -214,22 +167,13 @@ fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
         old: u32,
     }
     let path = std::ffi::CString::new(pin.as_os_str().as_bytes())?;
-    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let link = bpf(OBJ_GET, &get)?;
-    // SAFETY: the kernel has just made it, for nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let update =
+    let mut get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the kernel reads the path up to its end. Its answer is the link.
+    let link = unsafe { bpf::open(Command::ObjGet, &mut get)? };
+    let mut update =
         Update { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, old: 0 };
-    bpf(LINK_UPDATE, &update).map(drop)
-}
-
-/// The system call, which reads so much of its parameters as they are long.
-fn bpf<T>(command: libc::c_int, parameters: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the parameters are there for as long as the call takes, and what they point to as well.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(parameters), std::mem::size_of::<T>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    // SAFETY: these attributes point to nothing.
+    unsafe { bpf::call(Command::LinkUpdate, &mut update) }.map(drop)
 }
 
 #[cfg(test)]

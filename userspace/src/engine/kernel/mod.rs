@@ -10,6 +10,7 @@
 
 pub mod balancer;
 mod batch;
+pub mod bpf;
 pub mod cgroup;
 mod clock;
 mod diag;

@@ -9,17 +9,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::programs::SchedClassifier;
 use dataplane::tables::IfIndex;
 
+use super::bpf::{self, Command};
 use super::error::Error;
 use super::run::{self, Buffers};
 use super::{Kernel, inside, scheduled};
 use crate::engine::{Engine, Hook, Outcome};
 
-/// `bpf_cmd` of `linux/bpf.h`.
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
-/// Its flag: the packet comes with the sum, and must end with the right one.
+/// A flag of a test run: the packet comes with the sum, and must end with the right one.
 const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
-/// The part of `union bpf_attr` that the command reads (`test`).
+/// The part of `union bpf_attr` that the command reads and writes (`test`).
 #[derive(Debug, Default)]
 #[repr(C)]
 struct Test {
@@ -94,8 +93,8 @@ fn test_run(program: &SchedClassifier, frame: &[u8], buffers: &mut Buffers) -> s
         flags: CHECKSUM_COMPLETE,
         ..Test::default()
     };
-    // SAFETY: the kernel reads and writes the attributes, whose size it is told, and as many bytes as they say of buffers
-    // that are as long and live until the call is over.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut test, size_of::<Test>()) };
-    if done == 0 { Ok(test.data_size_out) } else { Err(std::io::Error::last_os_error()) }
+    // SAFETY: the kernel reads the frame and a context, and writes to two buffers, which are borrowed for that: as many
+    // bytes of each as they have.
+    unsafe { bpf::call(Command::ProgTestRun, &mut test)? };
+    Ok(test.data_size_out)
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
+use super::bpf::{self, Command};
 use super::error::{Error, sentence};
 use super::{Options, cgroup, driver, object, sized, sockets, switch};
 use crate::engine::Hook;
@@ -23,8 +24,6 @@ use crate::plan::{Links, NodePlan, plan};
 
 /// The load balancer's programs that packets meet.
 const BALANCER: [&str; 2] = ["balance", "pass"];
-/// BPF_OBJ_GET_INFO_BY_FD of `enum bpf_cmd`.
-const INFO: libc::c_int = 15;
 /// Bytes of an instruction.
 const INSTRUCTION: usize = 8;
 /// A function's room on the stack is a multiple of it, where programs are compiled (`kernel/bpf/verifier.c`).
@@ -221,7 +220,7 @@ fn info(program: BorrowedFd, code: &mut [u8]) -> io::Result<usize> {
         compiled: u64,
         code: u64,
     }
-    /// The members of `union bpf_attr` that this command reads.
+    /// The members of `union bpf_attr` that this command reads and writes.
     #[repr(C)]
     struct Parameters {
         program: u32,
@@ -230,14 +229,15 @@ fn info(program: BorrowedFd, code: &mut [u8]) -> io::Result<usize> {
     }
     let mut info = Info::default();
     (info.bytes, info.code) = (code.len() as u32, code.as_mut_ptr() as u64);
-    let parameters = Parameters {
+    let mut parameters = Parameters {
         program: program.as_raw_fd() as u32,
         length: size_of::<Info>() as u32,
         info: &raw mut info as u64,
     };
-    // SAFETY: both structs, and what `code` points to, are there for as long as the call takes, and as long as said.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, INFO, &raw const parameters, size_of::<Parameters>()) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info.bytes as usize) }
+    // SAFETY: the kernel reads and writes as much of `info` as there is of it, and writes no more bytes of instructions
+    // than that says there is room for in `code`; both are borrowed for that.
+    unsafe { bpf::call(Command::ObjGetInfoByFd, &mut parameters)? };
+    Ok(info.bytes as usize)
 }
 
 /// Bytes of stack along the deepest chain of calls, of a program whose functions need so many each.
