@@ -230,6 +230,20 @@ struct Ahead {
 }
 
 impl Running {
+    /// Tells the node's programs what holds for all packets, which is part of them.
+    fn tell(&mut self, node: NodePlan) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.node, node);
+        if (before.node, before.addresses) == (self.node.node, self.node.addresses) {
+            return Ok(());
+        }
+        let trace = self.kernel.tracing();
+        self.kernel.reload(&self.node, trace).inspect_err(|_| {
+            // Those of before go on, and the next state finds them so.
+            let rows = std::mem::take(&mut self.node.rows);
+            self.node = NodePlan { rows, ..before };
+        })
+    }
+
     /// Sets out on the way to another state, and goes its first leg.
     fn set_out(&mut self, legs: Legs, revision: u64) -> Result<(), Error> {
         self.ahead = Some(Ahead { legs: legs.into_iter(), revision });
@@ -296,18 +310,12 @@ impl Agent {
         let own = [(Hook::FromUnderlay, self.seat.uplink.clone()), (Hook::FromHost, self.seat.host.clone())];
         let places: Vec<_> = pods.chain(own).collect();
         if let Some(running) = &mut self.running {
-            running.revision = None;
+            (running.revision, running.ahead) = (None, None);
             let legs = running.kernel.legs(&node.rows)?;
             running.kernel.attach(&places)?;
             node.rows = std::mem::take(&mut running.node.rows);
-            let constants = running.node.node;
-            (running.plan, running.node, running.links) = (plan, node, links);
-            running.namespaces = namespaces;
-            if constants != running.node.node {
-                // What holds for all packets is part of the programs.
-                let trace = running.kernel.tracing();
-                running.kernel.reload(&running.node, trace)?;
-            }
+            running.tell(node)?;
+            (running.plan, running.links, running.namespaces) = (plan, links, namespaces);
             return running.set_out(legs, desired.revision);
         }
         let mut kernel = Kernel::load(&node, Options { pins: Some(pins), ..Options::default() })?;
