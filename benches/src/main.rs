@@ -98,7 +98,7 @@ impl Options {
             ("--rounds", self.rounds.is_some(), timed || matches!(self.suite, Changes)),
             ("--seconds", self.seconds.is_some(), timed),
             ("--seed", self.seed.is_some(), compares),
-            ("--fabric", self.fabric.is_some(), compares),
+            ("--fabric", self.fabric.is_some(), compares || matches!(self.suite, Memory)),
             ("--resume", self.resume, compares),
         ];
         given.into_iter().find(|(_, given, taken)| *given && !taken).map(|(name, ..)| name)
@@ -247,8 +247,8 @@ fn forward(options: &Options) -> anyhow::Result<()> {
     listen_for_signals().context("cannot listen for signals")?;
     let suite = Suite::standard();
     let rounds = (options.rounds.map_or(suite.rounds, usize::from), options.seconds.unwrap_or(suite.time));
-    let root = nix::unistd::geteuid().is_root();
-    let results = memory::measure(rounds, root, &STOP, |what| eprintln!("{what}"))?;
+    let links = nix::unistd::geteuid().is_root().then_some(options.fabric.unwrap_or(suite.fabric));
+    let results = memory::measure(rounds, links, &STOP, |what| eprintln!("{what}"))?;
     if let Some(path) = &options.out {
         results.write(path)?;
     }

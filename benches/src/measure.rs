@@ -65,10 +65,8 @@ pub enum Error {
     #[error("cannot build a cluster: {0}")]
     Build(#[from] dataplane::Error),
     /// What was to join the nodes of every variant.
-    #[error(
-        "cannot join nodes by a switch: {0}; measure on the kernel's bridge from the beginning, with --fabric bridge"
-    )]
-    Switch(#[source] userspace::engine::kernel::Error),
+    #[error(transparent)]
+    Apart(#[from] Apart),
     /// Where threads run.
     #[error(transparent)]
     Affinity(#[from] affinity::Error),
@@ -79,6 +77,13 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
 }
+
+/// Why the nodes of a cluster could not be joined.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot join nodes by a switch: {0}; measure on the kernel's bridge from the beginning, with --fabric bridge"
+)]
+pub struct Apart(#[source] userspace::engine::kernel::Error);
 
 /// Clusters that could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -478,9 +483,9 @@ where
 }
 
 /// Joins the nodes of a cluster, where that is not left to the bridge, for as long as what comes back lives.
-pub(crate) fn joined(up: &Up, fabric: Fabric) -> Result<Option<Switch>, Error> {
+pub(crate) fn joined(up: &Up, fabric: Fabric) -> Result<Option<Switch>, Apart> {
     match fabric {
-        Fabric::Switch => up.topology().switch().map_err(Error::Switch),
+        Fabric::Switch => up.topology().switch().map_err(Apart),
         Fabric::Bridge => Ok(None),
     }
 }

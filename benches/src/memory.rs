@@ -6,8 +6,9 @@
 //! rate is the slower one's. All flows are known: the first round is not counted.
 //!
 //! On real links they are sent by no socket and read by none ([`testbed::traffic::forward`]), and everything that a
-//! frame needs runs on CPU 0. The bare loop knows no Services: its frames are for the pod itself. So what is compared
-//! with it has a Service to translate as well, and its ratio is no better than it would be without.
+//! frame needs runs on CPU 0. Nodes are joined as in the other comparisons: by a switch, or the kernel's bridge. The
+//! bare loop knows no Services: its frames are for the pod itself. So what is compared with it has a Service to
+//! translate as well, and its ratio is no better than it would be without.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -19,12 +20,13 @@ use dataplane::wire::{Be16, Mac, V4, checksum};
 use testbed::dataplane::live::{self, Out, Path, Wire};
 use testbed::dataplane::{self as dataplanes, Io, Name, Up, chains};
 use testbed::traffic::{self, Limits};
+use userspace::engine::kernel::switch::Switch;
 use userspace::model::{self, Cluster};
 
 use crate::affinity::{self, Held};
 use crate::figure::RECEIVED;
 use crate::matrix::{Run, Sizes, Variant, Way, Workload};
-use crate::results::{Absent, Point, Results, Sample, Spread, VERSION};
+use crate::results::{Absent, Fabric, Point, Results, Sample, Spread, VERSION};
 use crate::{cluster, machine, measure, noise, sample};
 
 /// Services that a cluster has.
@@ -81,6 +83,9 @@ pub enum Error {
         /// What went wrong.
         source: traffic::Error,
     },
+    /// Nodes that nothing joins.
+    #[error(transparent)]
+    Apart(#[from] measure::Apart),
     /// Clusters that are still there.
     #[error(transparent)]
     Left(#[from] measure::Left),
@@ -92,13 +97,14 @@ pub enum Error {
     Interrupted,
 }
 
-/// Measures in memory, and on links if it is `root` who asks: so many rounds, on links for so long each.
+/// Measures in memory, and on links where it is said what joins nodes, which root can have: so many rounds, on links
+/// for so long each.
 ///
 /// # Errors
 /// [`Error`]. Nothing is left then, if not said otherwise.
 pub fn measure(
     (rounds, time): (usize, Duration),
-    root: bool,
+    links: Option<Fabric>,
     stop: &AtomicBool,
     mut said: impl FnMut(&str),
 ) -> Result<Results, Error> {
@@ -108,6 +114,7 @@ pub fn measure(
         suite: "memory".to_owned(),
         rounds,
         time_s: time.as_secs_f64(),
+        fabric: links.unwrap_or_default(),
         machine: machine::now(),
         ..Results::default()
     };
@@ -117,12 +124,12 @@ pub fn measure(
             said(&format!("in memory: {services} services, {flows} flows"));
             results.samples.extend(in_memory(services, flows, rounds)?);
         }
-        if root {
+        if links.is_some() {
             said(&format!("on links: {services} services"));
             on_links(services, (rounds, time), stop, &mut results)?;
         }
     }
-    if !root {
+    if links.is_none() {
         let absent = |(name, io)| Absent { variant: variant(name, io), why: "links need root".to_owned() };
         results.absent = LIVE.map(absent).to_vec();
     }
@@ -350,17 +357,23 @@ fn on_links(
     results: &mut Results,
 ) -> Result<(), Error> {
     let mut stands = Vec::new();
-    let measured = build(services, stop, (&mut stands, &mut results.absent))
+    let measured = build((services, results.fabric), stop, (&mut stands, &mut results.absent))
         .and_then(|()| in_rounds(&stands, services, (rounds, time), stop));
-    results.samples.extend(measure::removed(stands.into_iter().map(|(_, _, up)| up), measured)?);
+    results.samples.extend(measure::removed(stands.into_iter().map(|stand| stand.up), measured)?);
     Ok(())
 }
 
 /// A variant on links.
-type Stand = (Name, String, Up);
+struct Stand {
+    name: Name,
+    variant: String,
+    up: Up,
+    /// What joins the nodes in the bridge's stead. Gone before they are.
+    switch: Option<Switch>,
+}
 
 fn build(
-    services: usize,
+    (services, fabric): (usize, Fabric),
     stop: &AtomicBool,
     (stands, absent): (&mut Vec<Stand>, &mut Vec<Absent>),
 ) -> Result<(), Error> {
@@ -368,10 +381,15 @@ fn build(
         check(stop)?;
         let own = Variant { dataplane: name, io };
         let cluster = small(&measure::cluster_name(own, services), services)?;
+        let variant = variant(name, io);
         match Up::with_io(&cluster, name, io) {
-            Ok(up) => stands.push((name, variant(name, io), up)),
-            Err(error) => absent.push(Absent { variant: variant(name, io), why: error.to_string() }),
+            Ok(up) => stands.push(Stand { name, variant, up, switch: None }),
+            Err(error) => absent.push(Absent { variant, why: error.to_string() }),
         }
+    }
+    // All that are up are noted by now, and taken down where one cannot be joined.
+    for stand in stands {
+        stand.switch = measure::joined(&stand.up, fabric)?;
     }
     Ok(())
 }
@@ -389,7 +407,8 @@ fn in_rounds(
         let last = stands.len().saturating_sub(1);
         for at in 0..stands.len() {
             check(stop)?;
-            let (name, variant, up) = &stands[if round.is_multiple_of(2) { at } else { last - at }];
+            let Stand { name, variant, up, .. } =
+                &stands[if round.is_multiple_of(2) { at } else { last - at }];
             let figures = forwarded(*name, up, time);
             let figures = figures.map_err(|source| Error::Traffic { variant: variant.clone(), source })?;
             let point = point("other-node", services, LIVE_FLOWS);

@@ -78,11 +78,12 @@ fn sampled(
     let (dataplane, stopwatches) = Ebpf::timed(every);
     let up = Up::with(&cluster, Box::new(dataplane)).map_err(measure::Error::from)?;
     let watched = Watched { up: &up, stopwatches: &stopwatches, look_ns };
-    let timed = measure::joined(&up, fabric).map_err(Error::from).and_then(|switch| {
-        let timed = watched.all(rounds, stop);
-        drop(switch);
-        timed
-    });
+    let timed =
+        measure::joined(&up, fabric).map_err(measure::Error::from).map_err(Error::from).and_then(|switch| {
+            let timed = watched.all(rounds, stop);
+            drop(switch);
+            timed
+        });
     measure::removed([up], timed)
 }
 

@@ -47,7 +47,7 @@ fn a_file_is_told_again_in_every_way() {
 #[test]
 fn an_option_that_a_suite_does_not_take_is_refused() {
     for (suite, option, value) in
-        [("grid", "--rounds", "3"), ("path", "--only", "ebpf"), ("memory", "--seed", "1")]
+        [("grid", "--rounds", "3"), ("path", "--fabric", "bridge"), ("memory", "--seed", "1")]
     {
         let (code, out, error) = bench(&[suite, option, value]);
         assert!(code == Some(2) && out.is_empty(), "{suite} {option}: {code:?}");
