@@ -90,6 +90,15 @@ impl<P: Path> Polling<P> {
     /// # Errors
     /// The kernel's reason.
     pub(super) fn start(netns: Netns, path: P) -> io::Result<Self> {
+        let mut polling = Self::at_rest(netns, path)?;
+        let looking = Arc::clone(&polling.node);
+        let thread = thread::Builder::new().name("links".to_owned()).spawn(move || looking.run())?;
+        polling.thread = Some(thread);
+        Ok(polling)
+    }
+
+    /// A node whose links nobody looks at yet.
+    fn at_rest(netns: Netns, path: P) -> io::Result<Self> {
         let node = Arc::new(Node {
             netns: netns.clone(),
             running: AtomicBool::new(true),
@@ -99,9 +108,7 @@ impl<P: Path> Polling<P> {
             counts: Counts::default(),
             start: Instant::now(),
         });
-        let looking = Arc::clone(&node);
-        let thread = thread::Builder::new().name("links".to_owned()).spawn(move || looking.run())?;
-        Ok(Self { netns, node, thread: Some(thread) })
+        Ok(Self { netns, node, thread: None })
     }
 }
 
@@ -182,7 +189,7 @@ impl<P: Path> Node<P> {
         let (mut out, mut burst, mut looks) = (Out::default(), Burst::default(), 0);
         while self.running.load(Ordering::Relaxed) {
             // Not in the `match` itself: it would keep the desk until its end, and so while this thread sleeps.
-            let frames = self.turn(&mut self.desk(), &mut out, &mut burst);
+            let frames = self.turn(self.start.elapsed(), &mut self.desk(), &mut out, &mut burst);
             match frames {
                 0 if looks == 0 => self.sleep(),
                 0 => {
@@ -195,9 +202,9 @@ impl<P: Path> Node<P> {
         }
     }
 
-    /// Every link's turn; how many frames there were.
-    fn turn(&self, desk: &mut Desk<P>, out: &mut Out, burst: &mut Burst<'static>) -> u64 {
-        let (now, mut all) = (self.start.elapsed(), 0);
+    /// Every link's turn, so long after the node's start; how many frames there were.
+    fn turn(&self, now: Duration, desk: &mut Desk<P>, out: &mut Out, burst: &mut Burst<'static>) -> u64 {
+        let mut all = 0;
         for place in 0..desk.links.len() {
             let Desk { path, links } = desk;
             let Link { wire, ring, .. } = &mut links[place];
@@ -375,11 +382,14 @@ mod tests {
     const LOOPBACK: &str = "lo";
 
     /// A node that reads the loopback of a namespace of its own, at which arrives what is sent over it.
-    fn looped(purpose: &str) -> (Guard, Polling<End>) {
+    fn looped(
+        purpose: &str,
+        start: impl FnOnce(Netns, End) -> io::Result<Polling<End>>,
+    ) -> (Guard, Polling<End>) {
         let name = format!("podpath-test-{}-{purpose}", std::process::id());
         let netns = Netns::create(name).expect("the name is free").guarded();
         Links::open(&netns).and_then(|mut links| links.up(LOOPBACK)).expect("every namespace has one");
-        let mut polling = Polling::start((*netns).clone(), End).expect("a thread can be had");
+        let mut polling = start((*netns).clone(), End).expect("a thread can be had");
         polling.open(Wire::Uplink, LOOPBACK).expect("it is there");
         (netns, polling)
     }
@@ -399,7 +409,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: make test"]
     fn a_link_whose_ring_cannot_be_replaced_keeps_its_own_and_asks_again() {
-        let (netns, polling) = looped("kept");
+        let (netns, polling) = looped("kept", Polling::start);
         is_heard(&polling);
         let bytes = room(Wire::Uplink);
         let refused = Err(io::Error::from_raw_os_error(libc::ENOMEM));
@@ -411,5 +421,43 @@ mod tests {
         polling.node.replace(&mut polling.node.desk().links[0], made, (9000, AGAIN));
         assert_eq!(polling.node.desk().links[0].mtu, 9000);
         is_heard(&polling);
+    }
+
+    /// Has a frame arrive that is too long for the slots of a usual link, and the node take its turn at this time: how
+    /// many were taken whole, and how many were cut.
+    fn long_frame(polling: &Polling<End>, now: Duration) -> (u64, u64) {
+        let (begin, before) = (Instant::now(), polling.tally());
+        let (mut out, mut burst) = (Out::default(), Burst::default());
+        burst.push(&[0; 5000]);
+        let mut desk = polling.node.desk();
+        desk.links[0].ring.send(&mut burst, &polling.node.counts);
+        while polling.node.turn(now, &mut desk, &mut out, &mut Burst::default()) == 0 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it does not arrive");
+        }
+        drop(desk);
+        let cut = |tally: &Tally| tally.lost.get(&Loss::TooLong).copied().unwrap_or(0);
+        let after = polling.tally();
+        (after.received - before.received, cut(&after) - cut(&before))
+    }
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn another_ring_is_tried_for_a_second_after_one_could_not_be_had_and_not_before() {
+        const MTU: usize = 1500;
+        const NOW: Duration = Duration::from_secs(100);
+        let (netns, polling) = looped("again", Polling::at_rest);
+        let refused = Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        {
+            let link = &mut polling.node.desk().links[0];
+            // As if the loopback's MTU had been raised since.
+            let ring = netns.run(|| Ring::open(link.index, MTU, room(link.wire))).expect("it runs");
+            (link.ring, link.mtu) = (ring.expect("there is memory"), MTU);
+            polling.node.replace(link, refused, (65_536, NOW));
+        }
+        let early = NOW + AGAIN - Duration::from_nanos(1);
+        assert_eq!((long_frame(&polling, early), polling.node.desk().links[0].mtu), ((0, 1), MTU));
+        assert_eq!(long_frame(&polling, NOW + AGAIN), (0, 1), "the one that asks is cut");
+        assert!(polling.node.desk().links[0].mtu > MTU);
+        assert_eq!(long_frame(&polling, NOW + AGAIN), (1, 0));
     }
 }
