@@ -7,6 +7,10 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
 source scripts/machine.sh
 
+# How long a test may take, in seconds. The longest takes 550 where nothing else runs, and about twice that where
+# something does; all of them together take 800, so that one that hangs leaves time for the others.
+limit=1800
+
 said=$PWD/target/root-tests
 self=$PWD/scripts/root-tests.sh
 
@@ -46,16 +50,50 @@ tests() {
     done
 }
 
-# Runs the test of such a line. A program that ran none has failed, and one that does not end in half an hour.
+# What there is that has the number of a test's program in its name: states, namespaces, pins, memory control groups.
+traces() {
+    # Some of these folders may not be there.
+    { find /run/podpath /run/netns /sys/fs/bpf/podpath /sys/fs/cgroup -mindepth 1 -maxdepth 2 2>/dev/null || true; } |
+        grep -E "^/(run|sys/fs/bpf)/[a-z]+/(podpath-)?(test|bench(-[a-z]+)*)-$1([-.][^/]*)?\$|^/sys/fs/cgroup/.*podpath-bench(-[a-z]+)*-$1-"
+}
+
+# Removes what a test has left that did not end by itself, or failed, and says what it was. In the file that is named are
+# the numbers of its processes' group and of its program, which stands beside those that it tests.
+remove_traces() {
+    local group number path left
+    read -r group number <"$1" || return 0
+    kill -KILL -- "-$group" 2>/dev/null || true
+    left=$(traces "$number") || return 0
+    # Processes of a cluster have groups of their own, and its state says which they are.
+    sed -nE 's|^/run/podpath/([^/.]+)$|\1|p' <<<"$left" | xargs -r -n 1 "${2%/deps/*}/podpath" down || true
+    while read -r path; do
+        case $path in
+            /run/netns/*)
+                ip netns pids "${path##*/}" 2>/dev/null | xargs -r kill -KILL || true
+                ip netns delete "${path##*/}" 2>/dev/null || true
+                ;;
+            /sys/fs/cgroup/*) rmdir "$path" 2>/dev/null || true ;;
+            *) rm -rf "$path" ;;
+        esac
+        if [[ -e $path ]]; then echo "left behind: $path"; else echo "removed: $path"; fi
+    done <<<"$left"
+}
+
+# Runs the test of such a line. A program that ran none has failed, and one that does not end in time.
 run() {
-    local folder program test code=0 begun=$SECONDS name log
+    local folder program test code=0 begun=$SECONDS name log numbers
     IFS=$'\t' read -r folder program test <<<"$1"
     name=$(shown "$program" "$test")
     log=$said/${name//:/-}.log
-    (cd "$folder" && exec timeout 1800 "$program" --ignored --exact "$test" --test-threads=1) </dev/null >"$log" 2>&1 || code=$?
+    numbers=${log%.log}.numbers
+    # shellcheck disable=SC2016 # for the other shell to expand, which becomes the program
+    (cd "$folder" && exec timeout --kill-after=10 "$limit" bash -c 'echo $PPID $$ >"$0"; exec "$@"' \
+        "$numbers" "$program" --ignored --exact "$test" --test-threads=1) </dev/null >"$log" 2>&1 || code=$?
     if [[ $code == 0 ]] && grep -q '^test result: ok\. 1 passed' "$log"; then
         printf 'ok     %4d s  %s\n' $((SECONDS - begun)) "$name"
     else
+        if [[ $code == 124 || $code == 137 ]]; then printf '\nit did not end within %d s\n' "$limit" >>"$log"; fi
+        remove_traces "$numbers" "$program" >>"$log" 2>&1
         printf 'FAILED %4d s  %s (exit code %d)\n%s\n' $((SECONDS - begun)) "$name" "$code" "$(sed 's/^/    /' "$log")"
         return 1
     fi
