@@ -153,14 +153,15 @@ impl Lab {
 
     /// A new connection that is answered, and says that it goes where it was dialled.
     fn talk(&self, from: &str, to: SocketAddr) -> TcpStream {
-        let mut stream = self.try_talk(from, to).unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+        let connected = self.try_talk(from, to, PATIENCE);
+        let mut stream = connected.unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
         say(&mut stream).unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
         assert_eq!(stream.peer_addr().expect("it is connected"), to, "what {from} is told");
         stream
     }
 
-    fn try_talk(&self, from: &str, to: SocketAddr) -> io::Result<TcpStream> {
-        inside(&self.place(from, to.is_ipv6()).0, || TcpStream::connect_timeout(&to, SILENCE))
+    fn try_talk(&self, from: &str, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        inside(&self.place(from, to.is_ipv6()).0, || TcpStream::connect_timeout(&to, patience))
     }
 
     /// A socket in a namespace that is not connected.
@@ -364,7 +365,8 @@ fn each_port_of_a_service_leads_to_its_own_and_policies_judge_who_was_led() {
 
     lab.tell("apply", CLOSED);
     for v6 in [false, true] {
-        let refused = lab.try_talk("web", lab.service("api", v6, DIALLED)).expect_err("nobody is let in");
+        let refused =
+            lab.try_talk("web", lab.service("api", v6, DIALLED), SILENCE).expect_err("nobody is let in");
         assert_eq!(refused.kind(), ErrorKind::TimedOut, "{refused}");
     }
     let denied = podpath(&["explain", "--cluster", &lab.stage.name, "default/web", "svc:default/api:81/tcp"]);
@@ -461,7 +463,8 @@ fn a_health_check_node_port_says_how_many_endpoints_its_node_has() {
     lab.tell("apply", ASKED);
     let asks = |node: &str| -> (String, Value) {
         let to = SocketAddr::new(lab.place(node, false).1, 31_000);
-        let mut stream = lab.try_talk("web", to).unwrap_or_else(|error| panic!("to {to}: {error}"));
+        let connected = lab.try_talk("web", to, PATIENCE);
+        let mut stream = connected.unwrap_or_else(|error| panic!("to {to}: {error}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n").expect("it listens");
         let mut text = String::new();
@@ -487,6 +490,15 @@ fn a_health_check_node_port_says_how_many_endpoints_its_node_has() {
     lab.down();
 }
 
+/// Says that it is over when it is dropped, whatever fails: who asks until then is waited for.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 #[ignore = "needs root: make test"]
 fn a_pod_that_terminates_keeps_its_connections_and_no_request_is_lost() {
@@ -495,6 +507,7 @@ fn a_pod_that_terminates_keeps_its_connections_and_no_request_is_lost() {
     let mut all: Vec<_> = (0..32).map(|_| lab.talk("web", service)).collect();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ending = Ending(&over);
         let requests = scope.spawn(|| {
             let mut answered = 0;
             while !over.load(Ordering::Relaxed) {
@@ -511,7 +524,7 @@ fn a_pod_that_terminates_keeps_its_connections_and_no_request_is_lost() {
         all.clear();
         lab.tell("delete", near);
         (0..32).for_each(|_| drop(lab.talk("web", service)));
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         let answered = requests.join().expect("every request is answered");
         assert!(answered > 0, "somebody asked all the while");
     });

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use serde_json::Value;
 use testbed::netns::{Netns, Part};
 use testbed::state;
@@ -219,6 +221,9 @@ fn timeouts_change_under_a_connection_that_goes_on_and_the_model_does_not() {
     let target = SocketAddr::new(db.address(), 7777);
     let server = pod_netns(&stage.name, db).run(|| TcpListener::bind(target)).expect("it is there");
     let server = server.expect("the port is free");
+    // It holds for accept(2) as well (socket(7)).
+    setsockopt(&server, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs() as i64, 0))
+        .expect("it can");
     let client = pod_netns(&stage.name, web).run(|| TcpStream::connect_timeout(&target, PATIENCE));
     let mut client = client.expect("it is there").expect("it is reached");
     let (mut served, _) = server.accept().expect("it came");

@@ -740,8 +740,10 @@ fn an_interrupted_check_leaves_nothing_behind() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it was built");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while stage.namespaces().is_empty() && child.try_wait().expect("it is ours").is_none() {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stage.namespaces().is_empty() {
+        // One that is waited for has no number any more.
+        assert_eq!(child.try_wait().expect("it is ours"), None, "nothing was built");
         assert!(Instant::now() < deadline, "nothing is built");
         std::thread::yield_now();
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use testbed::dataplane::{Name, Up};
@@ -102,7 +103,11 @@ fn pod(up: &Up, name: &str) -> Netns {
 
 fn listen(netns: &Netns, port: u16) -> TcpListener {
     let listener = netns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("it runs");
-    listener.expect("the port is free")
+    let listener = listener.expect("the port is free");
+    // It holds for accept(2) as well (socket(7)).
+    setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs() as i64, 0))
+        .expect("it can");
+    listener
 }
 
 fn dial(netns: &Netns, to: (Ipv4Addr, u16), patience: Duration) -> std::io::Result<TcpStream> {
@@ -138,27 +143,34 @@ fn udp(netns: &Netns, address: (Ipv4Addr, u16)) -> UdpSocket {
     socket
 }
 
-/// Sends numbered datagrams from a node to the world, and gives the numbers that arrived until the fabric had
-/// delivered as many as it says.
+/// Sends numbered datagrams from a node to the world, and gives the numbers that arrived when none of them was under
+/// way any more.
 fn datagrams(up: &Up, count: u32) -> Vec<u32> {
     let (node, world) = (up.topology().node("n1"), up.topology().world());
     let (sender, receiver) = (udp(&node, (NODE, 0)), udp(&world, (WORLD, 0)));
     let to = receiver.local_addr().expect("it is bound");
     receiver.set_read_timeout(Some(REFUSED)).expect("a time is no zero");
-    // All of them may come at once, before anybody reads.
+    // All of them come before anybody reads.
     setsockopt(&receiver, sockopt::RcvBufForce, &(8 << 20)).expect("root may");
-    let receiving = thread::spawn(move || {
-        let (mut numbers, mut buffer) = (Vec::new(), [0; 4]);
-        while let Ok(4) = receiver.recv(&mut buffer) {
-            numbers.push(u32::from_be_bytes(buffer));
-        }
-        numbers
-    });
+    let before = report(up).arrived;
     for number in 0..count {
         sender.send_to(&number.to_be_bytes(), to).expect("the first hop takes it");
         thread::yield_now();
     }
-    receiving.join().expect("no panic")
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = report(up);
+        if now.arrived >= before + u64::from(count) && now.under_way == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "some are still under way: {now:?}");
+        thread::yield_now();
+    }
+    let (mut numbers, mut buffer) = (Vec::new(), [0; 4]);
+    while let Ok(4) = receiver.recv(&mut buffer) {
+        numbers.push(u32::from_be_bytes(buffer));
+    }
+    numbers
 }
 
 /// Pods, nodes and the world meet, and the fabric finds nothing wrong with what the dataplane sends.
@@ -402,7 +414,7 @@ fn links_of_a_cluster_that_is_up_are_changed_by_command_and_the_fabric_ends_with
         assert!(said.contains(why), "{said}");
     }
     // A fabric that was ended is started again by the next apply.
-    kill(fabric_process(&stage), Signal::SIGKILL).expect("it runs");
+    kill_fabric(&stage);
     assert!(!reached(REFUSED));
     succeeded(&stage.run(&["apply", "-f", file]));
     assert!(reached(PATIENCE));
@@ -502,15 +514,17 @@ fn waits_for(stage: &Stage, states: [&str; 2]) {
     }
 }
 
-/// The process of the fabric, or of the load balancer beside a bridge.
-fn fabric_process(stage: &Stage) -> Pid {
-    let path = format!("/run/podpath/{}/state.json", stage.name);
-    let state: Value =
-        serde_json::from_slice(&std::fs::read(path).expect("the cluster is up")).expect("it is JSON");
-    let processes = state["processes"].as_array().expect("a list");
-    let fabric = processes.iter().rfind(|process| process["role"] == "fabric").expect("it was noted");
-    let pid = i32::try_from(fabric["pid"].as_i64().expect("a number")).expect("a process's number");
-    Pid::from_raw(pid)
+/// Kills the process of the fabric, or of the load balancer beside a bridge, and waits until it has ended.
+fn kill_fabric(stage: &Stage) {
+    let state = testbed::state::load(&stage.name).expect("a state").expect("the cluster is up");
+    let fabric = state.processes.iter().rfind(|process| process.role == "fabric").expect("it was noted");
+    let pid = Pid::from_raw(i32::try_from(fabric.pid).expect("a process's number"));
+    kill(pid, Signal::SIGKILL).expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    while fabric.runs() {
+        assert!(Instant::now() < deadline, "it was killed");
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -542,7 +556,7 @@ fn a_bridge_has_a_load_balancer_from_its_first_frontend_on_and_none_on_plain_rou
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(2) && said.contains("kind: emulator"), "{said}");
     // Its program ends with its process, which takes the kernel a moment.
-    kill(fabric_process(&stage), Signal::SIGKILL).expect("it runs");
+    kill_fabric(&stage);
     let deadline = Instant::now() + PATIENCE;
     while reached(REFUSED) {
         assert!(Instant::now() < deadline, "somebody still carries packets");

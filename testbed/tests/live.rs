@@ -89,17 +89,23 @@ fn adds_up(tally: &Tally) -> bool {
 fn exchange(client: &Netns, server: &Netns, length: usize) {
     let bytes: Vec<u8> = (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect();
     let listener = server.run(|| TcpListener::bind("0.0.0.0:8080")).expect("it runs").expect("it is free");
+    // It holds for accept(2) as well (socket(7)): whoever fails is not waited for without an end.
+    setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs() as i64, 0))
+        .expect("it can");
     thread::scope(|scope| {
         scope.spawn(|| {
             let (mut stream, _) = listener.accept().expect("the client comes");
             stream.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+            stream.set_write_timeout(Some(PATIENCE)).expect("a time is no zero");
             let mut all = vec![0; length];
             stream.read_exact(&mut all).expect("all arrives");
             stream.write_all(&all).expect("the client reads it");
         });
         let returned = client.run(|| {
-            let mut stream = TcpStream::connect((SERVER, 8080)).expect("the server listens");
+            let server = (SERVER, 8080).into();
+            let mut stream = TcpStream::connect_timeout(&server, PATIENCE).expect("the server listens");
             stream.set_read_timeout(Some(PATIENCE)).expect("a time is no zero");
+            stream.set_write_timeout(Some(PATIENCE)).expect("a time is no zero");
             stream.write_all(&bytes).expect("the server reads it");
             let mut all = vec![0; length];
             stream.read_exact(&mut all).expect("all comes back");

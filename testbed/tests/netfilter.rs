@@ -9,6 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use command::{Stage, exits, json, podpath, stderr, stdout};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use serde_json::Value;
 use testbed::dataplane::netfilter::{self, change};
 use testbed::dataplane::{Name, Up};
@@ -220,10 +222,14 @@ spec: {{clusterIP: 10.96.0.11, selector: {{app: one}}, ports: [{{port: 80, targe
     model::load_text("changing.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Listens in a pod's namespace.
+/// Listens in a pod's namespace, and gives up in time.
 fn listening(up: &Up, pod: &str) -> TcpListener {
     let listener = netns(up, pod).run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)));
-    listener.expect("it runs").expect("the port is free")
+    let listener = listener.expect("it runs").expect("the port is free");
+    // It holds for accept(2) as well (socket(7)): who was led elsewhere does not come.
+    setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs() as i64, 0))
+        .expect("it can");
+    listener
 }
 
 fn netns(up: &Up, pod: &str) -> Netns {

@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use command::{Stage, exits, podpath};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use testbed::netns::Netns;
 use testbed::topology::pod_netns;
 use userspace::model::Cluster;
@@ -97,10 +99,14 @@ impl Lab {
         (pod_netns(&self.stage.name, pod), SocketAddr::new(pod.address(), PORT))
     }
 
-    /// Who listens at a pod.
+    /// Who listens at a pod, and gives up in time.
     fn listener(&self, name: &str) -> TcpListener {
         let (netns, address) = self.pod(name);
-        inside(&netns, || TcpListener::bind(address)).expect("the port is free")
+        let listener = inside(&netns, || TcpListener::bind(address)).expect("the port is free");
+        // It holds for accept(2) as well (socket(7)).
+        let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
+        setsockopt(&listener, sockopt::ReceiveTimeout, &patience).expect("any socket can wait");
+        listener
     }
 
     /// A new connection, if it is made in time.

@@ -506,6 +506,9 @@ fn sockets_of_other_namespaces_are_left_alone() {
         assert!(set.expect("ip runs").success());
     });
     let listener = inside(&elsewhere, || TcpListener::bind(service)).expect("the address is there");
+    // It holds for accept(2) as well (socket(7)): who was led elsewhere does not come.
+    let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0);
+    setsockopt(&listener, sockopt::ReceiveTimeout, &patience).expect("any socket can wait");
     let stream = dial(&elsewhere, service);
     assert_eq!(stream.peer_addr().expect("it is connected"), service);
     let (_, peer) = listener.accept().expect("it came here");

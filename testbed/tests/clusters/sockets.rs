@@ -85,7 +85,7 @@ pub(crate) fn ask(from: (&Netns, IpAddr), server: (&Netns, SocketAddr), dialled:
     }
 }
 
-/// Sends a datagram until it is answered: the address that the server saw.
+/// Sends a datagram, and hears the answer: the address that the server saw.
 #[track_caller]
 pub(crate) fn ask_by_udp(
     from: (&Netns, IpAddr),

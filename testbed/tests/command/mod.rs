@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use testbed::netns::Netns;
@@ -73,7 +74,7 @@ pub(crate) fn exits(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), stderr(output));
 }
 
-/// Kills the agent of a node of a cluster that is up.
+/// Kills the agent of a node of a cluster that is up, and waits until it has ended: until then it may answer.
 pub(crate) fn kill_agent(cluster: &str, node: &str) {
     let state = testbed::state::load(cluster).expect("a state").expect("it is up");
     let role = format!("agent of {node}");
@@ -81,4 +82,9 @@ pub(crate) fn kill_agent(cluster: &str, node: &str) {
     let agent = state.processes.iter().rfind(|one| one.role == role).expect("one for each node");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.pid).expect("a process"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while agent.runs() {
+        assert!(Instant::now() < deadline, "it was killed");
+        std::thread::yield_now();
+    }
 }

@@ -199,13 +199,13 @@ fn endpoints_come_and_go(kind: FabricKind) {
 
 /// So many connections through the load balancer that an endpoint answers.
 fn talks_with(stage: &Stage, endpoint: &str, count: usize) -> Vec<Talk> {
-    let mut talks = Vec::new();
-    while talks.len() < count {
-        let mut talk = stage.call("world", 0, FRONTEND, PATIENCE).expect("it answers");
-        if talk.say(b"who").expect("it answers").name == endpoint {
-            talks.push(talk);
-        }
-    }
+    let dialled = (0..count * MANY).map(|_| stage.call("world", 0, FRONTEND, PATIENCE).expect("it answers"));
+    let answered = dialled.filter_map(|mut talk| {
+        let by = talk.say(b"who").expect("it answers").name;
+        (by == endpoint).then_some(talk)
+    });
+    let talks: Vec<_> = answered.take(count).collect();
+    assert_eq!(talks.len(), count, "{endpoint} answers one of several");
     talks
 }
 

@@ -312,7 +312,7 @@ impl Checks {
             };
             listen::serve(spec, ready).unwrap_or_else(|error| panic!("{error}"));
         });
-        let failed = ready.recv().expect("it serves").failed;
+        let failed = ready.recv_timeout(PATIENCE).expect("it serves").failed;
         assert_eq!(failed, Vec::<String>::new());
         Some(Self { client, open, thread: Some(thread), _directory: directory })
     }

@@ -273,6 +273,7 @@ fn a_client_reaches_a_node_through_xdp_and_the_node_answers_it_directly() {
     let mut stream =
         client.run(|| TcpStream::connect_timeout(&address, wait).expect("the load balancer passes it on"));
     stream.set_read_timeout(Some(wait)).expect("a socket");
+    stream.set_write_timeout(Some(wait)).expect("a socket");
     let said: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
     stream.write_all(&said).expect("the node takes it");
     let mut heard = vec![0; said.len()];

@@ -9,6 +9,8 @@ use std::time::Duration;
 use dataplane::tables::{Endpoint, Identity, IfIndex, Node, NodeId, Route, RuleSet};
 use dataplane::wire::{Address, Be16, Mac, V4, V6};
 use dataplane::{Reason, Verdict};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use userspace::engine::kernel::{Kernel, Options};
 use userspace::engine::{Count, Engine, Hook};
 use userspace::plan::{NodePlan, NodeRows, Prefix, Rows, Rules};
@@ -173,6 +175,9 @@ fn talk(client: &Side, server: &Side, (from, to): (IpAddr, IpAddr)) {
         let udp = UdpSocket::bind((to, 7000)).expect("the pod has this address");
         let tcp = TcpListener::bind((to, 7000)).expect("the pod has this address");
         udp.set_read_timeout(Some(PATIENCE)).expect("any socket can wait");
+        // It holds for accept(2) as well (socket(7)): a client that fails is not waited for without an end.
+        let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
+        setsockopt(&tcp, sockopt::ReceiveTimeout, &patience).expect("any socket can wait");
         (udp, tcp)
     });
     thread::scope(|scope| {
