@@ -299,8 +299,13 @@ impl Agent {
     /// Plans, and sets out for there. Programs are where packets pass before their pods are known.
     fn apply(&mut self, desired: &Desired) -> Result<(), Error> {
         let pins = Pins::of(&self.seat.cluster, &self.seat.node);
-        let plan = match &self.running {
-            Some(running) => running.plan.after(&desired.cluster)?,
+        let plan = match &mut self.running {
+            Some(running) => {
+                if running.revision.is_none() {
+                    running.plan.stray();
+                }
+                running.plan.after(&desired.cluster)?
+            }
             None => first_plan(&desired.cluster, &pins)?,
         };
         let (links, namespaces) = self.links(desired)?;

@@ -175,6 +175,59 @@ fn what_both_plans_allow_always_passes_and_what_both_deny_at_the_same_end_never_
     assert!(looks > 500 && changed > 15, "{looks} looks, {changed} changes");
 }
 
+#[test]
+fn where_a_way_is_given_up_what_all_three_plans_agree_on_holds_on_the_way_to_the_next() {
+    let (mut looks, mut changed) = (0, 0);
+    for seed in 0..200 {
+        let mut chance = Chance(seed);
+        let clusters = [chance.cluster(), chance.cluster(), chance.cluster()];
+        let planned = |plan: &Plan, at: usize| {
+            ["n1", "n2"].map(|node| plan.node(node, &links(&clusters[at], node)).expect("it is there"))
+        };
+        let made =
+            |plan: &Plan, at: usize| planned(plan, at).map(|node| Emulator::new(&node).expect("it fits"));
+        let first = Plan::of(&clusters[0]).expect("it can be planned");
+        let mut second = first.after(&clusters[1]).expect("it can be planned");
+        let mut nodes = made(&first, 0);
+        // Some legs are gone, and of the next each node goes a part.
+        let whole = chance.below(LEGS);
+        for (node, to) in nodes.iter_mut().zip(planned(&second, 1)) {
+            let legs = node.legs(&to.rows).expect("it fits");
+            legs[..whole].iter().for_each(|leg| node.change(leg).expect("it fits"));
+            node.change(&legs[whole][..chance.below(legs[whole].len() + 1)]).expect("it fits");
+        }
+        second.stray();
+        let third = second.after(&clusters[2]).expect("it can be planned");
+        let mut port = 1024;
+        let plans = [(&first, 0), (&second, 1), (&third, 2)];
+        let grids = plans.map(|(plan, at)| grid(&mut made(plan, at), &clusters[at], &mut port));
+        let ways: Vec<_> = nodes
+            .iter()
+            .zip(planned(&third, 2))
+            .map(|(node, to)| node.legs(&to.rows).expect("it fits"))
+            .collect();
+        for leg in 0..LEGS {
+            let mut made = [0, 0];
+            while let Some(node) = turn(&ways, leg, made, &mut chance) {
+                nodes[node].change(&ways[node][leg][made[node]..=made[node]]).expect("it fits");
+                made[node] += 1;
+                looks += 1;
+                let now = grid(&mut nodes, &clusters[2], &mut port);
+                for (flow, now) in now.iter().enumerate() {
+                    let [one, two, three] = [0, 1, 2].map(|at: usize| grids[at][flow]);
+                    let agree = one == two && two == three;
+                    let place = format!("seed {seed}, leg {leg}: flow {flow}");
+                    assert!(!agree || now.is_some() == one.is_some(), "{place}: {now:?}, not {one:?}");
+                }
+            }
+            port = if port > 40_000 { 1024 } else { port };
+        }
+        assert_eq!(grid(&mut nodes, &clusters[2], &mut port), grids[2], "seed {seed}");
+        changed += usize::from(grids[1] != grids[2]);
+    }
+    assert!(looks > 500 && changed > 15, "{looks} looks, {changed} changes");
+}
+
 /// The node whose next change is made, if one has any left in this leg.
 fn turn(ways: &[Legs], leg: usize, made: [usize; 2], chance: &mut Chance) -> Option<usize> {
     let left: Vec<_> = (0..2).filter(|node| made[*node] < ways[*node][leg].len()).collect();

@@ -113,6 +113,13 @@ impl<A: Family> FamilyPlan<A> {
         })
     }
 
+    /// See [`super::Plan::stray`].
+    pub(super) fn stray(&mut self) {
+        self.sets.stray();
+        self.identities.stray();
+        self.services.stray();
+    }
+
     /// What the node at this place must hold.
     ///
     /// # Errors

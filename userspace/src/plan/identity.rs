@@ -120,6 +120,12 @@ pub(super) struct Identities<A> {
 }
 
 impl<A: Family> Identities<A> {
+    /// See [`super::Plan::stray`].
+    pub(super) fn stray(&mut self) {
+        self.features.numbers.stray();
+        self.classes.stray();
+    }
+
     /// Tells addresses apart as far as the policies do.
     pub(super) fn of(
         policies: &[Policy],

@@ -119,6 +119,13 @@ impl Plan {
         Self::following(cluster, Some(self), None)
     }
 
+    /// Tables may not be brought all the way to this plan: whatever comes after it leaves alone what they may still have
+    /// of the plans before it.
+    pub fn stray(&mut self) {
+        self.v4.stray();
+        self.v6.stray();
+    }
+
     fn following(cluster: &Cluster, previous: Option<&Self>, held: Option<&NodeRows>) -> Result<Self, Error> {
         let policies: Arc<[_]> = Policy::all(cluster)?.into();
         let (v4, v6) = (previous.map(|previous| &previous.v4), previous.map(|previous| &previous.v6));

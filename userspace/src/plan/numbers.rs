@@ -6,11 +6,13 @@ use std::hash::Hash;
 /// Numbers for things. Who asks in the same order gets the same numbers.
 ///
 /// In a plan that follows another, a thing keeps its number, and a new thing never gets a number that the
-/// previous plan used: while tables are brought from one plan to the next, a number means one thing.
+/// previous plan used: while tables are brought from one plan to the next, a number means one thing. Where they were
+/// not brought all the way to the previous plan, that is so also of what the plan before that one used.
 #[derive(Clone, Debug)]
 pub(super) struct Numbers<K> {
     given: HashMap<K, u32>,
     before: HashMap<K, u32>,
+    strayed: bool,
     reserved: HashSet<u32>,
     next: u32,
 }
@@ -18,9 +20,15 @@ pub(super) struct Numbers<K> {
 impl<K: Clone + Eq + Hash> Numbers<K> {
     /// Numbers from `first` on, following those of the previous plan, if there is one.
     pub(super) fn after(previous: Option<&Self>, first: u32) -> Self {
-        let before = previous.map(|previous| previous.given.clone()).unwrap_or_default();
+        let before = previous
+            .map(|previous| known(&previous.before, &previous.given, previous.strayed))
+            .unwrap_or_default();
         let reserved = before.values().copied().collect();
-        Self { given: HashMap::new(), before, reserved, next: first }
+        Self { given: HashMap::new(), before, strayed: false, reserved, next: first }
+    }
+    /// Tables may not be brought all the way to this plan.
+    pub(super) fn stray(&mut self) {
+        self.strayed = true;
     }
     /// The number of the thing; it has one from here on.
     pub(super) fn give(&mut self, key: &K) -> u32 {
@@ -43,6 +51,17 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
     }
 }
 
+/// What may still be in tables that were brought from one plan to another, or not all the way.
+fn known<K: Clone + Eq + Hash>(
+    before: &HashMap<K, u32>,
+    given: &HashMap<K, u32>,
+    strayed: bool,
+) -> HashMap<K, u32> {
+    let mut known = if strayed { before.clone() } else { HashMap::new() };
+    known.extend(given.iter().map(|(key, number)| (key.clone(), *number)));
+    known
+}
+
 /// Numbers that things have by what they are: whoever numbers them, and whenever, gives the same. Where two would
 /// have the same number, the later has the next that nobody has: which is the later, then depends on who numbers.
 ///
@@ -51,6 +70,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
 pub(super) struct Marks<K> {
     given: HashMap<K, u32>,
     before: HashMap<K, u32>,
+    strayed: bool,
     /// All that were given, also before, and also those that were taken back.
     taken: HashSet<u32>,
     first: u32,
@@ -60,9 +80,15 @@ pub(super) struct Marks<K> {
 impl<K: Clone + Eq + Hash> Marks<K> {
     /// So many numbers from `first` on, following those of the previous plan, if there is one.
     pub(super) fn after(previous: Option<&Self>, (first, count): (u32, u32)) -> Self {
-        let before = previous.map(|previous| previous.given.clone()).unwrap_or_default();
+        let before = previous
+            .map(|previous| known(&previous.before, &previous.given, previous.strayed))
+            .unwrap_or_default();
         let taken = before.values().copied().collect();
-        Self { given: HashMap::new(), before, taken, first, count }
+        Self { given: HashMap::new(), before, strayed: false, taken, first, count }
+    }
+    /// As of [`Numbers`].
+    pub(super) fn stray(&mut self) {
+        self.strayed = true;
     }
     /// The number of the thing with this hash; it has one from here on.
     pub(super) fn give(&mut self, key: &K, hash: u64) -> u32 {
@@ -79,9 +105,9 @@ impl<K: Clone + Eq + Hash> Marks<K> {
         self.given.insert(key.clone(), number);
         number
     }
-    /// The thing is gone; its number is nobody's until the next plan.
+    /// The thing is gone; its number is nobody else's until the next plan.
     pub(super) fn take_back(&mut self, key: &K) {
-        self.given.remove(key);
+        self.before.extend(self.given.remove_entry(key));
     }
 }
 
@@ -175,5 +201,23 @@ mod tests {
         assert_eq!(["d", "c", "e"].map(|key| second.give(&key)), [3, 2, 4]);
         let mut third = Numbers::after(Some(&second), 0);
         assert_eq!(["f", "d", "g"].map(|key| third.give(&key)), [0, 3, 1]);
+        // Where tables were not brought to the second plan, there may be anything in them of the first.
+        second.stray();
+        let mut third = Numbers::after(Some(&second), 0);
+        assert_eq!(["f", "d", "a"].map(|key| third.give(&key)), [5, 3, 0]);
+        third.stray();
+        assert_eq!(Numbers::after(Some(&third), 0).give(&"h"), 6, "nor to the third");
+    }
+
+    #[test]
+    fn a_mark_is_the_same_thing_s_again_where_tables_may_still_have_it() {
+        let mut first = Marks::after(None, (10, 4));
+        assert_eq!([first.give(&"a", 1), first.give(&"b", 1), first.give(&"c", 0)], [11, 12, 10]);
+        first.take_back(&"c");
+        let mut second = Marks::after(Some(&first), (10, 4));
+        assert_eq!((second.give(&"b", 1), second.clone().give(&"d", 0)), (12, 10), "it is nobody's any more");
+        second.stray();
+        let mut third = Marks::after(Some(&second), (10, 4));
+        assert_eq!([third.give(&"d", 1), third.give(&"a", 1)], [13, 11]);
     }
 }

@@ -136,6 +136,12 @@ impl RuleSets {
         (sets, selected)
     }
 
+    /// See [`super::Plan::stray`].
+    pub(super) fn stray(&mut self) {
+        self.ids.stray();
+        self.numbers.stray();
+    }
+
     fn add(&mut self, rule: &Rule) -> RuleId {
         let id = self.ids.give(rule);
         let length = self.names.len().max(id as usize + 1);

@@ -46,6 +46,10 @@ pub(super) struct Services<A> {
     ids: Turns,
     numbers: Turns,
     room: Room,
+    /// Runs that frontends of before may still name, until tables are as planned.
+    given_up: Vec<Slots>,
+    /// Tables may not be brought all the way to this plan.
+    strayed: bool,
     /// Numbers that a path at work goes by, while the first plan is made.
     held: Held<A>,
 }
@@ -110,6 +114,7 @@ impl<A: Family> Services<A> {
             Some(previous) => Self { ground, ..previous.clone() },
             None => Self::none(ground, held.map_or_else(Held::none, Held::of)),
         };
+        next.begin();
         let mut drafts = candidate::host_ports(&next.ground, cluster);
         let services = cluster.services.iter();
         drafts.extend(services.flat_map(|service| candidate::ports(&next.ground, service)));
@@ -131,6 +136,8 @@ impl<A: Family> Services<A> {
             ids: Turns::new(1, 2 * Frontends::<A>::CAPACITY, id),
             numbers: Turns::new(1, Backends::<A>::CAPACITY - 1, number),
             room: Room::new(Maglev::<A>::CAPACITY),
+            given_up: Vec::new(),
+            strayed: false,
             held,
         }
     }
@@ -144,11 +151,25 @@ impl<A: Family> Services<A> {
         id: &str,
         service: Option<&model::Service>,
     ) -> Result<Prepared<A>, Error> {
+        self.begin();
         let drafts = service.map(|service| candidate::ports(&self.ground, service)).unwrap_or_default();
         let id: Arc<str> = id.into();
         let all = Name::Service(id.clone(), u8::MIN, u16::MIN)..=Name::Service(id, u8::MAX, u16::MAX);
         let before = self.ports.range(all).map(|(name, port)| (name.clone(), port.clone())).collect();
         self.find_room(drafts.into_iter().collect(), before)
+    }
+
+    /// Tables are as planned, unless they have strayed: what was given up on the way there is free.
+    fn begin(&mut self) {
+        if !std::mem::take(&mut self.strayed) {
+            let runs = std::mem::take(&mut self.given_up);
+            runs.iter().for_each(|slots| self.room.give_back(slots.first, slots.count));
+        }
+    }
+
+    /// Tables may not be brought all the way to this plan.
+    pub(super) fn stray(&mut self) {
+        self.strayed = true;
     }
 
     /// Takes back what was prepared.
@@ -348,7 +369,7 @@ impl<A: Family> Services<A> {
         let stays =
             |old: &&Run| after.is_some_and(|after| after.runs.iter().any(|run| run.slots == old.slots));
         for Run { slots, .. } in port.runs.iter().filter(|old| !stays(old)) {
-            self.room.give_back(slots.first, slots.count);
+            self.given_up.push(*slots);
         }
     }
 }

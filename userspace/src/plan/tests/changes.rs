@@ -162,6 +162,35 @@ fn at_every_step_a_service_leads_to_its_backends_of_before_or_after() {
     }
 }
 
+#[test]
+fn where_a_way_is_given_up_a_service_leads_to_backends_that_it_has_in_one_of_the_three_plans() {
+    for seed in 0..300 {
+        let mut dice = Dice(seed);
+        let cluster = dice.cluster();
+        let clusters = [changed(&cluster, &mut dice), changed(&cluster, &mut dice)];
+        let pods = [&cluster, &clusters[0], &clusters[1]].map(|cluster| cluster.pods.iter());
+        let pods: BTreeSet<_> = pods.into_iter().flatten().map(Pod::id).collect();
+        let pods = pods.into_iter().zip(101..).map(|(pod, index)| (pod, IfIndex(index))).collect();
+        let links = Links { uplink: IfIndex(1), pods, homes: None };
+        let rows = |plan: &Plan| plan.node("n1", &links).expect("n1 is there").rows.v4;
+        let first = Plan::of(&cluster).expect("it can be planned");
+        let mut second = first.after(&clusters[0]).expect("it can be planned");
+        let mut now = rows(&first);
+        let way = changes(&now, &rows(&second));
+        way[..dice.below(way.len() + 1)].iter().for_each(|change| make(&mut now, *change));
+        second.stray();
+        let third = second.after(&clusters[1]).expect("it can be planned");
+        let plans = [&first, &second, &third].map(|plan| frontends(&rows(plan)));
+        for change in changes(&now, &rows(&third)) {
+            make(&mut now, change);
+            for (key, ends) in frontends(&now) {
+                let known: BTreeSet<_> = plans.iter().filter_map(|plan| plan.get(&key)).flatten().collect();
+                assert!(ends.iter().all(|end| known.contains(end)), "seed {seed}: {key:?}: {ends:?}");
+            }
+        }
+    }
+}
+
 /// Flows that are judged for the pods of the node: pod, direction, peer, target.
 type Flow = (V4, u8, V4, (u8, u16));
 
