@@ -57,7 +57,7 @@ use crate::Reason;
 use crate::flow::{self, Flow, mix, spread};
 use crate::platform::Platform;
 use crate::tables::{Connection, Connections, NotAdded, Timeouts, Tuple, Way, Writes};
-use crate::trace::{self, Record, Stage};
+use crate::trace::{Record, Stage};
 use crate::wire::transport::{sctp, tcp};
 use crate::wire::{Address, Port, V4, ip};
 
@@ -186,10 +186,17 @@ pub fn track<A: Address>(
     Ok(())
 }
 
-/// Notes a packet's place in its flow.
+/// Notes a packet's place in its flow. Whether anybody is told is asked here, because a call takes longer than the answer.
 #[inline(always)]
 pub fn note<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, tracked: &Tracked<A>) {
-    trace::step(platform, || Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
+    if platform.tracing() {
+        tell(platform, flow, tracked);
+    }
+}
+
+#[inline(never)]
+fn tell<A: Address>(platform: &mut impl Platform<A>, flow: &Flow<A>, tracked: &Tracked<A>) {
+    platform.report(&Record { detail: tracked.state as u8, ..flow.record(Stage::Conntrack) });
 }
 
 /// Whether a tracked packet may still be for a Service: it is of a new flow, or of one whose client dialled a

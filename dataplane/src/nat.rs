@@ -468,12 +468,18 @@ fn note_port<A>(flow: &mut Flow<A>, side: Side, (old, new): (Port, Port)) {
 ///
 /// # Errors
 /// `Truncated`, `WriteFailed`.
-#[inline(never)]
+#[inline(always)]
 pub fn seal<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), Reason> {
     // What will be cut into segments gets its checksums then.
     if flow.unsealed == 0 || packet.segment() != 0 {
         return Ok(());
     }
+    follow_ports(packet, flow)
+}
+
+/// [`seal`], where there is something to do: a call takes longer than to ask.
+#[inline(never)]
+fn follow_ports<A: Address>(packet: &mut impl Packet, flow: &Flow<A>) -> Result<(), Reason> {
     let (header, end) = if flow.error {
         (flow.quoted_transport, quoted_end(packet, flow)?)
     } else {

@@ -426,7 +426,7 @@ fn settle<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Part {
-    tell(platform, walk);
+    conntrack::note(platform, &walk.flow, &walk.tracked);
     judge::of_answer(platform, walk)?;
     let row = &walk.tracked.connection;
     if walk.tracked.original || (row.frontend == A::default() && row.client_port == Port::default()) {
@@ -434,11 +434,6 @@ fn settle<A: Address, P: Platform<A>, K: Packet>(
     }
     conntrack::mirror(platform, &walk.flow, row);
     answer(platform, packet, walk)
-}
-
-#[inline(never)]
-fn tell<A: Address, P: Platform<A>>(platform: &mut P, walk: &Walk<A>) {
-    conntrack::note(platform, &walk.flow, &walk.tracked);
 }
 
 /// Finds its flow, and whether another port would help if there is another there.

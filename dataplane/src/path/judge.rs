@@ -32,7 +32,7 @@ fn cuts(platform: &impl Machine) -> bool {
 }
 
 /// Whether a pod may send it.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn of_sender<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) -> Part {
     platform.lap(Lap::Nat);
     if !is_judged(platform, &walk.tracked) || policy::is_itself(&walk.flow) {

@@ -8,7 +8,7 @@
 //!
 //! Where flows are cut every packet is judged, so there is no short way.
 
-use super::{Part, Walk, close, head, tell};
+use super::{Part, Walk, close, head};
 use crate::conntrack::{self, Pod, Tracked};
 use crate::flow::{self, Ends, Flow};
 use crate::overlay::{self, Carried, Outer};
@@ -245,7 +245,7 @@ fn tell_head<A: Address, P: Platform<A>, K: Packet>(platform: &mut P, packet: &m
 #[inline(always)]
 fn tell_turn<A: Address, P: Platform<A>>(platform: &mut P, walk: &mut Walk<A>) {
     tell_backend(platform, walk);
-    tell(platform, walk);
+    conntrack::note(platform, &walk.flow, &walk.tracked);
     tell_frontend(platform, walk);
 }
 

@@ -282,7 +282,7 @@ pub(super) fn to_host<A: Address, P: Machine>(platform: &mut P, walk: &mut Walk<
 
 /// The end of a walk that was refused. Who finds nobody at a Service is told so here, whatever part of the walk asked
 /// for a backend.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn give_up<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
     packet: &mut K,
@@ -293,9 +293,19 @@ pub(super) fn give_up<A: Address, P: Platform<A>, K: Packet>(
     // What came through the tunnel has no link to go back over.
     if reason as u8 == Reason::NoBackend as u8
         && walk.from as u8 != From::Tunnel as u8
-        && nat::undo(packet, &mut walk.flow, true).is_ok()
-        && reject::nobody_there(platform, packet, &walk.flow).is_ok()
+        && turn_away(platform, packet, walk).is_ok()
     {
         walk.verdict = Some(Verdict::Reject(reason));
     }
+}
+
+/// An answer to who sent it, because there is nobody to answer.
+#[inline(never)]
+fn turn_away<A: Address, P: Platform<A>, K: Packet>(
+    platform: &mut P,
+    packet: &mut K,
+    walk: &mut Walk<A>,
+) -> Part {
+    nat::undo(packet, &mut walk.flow, true)?;
+    reject::nobody_there(platform, packet, &walk.flow)
 }
