@@ -60,7 +60,7 @@ pub struct Carried {
     pub frontend_port: Port,
     /// Length of the outer frame in bytes.
     pub length: u32,
-    /// The flow of what is inside was looked for already, and has no row.
+    /// The short way has read the packet already, and found no row of its flow.
     pub missed: bool,
 }
 

@@ -71,8 +71,6 @@ pub struct Walk<A> {
     /// For whom the port that it came to stands.
     behind: Masqueraded<A>,
     carried: Carried,
-    /// The short way has found no row of its flow.
-    missed: bool,
     from: From,
     /// The way into the tunnel, if that is where it leads.
     route: Route,
@@ -157,7 +155,10 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let flow = &mut walk.flow;
-    if let Err(reason) = flow::read(packet, flow) {
+    // What the short way has read is not read again.
+    if !walk.carried.missed
+        && let Err(reason) = flow::read(packet, flow)
+    {
         if reason as u8 == Reason::NeedsNoAnswer as u8 {
             neighbour::answer(packet, flow)?;
             return walk.end(Verdict::Answer);
@@ -169,8 +170,8 @@ fn pod_enter<A: Address, P: Platform<A>, K: Packet>(
     platform.lap(Lap::Route);
     walk.carried.identity = pod.identity;
     walk.owner = pod;
-    // Nobody looks for its flow again.
-    if walk.missed {
+    // Nor does anybody look for its flow again.
+    if walk.carried.missed {
         walk.tracked.forget();
         return Ok(());
     }
@@ -184,6 +185,7 @@ pub fn from_host<A: Address, P: Platform<A>, K: Packet>(
     packet: &mut K,
     walk: &mut Walk<A>,
 ) -> Verdict {
+    walk.carried = Carried::default();
     let bytes = start(platform, packet, walk, From::Host);
     let mut part = host_enter(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
@@ -276,8 +278,8 @@ pub fn from_underlay<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
     carried: &Carried,
 ) -> Verdict {
-    let mut bytes = start(platform, packet, walk, From::World);
     walk.carried = *carried;
+    let mut bytes = start(platform, packet, walk, From::World);
     if carried.is_some() {
         bytes = carried.length;
         walk.from = From::Tunnel;
@@ -308,7 +310,9 @@ fn underlay_enter<A: Address, P: Platform<A>, K: Packet>(
     let Walk { flow, behind, carried, from, ours, .. } = &mut *walk;
     *ours = true;
     if *from == From::Tunnel {
-        flow::read(packet, flow)?;
+        if !carried.missed {
+            flow::read(packet, flow)?;
+        }
         if !platform.node().speaks::<A>() {
             return Err(Reason::TunnelSpoofed);
         }
@@ -546,12 +550,15 @@ fn head<A: Address, P: Machine, K: Packet>(platform: &mut P, packet: &K, flow: &
     platform.lap(Lap::Parse);
 }
 
-/// Begins a walk of which nothing is known but where it begins. The length the frame arrives with.
+/// Begins a walk of which nothing is known but where it begins, and what the short way has read. The length the frame
+/// arrives with.
 #[inline(always)]
 fn start<A: Address, P: Machine>(platform: &P, packet: &impl Packet, walk: &mut Walk<A>, from: From) -> u32 {
     let bytes = packet.length();
     walk.generation = platform.generation();
-    walk.flow = Flow { length: bytes, ..Flow::default() };
+    if !walk.carried.missed {
+        walk.flow = Flow { length: bytes, ..Flow::default() };
+    }
     walk.from = from;
     walk.choice = Choice::default();
     walk.conflict = false;

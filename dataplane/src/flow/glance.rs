@@ -1,5 +1,6 @@
 //! The ends of a frame that is as almost all are, at the least cost.
 
+use super::Flow;
 use crate::platform::Packet;
 use crate::wire::transport::{tcp, udp};
 use crate::wire::{Address, Be16, Port, checksum, ethernet, ip};
@@ -43,6 +44,28 @@ impl<A: Address> Ends<A> {
     pub fn hash(&self, seed: u32) -> u32 {
         let target = (&self.target, self.target_port);
         super::hash((&self.source, self.source_port), target, self.protocol as u32, seed)
+    }
+}
+
+impl<A: Address> Flow<A> {
+    /// The flow of a frame of `length` bytes that was glanced at, as [`super::read`] reads it: but for the number that
+    /// the sender gave the packet, which nobody asks of a whole one.
+    #[inline(always)]
+    pub fn of(ends: &Ends<A>, length: u32) -> Self {
+        Self {
+            sender: ends.source,
+            source: ends.source,
+            target: ends.target,
+            source_port: ends.source_port,
+            target_port: ends.target_port,
+            protocol: ends.protocol,
+            flags: ends.flags,
+            hops: ends.hops,
+            transport: ends.transport,
+            end: ends.transport + ends.length as usize,
+            length,
+            ..Self::default()
+        }
     }
 }
 

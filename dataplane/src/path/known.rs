@@ -27,7 +27,7 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let mut ends = Ends::default();
-    walk.missed = false;
+    walk.carried.missed = false;
     if !is_open::<A>(platform) || !flow::glance(packet, &mut ends) || ends.hops <= 1 {
         return Ok(());
     }
@@ -35,7 +35,7 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
     let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
     platform.lap(Lap::Conntrack);
     if !pod.is(Pod::Sends) {
-        walk.missed = walk.tracked.is_new();
+        miss(walk, &ends, packet.length());
         return Ok(());
     }
     let way = &walk.tracked.connection.way;
@@ -65,7 +65,7 @@ pub(super) fn from_pod<A: Address, P: Platform<A>, K: Packet>(
 
 /// What came through the tunnel for a flow that is known, with a packet of the family `A` inside: the short way.
 /// Whether it leads to an end, which is left in `verdict`; [`super::from_tunnel`] is for the others. That one goes on
-/// with `carried`, which says whether the flow has no row.
+/// with `carried`, which says whether the flow has no row, and [`super::from_underlay`] with what is read in `walk`.
 #[inline(always)]
 pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
     platform: &mut P,
@@ -77,7 +77,7 @@ pub fn from_tunnel_known<A: Address, P: Platform<A>, K: Packet>(
     walk.verdict = None;
     let part = from_tunnel(platform, packet, walk);
     if part.is_ok() && walk.verdict.is_none() {
-        *carried = Carried { missed: walk.missed, ..Carried::default() };
+        *carried = Carried { missed: walk.carried.missed, ..Carried::default() };
         return false;
     }
     *verdict = close(platform, packet, walk, (bytes, part));
@@ -92,7 +92,7 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     walk: &mut Walk<A>,
 ) -> Part {
     let mut outer = Ends::<V4>::default();
-    walk.missed = false;
+    walk.carried.missed = false;
     if !is_open::<A>(platform) || !overlay::glance(&platform.node(), packet, &mut outer) {
         return Ok(());
     }
@@ -103,8 +103,10 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     platform.lap(Lap::Parse);
     let pod = conntrack::recall(platform, &ends, &mut walk.tracked);
     platform.lap(Lap::Conntrack);
+    let length = packet.length().wrapping_sub(overlay::PLAIN_V4 as u32);
     if !pod.is(Pod::Receives) {
-        walk.missed = walk.tracked.is_new();
+        ends.transport = ends.transport.wrapping_sub(overlay::PLAIN_V4);
+        miss(walk, &ends, length);
         return Ok(());
     }
     let row = &walk.tracked.connection;
@@ -113,7 +115,6 @@ fn from_tunnel<A: Address, P: Platform<A>, K: Packet>(
     if dialled || row.way.node != outer.source.to_v6() {
         return Ok(());
     }
-    let length = packet.length().wrapping_sub(overlay::PLAIN_V4 as u32);
     let part = receive(platform, packet, walk, (&mut ends, length));
     if part.is_err() {
         lose(walk, &ends, length);
@@ -163,6 +164,15 @@ fn turn<A: Address>(packet: &mut impl Packet, ends: &mut Ends<A>, tracked: &Trac
     nat::replace(packet, ends, tracked.original, (row.frontend, row.frontend_port))
 }
 
+/// Notes whether its flow has no row: then nobody looks for one again, or reads the packet.
+#[inline(always)]
+fn miss<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
+    if walk.tracked.is_new() {
+        walk.carried.missed = true;
+        walk.flow = Flow::of(ends, length);
+    }
+}
+
 /// It is lost on the way: what is reported of that is about this packet, and not about the one before it.
 #[inline(never)]
 fn lose<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
@@ -172,19 +182,7 @@ fn lose<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
 /// Leaves in the walk what else the long way would have found out, for those who are told.
 #[inline(always)]
 fn remember<A: Address>(walk: &mut Walk<A>, ends: &Ends<A>, length: u32) {
-    walk.flow = Flow {
-        sender: ends.source,
-        source: ends.source,
-        target: ends.target,
-        source_port: ends.source_port,
-        target_port: ends.target_port,
-        protocol: ends.protocol,
-        flags: ends.flags,
-        hops: ends.hops,
-        transport: ends.transport,
-        length,
-        ..Flow::default()
-    };
+    walk.flow = Flow::of(ends, length);
     let row = &walk.tracked.connection;
     walk.choice = Choice::default();
     if walk.tracked.original {

@@ -200,13 +200,15 @@ impl Emulator {
             Hook::FromUnderlay => {
                 let (mut carried, mut verdict) = (Carried::default(), Verdict::Stack);
                 let told = (&mut carried, &mut verdict);
+                // What the short way has read is there for the long one.
+                let (mut v4, mut v6) = (None, None);
                 let known = match overlay::inside(frame) {
                     Family::V4 => {
-                        let walk = &mut path::Walk::default();
+                        let walk = v4.insert(path::Walk::default());
                         path::from_tunnel_known::<V4, _, _>(self, frame, walk, told)
                     }
                     Family::V6 => {
-                        let walk = &mut path::Walk::default();
+                        let walk = v6.insert(path::Walk::default());
                         path::from_tunnel_known::<V6, _, _>(self, frame, walk, told)
                     }
                 };
@@ -218,10 +220,10 @@ impl Emulator {
                 }
                 match flow::family(frame) {
                     Family::V4 => {
-                        path::from_underlay::<V4, _, _>(self, frame, &mut path::Walk::default(), &carried)
+                        path::from_underlay::<V4, _, _>(self, frame, v4.get_or_insert_default(), &carried)
                     }
                     Family::V6 => {
-                        path::from_underlay::<V6, _, _>(self, frame, &mut path::Walk::default(), &carried)
+                        path::from_underlay::<V6, _, _>(self, frame, v6.get_or_insert_default(), &carried)
                     }
                 }
             }
