@@ -50,15 +50,29 @@ pub(crate) enum Step {
     Say(usize, bool, Saying),
 }
 
+/// Classes (differentiated services and ECN) of a packet, and of what it comes wrapped in, if it comes by the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Classes {
+    pub(crate) own: u8,
+    pub(crate) outer: u8,
+}
+
+impl Classes {
+    fn drawn(lot: &mut Lot) -> Self {
+        let own = lot.one(&[0, 0, 1, 2, 2, 3, 0x28, 0xba]);
+        Self { own, outer: lot.one(&[0, 0, 1, 2, 3, 3, 0x28, 0xb9]) }
+    }
+}
+
 /// Rules, and what is sent through them.
 #[derive(Clone, Debug)]
 pub(crate) struct Scene {
     pub(crate) realm: &'static Realm,
-    /// The other node is beyond a tunnel, else beyond the uplink as everybody.
-    pub(crate) tunnelled: bool,
+    /// The other node is beyond a tunnel, whose ends have addresses of this one, else beyond the uplink as everybody.
+    pub(crate) tunnel: Option<&'static Realm>,
     pub(crate) rules: Ruleset,
     pub(crate) flows: Vec<Flow>,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<(Step, Classes)>,
 }
 
 /// Chance.
@@ -106,10 +120,14 @@ impl Scene {
         let realm = if seed.is_multiple_of(2) { &V4 } else { &V6 };
         let tunnelled = !(seed / 2).is_multiple_of(2);
         let mut lot = Lot { dice: Dice::new(dice.roll()), realm, tunnelled };
-        let rules = rules(&mut lot);
+        let mut rules = rules(&mut lot);
         let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
-        let steps = (0..40).map(|_| step(&mut lot, &flows)).collect();
-        Self { realm, tunnelled, rules, flows, steps }
+        let steps: Vec<Step> = (0..40).map(|_| step(&mut lot, &flows)).collect();
+        lot.dice = Dice::new(dice.roll());
+        append(&mut rules, &mut lot, &OWN);
+        let tunnel = tunnelled.then(|| lot.one(&[&V4, &V6]));
+        let steps = steps.into_iter().map(|step| (step, Classes::drawn(&mut lot))).collect();
+        Self { realm, tunnel, rules, flows, steps }
     }
 }
 
@@ -143,25 +161,36 @@ fn step(lot: &mut Lot, flows: &[Flow]) -> Step {
     }
 }
 
+/// Where packets that come in meet rules, and what is left of them to go.
+const PASSING: [(TableName, &[&str]); 4] = [
+    (TableName::Raw, &["PREROUTING"]),
+    (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
+    (TableName::Nat, &["PREROUTING", "POSTROUTING"]),
+    (TableName::Filter, &["FORWARD"]),
+];
+/// Where the node's own packets do, before they are about to leave as others: what it tells senders.
+const OWN: [(TableName, &[&str]); 3] =
+    [(TableName::Raw, &["OUTPUT"]), (TableName::Mangle, &["OUTPUT"]), (TableName::Filter, &["OUTPUT"])];
+
 /// Rules of every kind, in chains that lead to one another: never back.
 fn rules(lot: &mut Lot) -> Ruleset {
     let mut rules = Ruleset::new(lot.realm.family);
     // The node's own stack is not what rules are about: it is not to answer.
     rules.table(TableName::Filter).chains.entry("INPUT".to_owned()).or_default().drops = true;
     pass_others(&mut rules, lot.realm, TableName::Filter, "INPUT");
-    for (table, hooks) in [
-        (TableName::Raw, &["PREROUTING"] as &[&str]),
-        (TableName::Mangle, &["PREROUTING", "FORWARD", "POSTROUTING"]),
-        (TableName::Nat, &["PREROUTING", "POSTROUTING"]),
-        (TableName::Filter, &["FORWARD"]),
-    ] {
+    append(&mut rules, lot, &PASSING);
+    rules
+}
+
+fn append(rules: &mut Ruleset, lot: &mut Lot, to: &[(TableName, &[&str])]) {
+    for (table, hooks) in to.iter().copied() {
         let most = match table {
             TableName::Raw => 2,
             TableName::Mangle => 3,
             TableName::Nat | TableName::Filter => 6,
         };
         for hook in hooks {
-            pass_others(&mut rules, lot.realm, table, hook);
+            pass_others(rules, lot.realm, table, hook);
             let chains = [1, 2].map(|number| format!("{hook}-{number}"));
             chains.iter().for_each(|chain| rules.table(table).declare(chain));
             for (place, chain) in [*hook, &chains[0], &chains[1]].into_iter().enumerate() {
@@ -172,7 +201,6 @@ fn rules(lot: &mut Lot) -> Ruleset {
             }
         }
     }
-    rules
 }
 
 /// Lets pass as it is what is no part of the scene: what tells that all is through; the tunnel's frames, whose outsides
@@ -180,13 +208,11 @@ fn rules(lot: &mut Lot) -> Ruleset {
 /// comes when it likes and would be counted.
 fn pass_others(rules: &mut Ruleset, realm: &Realm, table: TableName, hook: &str) {
     let from = |range: &str| Rule::then(Then::Accept).source(range.parse::<IpNet>().expect("a range"));
-    let others = match realm.family {
-        Family::V4 => {
-            let subnet = IpNet::new(realm.node, realm.subnet).expect("a prefix").trunc();
-            vec![from(&subnet.to_string()).ports(17, tunnel::PORT, tunnel::PORT)]
-        }
-        Family::V6 => vec![from("fe80::/10"), from("::/128")],
-    };
+    let subnet = IpNet::new(realm.node, realm.subnet).expect("a prefix").trunc();
+    let mut others = vec![from(&subnet.to_string()).ports(17, tunnel::PORT, tunnel::PORT)];
+    if realm.family == Family::V6 {
+        others.extend([from("fe80::/10"), from("::/128")]);
+    }
     for rule in std::iter::once(Rule::then(Then::Accept).source(realm.marker)).chain(others) {
         rules.table(table).append(hook, rule.comment(STAYS));
     }
@@ -226,7 +252,7 @@ fn rule(lot: &mut Lot, (table, hook): (TableName, &str), chains: &[String]) -> R
         let tunnel = lot.tunnelled.then(|| TUNNEL.to_owned());
         lot.one(&[&LINKS[..], &["pp+".to_owned()], tunnel.as_slice()].concat())
     };
-    if hook != "POSTROUTING" && lot.once_in(5) {
+    if !["OUTPUT", "POSTROUTING"].contains(&hook) && lot.once_in(5) {
         let name = name(lot);
         rule.from = Some(if lot.once_in(4) { not(name) } else { is(name) });
     }
@@ -303,6 +329,12 @@ fn target(lot: &mut Lot, (table, hook): (TableName, &str), protocol: u8, chains:
         (TableName::Nat, _) => match lot.below(2) {
             0 => Then::Masquerade(ports(lot)),
             _ => Then::Snat(lot.realm.stand_in, ports(lot)),
+        },
+        // An answer to an answer would be for who never sent what is answered.
+        (TableName::Filter, "OUTPUT") => match lot.below(3) {
+            0 => Then::Drop,
+            1 => Then::Mark(lot.one(&[0, 1, 2, 3]), lot.one(&[1, 2, 3])),
+            _ => Then::Accept,
         },
         (TableName::Filter, _) => match lot.below(6) {
             0 if protocol == 6 => Then::Reject(RejectWith::TcpReset),

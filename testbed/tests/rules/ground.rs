@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use pnet::datalink::{Channel, Config, DataLinkSender};
 use testbed::dataplane::chains::Family;
 use testbed::dataplane::netfilter::{RESTORE, RESTORE_V6};
@@ -18,13 +19,12 @@ use super::tunnel;
 
 /// The uplink, and the pods' links, whose names follow from the pods'.
 pub(crate) static LINKS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    let cluster = super::cluster(false);
+    let cluster = super::cluster(None);
     let pod = |place: usize| host_side(&cluster.pods[place]);
     ["eth0".to_owned(), pod(0), pod(1), pod(2)]
 });
-/// The longest packets of a link, and of those whose packets may leave by the tunnel.
+/// The longest packets of a link.
 const MTU: u32 = 1500;
-const TUNNEL_MTU: u32 = 1450;
 /// Longer than the kernel takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,11 +49,14 @@ pub(crate) struct Ground {
     heard: Vec<Capture>,
     markers: u32,
     realm: &'static Realm,
+    /// Whose addresses nodes are called by.
+    first: &'static Realm,
 }
 
 impl Ground {
     /// Makes it, with these rules in the kernel.
-    pub(crate) fn new(name: &str, realm: &'static Realm, tunnelled: bool, rules: &str) -> Self {
+    pub(crate) fn new(name: &str, realm: &'static Realm, tunnel: Option<&'static Realm>, rules: &str) -> Self {
+        let first = tunnel.unwrap_or(&V4);
         let made = |side: &str| {
             let netns = Netns::named(format!("podpath-test-{}-{name}-{side}", std::process::id()));
             topology::create(netns).unwrap_or_else(|error| panic!("{error}")).guarded()
@@ -72,14 +75,14 @@ impl Ground {
         node.set(&[("net/ipv4/icmp_ratelimit", "0"), ("net/ipv6/icmp/ratelimit", "0")]).expect("root may");
         // No connection is over because the machine was slow.
         node.set(&SILENCE.map(|limit| (limit, "600"))).expect("root may");
-        LINKS.iter().zip(own_macs()).for_each(|(link, mac)| {
-            let mtu = if tunnelled && *link != LINKS[0] { TUNNEL_MTU } else { MTU };
+        LINKS.iter().zip(own_macs(first)).for_each(|(link, mac)| {
+            let mtu = tunnel.filter(|_| *link != LINKS[0]).map_or(MTU, tunnel_mtu);
             let near = End { netns: &node, name: link, mac: Some(mac), mtu, gso_max_size: 65_535 };
             pair(&near, &End { netns: &ends, mac: None, ..near }).unwrap_or_else(|error| panic!("{error}"));
         });
-        lead(&node).unwrap_or_else(|error| panic!("{error}"));
-        if tunnelled {
-            lead_beyond(&node).unwrap_or_else(|error| panic!("{error}"));
+        lead(&node, first).unwrap_or_else(|error| panic!("{error}"));
+        if let Some(over) = tunnel {
+            lead_beyond(&node, over).unwrap_or_else(|error| panic!("{error}"));
         }
         let mut far = Links::open(&ends).expect("it is there");
         for link in LINKS.iter() {
@@ -87,22 +90,23 @@ impl Ground {
         }
         let mut near = Links::open(&node).expect("it is there");
         LINKS.iter().for_each(|link| near.wait_up(link).unwrap_or_else(|error| panic!("{error}")));
+        wait_for_own_addresses(&node);
         let senders = LINKS.iter().map(|link| sender(&ends, link)).collect();
         let heard = LINKS.iter().map(|link| capture::at(&ends, link)).collect();
-        Self { node, _ends: ends, senders, heard, markers: 0, realm }
+        Self { node, _ends: ends, senders, heard, markers: 0, realm, first }
     }
 
-    /// Sends a frame into a link, and gives what the kernel sends for it, and by which link; what leaves by the tunnel
-    /// leaves by the uplink.
-    pub(crate) fn push(&mut self, link: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        self.send(link, frame);
+    /// Sends a frame into a link, wrapped in `outer` if that is the tunnel, and gives what the kernel sends for it, and by
+    /// which link; what leaves by the tunnel leaves by the uplink.
+    pub(crate) fn push(&mut self, link: usize, frame: &[u8], outer: u8) -> Vec<(usize, Vec<u8>)> {
+        self.send(link, frame, outer);
         let mut came = Vec::new();
         self.markers += 1;
         for to in 0..LINKS.len() {
             let target = if to == 0 { self.realm.marked } else { self.realm.pods[to - 1] };
             let marker = super::packet::datagram((self.realm.marker, target), &self.markers.to_be_bytes());
             // By the link that the frame took: it cannot overtake it.
-            self.send(link, &super::packet::framed(own_macs()[link].0, &marker));
+            self.send(link, &super::packet::framed(own_macs(self.first)[link].0, &marker), 0);
             self.wait_for_the_marker(to, &mut came);
         }
         came
@@ -125,8 +129,8 @@ impl Ground {
         }
     }
 
-    fn send(&mut self, link: usize, frame: &[u8]) {
-        let (link, frame) = into_link(link, frame);
+    fn send(&mut self, link: usize, frame: &[u8], outer: u8) {
+        let (link, frame) = into_link(link, frame, (self.first, outer));
         let sent = self.senders[link].send_to(&frame, None).expect("it takes frames");
         sent.unwrap_or_else(|error| panic!("{error}"));
     }
@@ -148,27 +152,36 @@ fn is_of(realm: &Realm, frame: &[u8]) -> bool {
         && ![source(inside(frame)), target(inside(frame))].into_iter().any(is_talk)
 }
 
-/// What is sent where, so that a frame comes by a link: by the tunnel it comes inside one on the uplink.
-pub(crate) fn into_link(link: usize, frame: &[u8]) -> (usize, Vec<u8>) {
-    if link == TUNNEL { (0, tunnel::wrapped(frame)) } else { (link, frame.to_vec()) }
+/// What is sent where, so that a frame comes by a link: by the tunnel it comes inside one on the uplink, of this class,
+/// between addresses of `over`.
+pub(crate) fn into_link(link: usize, frame: &[u8], (over, class): (&Realm, u8)) -> (usize, Vec<u8>) {
+    if link == TUNNEL { (0, tunnel::wrapped(frame, over, class)) } else { (link, frame.to_vec()) }
 }
 
 /// The hardware addresses of the node's ends of its links, and of the tunnel.
-pub(crate) fn own_macs() -> [dataplane::wire::Mac; 5] {
+pub(crate) fn own_macs(first: &Realm) -> [dataplane::wire::Mac; 5] {
     let gateway = dataplane::wire::Mac::GATEWAY;
-    [mac(V4.node), gateway, gateway, gateway, mac(V4.node)]
+    [mac(first.node), gateway, gateway, gateway, mac(first.node)]
+}
+
+/// The longest packets that leave by the tunnel.
+fn tunnel_mtu(over: &Realm) -> u32 {
+    MTU - tunnel::before(over) as u32
 }
 
 /// Addresses, routes and neighbours of the node.
-fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
+fn lead(node: &Netns, first: &Realm) -> Result<(), testbed::link::Error> {
     let mut links = Links::open(node)?;
     for link in LINKS.iter() {
         links.offload(link, false)?;
         links.up(link)?;
     }
+    // As all of the testbed has it: of the first address that a host may have.
+    let subnet = IpNet::new(first.node, first.subnet).expect("a prefix").trunc();
+    let gateway = mac(subnet.hosts().next().expect("it has hosts"));
     for realm in [&V4, &V6] {
         links.address("eth0", realm.node, realm.subnet)?;
-        links.neighbour("eth0", realm.gateway, mac(V4.gateway))?;
+        links.neighbour("eth0", realm.gateway, gateway)?;
         links.route(Route::default(realm.gateway, "eth0"))?;
         for ((link, pod), first) in LINKS[1..].iter().zip(realm.pods).zip(V4.pods) {
             links.neighbour(link, pod, mac(first))?;
@@ -178,27 +191,49 @@ fn lead(node: &Netns) -> Result<(), testbed::link::Error> {
     Ok(())
 }
 
+/// Waits until the node takes what is for its own addresses of IPv6: the kernel gets around to that later, even where it
+/// need not ask whether others have them.
+fn wait_for_own_addresses(node: &Netns) {
+    let IpAddr::V6(own) = V6.node else { panic!("{} is no address of IPv6", V6.node) };
+    let is_own = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        // The first is the address, then its length; of the flags the highest says "local".
+        line.starts_with(&format!("{:032x} 80 ", own.to_bits())) && flags.is_some_and(|flags| flags >> 31 == 1)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let routes = node.run(|| std::fs::read_to_string("/proc/thread-self/net/ipv6_route"));
+        if routes.expect("it runs").expect("the kernel has IPv6").lines().any(is_own) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{own} is not led to {} itself", node.name());
+        std::thread::yield_now();
+    }
+}
+
 /// The tunnel to the other node, as the testbed lays it.
-fn lead_beyond(node: &Netns) -> Result<(), testbed::link::Error> {
+fn lead_beyond(node: &Netns, over: &Realm) -> Result<(), testbed::link::Error> {
     let mut links = Links::open(node)?;
-    let far = mac(V4.remote[2]);
+    let [.., end] = over.remote;
+    let far = mac(end);
     links.vxlan(&Vxlan {
         name: topology::TUNNEL,
         over: "eth0",
-        v6: false,
+        v6: over == &V6,
         vni: tunnel::VNI,
         port: tunnel::PORT,
-        mac: mac(V4.node),
-        mtu: TUNNEL_MTU,
+        mac: mac(over.node),
+        mtu: tunnel_mtu(over),
         gso_max_size: 65_535,
     })?;
-    links.neighbour("eth0", V4.remote[2], far)?;
+    links.neighbour("eth0", end, far)?;
     for (realm, whole) in [(&V4, 32), (&V6, 128)] {
         links.address(topology::TUNNEL, realm.node, whole)?;
     }
     links.offload(topology::TUNNEL, false)?;
     links.up(topology::TUNNEL)?;
-    links.beyond(topology::TUNNEL, far, (V4.remote[2], "eth0"))?;
+    links.beyond(topology::TUNNEL, far, (end, "eth0"))?;
     for realm in [&V4, &V6] {
         let [pods @ .., other] = realm.remote;
         links.neighbour(topology::TUNNEL, other, far)?;

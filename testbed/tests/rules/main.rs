@@ -4,8 +4,9 @@
 //! frames are opening and following packets, answers, errors, ends of connections and strays of TCP, UDP, SCTP and ICMP,
 //! in turns over IPv4 and IPv6. Compared is where each leaves, and its bytes: see [`packet::difference`]. What differs is shrunk.
 //!
-//! Every other pair of scenes has a second node beyond a tunnel (VXLAN): `chains` wraps and unwraps by itself, the kernel
-//! by a device. Then what is around the frame is compared as well: see [`tunnel::Ports`].
+//! Every other pair of scenes has a second node beyond a tunnel (VXLAN, over either family): `chains` wraps and unwraps by
+//! itself, the kernel by a device. Then what is around the frame is compared as well: see [`tunnel::Ports`]. Packets are
+//! of every class, and what is around them of others: marks of congestion go over from one to the other.
 //!
 //! The kernel needs no sockets of SCTP for this, but its connections (`CONFIG_NF_CT_PROTO_SCTP`) and the match of its
 //! ports (`CONFIG_NETFILTER_XT_MATCH_SCTP`). That match's `--chunk-types` is not drawn: `Ruleset` does not know it.
@@ -30,9 +31,9 @@ use draw::{Flow, STAYS, Scene, Step};
 use ground::{Ground, into_link, own_macs};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use packet::{Says, back, difference, error, framed, hex, inside, source, target, there};
+use packet::{Says, back, class, classify, difference, error, framed, hex, inside, source, target, there};
 use realm::{Realm, TUNNEL, V4};
-use testbed::dataplane::chains::{Family, Link, Node, Ruleset};
+use testbed::dataplane::chains::{Family, Link, Node, Refused, Ruleset};
 use userspace::model::{self, Cluster};
 
 /// How many rule sets are tried.
@@ -93,9 +94,25 @@ spec: {nodeName: n2, containers: [{name: c, image: i}]}
 status: {podIPs: [{ip: 10.244.2.3}, {ip: "fd00:244:2::3"}]}
 "#;
 
+/// What is of the nodes in [`CLUSTER`], in either family.
+const NODES: [(&str, &str); 3] = [
+    ("10.240.0.0/16", "\"fd00:240::/64\""),
+    ("{type: InternalIP, address: 10.240.0.4}", "{type: InternalIP, address: \"fd00:240::4\"}"),
+    ("{type: InternalIP, address: 10.240.0.5}", "{type: InternalIP, address: \"fd00:240::5\"}"),
+];
+
 /// The node that both are, and another, which may be beyond a tunnel.
-pub(crate) fn cluster(tunnelled: bool) -> Cluster {
-    let text = if tunnelled { CLUSTER.replace("kubenet", "overlay") } else { CLUSTER.to_owned() };
+pub(crate) fn cluster(tunnel: Option<&Realm>) -> Cluster {
+    let mut text = CLUSTER.to_owned();
+    if let Some(over) = tunnel {
+        text = text.replace("kubenet", "overlay");
+        if over.family == Family::V6 {
+            // Nodes are called by their first addresses.
+            for (v4, v6) in NODES {
+                text = text.replace(&format!("{v4}, {v6}"), &format!("{v6}, {v4}"));
+            }
+        }
+    }
     model::load_text("rules.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -112,13 +129,13 @@ struct Progress {
 
 /// What is sent for a step, into the kernel and into `chains`, and whether it goes as the flow's first packet went.
 fn sent(
-    (realm, tunnelled): (&Realm, bool),
+    (realm, tunnel): (&Realm, Option<&Realm>),
     flow: &Flow,
     step: Step,
     at: &mut Progress,
 ) -> Option<(usize, [Vec<u8>; 2], bool)> {
     let tcp = flow.protocol == 6;
-    let home = realm.home(flow.source, tunnelled);
+    let home = realm.home(flow.source, tunnel.is_some());
     let ahead = |says| {
         let packet = there(flow, says);
         Some((home, [packet.clone(), packet], true))
@@ -213,22 +230,25 @@ type Tally = BTreeMap<&'static str, usize>;
 /// # Errors
 /// The first that does not fare the same, and how.
 fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
-    let Scene { realm, tunnelled, .. } = *scene;
+    let Scene { realm, tunnel, .. } = *scene;
+    let first = tunnel.unwrap_or(&V4);
     let v4 = realm.family == Family::V4;
     let none = Ruleset::new(if v4 { Family::V6 } else { Family::V4 });
     let rules = if v4 { [&scene.rules, &none] } else { [&none, &scene.rules] };
-    let mut node = Node::with_rules(&cluster(tunnelled), "n1", rules, 1).map_err(|why| why.to_string())?;
-    let mut ground = Ground::new(name, realm, tunnelled, &scene.rules.to_string());
+    let mut node = Node::with_rules(&cluster(tunnel), "n1", rules, 1).map_err(|why| why.to_string())?;
+    let mut ground = Ground::new(name, realm, tunnel, &scene.rules.to_string());
     let mut ports = tunnel::Ports::default();
     let mut progress = vec![Progress::default(); scene.flows.len()];
-    for (number, step) in scene.steps.iter().enumerate() {
+    for (number, (step, classes)) in scene.steps.iter().enumerate() {
         let (flow, at) = (&scene.flows[flow_of(*step)], &mut progress[flow_of(*step)]);
-        let Some((link, [for_kernel, for_chains], ahead)) = sent((realm, tunnelled), flow, *step, at) else {
+        let Some((link, mut packets, ahead)) = sent((realm, tunnel), flow, *step, at) else {
             continue;
         };
-        let to = own_macs()[link].0;
-        let kernel = ground.push(link, &framed(to, &for_kernel));
-        let (into, frame) = into_link(link, &framed(to, &for_chains));
+        packets.iter_mut().for_each(|packet| classify(packet, classes.own));
+        let [for_kernel, for_chains] = packets;
+        let to = own_macs(first)[link].0;
+        let kernel = ground.push(link, &framed(to, &for_kernel), classes.outer);
+        let (into, frame) = into_link(link, &framed(to, &for_chains), (first, classes.outer));
         let from = if into == 0 { Link::Uplink } else { Link::Pod(V4.pods[into - 1]) };
         let pushed = node.push(from, &frame, Duration::from_secs(1000));
         let place = |link| match link {
@@ -239,7 +259,7 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
         let chains: Vec<_> = pushed.frames.iter().map(|(link, frame)| (place(*link), frame)).collect();
         let why = pushed.refused.as_ref().map_or("it leaves".to_owned(), ToString::to_string);
         let told = |what: String| {
-            Err(format!("step {number}, {step:?} of {flow:?} into link {link} ({why}): {what}"))
+            Err(format!("step {number}, {step:?} ({classes:?}) of {flow:?} into link {link} ({why}): {what}"))
         };
         let made = pushed.refused.is_some();
         let word = match (made, kernel.is_empty()) {
@@ -249,8 +269,12 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
         };
         *tally.entry(word).or_default() += 1;
         *tally.entry(if v4 { "IPv4" } else { "IPv6" }).or_default() += 1;
+        let v6 = first.family == Family::V6;
         if link == TUNNEL {
-            *tally.entry("unwrapped").or_default() += 1;
+            *tally.entry(if v6 { "unwrapped, IPv6" } else { "unwrapped" }).or_default() += 1;
+        }
+        if pushed.refused == Some(Refused::CongestionLost) {
+            *tally.entry("lost to congestion").or_default() += 1;
         }
         let of_sctp = flow.protocol == 132;
         if of_sctp {
@@ -266,7 +290,7 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
                         return told(what);
                     }
                     (out, one, other) = (TUNNEL, inner, other_inner);
-                    *tally.entry("wrapped").or_default() += 1;
+                    *tally.entry(if v6 { "wrapped, IPv6" } else { "wrapped" }).or_default() += 1;
                 }
                 if let Some(what) = difference(one, other, [&for_kernel, &for_chains], made) {
                     return told(what);
@@ -274,6 +298,9 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
                 let ends = |packet: &[u8]| (source(packet), target(packet));
                 if ends(inside(one)) != ends(&for_kernel) && !made {
                     *tally.entry(if of_sctp { "SCTP translated" } else { "translated" }).or_default() += 1;
+                }
+                if class(inside(one)) != class(&for_kernel) && !made {
+                    *tally.entry("marked").or_default() += 1;
                 }
                 if ahead && !made {
                     at.arrived = Some((out, [inside(one).to_vec(), inside(other).to_vec()]));
@@ -374,6 +401,10 @@ fn rules_by_lot_do_in_chains_what_they_do_in_the_kernel() {
         "SCTP translated",
         "wrapped",
         "unwrapped",
+        "wrapped, IPv6",
+        "unwrapped, IPv6",
+        "marked",
+        "lost to congestion",
     ];
     // Few scenes do not have everything.
     for word in words.iter().filter(|_| scenes >= SCENES) {

@@ -49,10 +49,30 @@ fn written<T>(
     }
     // One that is no zero shows whether it is kept.
     bytes[4..6].copy_from_slice(&0x1234_u16.to_be_bytes());
-    bytes[10..12].fill(0);
-    let sum = header_checksum(&bytes[..realm::V4.header]);
-    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    seal(&mut bytes);
     bytes
+}
+
+/// Gives a packet a class: differentiated services and ECN.
+pub(crate) fn classify(packet: &mut [u8], class: u8) {
+    if realm::of(packet) == &realm::V6 {
+        packet[..2].copy_from_slice(&(0x6000 | u16::from(class) << 4).to_be_bytes());
+        return;
+    }
+    packet[1] = class;
+    seal(packet);
+}
+
+/// The class of a packet.
+pub(crate) fn class(packet: &[u8]) -> u8 {
+    if realm::of(packet) == &realm::V6 { packet[0] << 4 | packet[1] >> 4 } else { packet[1] }
+}
+
+/// Writes the checksum of an IPv4 header.
+fn seal(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    let sum = header_checksum(&packet[..realm::V4.header]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A datagram with this payload.
@@ -60,7 +80,7 @@ pub(crate) fn datagram((source, target): (IpAddr, IpAddr), payload: &[u8]) -> Ve
     udp((source, target), (9, 9), payload)
 }
 
-fn udp((source, target): (IpAddr, IpAddr), (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp((source, target): (IpAddr, IpAddr), (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
     written(ip(source, target).udp(from, to), payload, |step, bytes, payload| {
         step.write(bytes, payload).expect("it fits");
     })

@@ -18,6 +18,11 @@ pub(super) enum Answer {
 /// The longest ICMP error, in bytes of IP (RFC 1812, section 4.3.2.3; RFC 4443, section 2.4).
 const LONGEST: [usize; 2] = [576, 1280];
 
+/// Errors of IPv4 say that they are network control, and ask for the service of the packet that they are about (RFC 1812,
+/// section 4.3.2.5; `icmp_send`, which takes a bit of ECN for one of the service, as RFC 1349 had it).
+const CONTROL: u8 = 0xc0;
+const SERVICE: u8 = 0x1e;
+
 impl Answer {
     /// Type and code, of ICMP and ICMPv6.
     fn icmp(self) -> [(u8, u8); 2] {
@@ -53,7 +58,8 @@ impl Answer {
         let target = packet.tuple.source;
         let tuple = Tuple { source, target, source_port: 0, target_port: 0, protocol: number };
         let mut answer = vec![0; ETHERNET];
-        answer.extend_from_slice(&header(&tuple, body.len()));
+        let class = if number == protocol::ICMP { CONTROL | packet.class(frame) & SERVICE } else { 0 };
+        answer.extend_from_slice(&header(&tuple, class, body.len()));
         let transport = answer.len();
         answer.extend_from_slice(&body);
         if is_reset {
@@ -78,8 +84,8 @@ impl Answer {
     }
 }
 
-/// An IP header before so many bytes. Errors say that they are network control (RFC 1812, section 4.3.2.5).
-fn header(tuple: &Tuple, length: usize) -> Vec<u8> {
+/// An IP header before so many bytes.
+fn header(tuple: &Tuple, class: u8, length: usize) -> Vec<u8> {
     let (source, target) = (tuple.source, tuple.target);
     if !source.is_v4() {
         let mut header = vec![0x60, 0, 0, 0];
@@ -89,8 +95,7 @@ fn header(tuple: &Tuple, length: usize) -> Vec<u8> {
         header.extend_from_slice(&target.bits().to_be_bytes());
         return header;
     }
-    let service = if tuple.protocol == protocol::ICMP { 0xc0 } else { 0 };
-    let mut header = vec![0x45, service];
+    let mut header = vec![0x45, class];
     header.extend_from_slice(&((HEADERS[0] + length) as u16).to_be_bytes());
     // Nobody is to cut a reset: it is short, and without an identification.
     let whole = if tuple.protocol == protocol::TCP { 0x40 } else { 0 };

@@ -49,6 +49,16 @@ pub enum Direction {
     Reply,
 }
 
+impl Direction {
+    /// The other one.
+    pub fn back(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
 /// How far a connection has come, as far as time limits go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
@@ -58,6 +68,8 @@ struct Progress {
     /// One per direction: it has sent a FIN.
     finished: [bool; 2],
     reset: bool,
+    /// Rules have told an end that it is over (`nf_conntrack_tcp_set_closing`).
+    refused: bool,
     /// Of SCTP.
     association: Association,
 }
@@ -67,7 +79,7 @@ impl Progress {
     fn limit_s(self, protocol: u8) -> u64 {
         let closing = self.finished.contains(&true);
         match protocol {
-            protocol::TCP if self.reset => 10,
+            protocol::TCP if self.reset || self.refused => 10,
             protocol::TCP if closing || !self.replied => 120,
             protocol::TCP => 432_000,
             protocol::UDP if self.replied => 120,
@@ -82,13 +94,13 @@ impl Progress {
         if protocol == protocol::SCTP {
             return !self.association.is_established();
         }
-        !self.replied || self.reset || self.finished.contains(&true)
+        !self.replied || self.reset || self.refused || self.finished.contains(&true)
     }
 
     /// Nobody has answered its SYN: nothing follows but another one, or a reset (SYN_SENT in the table of states of
     /// `nf_conntrack_proto_tcp.c`).
     fn is_waiting(self) -> bool {
-        self.called && !self.replied && !self.reset
+        self.called && !self.replied && !self.reset && !self.refused
     }
 
     /// Its ports may open another connection.
@@ -104,20 +116,17 @@ pub struct Connection {
     pub original: Tuple,
     /// Its replies as they arrive.
     pub reply: Tuple,
+    /// Bits for `--ctstate` that speak of its translation. The tuples alone do not tell: an echo's identifier is of
+    /// both ends, and which translation changed it says which of them an error comes from.
+    pub translated: u8,
     progress: Progress,
     expires_s: u64,
 }
 
 impl Connection {
     fn draft(original: Tuple) -> Self {
-        Self { original, reply: original.inverse(), progress: Progress::default(), expires_s: 0 }
-    }
-
-    fn arriving(&self, direction: Direction) -> Tuple {
-        match direction {
-            Direction::Original => self.original,
-            Direction::Reply => self.reply,
-        }
+        let reply = original.inverse();
+        Self { original, reply, translated: 0, progress: Progress::default(), expires_s: 0 }
     }
 
     /// The tuple that a packet of this direction leaves with.
@@ -132,21 +141,20 @@ impl Connection {
     /// How an error that goes this way leaves: its addresses, and the tuple it quotes. What was not
     /// translated stays: the error may come from a router on the way.
     pub fn leaving_error(&self, direction: Direction, outer: Tuple) -> (Address, Address, Tuple) {
-        let (arrives, leaves) = (self.arriving(direction), self.leaving(direction));
-        let source_stays = (arrives.source, arrives.source_port) == (leaves.source, leaves.source_port);
-        let target_stays = (arrives.target, arrives.target_port) == (leaves.target, leaves.target_port);
-        let source = if source_stays { outer.source } else { leaves.source };
-        let target = if target_stays { outer.target } else { leaves.target };
+        let leaves = self.leaving(direction);
+        let source = if self.has_new_source(direction) { leaves.source } else { outer.source };
+        let target = if self.has_new_source(direction.back()) { leaves.target } else { outer.target };
         (source, target, leaves.inverse())
     }
 
-    /// Bits for `--ctstate` that speak of its translation.
-    pub fn translated(&self) -> u8 {
-        let as_it_came = self.original.inverse();
-        let reply = self.reply;
-        let snat = (reply.target, reply.target_port) != (as_it_came.target, as_it_came.target_port);
-        let dnat = (reply.source, reply.source_port) != (as_it_came.source, as_it_came.source_port);
-        (if snat { States::SNAT.0 } else { 0 }) | (if dnat { States::DNAT.0 } else { 0 })
+    /// Whether packets of this direction leave with another source; those of the other do with another target
+    /// (`nf_nat_packet`).
+    pub fn has_new_source(&self, direction: Direction) -> bool {
+        let bit = match direction {
+            Direction::Original => States::SNAT,
+            Direction::Reply => States::DNAT,
+        };
+        self.translated & bit.0 != 0
     }
 
     /// Whether a packet that has its tuple is its own.
@@ -204,7 +212,7 @@ impl Tracked {
             State::Invalid => return States::INVALID.0,
             State::Untracked => return States::UNTRACKED.0,
         };
-        state.0 | self.connection.translated()
+        state.0 | self.connection.translated
     }
 }
 
@@ -229,6 +237,8 @@ pub struct Conntrack {
     connections: Vec<Option<Connection>>,
     free: Vec<u32>,
     tuples: HashMap<Tuple, (u32, Direction), Fast>,
+    /// Whose source is translated, by what it was, the last one last.
+    given: HashMap<Source, Vec<u32>, Fast>,
     capacity: usize,
     swept_s: u64,
     /// Where the last search for one that may go ended.
@@ -248,6 +258,7 @@ impl Conntrack {
             connections: Vec::new(),
             free: Vec::new(),
             tuples: HashMap::default(),
+            given: HashMap::default(),
             capacity,
             swept_s: 0,
             cursor: 0,
@@ -320,16 +331,26 @@ impl Conntrack {
         Tracked { state, direction: Direction::Original, connection, kept: false }
     }
 
-    /// Gives the draft a new target.
-    pub fn set_target(draft: &mut Connection, address: Address, port: Option<u16>) {
+    /// Gives the draft a target: a new one, or the one it has. An echo whose identifier would be taken for another's gets
+    /// the first free one here, whatever its target (`nf_nat_l4proto_unique_tuple`: one identifier for either
+    /// direction, and it is not drawn for a target). Ports can only be told apart by their source, later.
+    pub fn set_target(&self, draft: &mut Connection, address: Address, port: Option<u16>) {
+        let before = draft.reply;
         draft.reply.source = address;
         if let Some(port) = port {
             draft.reply.source_port = port;
         }
+        if is_icmp(draft.original.protocol) && self.tuples.contains_key(&draft.reply) {
+            // If none is free it is not kept in the end.
+            let _ = self.find_port(draft, &(0..=u16::MAX), || 0);
+        }
+        if draft.reply != before {
+            draft.translated |= States::DNAT.0;
+        }
     }
 
     /// Gives the draft a new source address, and a port by which it is told apart: its own if that is free and among
-    /// those that may be, else one from a place that chance says on.
+    /// those that may be, else one that the same source was given before, else one from a place that chance says on.
     ///
     /// # Errors
     /// [`NotKept::Ports`].
@@ -340,16 +361,47 @@ impl Conntrack {
         ports: &SourcePorts,
         mut dice: impl FnMut() -> u64,
     ) -> Result<(), NotKept> {
+        let before = draft.reply;
         draft.reply.target = address;
-        let own = draft.reply.target_port;
-        let is_own = ports.among.as_ref().is_none_or(|among| among.contains(&own));
-        if !ports.random && is_own && !self.tuples.contains_key(&draft.reply) {
-            return Ok(());
+        let own = before.target_port;
+        let may_be = |port| ports.among.as_ref().is_none_or(|among| among.contains(&port));
+        let stays = before.target == address && may_be(own);
+        if !ports.random && !stays && let Some(port) = self.given(before, address, may_be) {
+            draft.reply.target_port = port;
+            if !self.tuples.contains_key(&draft.reply) {
+                draft.translated |= States::SNAT.0;
+                return Ok(());
+            }
+            draft.reply.target_port = own;
         }
-        let among = ports.among.clone().unwrap_or_else(|| class(draft.original.protocol, own));
-        if !has_ports(draft.original.protocol) {
-            return Err(NotKept::Ports);
+        if ports.random || !may_be(own) || self.tuples.contains_key(&draft.reply) {
+            let among = ports.among.clone().unwrap_or_else(|| class(draft.original.protocol, own));
+            if !has_ports(draft.original.protocol) {
+                return Err(NotKept::Ports);
+            }
+            self.find_port(draft, &among, &mut dice)?;
         }
+        if draft.reply != before {
+            draft.translated |= States::SNAT.0;
+        }
+        Ok(())
+    }
+
+    /// The port that goes with an address for the source of a draft in whose `reply` it still has its own, by the last
+    /// connection of the same source that was given one (`find_appropriate_src`).
+    fn given(&self, reply: Tuple, address: Address, may_be: impl Fn(u16) -> bool) -> Option<u16> {
+        let ids = self.given.get(&Source::of(reply.inverse()))?;
+        let replies = ids.iter().rev().filter_map(|id| self.connections[*id as usize]).map(|own| own.reply);
+        replies.filter(|own| own.target == address && may_be(own.target_port)).map(|own| own.target_port).next()
+    }
+
+    /// Gives the draft the first free port, or identifier, from a place that chance says on.
+    fn find_port(
+        &self,
+        draft: &mut Connection,
+        among: &RangeInclusive<u16>,
+        mut dice: impl FnMut() -> u64,
+    ) -> Result<(), NotKept> {
         let (first, count) = (*among.start(), u64::from(*among.end() - *among.start()) + 1);
         // Fewer and fewer each time, as the kernel looks for one: a port that is hard to find is not to take for ever.
         let mut tries = count.min(MOST_TRIES);
@@ -366,6 +418,19 @@ impl Conntrack {
                 return Err(NotKept::Ports);
             }
             tries /= 2;
+        }
+    }
+
+    /// An end of a kept connection has been told that it is over (`nf_conntrack_tcp_set_closing`): it may be silent for
+    /// a short time only.
+    pub fn close(&mut self, connection: &Connection, now_s: u64) {
+        if let Some((id, _)) = self.live(&connection.original, now_s)
+            && let Some(own) = &mut self.connections[id as usize]
+            && own.original.protocol == protocol::TCP
+            && !own.progress.reset
+        {
+            own.progress.refused = true;
+            own.stay(now_s);
         }
     }
 
@@ -398,6 +463,9 @@ impl Conntrack {
                 self.connections.len() as u32 - 1
             }
         };
+        if draft.has_new_source(Direction::Original) {
+            self.given.entry(Source::of(draft.original)).or_default().push(id);
+        }
         self.tuples.insert(draft.original, (id, Direction::Original));
         self.tuples.insert(draft.reply, (id, Direction::Reply));
         self.connections[id as usize] = Some(draft);
@@ -453,8 +521,30 @@ impl Conntrack {
         if let Some(connection) = self.connections[id as usize].take() {
             self.tuples.remove(&connection.original);
             self.tuples.remove(&connection.reply);
+            if connection.has_new_source(Direction::Original) {
+                self.forget_given(Source::of(connection.original), id);
+            }
             self.free.push(id);
         }
+    }
+
+    fn forget_given(&mut self, source: Source, id: u32) {
+        if let Some(ids) = self.given.get_mut(&source) {
+            ids.retain(|own| *own != id);
+            if ids.is_empty() {
+                self.given.remove(&source);
+            }
+        }
+    }
+}
+
+/// An address, a port, a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Source(Address, u16, u8);
+
+impl Source {
+    fn of(tuple: Tuple) -> Self {
+        Self(tuple.source, tuple.source_port, tuple.protocol)
     }
 }
 
@@ -463,14 +553,18 @@ const MOST_TRIES: u64 = 128;
 
 /// Whether a protocol's packets can be told apart by a number of their source.
 fn has_ports(protocol: u8) -> bool {
-    use protocol::{ICMP, ICMP_V6, SCTP, TCP, UDP};
-    matches!(protocol, TCP | UDP | SCTP | ICMP | ICMP_V6)
+    use protocol::{SCTP, TCP, UDP};
+    matches!(protocol, TCP | UDP | SCTP) || is_icmp(protocol)
+}
+
+fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, protocol::ICMP | protocol::ICMP_V6)
 }
 
 /// The ports that may stand for one where no rule says which: those that mean as much.
 fn class(protocol: u8, port: u16) -> RangeInclusive<u16> {
     match port {
-        _ if matches!(protocol, protocol::ICMP | protocol::ICMP_V6) => 0..=u16::MAX,
+        _ if is_icmp(protocol) => 0..=u16::MAX,
         0..512 => 1..=511,
         512..1024 => 600..=1023,
         1024.. => 1024..=u16::MAX,

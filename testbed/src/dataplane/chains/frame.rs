@@ -481,6 +481,27 @@ impl Packet {
         self.kind = Kind::Error(quoted);
     }
 
+    /// Its differentiated services and ECN.
+    pub(super) fn class(&self, frame: &[u8]) -> u8 {
+        match (self.tuple.source.is_v4(), frame[self.at], frame[self.at + 1]) {
+            (true, _, class) => class,
+            (false, first, second) => first << 4 | second >> 4,
+        }
+    }
+
+    /// Gives it others.
+    pub(super) fn set_class(&self, frame: &mut [u8], class: u8) {
+        let header = &mut frame[self.at..];
+        if self.tuple.source.is_v4() {
+            let before = u64::from(header[1]);
+            header[1] = class;
+            mend(header, 10, u64::from(class) + negated(before));
+        } else {
+            header[0] = header[0] & 0xf0 | class >> 4;
+            header[1] = header[1] & 0x0f | class << 4;
+        }
+    }
+
     /// Takes a hop off.
     pub fn take_hop(&mut self, frame: &mut [u8]) {
         self.hops = self.hops.saturating_sub(1);

@@ -13,14 +13,13 @@
 //! | step | price |
 //! | --- | --- |
 //! | raw | of a pod's packets, every one: half the node's pods on average, a rule each; of others two or three rules |
-//! | conntrack | one look-up in a hash table; a new connection three more, and two rows |
+//! | conntrack | one look-up in a hash table; a new connection three more, and two rows, three if its source is translated |
 //! | nat | every address and port of every Service before the one that is dialled, then its endpoints, half of them on average: a connection's first packet |
 //! | filter | two rules for an answered connection; for a new one the pods of the node, both ways, then every peer of every policy that is about the two |
 //! | rewriting | the headers, checksums by difference; one copy of the frame |
 //!
 //! What it leaves out: fragments are dropped, not put together, and what is too long and may be cut is dropped, not
-//! cut; ECN marks of the tunnel's outer header are not carried inside; rules do not see wrapped packets from outside,
-//! as the kernel's do. A client outside whose endpoint is on another node is seen there as the node it came by, as
+//! cut; rules do not see wrapped packets from outside, as the kernel's do. A client outside whose endpoint is on another node is seen there as the node it came by, as
 //! everywhere with kube-proxy, in the tunnel as well.
 
 mod answer;

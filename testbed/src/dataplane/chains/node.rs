@@ -24,6 +24,8 @@ use super::ruleset::{SourcePorts, States, TableName};
 use super::walk::{Bits, Dice, Hook, Interface, NewSource, Place, Program, Seen, Walked, World};
 use super::{Family, Ruleset, tunnel};
 
+mod tell;
+
 /// Connections that a node keeps (nf_conntrack_max on a small machine).
 const CONNECTIONS: usize = 131_072;
 
@@ -76,6 +78,9 @@ pub enum Refused {
     /// Encapsulated by who is no node.
     #[error("{0} is no node of the cluster")]
     TunnelSource(Address),
+    /// Congestion on the way through the tunnel, which its sender would not be told of.
+    #[error("marked for congestion, which it is not capable of")]
+    CongestionLost,
     /// A question about an address that nobody answers for.
     #[error("a question without an answer")]
     Question,
@@ -99,16 +104,14 @@ struct Refusal {
     answer: Option<Answer>,
     /// It was on its way already: the packet that an error quotes has one hop less.
     forwarded: bool,
-    /// Its target was another than its sender dialled: who was dialled answers.
-    translated: bool,
-    /// It is of no connection; but an error about it may be of one.
-    stray: bool,
+    /// Its connection, as it stood then; none before it was looked for, where nothing is answered.
+    tracked: Option<Tracked>,
 }
 
 impl Refusal {
     /// One that the sender is told of.
     fn told(why: Refused, answer: Option<Answer>) -> Self {
-        Self { why, answer, forwarded: false, translated: false, stray: false }
+        Self { why, answer, forwarded: false, tracked: None }
     }
 }
 
@@ -204,9 +207,10 @@ impl Node {
         now: Duration,
         out: &mut Vec<u8>,
     ) -> (Option<Link>, Option<Refused>) {
+        let mut frame = Cow::Borrowed(frame);
         let read = match frame.get(12..ETHERNET) {
-            Some([8, 0] | [0x86, 0xdd]) => self.read(from, frame),
-            Some([8, 6]) => return arp(from, frame, out),
+            Some([8, 0] | [0x86, 0xdd]) => self.read(from, &mut frame),
+            Some([8, 6]) => return arp(from, &frame, out),
             Some(_) => Err(Unreadable::EtherType.into()),
             None => Err(Unreadable::Malformed.into()),
         };
@@ -214,32 +218,15 @@ impl Node {
             Ok(read) => read,
             Err(why) => return (None, Some(why)),
         };
-        let state = &mut self.state;
-        let way = match packet.tuple.source.is_v4() {
-            true => forward(&mut self.v4, state, from, (&packet, frame), now.as_secs()),
-            false => forward(&mut self.v6, state, from, (&packet, frame), now.as_secs()),
-        };
-        let (to, refused) = match way {
-            Ok(way) => match state.send(&way, packet, frame, out) {
-                Ok(to) => (Some(to), None),
-                Err(why) => (None, Some(why)),
-            },
-            Err(Refusal { why, answer, forwarded, translated, stray }) => {
-                let (mut packet, mut frame) = (packet, Cow::Borrowed(frame));
-                if forwarded && answer.is_some() {
-                    packet.take_hop(frame.to_mut());
-                }
-                let now_s = stray.then_some(now.as_secs());
-                let to =
-                    answer.and_then(|answer| state.answer((answer, translated, now_s), &packet, &frame, out));
-                (to, Some(why))
-            }
-        };
-        (to, refused)
+        let (state, now_s) = (&mut self.state, now.as_secs());
+        match packet.tuple.source.is_v4() {
+            true => walked(&mut self.v4, state, (from, packet, &frame), now_s, out),
+            false => walked(&mut self.v6, state, (from, packet, &frame), now_s, out),
+        }
     }
 
     /// The packet, out of the tunnel if it came by it, and the interface that it came in by.
-    fn read(&self, from: Link, frame: &[u8]) -> Result<(Interface, Packet), Refused> {
+    fn read(&self, from: Link, frame: &mut Cow<'_, [u8]>) -> Result<(Interface, Packet), Refused> {
         let packet = Packet::read(frame, ETHERNET)?;
         let ground = &self.state.ground;
         let from = match from {
@@ -259,12 +246,38 @@ impl Node {
                         return Err(Refused::TunnelSource(packet.tuple.source));
                     }
                     let inner = tunnel::unwrap(tunnel, frame, &packet)?;
-                    return Ok((Interface::at(BETWEEN), Packet::read(frame, inner)?));
+                    let (outer, packet) = (packet.class(frame), Packet::read(frame, inner)?);
+                    let before = packet.class(frame);
+                    let class = tunnel::inside(before, outer).ok_or(Refused::CongestionLost)?;
+                    if class != before {
+                        packet.set_class(frame.to_mut(), class);
+                    }
+                    return Ok((Interface::at(BETWEEN), packet));
                 }
                 _ => Interface::at(OUT),
             },
         };
         Ok((from, packet))
+    }
+}
+
+/// What becomes of a packet, written into `out`.
+fn walked<A: Bits>(
+    rules: &mut Program<A>,
+    state: &mut Memory,
+    (from, packet, frame): (Interface, Packet, &[u8]),
+    now_s: u64,
+    out: &mut Vec<u8>,
+) -> (Option<Link>, Option<Refused>) {
+    match forward(rules, state, from, (&packet, frame), now_s) {
+        Ok(way) => match state.send(&way, packet, frame, out) {
+            Ok(to) => (Some(to), None),
+            Err(why) => (None, Some(why)),
+        },
+        Err(refusal) => {
+            let to = tell::tell(rules, state, &refusal, (packet, frame), (now_s, out));
+            (to, Some(refusal.why))
+        }
     }
 }
 
@@ -281,48 +294,50 @@ fn forward<A: Bits>(
     let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
     let mut world = World { own: &state.ground.own, now_s, dice: &mut state.dice };
     ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
-    let tracked = state.conntrack.track(packet, frame, now_s);
+    let mut tracked = state.conntrack.track(packet, frame, now_s);
     (seen.states, seen.reply) = (tracked.states(), tracked.direction == Direction::Reply);
-    let stray = tracked.state == State::Invalid;
-    forward_tracked(rules, state, packet, (tracked, first, seen), now_s)
-        .map_err(|refusal| Refusal { stray, ..refusal })
+    match forward_tracked(rules, state, packet, (&mut tracked, first, seen), now_s) {
+        Ok((hop, takes_hop)) => Ok(Way { hop, tracked, takes_hop }),
+        Err(refusal) => Err(Refusal { tracked: Some(tracked), ..refusal }),
+    }
 }
 
-/// The way of a packet whose connection is known, if it has one; `first` is the hook that it came by.
+/// Where a packet goes whose connection is known, if it has one, and whether that takes a hop; `first` is the hook that
+/// it came by.
 fn forward_tracked<A: Bits>(
     rules: &mut Program<A>,
     state: &mut Memory,
     packet: &Packet,
-    (mut tracked, first, mut seen): (Tracked, Hook, Seen),
+    (tracked, first, mut seen): (&mut Tracked, Hook, Seen),
     now_s: u64,
-) -> Result<Way, Refusal> {
+) -> Result<(Hop, bool), Refusal> {
     let Memory { ground, conntrack, dice } = state;
     let mut world = World { own: &ground.own, now_s, dice };
     let from = seen.from;
     let from_outside = [OUT, BETWEEN].map(Interface::at).contains(&from);
     if from_outside && tracked.state == State::Invalid && ground.is_own(packet.tuple.target) {
         // An answer to what the node's own stack sent past us: that keeps track of it.
-        return Ok(Way { hop: Hop::Host, tracked, takes_hop: false });
+        return Ok((Hop::Host, false));
     }
     ask(rules, TableName::Mangle, first, &mut seen, &mut world)?;
     let opens = tracked.state == State::New && !tracked.kept;
-    if opens && let Walked::Dnat(number) = rules.walk(TableName::Nat, first, &mut seen, &mut world) {
-        let target = rules.target(number);
-        Conntrack::set_target(&mut tracked.connection, target.address, target.port);
+    if opens {
+        let own = tracked.connection.reply.source;
+        let (address, port) = match rules.walk(TableName::Nat, first, &mut seen, &mut world) {
+            Walked::Dnat(number) => (rules.target(number).address, rules.target(number).port),
+            _ => (own, None),
+        };
+        conntrack.set_target(&mut tracked.connection, address, port);
         seen.states = tracked.states();
     }
-    let leaving = leaving(packet, &tracked);
+    let leaving = leaving(packet, tracked);
     (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
     let hop = ground.hop(leaving.target);
     let takes_hop = hop != Hop::Host && from != Interface::NONE;
-    let translated = leaving.target != packet.tuple.target || leaving.target_port != packet.tuple.target_port;
-    fits(ground, packet, hop, takes_hop).map_err(|refusal| Refusal { translated, ..refusal })?;
+    fits(ground, packet, hop, takes_hop)?;
     seen.to = Ground::interface(hop);
-    judge(rules, (first, hop), &mut seen, &mut world).map_err(|refusal| Refusal {
-        forwarded: takes_hop,
-        translated,
-        ..refusal
-    })?;
+    judge(rules, (first, hop), &mut seen, &mut world)
+        .map_err(|refusal| Refusal { forwarded: takes_hop, ..refusal })?;
     if hop == Hop::Nowhere {
         // A Service without endpoints was rejected; what is left has no home at all.
         return Err(Refused::Nowhere(leaving.target).into());
@@ -333,7 +348,7 @@ fn forward_tracked<A: Bits>(
     }
     // What the node's own stack would answer past us is not kept, unless it was translated: then it answers us.
     let past_us = hop == Hop::Host && (from == Interface::NONE || from == Interface::at(OUT));
-    let translated = tracked.connection.translated() & States::DNAT.0 != 0;
+    let translated = tracked.connection.translated & States::DNAT.0 != 0;
     if opens && (!past_us || translated || from == Interface::NONE) {
         let draft = &mut tracked.connection;
         let walked = rules.walk(TableName::Nat, last, &mut seen, &mut world);
@@ -342,7 +357,7 @@ fn forward_tracked<A: Bits>(
         conntrack.set_source(draft, address, &asked.ports, || world.dice.roll())?;
         conntrack.confirm(*draft, packet.kind, now_s)?;
     }
-    Ok(Way { hop, tracked, takes_hop })
+    Ok((hop, takes_hop))
 }
 
 /// The source that a connection gets: what a rule says, or else its own. Whoever is not translated must be told apart
@@ -437,7 +452,7 @@ impl Memory {
         if way.takes_hop {
             packet.take_hop(out);
         }
-        self.address(way.hop, &packet.tuple, out)
+        self.address(way.hop, &packet, out)
     }
 
     /// Makes room for the headers of a hop; where the packet's own begins then.
@@ -452,9 +467,9 @@ impl Memory {
     }
 
     /// Writes the headers of a hop before the packet.
-    fn address(&self, hop: Hop, inner: &Tuple, out: &mut [u8]) -> Result<Link, Refused> {
+    fn address(&self, hop: Hop, inner: &Packet, out: &mut [u8]) -> Result<Link, Refused> {
         let Ground { mac, gateway, tunnel, nodes, pods, own, .. } = &self.ground;
-        let v4 = inner.source.is_v4();
+        let v4 = inner.tuple.source.is_v4();
         Ok(match (hop, tunnel, own.first()) {
             (Hop::Pod(place), ..) => {
                 tunnel::write_ethernet(out, [GATEWAY, pods[place].mac], v4);
@@ -473,40 +488,12 @@ impl Memory {
                 tunnel::wrap(*tunnel, out, &outer, inner, macs);
                 Link::Uplink
             }
-            (Hop::Nowhere, ..) => return Err(Refused::Nowhere(inner.target)),
+            (Hop::Nowhere, ..) => return Err(Refused::Nowhere(inner.tuple.target)),
             (Hop::Outside | Hop::Node(_), ..) => {
                 tunnel::write_ethernet(out, [*mac, *gateway], v4);
                 Link::Uplink
             }
         })
-    }
-
-    /// An error for the sender of a refused packet, on its way. About a packet of no connection it may itself be of
-    /// one, which is looked for as things are at `now_s`.
-    fn answer(
-        &mut self,
-        (what, translated, now_s): (Answer, bool, Option<u64>),
-        packet: &Packet,
-        frame: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Option<Link> {
-        let target = packet.tuple.target;
-        let own = if translated || self.ground.is_own(target) {
-            Some(target)
-        } else {
-            self.ground.own_like(target)
-        };
-        let (answer, bytes) = what.write(own?, packet, frame)?;
-        if let (Some(now_s), Kind::Error(_)) = (now_s, answer.kind) {
-            let tracked = self.conntrack.track(&answer, &bytes, now_s);
-            let hop = self.ground.hop(leaving(&answer, &tracked).target);
-            return self.send(&Way { hop, tracked, takes_hop: false }, answer, &bytes, out).ok();
-        }
-        let hop = self.ground.hop(answer.tuple.target);
-        self.begin(hop, out);
-        out.extend_from_slice(answer.bytes(&bytes));
-        // Who has no way to an address cannot answer it either.
-        self.address(hop, &answer.tuple, out).ok()
     }
 }
 

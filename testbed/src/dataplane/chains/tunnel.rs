@@ -14,6 +14,38 @@ const TUNNEL: usize = 8;
 /// The number of hops that a wrapped packet may take.
 const HOPS: u8 = 64;
 
+/// Marks of congestion (RFC 3168, section 5).
+mod ecn {
+    pub(super) const MASK: u8 = 3;
+    pub(super) const NOT_CAPABLE: u8 = 0;
+    pub(super) const CAPABLE_1: u8 = 1;
+    pub(super) const CAPABLE_0: u8 = 2;
+    pub(super) const EXPERIENCED: u8 = 3;
+}
+
+/// The class of what a packet of this class is wrapped in: none, but that it is capable of marks if what is inside is.
+/// One that has a mark already goes without, as the kernel's devices have it (`INET_ECN_encapsulate`; RFC 3168, section
+/// 9.1.1, and not RFC 6040).
+pub(super) fn outside(inner: u8) -> u8 {
+    match inner & ecn::MASK {
+        ecn::EXPERIENCED => ecn::CAPABLE_0,
+        mark => mark,
+    }
+}
+
+/// The class that a packet of this class has after it came in one of the class `outer` (RFC 6040, figure 4). None if it
+/// is marked and does not know of marks: then it is lost.
+pub(super) fn inside(inner: u8, outer: u8) -> Option<u8> {
+    let mark = match (inner & ecn::MASK, outer & ecn::MASK) {
+        (ecn::NOT_CAPABLE, ecn::EXPERIENCED) => return None,
+        (ecn::NOT_CAPABLE, _) => ecn::NOT_CAPABLE,
+        (_, ecn::EXPERIENCED) => ecn::EXPERIENCED,
+        (ecn::CAPABLE_0, ecn::CAPABLE_1) => ecn::CAPABLE_1,
+        (mark, _) => mark,
+    };
+    Some(inner & !ecn::MASK | mark)
+}
+
 /// Bytes before the inner frame of what is wrapped towards an address like this one.
 pub(super) fn before(v4: bool) -> usize {
     ETHERNET + HEADERS[usize::from(!v4)] + UDP + TUNNEL
@@ -21,7 +53,8 @@ pub(super) fn before(v4: bool) -> usize {
 
 /// Writes the headers before an inner frame that begins at [`before`]; it ends where `out` does. `outer` is from
 /// this node to the other.
-pub(super) fn wrap(tunnel: Tunnel, out: &mut [u8], outer: &Tuple, inner: &Tuple, macs: [Mac; 2]) {
+pub(super) fn wrap(tunnel: Tunnel, out: &mut [u8], outer: &Tuple, inner: &Packet, macs: [Mac; 2]) {
+    let class = outside(inner.class(out));
     let v4 = outer.source.is_v4();
     let at = before(v4) - TUNNEL;
     let head: [u8; 4] = if tunnel.geneve { [0, 0, 0x65, 0x58] } else { [8, 0, 0, 0] };
@@ -30,7 +63,7 @@ pub(super) fn wrap(tunnel: Tunnel, out: &mut [u8], outer: &Tuple, inner: &Tuple,
     let length = (out.len() - (at - UDP)) as u16;
     let udp = &mut out[at - UDP..at];
     // Flows take different paths, and one flow one path.
-    udp[..2].copy_from_slice(&(0xc000 | spread(inner)).to_be_bytes());
+    udp[..2].copy_from_slice(&(0xc000 | spread(&inner.tuple)).to_be_bytes());
     udp[2..4].copy_from_slice(&tunnel.port.to_be_bytes());
     udp[4..6].copy_from_slice(&length.to_be_bytes());
     // What is inside has its own sums (RFC 6935).
@@ -39,14 +72,14 @@ pub(super) fn wrap(tunnel: Tunnel, out: &mut [u8], outer: &Tuple, inner: &Tuple,
     let ip = &mut out[ETHERNET..];
     if v4 {
         let total = HEADERS[0] as u16 + length;
-        ip[..4].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8]);
+        ip[..4].copy_from_slice(&[0x45, class, (total >> 8) as u8, total as u8]);
         ip[4..12].copy_from_slice(&[0, 0, 0x40, 0, HOPS, 17, 0, 0]);
         ip[12..16].copy_from_slice(&outer.source.low().to_be_bytes());
         ip[16..20].copy_from_slice(&outer.target.low().to_be_bytes());
         let checksum = sum(&ip[..20]);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     } else {
-        ip[..4].copy_from_slice(&[0x60, 0, 0, 0]);
+        ip[..4].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0]);
         ip[4..6].copy_from_slice(&length.to_be_bytes());
         ip[6..8].copy_from_slice(&[17, HOPS]);
         ip[8..24].copy_from_slice(&outer.source.bits().to_be_bytes());
