@@ -55,7 +55,12 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// Makes it, with these rules in the kernel.
-    pub(crate) fn new(name: &str, realm: &'static Realm, tunnel: Option<&'static Realm>, rules: &str) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        realm: &'static Realm,
+        tunnel: Option<&'static Realm>,
+        rules: &str,
+    ) -> Self {
         let first = tunnel.unwrap_or(&V4);
         let made = |side: &str| {
             let netns = Netns::named(format!("podpath-test-{}-{name}-{side}", std::process::id()));
@@ -199,7 +204,8 @@ fn wait_for_own_addresses(node: &Netns) {
         let fields: Vec<_> = line.split_whitespace().collect();
         let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
         // The first is the address, then its length; of the flags the highest says "local".
-        line.starts_with(&format!("{:032x} 80 ", own.to_bits())) && flags.is_some_and(|flags| flags >> 31 == 1)
+        line.starts_with(&format!("{:032x} 80 ", own.to_bits()))
+            && flags.is_some_and(|flags| flags >> 31 == 1)
     };
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -121,6 +121,8 @@ pub(crate) fn cluster(tunnel: Option<&Realm>) -> Cluster {
 struct Progress {
     opened: bool,
     answered: bool,
+    /// Who has no more to send: the end that opened it, and the other.
+    finished: [bool; 2],
     over: bool,
     /// What was said in an association, in turn: there, back, and at its end.
     said: [usize; 3],
@@ -150,8 +152,11 @@ fn sent(
         return if back { answer(at, Says::Chunks(saying)) } else { ahead(Says::Chunks(saying)) };
     }
     match step {
-        Step::Open(_) if tcp && (at.answered || at.over) => None,
         Step::Open(_) => {
+            // The same ports again, sooner or later; or out of place, in the middle of what was opened before.
+            if at.over || at.finished == [true; 2] {
+                (at.answered, at.finished, at.over) = (false, [false; 2], false);
+            }
             at.opened = true;
             ahead(Says::Syn)
         }
@@ -170,11 +175,8 @@ fn sent(
             ))
         }
         Step::Finish(_, ours) if tcp && at.answered && !at.over => {
-            if ours {
-                ahead(Says::Fin)
-            } else {
-                answer(at, Says::Fin)
-            }
+            at.finished[usize::from(!ours)] = true;
+            if ours { ahead(Says::Fin) } else { answer(at, Says::Fin) }
         }
         Step::Reset(_, ours) if tcp && at.answered && !at.over => {
             at.over = true;

@@ -22,8 +22,10 @@ use super::frame::{Address, Fast, Kind, Packet, Tuple, protocol};
 use super::ruleset::{SourcePorts, States};
 
 mod association;
+mod dialogue;
 
-use association::{Association, Heard};
+use association::Association;
+use dialogue::Dialogue;
 
 /// How a packet stands to its connection (`--ctstate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +64,9 @@ impl Direction {
 /// How far a connection has come, as far as time limits go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
-    /// It began with a SYN, and was not taken over under way.
-    called: bool,
     replied: bool,
-    /// One per direction: it has sent a FIN.
-    finished: [bool; 2],
-    reset: bool,
-    /// Rules have told an end that it is over (`nf_conntrack_tcp_set_closing`).
-    refused: bool,
+    /// Of TCP.
+    dialogue: Dialogue,
     /// Of SCTP.
     association: Association,
 }
@@ -77,11 +74,8 @@ struct Progress {
 impl Progress {
     /// Seconds that it may stay silent.
     fn limit_s(self, protocol: u8) -> u64 {
-        let closing = self.finished.contains(&true);
         match protocol {
-            protocol::TCP if self.reset || self.refused => 10,
-            protocol::TCP if closing || !self.replied => 120,
-            protocol::TCP => 432_000,
+            protocol::TCP => self.dialogue.limit_s(self.replied),
             protocol::UDP if self.replied => 120,
             protocol::SCTP => self.association.limit_s(),
             protocol::UDP | protocol::ICMP | protocol::ICMP_V6 => 30,
@@ -94,19 +88,21 @@ impl Progress {
         if protocol == protocol::SCTP {
             return !self.association.is_established();
         }
-        !self.replied || self.reset || self.refused || self.finished.contains(&true)
+        !self.replied || self.dialogue.is_closing()
     }
+}
 
-    /// Nobody has answered its SYN: nothing follows but another one, or a reset (SYN_SENT in the table of states of
-    /// `nf_conntrack_proto_tcp.c`).
-    fn is_waiting(self) -> bool {
-        self.called && !self.replied && !self.reset && !self.refused
-    }
-
-    /// Its ports may open another connection.
-    fn is_over(self) -> bool {
-        self.reset || self.finished == [true; 2]
-    }
+/// What a packet is to the connection whose tuple it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// None of its own.
+    Strange,
+    /// It may pass, but keeps the connection no longer.
+    Aside,
+    /// Its own.
+    Own,
+    /// It begins another, in the place of one that is over.
+    Anew,
 }
 
 /// A connection, kept or a draft.
@@ -163,22 +159,8 @@ impl Connection {
             // One that came broken is not translated: it would leave with a right checksum.
             Kind::Sctp if !packet.is_sound(frame) => Heard::Strange,
             Kind::Sctp => self.progress.association.hear(packet.transport(frame), direction),
-            // Whoever opened a connection does not take it up. (Two who open one at the same time may, which nobody does.)
-            Kind::Tcp { syn: true, ack: true, .. } if direction == Direction::Original => Heard::Strange,
-            Kind::Tcp { syn: false, rst: false, .. }
-                if direction == Direction::Original && self.progress.is_waiting() =>
-            {
-                Heard::Strange
-            }
+            Kind::Tcp { .. } => self.progress.dialogue.hear(packet.kind, direction),
             _ => Heard::Own,
-        }
-    }
-
-    fn observe(&mut self, kind: Kind, direction: Direction) {
-        self.progress.replied |= direction == Direction::Reply;
-        if let Kind::Tcp { fin, rst, .. } = kind {
-            self.progress.finished[direction as usize] |= fin;
-            self.progress.reset |= rst;
         }
     }
 
@@ -282,19 +264,17 @@ impl Conntrack {
         if let Some((id, direction)) = self.live(&packet.tuple, now_s)
             && let Some(connection) = &mut self.connections[id as usize]
         {
-            let opens = matches!(packet.kind, Kind::Tcp { syn: true, ack: false, .. });
             match connection.hear(packet, frame, direction) {
                 Heard::Strange => {
                     let connection = Connection::draft(packet.tuple);
                     return Tracked { state: State::Invalid, direction, connection, kept: false };
                 }
-                // The same ports again: a new connection takes the place of the one that is over.
-                _ if opens && connection.progress.is_over() => self.remove(id),
+                Heard::Anew => self.remove(id),
                 heard => {
                     // Refused by its first answer, or given up before one: nothing is kept of it.
                     let ends =
                         matches!(packet.kind, Kind::Tcp { rst: true, .. }) && !connection.progress.replied;
-                    connection.observe(packet.kind, direction);
+                    connection.progress.replied |= direction == Direction::Reply;
                     if heard == Heard::Own {
                         connection.stay(now_s);
                     }
@@ -312,9 +292,9 @@ impl Conntrack {
             Kind::Sctp => Association::open(packet.transport(frame)),
             _ => None,
         };
+        let dialogue = Dialogue::open(packet.kind);
         let opens = match packet.kind {
-            // A connection that is under way is taken over, as the kernel does (`nf_conntrack_tcp_loose`).
-            Kind::Tcp { syn, ack, fin, rst } => !rst && !fin && syn != ack,
+            Kind::Tcp { .. } => dialogue.is_some(),
             Kind::Echo => packet.tuple.target_port == 0,
             Kind::Sctp => association.is_some(),
             Kind::Udp | Kind::Other => true,
@@ -328,6 +308,7 @@ impl Conntrack {
         };
         let mut connection = Connection::draft(packet.tuple);
         connection.progress.association = association.unwrap_or_default();
+        connection.progress.dialogue = dialogue.unwrap_or_default();
         Tracked { state, direction: Direction::Original, connection, kept: false }
     }
 
@@ -366,7 +347,10 @@ impl Conntrack {
         let own = before.target_port;
         let may_be = |port| ports.among.as_ref().is_none_or(|among| among.contains(&port));
         let stays = before.target == address && may_be(own);
-        if !ports.random && !stays && let Some(port) = self.given(before, address, may_be) {
+        if !ports.random
+            && !stays
+            && let Some(port) = self.given(before, address, may_be)
+        {
             draft.reply.target_port = port;
             if !self.tuples.contains_key(&draft.reply) {
                 draft.translated |= States::SNAT.0;
@@ -392,7 +376,10 @@ impl Conntrack {
     fn given(&self, reply: Tuple, address: Address, may_be: impl Fn(u16) -> bool) -> Option<u16> {
         let ids = self.given.get(&Source::of(reply.inverse()))?;
         let replies = ids.iter().rev().filter_map(|id| self.connections[*id as usize]).map(|own| own.reply);
-        replies.filter(|own| own.target == address && may_be(own.target_port)).map(|own| own.target_port).next()
+        replies
+            .filter(|own| own.target == address && may_be(own.target_port))
+            .map(|own| own.target_port)
+            .next()
     }
 
     /// Gives the draft the first free port, or identifier, from a place that chance says on.
@@ -427,9 +414,8 @@ impl Conntrack {
         if let Some((id, _)) = self.live(&connection.original, now_s)
             && let Some(own) = &mut self.connections[id as usize]
             && own.original.protocol == protocol::TCP
-            && !own.progress.reset
+            && own.progress.dialogue.close()
         {
-            own.progress.refused = true;
             own.stay(now_s);
         }
     }
@@ -438,7 +424,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// It cannot be kept: the packet must not pass.
-    pub fn confirm(&mut self, mut draft: Connection, kind: Kind, now_s: u64) -> Result<(), NotKept> {
+    pub fn confirm(&mut self, mut draft: Connection, now_s: u64) -> Result<(), NotKept> {
         if self.tuples.len() / 2 >= self.capacity {
             if now_s > self.swept_s {
                 self.swept_s = now_s;
@@ -453,8 +439,6 @@ impl Conntrack {
                 return Err(NotKept::Clash);
             }
         }
-        draft.progress.called = matches!(kind, Kind::Tcp { syn: true, ack: false, .. });
-        draft.observe(kind, Direction::Original);
         draft.stay(now_s);
         let id = match self.free.pop() {
             Some(id) => id,

@@ -355,7 +355,7 @@ fn forward_tracked<A: Bits>(
         let asked = new_source(rules, walked, draft.reply.target, past_us);
         let address = asked.address.or(ground.own_like(draft.reply.target)).unwrap_or(draft.reply.target);
         conntrack.set_source(draft, address, &asked.ports, || world.dice.roll())?;
-        conntrack.confirm(*draft, packet.kind, now_s)?;
+        conntrack.confirm(*draft, now_s)?;
     }
     Ok((hop, takes_hop))
 }

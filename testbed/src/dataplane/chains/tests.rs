@@ -15,6 +15,7 @@ use super::{Family, Link, Network, Node, Refused, Ruleset, Sent, Stop};
 mod associations;
 mod connections;
 mod rules;
+mod told;
 
 const CLUSTER: &str = r#"
 apiVersion: podpath.dev/v1alpha1
@@ -238,6 +239,20 @@ fn two_pods_with_the_same_port_to_the_same_host_outside_are_told_apart() {
         let (stop, frame) = only(network.send(N2, Link::Uplink, udp((WORLD, 53), source), NOW));
         assert_eq!((stop, ends(&frame).1), (Stop::Pod(pod.into()), (pod, 40_000)));
     }
+}
+
+#[test]
+fn a_source_keeps_the_port_that_it_was_given() {
+    let mut network = network();
+    let mut given = |pod, port| {
+        let (_, frame) = only(from_pod(&mut network, pod, udp((pod, 40_000), (WORLD, port))));
+        ends(&frame).0.1
+    };
+    assert_eq!(given(API, 53), 40_000);
+    let other = given(DB, 53);
+    assert_ne!(other, 40_000, "that is taken");
+    assert_eq!(given(DB, 54), other, "that would be free");
+    assert_eq!(given(API, 54), 40_000);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! Source: RFC 9260, sections 8.4 (packets of no association) and 8.5 (tags); states and time limits as
 //! `nf_conntrack_proto_sctp.c` has them.
 
-use super::Direction;
+use super::{Direction, Heard};
 
 /// Bytes before the first chunk: ports, the tag, the checksum.
 const HEADER: usize = 12;
@@ -110,17 +110,6 @@ impl State {
             (same, _) => same,
         })
     }
-}
-
-/// What a packet is to an association.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// None of its own.
-    Strange,
-    /// It may pass, but keeps the association no longer.
-    Aside,
-    /// Its own.
-    Own,
 }
 
 /// An association, or none.

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 
 use super::{
-    Answer, Bits, Direction, Ground, Hook, Interface, Kind, Link, Memory, Packet, Program, Refusal,
-    Seen, State, States, TableName, Tracked, Tuple, Way, World, ask, leaving,
+    Answer, Bits, Direction, Ground, Hook, Interface, Kind, Link, Memory, Packet, Program, Refusal, Seen,
+    State, States, TableName, Tracked, Tuple, Way, World, ask, leaving,
 };
 use crate::dataplane::chains::ruleset::RejectWith;
 
@@ -40,7 +40,9 @@ pub(super) fn tell<A: Bits>(
     let tuple = match of {
         None => answer.tuple,
         // Its source is translated last of all.
-        Some(_) if is_reset => Tuple { source: goes_to.target, source_port: goes_to.target_port, ..packet.tuple.inverse() },
+        Some(_) if is_reset => {
+            Tuple { source: goes_to.target, source_port: goes_to.target_port, ..packet.tuple.inverse() }
+        }
         Some(_) => Tuple { source: own, ..answer.tuple },
     };
     let way = outwards(rules, state, (of, tuple), (&answer, &bytes), now_s)?;

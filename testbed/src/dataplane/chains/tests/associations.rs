@@ -60,7 +60,7 @@ fn state(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> State {
     let packet = Packet::read(frame, ETHERNET).unwrap_or_else(|error| panic!("{error}"));
     let tracked = conntrack.track(&packet, frame, now_s);
     if tracked.state == State::New && !tracked.kept {
-        conntrack.confirm(tracked.connection, packet.kind, now_s).unwrap_or_else(|error| panic!("{error}"));
+        conntrack.confirm(tracked.connection, now_s).unwrap_or_else(|error| panic!("{error}"));
     }
     tracked.state
 }

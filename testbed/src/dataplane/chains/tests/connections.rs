@@ -14,9 +14,9 @@ fn state(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) -> State {
 
 /// The first packet of a connection passes.
 fn opened(conntrack: &mut Conntrack, frame: &[u8], now_s: u64) {
-    let (packet, tracked) = tracked(conntrack, frame, now_s);
+    let (_, tracked) = tracked(conntrack, frame, now_s);
     assert_eq!((tracked.state, tracked.kept), (State::New, false));
-    conntrack.confirm(tracked.connection, packet.kind, now_s).unwrap_or_else(|error| panic!("{error}"));
+    conntrack.confirm(tracked.connection, now_s).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
@@ -46,13 +46,55 @@ fn a_silent_connection_ends_and_an_answered_one_later() {
 #[test]
 fn the_same_ports_open_a_new_connection_once_both_sides_have_finished_the_old_one() {
     let mut conntrack = Conntrack::new(8);
-    let syn = tcp((WEB, 1), (API, 2), "S");
-    opened(&mut conntrack, &syn, 0);
-    assert!(tracked(&mut conntrack, &syn, 1).1.kept, "a SYN sent again");
-    state(&mut conntrack, &tcp((API, 2), (WEB, 1), "FA"), 2);
-    assert!(tracked(&mut conntrack, &syn, 3).1.kept, "one side has not");
-    state(&mut conntrack, &tcp((WEB, 1), (API, 2), "FA"), 4);
-    assert!(!tracked(&mut conntrack, &syn, 5).1.kept);
+    let (there, back) = (|flags| tcp((WEB, 1), (API, 2), flags), |flags| tcp((API, 2), (WEB, 1), flags));
+    opened(&mut conntrack, &there("S"), 0);
+    assert!(tracked(&mut conntrack, &there("S"), 1).1.kept, "a SYN sent again");
+    state(&mut conntrack, &back("SA"), 2);
+    state(&mut conntrack, &back("FA"), 2);
+    assert!(tracked(&mut conntrack, &there("S"), 3).1.kept, "one side has not");
+    state(&mut conntrack, &there("FA"), 4);
+    assert!(tracked(&mut conntrack, &there("S"), 4).1.kept, "that was not acknowledged");
+    // The first one may be about the SYN.
+    state(&mut conntrack, &back("A"), 5);
+    assert!(tracked(&mut conntrack, &there("S"), 5).1.kept);
+    state(&mut conntrack, &back("A"), 5);
+    assert!(tracked(&mut conntrack, &there("S"), 5).1.kept, "nor was it now, for all that is known");
+    state(&mut conntrack, &there("A"), 5);
+    assert!(!tracked(&mut conntrack, &there("S"), 6).1.kept);
+}
+
+#[test]
+fn a_connection_that_was_given_up_makes_way_for_the_next_if_its_opener_did_so() {
+    for opener in [true, false] {
+        let mut conntrack = Conntrack::new(8);
+        let (there, back) = (|flags| tcp((WEB, 1), (API, 2), flags), |flags| tcp((API, 2), (WEB, 1), flags));
+        opened(&mut conntrack, &there("S"), 0);
+        state(&mut conntrack, &back("SA"), 0);
+        state(&mut conntrack, &if opener { there("R") } else { back("R") }, 0);
+        assert_eq!(tracked(&mut conntrack, &there("S"), 1).1.kept, !opener);
+        let mut last = || state(&mut conntrack, &back("SA"), 1);
+        assert_eq!(last(), if opener { State::Invalid } else { State::Established }, "it is taken up");
+    }
+}
+
+#[test]
+fn an_answer_that_takes_nothing_up_passes_and_what_follows_it_does_not() {
+    let mut conntrack = Conntrack::new(8);
+    opened(&mut conntrack, &tcp((WEB, 1), (API, 2), "S"), 0);
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "FA"), 0), State::Invalid);
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "A"), 0), State::Established);
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 0), State::Invalid);
+}
+
+#[test]
+fn a_connection_whose_end_was_told_that_it_is_over_ends_soon() {
+    let mut conntrack = Conntrack::new(8);
+    opened(&mut conntrack, &tcp((WEB, 1), (API, 2), "S"), 0);
+    let (_, Tracked { connection, .. }) = tracked(&mut conntrack, &tcp((API, 2), (WEB, 1), "SA"), 0);
+    conntrack.close(&connection, 0);
+    assert_eq!(state(&mut conntrack, &tcp((WEB, 1), (API, 2), "A"), 9), State::Established);
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "A"), 18), State::Established);
+    assert_eq!(state(&mut conntrack, &tcp((API, 2), (WEB, 1), "SA"), 29), State::Invalid);
 }
 
 #[test]
@@ -72,10 +114,10 @@ fn a_full_table_takes_no_more_until_answered_connections_end() {
     let mut conntrack = Conntrack::new(1);
     opened(&mut conntrack, &udp((WEB, 1), (API, 2)), 0);
     assert_eq!(state(&mut conntrack, &udp((API, 2), (WEB, 1)), 0), State::Established);
-    let (second, tracked) = tracked(&mut conntrack, &udp((WEB, 3), (API, 2)), 1);
+    let (_, tracked) = tracked(&mut conntrack, &udp((WEB, 3), (API, 2)), 1);
     let draft = tracked.connection;
-    assert!(conntrack.confirm(draft, second.kind, 1).is_err());
-    assert!(conntrack.confirm(draft, second.kind, 121).is_ok());
+    assert!(conntrack.confirm(draft, 1).is_err());
+    assert!(conntrack.confirm(draft, 121).is_ok());
 }
 
 #[test]

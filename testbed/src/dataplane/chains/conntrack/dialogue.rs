@@ -1,0 +1,178 @@
+//! A TCP connection as it looks from between its ends: which segments may follow which, and what they make of it.
+//!
+//! Numbers are not followed: a segment that acknowledges what was asked is taken to.
+//!
+//! Source: RFC 9293, section 3.3.2; states, what follows on what, and time limits as `nf_conntrack_proto_tcp.c` has them.
+
+use super::super::frame::Kind;
+use super::{Direction, Heard};
+
+/// What a segment says, by its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Segment {
+    Syn,
+    SynAck,
+    Fin,
+    Ack,
+    Reset,
+}
+
+impl Segment {
+    /// None of flags that nobody sets together (`tcp_valid_flags`), or of what is no segment.
+    pub(super) fn of(kind: Kind) -> Option<Self> {
+        let Kind::Tcp { syn, ack, fin, rst } = kind else { return None };
+        match (syn, ack, fin, rst) {
+            (true, false, false, false) => Some(Self::Syn),
+            (true, true, false, false) => Some(Self::SynAck),
+            (false, true, true, false) => Some(Self::Fin),
+            (false, true, false, false) => Some(Self::Ack),
+            (false, _, false, true) => Some(Self::Reset),
+            _ => None,
+        }
+    }
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Nothing was heard yet.
+    #[default]
+    Unheard,
+    /// Asked for, and not answered.
+    Asked,
+    /// Asked for by both at the same time.
+    AskedByBoth,
+    Answered,
+    Established,
+    /// One end has finished.
+    Finishing,
+    /// That was acknowledged.
+    HalfClosed,
+    /// Both have finished.
+    Finished,
+    /// That was acknowledged.
+    Over,
+    /// Given up.
+    Closed,
+}
+
+impl State {
+    /// What follows on a segment: a state; or else whether it may pass, as a segment of an older or a newer connection.
+    fn after(self, segment: Segment, direction: Direction) -> Result<Self, bool> {
+        let back = direction == Direction::Reply;
+        match (segment, self) {
+            (Segment::Reset, Self::Unheard) => Err(false),
+            (Segment::Reset, _) => Ok(Self::Closed),
+            (Segment::Syn, Self::Asked | Self::AskedByBoth) if back => Ok(Self::AskedByBoth),
+            (Segment::Syn, Self::Over) => Ok(Self::Asked),
+            (Segment::Syn, _) if back => Err(false),
+            (Segment::Syn, Self::Unheard | Self::Asked | Self::Closed) => Ok(Self::Asked),
+            (Segment::Syn, Self::AskedByBoth) => Ok(self),
+            (Segment::Syn, _) => Err(true),
+            (Segment::SynAck, Self::Unheard) => Err(false),
+            (Segment::SynAck, Self::Asked | Self::AskedByBoth) if back => Ok(Self::Answered),
+            (Segment::SynAck, Self::Answered | Self::AskedByBoth) if !back => Ok(Self::Answered),
+            (Segment::SynAck, _) => Err(back),
+            (Segment::Ack, Self::Unheard) if !back => Ok(Self::Established),
+            // It may be about half of an older connection.
+            (Segment::Ack, Self::Asked | Self::AskedByBoth) => Err(back),
+            (Segment::Ack, Self::Answered) if !back => Ok(Self::Established),
+            (Segment::Fin | Segment::Ack, Self::Unheard) => Err(false),
+            (Segment::Fin, Self::Asked | Self::AskedByBoth) => Err(false),
+            (Segment::Fin, Self::Answered | Self::Established) => Ok(Self::Finishing),
+            (Segment::Fin, Self::Finishing | Self::HalfClosed) => Ok(Self::Finished),
+            (Segment::Ack, Self::Finishing) => Ok(Self::HalfClosed),
+            (Segment::Ack, Self::Finished) => Ok(Self::Over),
+            (Segment::Fin | Segment::Ack, same) => Ok(same),
+        }
+    }
+}
+
+/// A TCP connection, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dialogue {
+    state: State,
+    /// An end has finished while the other had not.
+    finished: bool,
+    /// What was heard last, and from whom.
+    last: Option<(Segment, Direction)>,
+    /// Both have asked at the same time.
+    both: bool,
+    /// A SYN has come after both had finished: the other end may say that it acknowledges something else.
+    doubted: bool,
+}
+
+impl Dialogue {
+    /// The one that this segment opens, if it does: by asking, or because it is under way (`nf_conntrack_tcp_loose`).
+    pub(super) fn open(kind: Kind) -> Option<Self> {
+        let mut opened = Self::default();
+        (opened.hear(kind, Direction::Original) == Heard::Own).then_some(opened)
+    }
+
+    /// A segment of this direction comes by.
+    pub(super) fn hear(&mut self, kind: Kind, direction: Direction) -> Heard {
+        let Some(segment) = Segment::of(kind) else { return Heard::Strange };
+        let back = direction == Direction::Reply;
+        let after = match self.state.after(segment, direction) {
+            Err(false) => return Heard::Strange,
+            Ok(State::Asked) if matches!(self.state, State::Over | State::Closed) => {
+                if self.finished || self.last == Some((Segment::Reset, Direction::Original)) {
+                    return Heard::Anew;
+                }
+                Err(true)
+            }
+            after => after,
+        };
+        let asked_again = self.last.is_some_and(|(last, who)| last == Segment::Syn && who != direction);
+        let after = match after {
+            // It answers a SYN that was let pass: that was right, and what is known here was not.
+            Err(_) if segment == Segment::SynAck && asked_again => State::Answered,
+            Err(_) => {
+                self.last = Some((segment, direction));
+                if segment == Segment::Syn && !back {
+                    self.doubted = self.state == State::Finished;
+                }
+                return Heard::Aside;
+            }
+            Ok(State::Over)
+                if segment == Segment::Ack
+                    && self.state == State::Finished
+                    && asked_again
+                    && self.doubted =>
+            {
+                self.doubted = false;
+                return Heard::Aside;
+            }
+            Ok(State::Answered) if back && segment == Segment::Ack && self.both => State::Established,
+            Ok(after) => after,
+        };
+        self.both |= after == State::AskedByBoth;
+        self.finished |= after == State::Finishing && self.state != after;
+        (self.state, self.last) = (after, Some((segment, direction)));
+        Heard::Own
+    }
+
+    /// Rules have told an end that it is over (`nf_conntrack_tcp_set_closing`); whether that is new.
+    pub(super) fn close(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.state, State::Closed);
+        before != State::Closed
+    }
+
+    /// Seconds that it may stay silent.
+    pub(super) fn limit_s(self, replied: bool) -> u64 {
+        match self.state {
+            State::Established if replied => 432_000,
+            State::Established => 300,
+            State::Unheard | State::Asked | State::AskedByBoth | State::Finishing | State::Over => 120,
+            State::Answered | State::HalfClosed => 60,
+            State::Finished => 30,
+            State::Closed => 10,
+        }
+    }
+
+    /// Its end has begun.
+    pub(super) fn is_closing(self) -> bool {
+        use State::{Closed, Finished, Finishing, HalfClosed, Over};
+        matches!(self.state, Finishing | HalfClosed | Finished | Over | Closed)
+    }
+}
