@@ -93,6 +93,11 @@ impl Saying {
         Self { chunks, tag: Tag::Right, mirrored: false, anew: false, broken: false }
     }
 
+    /// The same, with a right checksum.
+    pub(crate) fn sound(self) -> Self {
+        Self { broken: false, ..self }
+    }
+
     /// Whatever.
     pub(crate) fn drawn(lot: &mut Lot) -> Self {
         let chunks = lot.one(&ANY);

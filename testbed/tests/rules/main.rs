@@ -32,7 +32,7 @@ use ground::{Ground, into_link, own_macs};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use packet::{Says, back, class, classify, difference, error, framed, hex, inside, source, target, there};
-use realm::{Realm, TUNNEL, V4};
+use realm::{Realm, TUNNEL, V4, V6};
 use testbed::dataplane::chains::{Family, Link, Node, Refused, Ruleset};
 use userspace::model::{self, Cluster};
 
@@ -149,6 +149,9 @@ fn sent(
     if flow.protocol == 132
         && let Some((saying, back)) = said(step, at)
     {
+        let from = if back { at.arrived.as_ref()?.0 } else { home };
+        // Only over IPv4 the other node's end may leave out its checksum: see `tunnel::wrapped`.
+        let saying = if (from, tunnel) == (TUNNEL, Some(&V6)) { saying.sound() } else { saying };
         return if back { answer(at, Says::Chunks(saying)) } else { ahead(Says::Chunks(saying)) };
     }
     match step {

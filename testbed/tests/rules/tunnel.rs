@@ -32,7 +32,7 @@ const SOURCE_PORTS: [RangeInclusive<u16>; 2] = [32_768..=60_999, 49_152..=u16::M
 
 /// A frame of the other node's end, of this class. Over IPv4 it has no UDP checksum (RFC 7348, section 5): the kernel takes
 /// one for a checksum of what is inside as well, and does not look at that of SCTP there. Over IPv6 it has to have one,
-/// unless the device is told otherwise.
+/// unless the device is told otherwise: so what comes by the tunnel over IPv6 has no wrong checksum of SCTP.
 pub(crate) fn wrapped(frame: &[u8], over: &Realm, class: u8) -> Vec<u8> {
     let [.., from] = over.remote;
     let payload = [&HEADER, frame].concat();

@@ -104,14 +104,12 @@ struct Refusal {
     answer: Option<Answer>,
     /// It was on its way already: the packet that an error quotes has one hop less.
     forwarded: bool,
-    /// Its connection, as it stood then; none before it was looked for, where nothing is answered.
-    tracked: Option<Tracked>,
 }
 
 impl Refusal {
     /// One that the sender is told of.
     fn told(why: Refused, answer: Option<Answer>) -> Self {
-        Self { why, answer, forwarded: false, tracked: None }
+        Self { why, answer, forwarded: false }
     }
 }
 
@@ -269,23 +267,27 @@ fn walked<A: Bits>(
     now_s: u64,
     out: &mut Vec<u8>,
 ) -> (Option<Link>, Option<Refused>) {
-    match forward(rules, state, from, (&packet, frame), now_s) {
+    let mut tracked = None;
+    match forward(rules, state, (from, &mut tracked), (&packet, frame), now_s) {
         Ok(way) => match state.send(&way, packet, frame, out) {
             Ok(to) => (Some(to), None),
             Err(why) => (None, Some(why)),
         },
         Err(refusal) => {
-            let to = tell::tell(rules, state, &refusal, (packet, frame), (now_s, out));
-            (to, Some(refusal.why))
+            // Before its connection is looked for nothing is answered.
+            let told = tracked.and_then(|tracked| {
+                tell::tell(rules, state, (&refusal, &tracked), (packet, frame), (now_s, out))
+            });
+            (told, Some(refusal.why))
         }
     }
 }
 
-/// The whole way of a packet, from one link to another.
+/// The whole way of a packet, from one link to another; and how it stands to its connection, as soon as that is known.
 fn forward<A: Bits>(
     rules: &mut Program<A>,
     state: &mut Memory,
-    from: Interface,
+    (from, stands): (Interface, &mut Option<Tracked>),
     (packet, frame): (&Packet, &[u8]),
     now_s: u64,
 ) -> Result<Way, Refusal> {
@@ -294,12 +296,10 @@ fn forward<A: Bits>(
     let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
     let mut world = World { own: &state.ground.own, now_s, dice: &mut state.dice };
     ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
-    let mut tracked = state.conntrack.track(packet, frame, now_s);
+    let tracked = stands.insert(state.conntrack.track(packet, frame, now_s));
     (seen.states, seen.reply) = (tracked.states(), tracked.direction == Direction::Reply);
-    match forward_tracked(rules, state, packet, (&mut tracked, first, seen), now_s) {
-        Ok((hop, takes_hop)) => Ok(Way { hop, tracked, takes_hop }),
-        Err(refusal) => Err(Refusal { tracked: Some(tracked), ..refusal }),
-    }
+    let (hop, takes_hop) = forward_tracked(rules, state, packet, (tracked, first, seen), now_s)?;
+    Ok(Way { hop, tracked: *tracked, takes_hop })
 }
 
 /// Where a packet goes whose connection is known, if it has one, and whether that takes a hop; `first` is the hook that

@@ -16,17 +16,17 @@ use crate::dataplane::chains::ruleset::RejectWith;
 pub(super) fn tell<A: Bits>(
     rules: &mut Program<A>,
     state: &mut Memory,
-    refusal: &Refusal,
+    (refusal, refused): (&Refusal, &Tracked),
     (mut packet, frame): (Packet, &[u8]),
     (now_s, out): (u64, &mut Vec<u8>),
 ) -> Option<Link> {
-    let (what, refused) = (refusal.answer?, refusal.tracked?);
+    let what = refusal.answer?;
     let mut frame = Cow::Borrowed(frame);
     if refusal.forwarded {
         packet.take_hop(frame.to_mut());
     }
-    let of = attached(&refused);
-    let goes_to = leaving(&packet, &refused);
+    let of = attached(refused);
+    let goes_to = leaving(&packet, refused);
     let own = state.ground.is_own(goes_to.target).then_some(goes_to.target);
     let own = own.or(state.ground.own_like(packet.tuple.target))?;
     // Who was dialled answers, if it was another than whom the packet went to.
