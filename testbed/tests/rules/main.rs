@@ -31,7 +31,9 @@ use draw::{Flow, STAYS, Scene, Step};
 use ground::{Ground, into_link, own_macs};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use packet::{Says, back, class, classify, difference, error, framed, hex, inside, source, target, there};
+use packet::{
+    Chosen, Says, back, class, classify, difference, error, framed, hex, inside, source, target, there,
+};
 use realm::{Realm, TUNNEL, V4, V6};
 use testbed::dataplane::chains::{Family, Link, Node, Refused, Ruleset};
 use userspace::model::{self, Cluster};
@@ -242,7 +244,7 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
     let rules = if v4 { [&scene.rules, &none] } else { [&none, &scene.rules] };
     let mut node = Node::with_rules(&cluster(tunnel), "n1", rules, 1).map_err(|why| why.to_string())?;
     let mut ground = Ground::new(name, realm, tunnel, &scene.rules.to_string());
-    let mut ports = tunnel::Ports::default();
+    let (mut ports, mut chosen) = (tunnel::Ports::default(), Chosen::default());
     let mut progress = vec![Progress::default(); scene.flows.len()];
     for (number, (step, classes)) in scene.steps.iter().enumerate() {
         let (flow, at) = (&scene.flows[flow_of(*step)], &mut progress[flow_of(*step)]);
@@ -308,6 +310,9 @@ fn run(scene: &Scene, name: &str, tally: &mut Tally) -> Result<(), String> {
                     *tally.entry("marked").or_default() += 1;
                 }
                 if ahead && !made {
+                    if let Some(what) = chosen.difference([one, other], &for_kernel) {
+                        return told(what);
+                    }
                     at.arrived = Some((out, [inside(one).to_vec(), inside(other).to_vec()]));
                 }
             }

@@ -1,5 +1,6 @@
 //! Packets of a flow, made by etherparse, and what two frames have in common.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep, TransportHeader};
@@ -196,7 +197,8 @@ pub(crate) fn inside(frame: &[u8]) -> &[u8] {
 ///
 /// Compared is every byte, but for these: the identification of packets that the node makes, which the kernel counts
 /// or draws; and where a source port (or an echo's identifier) had to be another, which one that is: then it must be
-/// another in both, also where an error quotes what was sent to it, or where what was sent to it leaves as it came.
+/// another in both, also where an error quotes what was sent to it, or where what was sent to it leaves as it came; and
+/// [`Chosen`] tells whether it is another than before.
 /// Checksums must be right in both; one of SCTP that was sent wrong must be the same still.
 pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: bool) -> Option<String> {
     for (whose, frame, sent) in [("the kernel's", kernel, sent[0]), ("chains'", chains, sent[1])] {
@@ -255,6 +257,32 @@ pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: b
     }
     let [one, other] = frames;
     (one != other).then(|| format!("kernel {}\n  chains {}", hex(&one), hex(&other)))
+}
+
+/// Who sent from which port (or with which identifier), and by which address he is known instead.
+type Sender = (IpAddr, u16, u8, IpAddr);
+
+/// The ports that stand for others, of the kernel and of `chains`, by whom they stand for.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen(HashMap<Sender, Vec<[u16; 2]>>);
+
+impl Chosen {
+    /// What differs in that a sender of `sent` who had to get another port gets the one that he got before, or a new one.
+    pub(crate) fn difference(&mut self, frames: [&[u8]; 2], sent: &[u8]) -> Option<String> {
+        let place = if [6, 17, 132].contains(&protocol(sent)) { 0 } else { 4 };
+        let [own, theirs] = frames.map(|frame| port(inside(frame), place));
+        let before = port(sent, place);
+        if own == before || theirs == before {
+            return None;
+        }
+        let sender = (source(sent), before, protocol(sent), source(inside(frames[0])));
+        let known = self.0.entry(sender).or_default();
+        let differs = known.iter().find(|[one, other]| (*one == own) != (*other == theirs)).copied();
+        known.push([own, theirs]);
+        differs.map(|before| {
+            format!("port {own} by the kernel and {theirs} by chains for {sender:?}, and before {before:?}")
+        })
+    }
 }
 
 /// Clears a port that had to be another than `before`, and is another in each of two frames; whether it is so.

@@ -315,11 +315,11 @@ fn forward_tracked<A: Bits>(
     let mut world = World { own: &ground.own, now_s, dice };
     let from = seen.from;
     let from_outside = [OUT, BETWEEN].map(Interface::at).contains(&from);
+    ask(rules, TableName::Mangle, first, &mut seen, &mut world)?;
     if from_outside && tracked.state == State::Invalid && ground.is_own(packet.tuple.target) {
         // An answer to what the node's own stack sent past us: that keeps track of it.
         return Ok((Hop::Host, false));
     }
-    ask(rules, TableName::Mangle, first, &mut seen, &mut world)?;
     let opens = tracked.state == State::New && !tracked.kept;
     if opens {
         let own = tracked.connection.reply.source;
