@@ -121,32 +121,51 @@ impl Scene {
         let tunnelled = !(seed / 2).is_multiple_of(2);
         let mut lot = Lot { dice: Dice::new(dice.roll()), realm, tunnelled };
         let mut rules = rules(&mut lot);
-        let flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
+        let mut flows: Vec<Flow> = (0..6).map(|_| flow(&mut lot)).collect();
         let steps: Vec<Step> = (0..40).map(|_| step(&mut lot, &flows)).collect();
         lot.dice = Dice::new(dice.roll());
         append(&mut rules, &mut lot, &OWN);
         let tunnel = tunnelled.then(|| lot.one(&[&V4, &V6]));
-        let steps = steps.into_iter().map(|step| (step, Classes::drawn(&mut lot))).collect();
+        let mut steps: Vec<_> = steps.into_iter().map(|step| (step, Classes::drawn(&mut lot))).collect();
+        // Somebody sends to others as well, from the same port: rules may have given him another.
+        let own = [lot.below(6) as usize, flows.len(), flows.len() + 1];
+        for _ in &own[1..] {
+            let target = target_other_than(&mut lot, flows[own[0]].source);
+            flows.push(Flow { target, ..flows[own[0]] });
+        }
+        steps.extend((0..12).map(|_| {
+            let flow = lot.one(&own);
+            (step_of(&mut lot, &flows, flow), Classes::drawn(&mut lot))
+        }));
         Self { realm, tunnel, rules, flows, steps }
     }
 }
 
 fn flow(lot: &mut Lot) -> Flow {
     let source = lot.anybody();
-    let target = loop {
-        let target = lot.any_address();
-        if target != source {
-            break target;
-        }
-    };
+    let target = target_other_than(lot, source);
     let icmp = lot.realm.icmp;
     let protocol = lot.one(&[6, 6, 17, 17, 132, 132, icmp]);
     let number = lot.one(&[1500, 2500, 33_000, 40_000]);
     Flow { protocol, source, target, ports: (number, if protocol == icmp { 0 } else { lot.one(&PORTS) }) }
 }
 
+fn target_other_than(lot: &mut Lot, source: IpAddr) -> IpAddr {
+    loop {
+        let target = lot.any_address();
+        if target != source {
+            return target;
+        }
+    }
+}
+
 fn step(lot: &mut Lot, flows: &[Flow]) -> Step {
-    let (flow, either) = (lot.below(flows.len() as u64) as usize, lot.once_in(2));
+    let flow = lot.below(flows.len() as u64) as usize;
+    step_of(lot, flows, flow)
+}
+
+fn step_of(lot: &mut Lot, flows: &[Flow], flow: usize) -> Step {
+    let either = lot.once_in(2);
     if flows[flow].protocol == 132 && lot.once_in(3) {
         return Step::Say(flow, either, Saying::drawn(lot));
     }
