@@ -292,8 +292,11 @@ fn forward<A: Bits>(
     now_s: u64,
 ) -> Result<Way, Refusal> {
     let states = States::INVALID.0;
-    let mut seen = Seen { tuple: packet.tuple, from, to: Interface::NONE, states, reply: false, mark: 0 };
-    let first = if from == Interface::NONE { Hook::Output } else { Hook::Prerouting };
+    let (first, to) = match from {
+        Interface::NONE => (Hook::Output, Ground::interface(state.ground.hop(packet.tuple.target))),
+        _ => (Hook::Prerouting, Interface::NONE),
+    };
+    let mut seen = Seen { tuple: packet.tuple, from, to, states, reply: false, mark: 0 };
     let mut world = World { own: &state.ground.own, now_s, dice: &mut state.dice };
     ask(rules, TableName::Raw, first, &mut seen, &mut world)?;
     let tracked = stands.insert(state.conntrack.track(packet, frame, now_s));
@@ -335,9 +338,12 @@ fn forward_tracked<A: Bits>(
     let hop = ground.hop(leaving.target);
     let takes_hop = hop != Hop::Host && from != Interface::NONE;
     fits(ground, packet, hop, takes_hop)?;
-    seen.to = Ground::interface(hop);
+    if first != Hook::Output {
+        seen.to = Ground::interface(hop);
+    }
     judge(rules, (first, hop), &mut seen, &mut world)
         .map_err(|refusal| Refusal { forwarded: takes_hop, ..refusal })?;
+    seen.to = Ground::interface(hop);
     if hop == Hop::Nowhere {
         // A Service without endpoints was rejected; what is left has no home at all.
         return Err(Refused::Nowhere(leaving.target).into());

@@ -79,9 +79,10 @@ fn outwards<A: Bits>(
         let leaving = leaving(answer, &tracked);
         (seen.tuple.target, seen.tuple.target_port) = (leaving.target, leaving.target_port);
     }
+    // All of OUTPUT sees the link of the target that it had (`nf_hook_state`).
+    ask(rules, TableName::Filter, Hook::Output, &mut seen, &mut world).ok()?;
     let hop = state.ground.hop(seen.tuple.target);
     seen.to = Ground::interface(hop);
-    ask(rules, TableName::Filter, Hook::Output, &mut seen, &mut world).ok()?;
     ask(rules, TableName::Mangle, Hook::Postrouting, &mut seen, &mut world).ok()?;
     if of.is_some() && !tracked.kept && matches!(answer.kind, Kind::Tcp { .. }) {
         // Its connection has no source yet, and is not kept: rules count the reset (`nf_nat_inet_fn`: errors alone are

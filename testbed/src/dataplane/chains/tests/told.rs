@@ -70,6 +70,19 @@ fn the_nodes_own_rules_may_refuse_what_it_tells() {
 }
 
 #[test]
+fn the_nodes_own_rules_see_the_link_of_the_target_that_an_error_had_before_it_is_translated() {
+    let mut node = node(&format!(
+        "*nat\n-A PREROUTING -d {WEB} -j DNAT --to-destination {API}\nCOMMIT\n\
+         *filter\n-A FORWARD -s {WEB} -j REJECT\n-A OUTPUT -o vxlan0 -j DROP\nCOMMIT\n"
+    ));
+    let pushed = node.push(Link::Uplink, &tcp((WORLD, 1), (WEB, 2), "S"), NOW);
+    assert_eq!(pushed.refused, None);
+    // The answer of who was dialled, and did not get the question: it is of no connection, but an error about it is.
+    let (link, _) = out(&mut node, &tcp((WEB, 2), (WORLD, 1), "SA"));
+    assert_eq!(link, Link::Uplink, "it goes to {API}");
+}
+
+#[test]
 fn rules_of_sources_count_the_reset_of_what_is_not_kept_but_no_error() {
     for (reset, masqueraded) in [("tcp-reset", true), ("icmp-port-unreachable", false)] {
         let mut node = node(&format!(
