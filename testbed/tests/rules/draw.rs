@@ -349,7 +349,8 @@ fn target(lot: &mut Lot, (table, hook): (TableName, &str), protocol: u8, chains:
             0 => Then::Masquerade(ports(lot)),
             _ => Then::Snat(lot.realm.stand_in, ports(lot)),
         },
-        // An answer to an answer would be for who never sent what is answered.
+        // Without REJECT: about a reset of the node's own the kernel tells whoever the reset says it is from, who never
+        // sent it, and `chains` tells nobody.
         (TableName::Filter, "OUTPUT") => match lot.below(3) {
             0 => Then::Drop,
             1 => Then::Mark(lot.one(&[0, 1, 2, 3]), lot.one(&[1, 2, 3])),

@@ -8,6 +8,8 @@
 //! itself, the kernel by a device. Then what is around the frame is compared as well: see [`tunnel::Ports`]. Packets are
 //! of every class, and what is around them of others: marks of congestion go over from one to the other.
 //!
+//! What the node itself sends, to tell senders what became of their packets, meets rules of OUTPUT.
+//!
 //! The kernel needs no sockets of SCTP for this, but its connections (`CONFIG_NF_CT_PROTO_SCTP`) and the match of its
 //! ports (`CONFIG_NETFILTER_XT_MATCH_SCTP`). That match's `--chunk-types` is not drawn: `Ruleset` does not know it.
 //!

@@ -3,6 +3,8 @@
 //! An error and a reset are the node's own packets: they leave by OUTPUT and POSTROUTING, and may be refused there. They
 //! are of the connection of what was refused (`nf_ct_attach`), and go its other way. What is of no connection is told so
 //! by a packet that is looked up as any other: an error may be about a connection, and a reset may end one.
+//!
+//! What is left out: a rule that rejects such a packet drops it. The kernel would tell whoever a reset says it is from.
 
 use std::borrow::Cow;
 
