@@ -137,6 +137,9 @@ impl Scene {
             let flow = lot.one(&own);
             (step_of(&mut lot, &flows, flow), Classes::drawn(&mut lot))
         }));
+        if lot.once_in(4) {
+            take_turns(&mut rules, &mut lot);
+        }
         Self { realm, tunnel, rules, flows, steps }
     }
 }
@@ -219,6 +222,22 @@ fn append(rules: &mut Ruleset, lot: &mut Lot, to: &[(TableName, &[&str])]) {
                 }
             }
         }
+    }
+}
+
+/// Before all other rules, refuses segments by turns, with a reset, and translates connections by turns: so that it shows
+/// what rules of POSTROUTING count, and what is left of a connection whose end was told that it is over.
+fn take_turns(rules: &mut Ruleset, lot: &mut Lot) {
+    let sources = Then::Snat(lot.realm.stand_in, SourcePorts { among: None, random: false });
+    for (table, hook, then) in [
+        (TableName::Filter, "FORWARD", Then::Reject(RejectWith::TcpReset)),
+        (TableName::Nat, "POSTROUTING", sources),
+    ] {
+        let every = 2 + lot.below(2) as u32;
+        let turn = Match::Nth(is((every, lot.below(every.into()) as u32)));
+        let chain = rules.table(table).chains.entry(hook.to_owned()).or_default();
+        let first = chain.rules.iter().position(|rule| rule.comment != STAYS).unwrap_or(chain.rules.len());
+        chain.rules.insert(first, Rule::then(then).protocol(6).when(turn));
     }
 }
 
