@@ -237,6 +237,12 @@ pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: b
             frames.iter_mut().for_each(|frame| frame[ETHERNET + header + 2..][..2].fill(0));
         }
     }
+    let [from_kernel, from_chains] = [(kernel, sent[0]), (chains, sent[1])]
+        .map(|(frame, sent)| protocol(inside(frame)) == 6 && port(inside(frame), 0) == port(sent, 2));
+    if made && is_as_long && from_kernel && from_chains {
+        // A reset comes from the port that what was sent was for: in each from its own.
+        frames.iter_mut().for_each(|frame| frame[ETHERNET + header..][..2].fill(0));
+    }
     let quote = ETHERNET + header + 8;
     if place.is_none() && is_as_long && kernel.len() >= quote + header + 4 {
         let quoted = if made { sent[0] } else { &sent[0][header + 8..] };

@@ -96,6 +96,8 @@ pub(super) struct Dialogue {
     finished: bool,
     /// What was heard last, and from whom.
     last: Option<(Segment, Direction)>,
+    /// A SYN was let pass, though it did not follow, and nothing was acknowledged since: its number is remembered.
+    asked_aside: bool,
     /// Both have asked at the same time.
     both: bool,
     /// A SYN has come after both had finished: the other end may say that it acknowledges something else.
@@ -126,9 +128,10 @@ impl Dialogue {
         let asked_again = self.last.is_some_and(|(last, who)| last == Segment::Syn && who != direction);
         let after = match after {
             // It answers a SYN that was let pass: that was right, and what is known here was not.
-            Err(_) if segment == Segment::SynAck && asked_again => State::Answered,
+            Err(_) if segment == Segment::SynAck && asked_again && self.asked_aside => State::Answered,
             Err(_) => {
                 self.last = Some((segment, direction));
+                self.asked_aside = segment == Segment::Syn;
                 if segment == Segment::Syn && !back {
                     self.doubted = self.state == State::Finished;
                 }
@@ -147,6 +150,7 @@ impl Dialogue {
             Ok(after) => after,
         };
         self.both |= after == State::AskedByBoth;
+        self.asked_aside &= segment != Segment::Ack;
         self.finished |= after == State::Finishing && self.state != after;
         (self.state, self.last) = (after, Some((segment, direction)));
         Heard::Own

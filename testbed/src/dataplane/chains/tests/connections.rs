@@ -87,6 +87,25 @@ fn an_answer_that_takes_nothing_up_passes_and_what_follows_it_does_not() {
 }
 
 #[test]
+fn only_a_syn_that_was_let_pass_is_taken_up_where_all_is_over() {
+    for (again, taken_up) in [(false, false), (true, true)] {
+        let mut conntrack = Conntrack::new(8);
+        let (there, back) = (|flags| tcp((WEB, 1), (API, 2), flags), |flags| tcp((API, 2), (WEB, 1), flags));
+        opened(&mut conntrack, &there("S"), 0);
+        let (_, Tracked { connection, .. }) = tracked(&mut conntrack, &there("S"), 0);
+        conntrack.close(&connection, 0);
+        if again {
+            state(&mut conntrack, &there("S"), 0);
+        }
+        assert_eq!(state(&mut conntrack, &back("SA"), 0), State::Established);
+        state(&mut conntrack, &back("FA"), 0);
+        state(&mut conntrack, &there("FA"), 0);
+        state(&mut conntrack, &back("A"), 0);
+        assert_eq!(!tracked(&mut conntrack, &there("S"), 0).1.kept, taken_up);
+    }
+}
+
+#[test]
 fn a_connection_whose_end_was_told_that_it_is_over_ends_soon() {
     let mut conntrack = Conntrack::new(8);
     opened(&mut conntrack, &tcp((WEB, 1), (API, 2), "S"), 0);
