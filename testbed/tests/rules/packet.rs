@@ -242,6 +242,9 @@ pub(crate) fn difference(kernel: &[u8], chains: &[u8], sent: [&[u8]; 2], made: b
     if made && is_as_long && from_kernel && from_chains {
         // A reset comes from the port that what was sent was for: in each from its own.
         frames.iter_mut().for_each(|frame| frame[ETHERNET + header..][..2].fill(0));
+    } else if made && is_as_long && protocol(inside(kernel)) == 6 {
+        // Or it is of another connection, and translated as that.
+        forget_chosen(&mut frames, ETHERNET + header, port(sent[0], 2));
     }
     let quote = ETHERNET + header + 8;
     if place.is_none() && is_as_long && kernel.len() >= quote + header + 4 {
