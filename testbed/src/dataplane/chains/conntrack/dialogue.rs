@@ -56,34 +56,44 @@ enum State {
     Closed,
 }
 
+/// What follows on a segment.
+enum After {
+    Next(State),
+    /// Nothing, but it may pass: it is of an older or a newer connection.
+    Aside,
+    /// Nothing, and it may not pass.
+    Strange,
+}
+
 impl State {
-    /// What follows on a segment: a state; or else whether it may pass, as a segment of an older or a newer connection.
-    fn after(self, segment: Segment, direction: Direction) -> Result<Self, bool> {
+    fn after(self, segment: Segment, direction: Direction) -> After {
+        use After::{Aside, Next, Strange};
         let back = direction == Direction::Reply;
+        let aside_if_back = if back { Aside } else { Strange };
         match (segment, self) {
-            (Segment::Reset, Self::Unheard) => Err(false),
-            (Segment::Reset, _) => Ok(Self::Closed),
-            (Segment::Syn, Self::Asked | Self::AskedByBoth) if back => Ok(Self::AskedByBoth),
-            (Segment::Syn, Self::Over) => Ok(Self::Asked),
-            (Segment::Syn, _) if back => Err(false),
-            (Segment::Syn, Self::Unheard | Self::Asked | Self::Closed) => Ok(Self::Asked),
-            (Segment::Syn, Self::AskedByBoth) => Ok(self),
-            (Segment::Syn, _) => Err(true),
-            (Segment::SynAck, Self::Unheard) => Err(false),
-            (Segment::SynAck, Self::Asked | Self::AskedByBoth) if back => Ok(Self::Answered),
-            (Segment::SynAck, Self::Answered | Self::AskedByBoth) if !back => Ok(Self::Answered),
-            (Segment::SynAck, _) => Err(back),
-            (Segment::Ack, Self::Unheard) if !back => Ok(Self::Established),
+            (Segment::Reset, Self::Unheard) => Strange,
+            (Segment::Reset, _) => Next(Self::Closed),
+            (Segment::Syn, Self::Asked | Self::AskedByBoth) if back => Next(Self::AskedByBoth),
+            (Segment::Syn, Self::Over) => Next(Self::Asked),
+            (Segment::Syn, _) if back => Strange,
+            (Segment::Syn, Self::Unheard | Self::Asked | Self::Closed) => Next(Self::Asked),
+            (Segment::Syn, Self::AskedByBoth) => Next(self),
+            (Segment::Syn, _) => Aside,
+            (Segment::SynAck, Self::Unheard) => Strange,
+            (Segment::SynAck, Self::Asked | Self::AskedByBoth) if back => Next(Self::Answered),
+            (Segment::SynAck, Self::Answered | Self::AskedByBoth) if !back => Next(Self::Answered),
+            (Segment::SynAck, _) => aside_if_back,
+            (Segment::Ack, Self::Unheard) if !back => Next(Self::Established),
             // It may be about half of an older connection.
-            (Segment::Ack, Self::Asked | Self::AskedByBoth) => Err(back),
-            (Segment::Ack, Self::Answered) if !back => Ok(Self::Established),
-            (Segment::Fin | Segment::Ack, Self::Unheard) => Err(false),
-            (Segment::Fin, Self::Asked | Self::AskedByBoth) => Err(false),
-            (Segment::Fin, Self::Answered | Self::Established) => Ok(Self::Finishing),
-            (Segment::Fin, Self::Finishing | Self::HalfClosed) => Ok(Self::Finished),
-            (Segment::Ack, Self::Finishing) => Ok(Self::HalfClosed),
-            (Segment::Ack, Self::Finished) => Ok(Self::Over),
-            (Segment::Fin | Segment::Ack, same) => Ok(same),
+            (Segment::Ack, Self::Asked | Self::AskedByBoth) => aside_if_back,
+            (Segment::Ack, Self::Answered) if !back => Next(Self::Established),
+            (Segment::Fin | Segment::Ack, Self::Unheard) => Strange,
+            (Segment::Fin, Self::Asked | Self::AskedByBoth) => Strange,
+            (Segment::Fin, Self::Answered | Self::Established) => Next(Self::Finishing),
+            (Segment::Fin, Self::Finishing | Self::HalfClosed) => Next(Self::Finished),
+            (Segment::Ack, Self::Finishing) => Next(Self::HalfClosed),
+            (Segment::Ack, Self::Finished) => Next(Self::Over),
+            (Segment::Fin | Segment::Ack, same) => Next(same),
         }
     }
 }
@@ -116,20 +126,20 @@ impl Dialogue {
         let Some(segment) = Segment::of(kind) else { return Heard::Strange };
         let back = direction == Direction::Reply;
         let after = match self.state.after(segment, direction) {
-            Err(false) => return Heard::Strange,
-            Ok(State::Asked) if matches!(self.state, State::Over | State::Closed) => {
+            After::Next(State::Asked) if matches!(self.state, State::Over | State::Closed) => {
                 if self.finished || self.last == Some((Segment::Reset, Direction::Original)) {
                     return Heard::Anew;
                 }
-                Err(true)
+                After::Aside
             }
             after => after,
         };
         let asked_again = self.last.is_some_and(|(last, who)| last == Segment::Syn && who != direction);
         let after = match after {
+            After::Strange => return Heard::Strange,
             // It answers a SYN that was let pass: that was right, and what is known here was not.
-            Err(_) if segment == Segment::SynAck && asked_again && self.asked_aside => State::Answered,
-            Err(_) => {
+            After::Aside if segment == Segment::SynAck && asked_again && self.asked_aside => State::Answered,
+            After::Aside => {
                 self.last = Some((segment, direction));
                 self.asked_aside = segment == Segment::Syn;
                 if segment == Segment::Syn && !back {
@@ -137,7 +147,7 @@ impl Dialogue {
                 }
                 return Heard::Aside;
             }
-            Ok(State::Over)
+            After::Next(State::Over)
                 if segment == Segment::Ack
                     && self.state == State::Finished
                     && asked_again
@@ -146,8 +156,10 @@ impl Dialogue {
                 self.doubted = false;
                 return Heard::Aside;
             }
-            Ok(State::Answered) if back && segment == Segment::Ack && self.both => State::Established,
-            Ok(after) => after,
+            After::Next(State::Answered) if back && segment == Segment::Ack && self.both => {
+                State::Established
+            }
+            After::Next(after) => after,
         };
         self.both |= after == State::AskedByBoth;
         self.asked_aside &= segment != Segment::Ack;
