@@ -155,20 +155,13 @@ fn what_both_plans_allow_always_passes_and_what_both_deny_at_the_same_end_never_
             .zip(&nodes)
             .map(|(node, engine)| engine.legs(&planned(&after, node).rows).expect("it fits"))
             .collect();
-        for leg in 0..LEGS {
-            let mut made = [0, 0];
-            while let Some(node) = turn(&ways, leg, made, &mut chance) {
-                nodes[node].change(&ways[node][leg][made[node]..=made[node]]).expect("it fits");
-                made[node] += 1;
-                looks += 1;
-                let now = grid(&mut nodes, &cluster, &mut port);
-                for ((flow, now), (old, new)) in now.iter().enumerate().zip(old.iter().zip(&new)) {
-                    let place = format!("seed {seed}, leg {leg}: flow {flow}");
-                    assert!(old != new || now.is_some() == old.is_some(), "{place}: {now:?}, not {old:?}");
-                }
+        go(&mut nodes, &ways, &cluster, (&mut chance, &mut port), |leg, now| {
+            looks += 1;
+            for ((flow, now), (old, new)) in now.iter().enumerate().zip(old.iter().zip(&new)) {
+                let place = format!("seed {seed}, leg {leg}: flow {flow}");
+                assert!(old != new || now.is_some() == old.is_some(), "{place}: {now:?}, not {old:?}");
             }
-            port = if port > 40_000 { 1024 } else { port };
-        }
+        });
         assert_eq!(grid(&mut nodes, &cluster, &mut port), new, "seed {seed}");
         changed += usize::from(old != new);
     }
@@ -206,26 +199,39 @@ fn where_a_way_is_given_up_what_all_three_plans_agree_on_holds_on_the_way_to_the
             .zip(planned(&third, 2))
             .map(|(node, to)| node.legs(&to.rows).expect("it fits"))
             .collect();
-        for leg in 0..LEGS {
-            let mut made = [0, 0];
-            while let Some(node) = turn(&ways, leg, made, &mut chance) {
-                nodes[node].change(&ways[node][leg][made[node]..=made[node]]).expect("it fits");
-                made[node] += 1;
-                looks += 1;
-                let now = grid(&mut nodes, &clusters[2], &mut port);
-                for (flow, now) in now.iter().enumerate() {
-                    let [one, two, three] = [0, 1, 2].map(|at: usize| grids[at][flow]);
-                    let agree = one == two && two == three;
-                    let place = format!("seed {seed}, leg {leg}: flow {flow}");
-                    assert!(!agree || now.is_some() == one.is_some(), "{place}: {now:?}, not {one:?}");
-                }
+        go(&mut nodes, &ways, &clusters[2], (&mut chance, &mut port), |leg, now| {
+            looks += 1;
+            for (flow, now) in now.iter().enumerate() {
+                let [one, two, three] = [0, 1, 2].map(|at: usize| grids[at][flow]);
+                let agree = one == two && two == three;
+                let place = format!("seed {seed}, leg {leg}: flow {flow}");
+                assert!(!agree || now.is_some() == one.is_some(), "{place}: {now:?}, not {one:?}");
             }
-            port = if port > 40_000 { 1024 } else { port };
-        }
+        });
         assert_eq!(grid(&mut nodes, &clusters[2], &mut port), grids[2], "seed {seed}");
         changed += usize::from(grids[1] != grids[2]);
     }
     assert!(looks > 500 && changed > 15, "{looks} looks, {changed} changes");
+}
+
+/// Takes both nodes over all legs, a change of either at a time, and shows after each, with the leg that it is of, where
+/// every flow is denied then.
+fn go(
+    nodes: &mut [Emulator; 2],
+    ways: &[Legs],
+    cluster: &Cluster,
+    (chance, port): (&mut Chance, &mut u16),
+    mut looked: impl FnMut(usize, &[Option<u8>]),
+) {
+    for leg in 0..LEGS {
+        let mut made = [0, 0];
+        while let Some(node) = turn(ways, leg, made, chance) {
+            nodes[node].change(&ways[node][leg][made[node]..=made[node]]).expect("it fits");
+            made[node] += 1;
+            looked(leg, &grid(nodes, cluster, port));
+        }
+        *port = if *port > 40_000 { 1024 } else { *port };
+    }
 }
 
 /// The node whose next change is made, if one has any left in this leg.
