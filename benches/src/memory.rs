@@ -404,11 +404,8 @@ fn in_rounds(
     let held = Held::new()?;
     held.to(Some(0))?;
     for round in 0..rounds {
-        let last = stands.len().saturating_sub(1);
-        for at in 0..stands.len() {
+        for Stand { name, variant, up, .. } in measure::in_turn(stands, round) {
             check(stop)?;
-            let Stand { name, variant, up, .. } =
-                &stands[if round.is_multiple_of(2) { at } else { last - at }];
             let figures = forwarded(*name, up, time);
             let figures = figures.map_err(|source| Error::Traffic { variant: variant.clone(), source })?;
             let point = point("other-node", services, LIVE_FLOWS);

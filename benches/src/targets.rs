@@ -213,15 +213,17 @@ impl Side {
         self.least(results.beside(own.1), sizes).filter(other)
     }
 
+    fn is_about(self, point: &Point) -> bool {
+        point.workload == self.workload
+            // What is done to a variant itself goes no way.
+            && (self.way.is_empty() || point.way == self.way)
+            && point.services >= self.services
+            && self.size_bytes.is_none_or(|size| point.size_bytes == size)
+    }
+
     fn least<'a>(self, samples: &'a [Sample], sizes: Option<&Point>) -> Option<&'a Point> {
         let own = samples.iter().filter(|sample| sample.variant == self.variant);
-        let fits = own.map(|sample| &sample.point).filter(|point| {
-            point.workload == self.workload
-                // What is done to a variant itself goes no way.
-                && (self.way.is_empty() || point.way == self.way)
-                && point.services >= self.services
-                && self.size_bytes.is_none_or(|size| point.size_bytes == size)
-        });
+        let fits = own.map(|sample| &sample.point).filter(|point| self.is_about(point));
         // One policy rather than none: what is judged has all its functions on.
         fits.min_by_key(|point| {
             let Point { services, policies, connections, flows, size_bytes, rate_per_s, .. } = **point;
@@ -317,7 +319,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::matrix::{Often, Run, Suite, Variant};
+    use crate::matrix::{Often, Suite, Variant};
     use crate::report::fixture::rich;
 
     fn judged(results: &Results, measure: &str) -> Judged {
@@ -346,14 +348,7 @@ mod tests {
             }
             wanted += 1;
             for side in [own, by] {
-                let is_it = |run: &&&Run| {
-                    let point = run.point();
-                    point.workload == side.workload
-                        && point.way == side.way
-                        && point.services >= side.services
-                        && side.size_bytes.is_none_or(|size| point.size_bytes == size)
-                };
-                let run = often.iter().find(is_it);
+                let run = often.iter().find(|run| side.is_about(&run.point()));
                 asked.insert(run.unwrap_or_else(|| panic!("{}: {side:?}", target.measure)).point());
                 let variant: Variant = side.variant.parse().unwrap_or_else(|()| panic!("{side:?}"));
                 assert!(variant.must_hold(), "{side:?}");
